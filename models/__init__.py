@@ -1,0 +1,1 @@
+"""What votes: ablation geometry, preprocessing, and the networks that classify ablations."""

@@ -1,0 +1,131 @@
+"""From a decoded image to the model's input pixels, explicitly and bit for bit.
+
+The arithmetic is that of ``torchvision.transforms`` on PIL images (tests compare them), without
+importing torch, so that decoding tasks stay light. Everything here is part of a run's identity.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Interpolation = Literal["nearest", "bilinear", "bicubic"]
+PresetName = Literal["model", "imagenet", "cifar10"]
+
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+
+class WrongSizeError(ValueError):
+    """An image does not have the size that the preprocessing demands."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocess:
+    """How an RGB image becomes the model's input.
+
+    Attributes:
+        resize: Length of the shorter side before cropping, in pixels; None takes only images
+            that already have the size ``crop``.
+        crop: Side of the centre crop (height = width), in pixels of the attacker's grid.
+        interpolation: Filter of the resize.
+        pixel_scale: Exact nearest-neighbour enlargement after the crop: the model's input side
+            is ``crop * pixel_scale``, and the attacker writes on the smaller grid.
+        mean: Subtracted per channel, in [0, 1] units.
+        std: Divided by per channel, in [0, 1] units.
+
+    Raises:
+        ValueError: A length is not positive, the crop exceeds the resize, or a std is not > 0.
+    """
+
+    resize: int | None
+    crop: int
+    interpolation: Interpolation
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    pixel_scale: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", tuple(float(value) for value in self.mean))
+        object.__setattr__(self, "std", tuple(float(value) for value in self.std))
+        if self.crop < 1 or self.pixel_scale < 1 or (self.resize is not None and self.resize < 1):
+            raise ValueError("resize, crop and pixel_scale must be at least 1 px")
+        if self.resize is not None and self.resize < self.crop:
+            raise ValueError(
+                f"resize={self.resize} is smaller than crop={self.crop}: the crop would show "
+                "padding; choose a --resize of at least the crop"
+            )
+        if self.interpolation not in get_args(Interpolation):
+            raise ValueError(f"interpolation={self.interpolation!r}: use {get_args(Interpolation)}")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ValueError("mean and std need three channels each, and every std must be > 0")
+
+    @property
+    def model_px(self) -> int:
+        """Side of the model's input, in model pixels."""
+        return self.crop * self.pixel_scale
+
+    def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Resize, crop and enlarge an RGB image; uint8 (model_px, model_px, 3).
+
+        Raises:
+            WrongSizeError: ``resize`` is None and the image is not ``crop`` x ``crop``.
+        """
+        if self.resize is not None:
+            image = _center_crop(_resize_shorter(image, self.resize, self.interpolation), self.crop)
+        elif image.size != (self.crop, self.crop):
+            raise WrongSizeError(
+                f"image is {image.width}x{image.height} px, the model takes "
+                f"{self.crop}x{self.crop}; give --resize to scale it"
+            )
+        pixels = np.asarray(image, dtype=np.uint8)
+        if self.pixel_scale > 1:
+            pixels = pixels.repeat(self.pixel_scale, axis=0).repeat(self.pixel_scale, axis=1)
+        return pixels
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, the inverse of ``Preprocess(**...)``."""
+        return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
+
+
+PRESETS: dict[str, Preprocess] = {
+    # The published evaluation on ImageNet: Resize 256 (bilinear), CenterCrop 224.
+    "imagenet": Preprocess(
+        resize=256,
+        crop=224,
+        interpolation="bilinear",
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+    ),
+    # The published evaluation on CIFAR-10: 32 px enlarged 7 times; one pixel is 7 model pixels.
+    "cifar10": Preprocess(
+        resize=None,
+        crop=32,
+        interpolation="nearest",
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2023, 0.1994, 0.2010),
+        pixel_scale=7,
+    ),
+}
+
+
+def _resize_shorter(image: Image.Image, side: int, interpolation: Interpolation) -> Image.Image:
+    """Scale so that the shorter side is ``side`` px; the longer is truncated, as torchvision's."""
+    width, height = image.size
+    if width <= height:
+        size = side, int(side * height / width)
+    else:
+        size = int(side * width / height), side
+    return image if size == image.size else image.resize(size, _RESAMPLING[interpolation])
+
+
+def _center_crop(image: Image.Image, side: int) -> Image.Image:
+    """Cut the central ``side`` x ``side`` px, rounding half to even as torchvision does."""
+    left = int(round((image.width - side) / 2.0))
+    top = int(round((image.height - side) / 2.0))
+    return image.crop((left, top, left + side, top + side))

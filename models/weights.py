@@ -1,0 +1,112 @@
+"""Weight files: their digest, and what a safetensors header says about the network inside.
+
+Reading a header needs neither torch nor timm, so that the identity of a run is known before
+anything heavy is imported.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from models.preprocess import Preprocess
+
+_KEY = "patchcert"
+
+
+class WeightsError(ValueError):
+    """A weight file is missing, unreadable, or does not fit the network."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsCard:
+    """What a weight file says of itself; every field may be unknown.
+
+    Attributes:
+        model: timm name of the network.
+        num_classes: Length of the logits.
+        classes: Class names in order.
+        preprocess: The preprocessing the network was trained with.
+        ablation: ``kind``, ``size`` and ``stride`` (pixels of the attacker's grid) it was
+            trained for.
+        tokens: Token mode it was trained in.
+        recipe: Free-form provenance: data, schedule, figures.
+    """
+
+    model: str | None = None
+    num_classes: int | None = None
+    classes: tuple[str, ...] = ()
+    preprocess: Preprocess | None = None
+    ablation: Mapping[str, Any] = field(default_factory=dict)
+    tokens: str | None = None
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_metadata(self) -> dict[str, str]:
+        """The safetensors header entries that ``read_card`` reads back."""
+        body = {
+            "model": self.model,
+            "num_classes": self.num_classes,
+            "classes": list(self.classes),
+            "preprocess": self.preprocess.to_dict() if self.preprocess else None,
+            "ablation": dict(self.ablation),
+            "tokens": self.tokens,
+            "recipe": dict(self.recipe),
+        }
+        return {"format": "pt", _KEY: json.dumps(body, sort_keys=True)}
+
+
+def check_weights_path(path: str) -> Path:
+    """The file behind ``path``.
+
+    Raises:
+        WeightsError: There is none, or it is not a safetensors file.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise WeightsError(f"weights {path}: no such file; give --weights an existing .safetensors")
+    if file.suffix != ".safetensors":
+        raise WeightsError(
+            f"weights {path}: only .safetensors files are loaded (a pickle can run code); "
+            "save the state dict with safetensors.torch.save_file"
+        )
+    return file
+
+
+def read_card(path: str) -> WeightsCard:
+    """Read the card in a safetensors header; an empty card where there is none.
+
+    Raises:
+        WeightsError: The file is missing, not safetensors, or its card is malformed.
+    """
+    file = check_weights_path(path)
+    try:
+        with safe_open(file, framework="numpy") as archive:
+            metadata = archive.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"weights {path}: not a readable safetensors file ({error})") from error
+    if _KEY not in metadata:
+        return WeightsCard()
+    try:
+        body = json.loads(metadata[_KEY])
+        preprocess = body.get("preprocess")
+        return WeightsCard(
+            model=body.get("model"),
+            num_classes=body.get("num_classes"),
+            classes=tuple(body.get("classes") or ()),
+            preprocess=Preprocess(**preprocess) if preprocess else None,
+            ablation=body.get("ablation") or {},
+            tokens=body.get("tokens"),
+            recipe=body.get("recipe") or {},
+        )
+    except (ValueError, TypeError, AttributeError) as error:
+        raise WeightsError(f"weights {path}: malformed {_KEY} metadata ({error})") from error
+
+
+def sha256_of(path: str) -> str:
+    """Hex sha256 of a weight file's bytes."""
+    with check_weights_path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

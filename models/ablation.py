@@ -123,7 +123,8 @@ class Ablation:
 
     def visible(self, view: int) -> BoolArray:
         """The pixels that ablation ``view`` shows; bool (height, width)."""
-        return self.visible_rows[view][:, None] & self.visible_columns[view][None, :]
+        shown: BoolArray = self.visible_rows[view][:, None] & self.visible_columns[view][None, :]
+        return shown
 
     def kept_tokens(self, view: int, token_px: tuple[int, int]) -> IntArray:
         """Tokens with at least one visible pixel, ascending, row-major; int (K,).
@@ -200,5 +201,6 @@ class Ablation:
         does not divide the length, because the last and the first offset are closer than it.
         """
         rows, columns = self.touched_axes(patch)
-        # (Ly, V) x (V, Lx) counts, per location, the ablations touched along both axes.
-        return int((rows.astype(np.int64) @ columns.T.astype(np.int64)).max())
+        # (Ly, V) x (V, Lx) counts, per location, the ablations touched along both axes. Floats
+        # are exact below 2^53 and have a fast matrix product, which numpy's integers lack.
+        return int((rows.astype(np.float64) @ columns.T.astype(np.float64)).max())

@@ -158,12 +158,9 @@ class TokenDropViT(nn.Module):
         distillation and register tokens is placed as the network was trained.
         """
         network = self.network
-        zeros = torch.zeros(
-            (1, self.grid[0] * self.grid[1], network.embed_dim),
-            dtype=self.dtype,
-            device=network.pos_embed.device,
-        )
-        placed = network._pos_embed(zeros)
+        zeros = network.pos_embed.new_zeros((1, *self.grid, network.embed_dim))
+        # Networks of dynamic size want the grid, the others want it flattened.
+        placed = network._pos_embed(zeros if network.dynamic_img_size else zeros.flatten(1, 2))
         prefix = network.num_prefix_tokens
         return placed[0, prefix:], placed[:, :prefix]
 

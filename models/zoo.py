@@ -21,7 +21,7 @@ def check_model_name(name: str) -> None:
     """Raise UnknownModelError, naming the nearest models, unless timm knows ``name``."""
     if timm.is_model(name):
         return
-    near = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name.split(".", maxsplit=1)[0], timm.list_models(), n=3, cutoff=0.5)
     hint = f"; did you mean {', '.join(near)}?" if near else "; see timm.list_models()"
     raise UnknownModelError(f"model {name!r}: timm has no model of that name{hint}")
 

@@ -29,7 +29,7 @@ from models.vit import TokenDropViT
 from models.weights import WeightsCard
 
 MODEL = "deit_tiny_patch16_224"
-CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
+CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 PREPROCESS = PRESETS["cifar10"]
 
 
@@ -87,9 +87,7 @@ def main() -> None:
     init = {k: v for k, v in load_file(args.init).items() if not k.startswith("head.")}
     missing, unexpected = network.load_state_dict(init, strict=False)
     assert set(missing) == {"head.weight", "head.bias"} and not unexpected, (missing, unexpected)
-    ablation = Ablation(
-        kind="column", size=args.size, stride=1, height=32, width=32, pixel_scale=7
-    )
+    ablation = Ablation(kind="column", size=args.size, stride=1, height=32, width=32, pixel_scale=7)
     model = TokenDropViT(network, ablation, PREPROCESS)
     groups = [views for _, views in model.groups()]
     shares = np.array([len(views) for views in groups]) / len(ablation)

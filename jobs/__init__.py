@@ -1,0 +1,1 @@
+"""What users submit: the console command and one module per job."""

@@ -1,0 +1,1 @@
+"""The flow of a certification: sources, votes, store, certificates, summary, tracking."""

@@ -1,0 +1,70 @@
+"""From encoded bytes to RGB pixels, or one stated reason why not."""
+
+import io
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+# Pillow's own bound against decompression bombs, as a constant: Image.MAX_IMAGE_PIXELS is a global
+# that any library may lift. An RGB image at the bound takes 0.36 GB in memory.
+MAX_PIXELS = 89_478_485
+
+
+class UndecodableError(ValueError):
+    """The bytes are no image that can be certified.
+
+    The message is one short reason, the same on every machine, with nothing of the bytes in it.
+    """
+
+
+def decode(data: bytes | None) -> Image.Image:
+    """Decode a JPEG, PNG or WebP image to RGB, 8 bits a channel.
+
+    Grey, palette and CMYK images become RGB and alpha is dropped, as Pillow's ``convert("RGB")``
+    and so torchvision's ``ImageFolder`` do. 16-bit grey keeps its high byte, as Pillow does for
+    16-bit colour, where ``convert`` would clip it to white. EXIF orientation is ignored, as
+    torchvision does. Of an animation the first frame is taken. The format is read from the bytes,
+    not from a name. A file that lacks pixels is an error, never filled with grey.
+
+    Args:
+        data: The encoded file; None for an image that the source lists without bytes.
+
+    Returns:
+        Mode RGB, of the size stored in the file, at most MAX_PIXELS.
+
+    Raises:
+        UndecodableError: For whatever may be wrong with the bytes.
+    """
+    if not data:
+        raise UndecodableError("no bytes" if data is None else "zero bytes")
+    kind = "image"
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            kind = image.format or kind
+            if image.width * image.height > MAX_PIXELS:  # before any pixel is decoded
+                raise UndecodableError(
+                    f"{image.width}x{image.height} px is over the bound of {MAX_PIXELS:,} pixels"
+                )
+            image.load()
+            return _rgb(image)
+    except UndecodableError:
+        raise
+    except UnidentifiedImageError:
+        raise UndecodableError("not a JPEG, PNG or WebP image") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise UndecodableError(f"over the bound of {MAX_PIXELS:,} pixels") from None
+    # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError, zlib.error,
+    # IndexError, MemoryError and more for bad bytes, and the list changes with its versions. One
+    # image must cost one row, so whatever comes is its fault. The text is left out: it may quote
+    # the bytes or a memory address.
+    except Exception as error:
+        fault = "truncated" if "truncated" in str(error).lower() else "damaged"
+        raise UndecodableError(f"{fault} {kind} data ({type(error).__name__})") from error
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        image = Image.fromarray((values >> 8).clip(0, 255).astype(np.uint8))
+    return image.convert("RGB")

@@ -1,0 +1,102 @@
+"""What a run is: the facts that determine its votes, and the id derived from them."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from models.ablation import Ablation
+
+Json = Any
+
+
+class ManifestError(ValueError):
+    """A manifest contradicts its id, or another run's configuration."""
+
+
+def canonical(value: Json) -> bytes:
+    """The one JSON text of a value: sorted keys, no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _flatten(value: Json, prefix: str = "") -> dict[str, Json]:
+    if isinstance(value, Mapping):
+        flat: dict[str, Json] = {}
+        for key in sorted(value):
+            flat |= _flatten(value[key], f"{prefix}{key}.")
+        return flat
+    return {prefix[:-1]: value}
+
+
+def _checksums(identity: Json) -> dict[str, str]:
+    return {
+        name: hashlib.sha256(canonical(value)).hexdigest()[:8]
+        for name, value in _flatten(identity).items()
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The ``_manifest.json`` beside the votes.
+
+    Attributes:
+        identity: Everything that determines the votes, nested plain JSON.
+        execution: What does not: actors, unit size, host, times, counts.
+    """
+
+    identity: Mapping[str, Json]
+    execution: Mapping[str, Json] = field(default_factory=dict)
+
+    @property
+    def run_id(self) -> str:
+        """``r`` and 16 hex digits, derived from the identity alone."""
+        return "r" + hashlib.sha256(canonical(self.identity)).hexdigest()[:16]
+
+    @property
+    def ablation(self) -> Ablation:
+        """The geometry of the votes."""
+        return Ablation(**self.identity["ablation"])
+
+    @property
+    def num_classes(self) -> int:
+        """Length of the logits that voted."""
+        return int(self.identity["model"]["num_classes"])
+
+    def to_json(self) -> bytes:
+        """The file's bytes; ``from_json`` reads them back."""
+        body = {
+            "run_id": self.run_id,
+            "identity": self.identity,
+            "execution": self.execution,
+            # One checksum a field, so that an edited manifest can be told which field lies.
+            "checksums": _checksums(self.identity),
+        }
+        return (json.dumps(body, indent=2, sort_keys=True) + "\n").encode()
+
+    @classmethod
+    def from_json(cls, data: bytes, *, run_id: str, where: str) -> "Manifest":
+        """Read a manifest and hold it against the id it is filed under.
+
+        Raises:
+            ManifestError: Not a manifest, or a field that contradicts the id, named.
+        """
+        try:
+            body = json.loads(data)
+            manifest = cls(identity=body["identity"], execution=body["execution"])
+            checksums = dict(body["checksums"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ManifestError(f"{where}: not a manifest ({error}); delete the run") from error
+        if manifest.run_id == run_id == body.get("run_id"):
+            return manifest
+        actual = _checksums(manifest.identity)
+        fields = sorted(
+            name
+            for name in actual.keys() | checksums.keys()
+            if actual.get(name) != checksums.get(name)
+        )
+        named = ", ".join(fields) or "run_id"
+        raise ManifestError(
+            f"{where}: contradicts run_id={run_id} in: {named}. The votes beside it were made with "
+            "other settings than it says; restore the file, or delete the run and vote again"
+        )

@@ -1,0 +1,75 @@
+"""How far a job is: a bar on a terminal, plain lines in a log; always on standard error."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class VotesProgress:
+    """Progress over images, with rate, remaining time and errors.
+
+    Args:
+        total: Images of the job.
+        done: Images finished by earlier runs; they do not count towards the rate.
+    """
+
+    def __init__(self, total: int, done: int) -> None:
+        self.total, self.done, self.errors = total, done, 0
+        self._resumed = done
+        self._start = self._last_line = time.monotonic()
+        self._bar: Progress | None = None
+        if sys.stderr.isatty():
+            self._bar = Progress(
+                TextColumn("votes"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("images"),
+                TextColumn("{task.fields[rate]}"),
+                TimeElapsedColumn(),
+                console=Console(stderr=True),
+            )
+            self._task = self._bar.add_task("", total=total, completed=done, rate="starting")
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+        else:
+            self._print(f"votes: {self.done} of {self.total} images done, starting")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def add(self, images: int, errors: int) -> None:
+        """Count a committed unit."""
+        self.done += images
+        self.errors += errors
+        if self._bar:
+            self._bar.update(self._task, completed=self.done, rate=self._rate())
+            return
+        now = time.monotonic()
+        if now - self._last_line >= _SECONDS_BETWEEN_LINES or self.done >= self.total:
+            self._last_line = now
+            self._print(f"votes: {self.done} of {self.total} images, {self._rate()}")
+
+    def _rate(self) -> str:
+        rate = (self.done - self._resumed) / max(time.monotonic() - self._start, 1e-9)
+        left = (self.total - self.done) / rate if rate else float("inf")
+        text = f"{rate:.1f} images/s, {left:.0f} s left"
+        return text + (f", {self.errors} with errors" if self.errors else "")
+
+    @staticmethod
+    def _print(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)

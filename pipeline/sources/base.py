@@ -1,0 +1,133 @@
+"""What every source of images has in common: the listing's columns, options and the protocol."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn, Protocol
+
+import pyarrow as pa
+
+from pipeline import storage
+from pipeline.sources.files import StoredFile, list_directory, stat
+from pipeline.threads import in_threads
+
+Kind = Literal["webdataset", "parquet", "folder"]
+
+# One row an image. ``offset`` and ``size`` say where its encoded bytes are: in a tar, the byte
+# position and length of the member's data; in Parquet, the row number in the file and 0; in a
+# folder, 0 and the file's length.
+LISTING = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("label", pa.int32()),
+        pa.field("file", pa.string(), nullable=False),
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+    ]
+)
+# What a source hands over: labels as they were written, checked and narrowed in one place.
+RAW_LISTING = LISTING.set(1, pa.field("label", pa.int64()))
+
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+
+
+class SourceError(ValueError):
+    """The data cannot be certified as given; the message names what, which rule, and the remedy."""
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """How to read a source whose layout leaves a choice.
+
+    Attributes:
+        image_column: Parquet column of the encoded images; None tries the usual names.
+        label_column: Parquet column of the class numbers; None tries the usual names.
+        label_map: File that gives class folders their numbers (JSON, TSV or CSV).
+    """
+
+    image_column: str | None = None
+    label_column: str | None = None
+    label_map: str | None = None
+
+    def refuse(self, *fields: str, kind: Kind) -> None:
+        """Raise SourceError if one of ``fields``, which have no meaning for ``kind``, is set."""
+        for field in fields:
+            if getattr(self, field) is not None:
+                flag = "--" + field.replace("_", "-")
+                raise SourceError(f"{flag} has no meaning for a {kind} source: leave it out")
+
+
+@dataclass(frozen=True)
+class Location:
+    """What ``--data`` points to, before its files are looked up.
+
+    Attributes:
+        data: As the user wrote it.
+        names: Paths that the pattern spells out, or names directly inside the directory.
+        is_directory: Whether it is an existing directory.
+    """
+
+    data: str
+    names: tuple[str, ...]
+    is_directory: bool
+
+    def any_ends_with(self, *suffixes: str) -> bool:
+        """Whether a name has one of ``suffixes``, whatever its case."""
+        return any(name.lower().endswith(suffixes) for name in self.names)
+
+    def files(self, *suffixes: str) -> list[StoredFile]:
+        """The files of a pattern, or those with one of ``suffixes`` directly in the directory."""
+        if not self.is_directory:
+            return in_threads(stat, storage.expand(self.data))
+        files = list_directory(self.data)
+        return [file for file in files if file.path.lower().endswith(suffixes)]
+
+
+class Source(Protocol):
+    """One layout of images in files. A new one is a file like this and a line in the registry."""
+
+    def matches(self, location: Location) -> bool:
+        """Whether ``--data`` looks like this layout."""
+
+    def list_files(self, location: Location) -> list[StoredFile]:
+        """The files that hold images, in the order their images are listed."""
+
+    def list_images(
+        self, root: str, files: list[StoredFile], options: SourceOptions, num_classes: int | None
+    ) -> pa.Table:
+        """Every image in ``files``, as RAW_LISTING in a fixed order.
+
+        Args:
+            root: Full path of the directory; for a pattern, of the deepest common one.
+            files: What ``list_files`` gave.
+            options: The user's choices.
+            num_classes: Classes of the model; None if unknown.
+
+        Raises:
+            SourceError: A file is damaged, or does not have the layout.
+        """
+
+    def holds(self, path: str) -> bool:
+        """Whether a listed file is of this layout."""
+
+    def read(
+        self, path: str, offsets: list[int], sizes: list[int], options: SourceOptions
+    ) -> list[bytes | None]:
+        """Encoded bytes of images in one file, in the order asked; None where there are none."""
+
+
+def raw_listing(columns: list[Any]) -> pa.Table:
+    """A table of the five columns of RAW_LISTING, from arrays or lists."""
+    arrays = [
+        column if isinstance(column, pa.Array) else pa.array(column, type=field.type)
+        for column, field in zip(columns, RAW_LISTING, strict=True)
+    ]
+    return pa.Table.from_arrays(arrays, schema=RAW_LISTING)
+
+
+def printable(name: str) -> str:
+    r"""``name`` as valid UTF-8: bytes of another encoding become ``\xNN``."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def changed(path: str) -> NoReturn:
+    """Raise the error of a file that is no longer what was listed."""
+    raise SourceError(f"{path} is not what was listed: it changed since; start the job again")

@@ -1,0 +1,68 @@
+"""Files as their store describes them, which is what a source lists its images from."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.patterns import natural_key
+from pipeline.storage import S3, filesystem, full_path
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """One file as its store describes it.
+
+    Attributes:
+        path: Absolute path or URL.
+        size: Bytes.
+        etag: The content tag that S3 keeps; None for local files.
+    """
+
+    path: str
+    size: int
+    etag: str | None = None
+
+
+def stat(path: str) -> StoredFile:
+    """Size and content tag of one file; FileNotFoundError if there is none."""
+    fs, inner = filesystem(path)
+    info = fs.info(inner)
+    return StoredFile(full_path(path), int(info["size"]), _etag(info))
+
+
+def _etag(info: dict[str, Any]) -> str | None:
+    tag = info.get("ETag")
+    return str(tag).strip('"') if tag else None
+
+
+def list_directory(path: str, *, recursive: bool = False) -> list[StoredFile]:
+    """The files in a directory, in natural order; names that start with a dot are left out.
+
+    Symbolic links are followed. Raises OSError for a broken link or an unreadable directory.
+    """
+    fs, root = filesystem(path)
+    if not path.startswith(S3):
+        # fsspec's walk passes over symbolic links without a word: images would be lost.
+        files = [StoredFile(name, os.stat(name).st_size) for name in _walk(root, recursive)]
+    else:
+        entries = fs.find(root, detail=True).values() if recursive else fs.ls(root, detail=True)
+        files = [
+            StoredFile(S3 + entry["name"], int(entry["size"]), _etag(entry))
+            for entry in entries
+            if entry["type"] == "file"
+            and not any(p.startswith(".") for p in entry["name"][len(root) :].split("/"))
+        ]
+    return sorted(files, key=lambda file: natural_key(file.path))
+
+
+def _walk(directory: str, recursive: bool, above: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Paths of the files below ``directory``; a link to a directory above it ends there."""
+    above |= {os.path.realpath(directory)}
+    with os.scandir(directory) as entries:
+        visible = [entry for entry in entries if not entry.name.startswith(".")]
+    for entry in visible:
+        if not entry.is_dir():
+            yield entry.path
+        elif recursive and os.path.realpath(entry.path) not in above:
+            yield from _walk(entry.path, recursive, above)

@@ -1,0 +1,177 @@
+"""Every image of the data, listed before any GPU time: its id, its label, where its bytes are."""
+
+import hashlib
+import json
+import posixpath
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline import storage
+from pipeline.patterns import PathError, expand_braces, natural_key
+from pipeline.sources.base import LISTING, Kind, Location, SourceError, SourceOptions
+from pipeline.sources.files import StoredFile, list_directory
+from pipeline.sources.registry import SOURCES
+from pipeline.threads import in_threads
+
+__all__ = ["LISTING", "Listing", "SourceError", "SourceOptions", "list_images"]
+
+_MAX_CLASS = 2**31 - 1
+_LAYOUTS = (
+    "give tar shards (*.tar, {000..049}.tar), Parquet files (*.parquet), or a directory of "
+    "either or of class folders with images"
+)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All images of a source, or the first of them.
+
+    Attributes:
+        table: Columns of LISTING, one row an image, in an order that is the same on every machine.
+        fingerprint: sha256 (hex) of the names, sizes and contents of the files, wherever they lie.
+        kind: Layout of the files.
+    """
+
+    table: pa.Table
+    fingerprint: str
+    kind: Kind
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def head(self, limit: int | None) -> "Listing":
+        """The first ``limit`` images; all of them if None. The fingerprint stays the files'."""
+        if limit is not None and limit < 1:
+            raise SourceError(f"limit={limit}: at least one image must be listed")
+        return self if limit is None else replace(self, table=self.table.slice(0, limit))
+
+
+def list_images(data: str, options: SourceOptions, num_classes: int | None) -> Listing:
+    """List every image of ``data``, a path, directory or pattern, local or on S3.
+
+    Tar shards are read through once (headers here, contents for the fingerprint); of Parquet only
+    the footer and the labels are read.
+
+    Args:
+        data: Tar or Parquet pattern, or directory.
+        options: Choices that the layout leaves open.
+        num_classes: Classes of the model, which labels must fit; None if unknown.
+
+    Raises:
+        SourceError: There is no image, a file is damaged, an id is doubled, a label is no class of
+            the model, or the store cannot be read.
+    """
+    try:
+        location = _locate(data)
+        kind = _kind_of(location)
+        source = SOURCES[kind]
+        files = source.list_files(location)
+        if not files:
+            raise SourceError(f"{data} holds no {kind} images: {_LAYOUTS}")
+        _require_utf8(files)
+        root = storage.full_path(data) if location.is_directory else _common_root(files)
+        table = source.list_images(root, files, options, num_classes)
+        if table.num_rows == 0:
+            raise SourceError(
+                f"{data}: none of its {len(files)} files holds an image; check the path, and that "
+                "the members are named <key>.jpg, .jpeg, .png or .webp"
+            )
+        _check_unique(table)
+        return Listing(_with_labels(table, num_classes), _fingerprint(files, root), kind)
+    except SourceError:
+        raise
+    except PathError as error:
+        raise SourceError(str(error)) from error
+    except storage.failures() as error:
+        raise SourceError(
+            f"{data} cannot be listed: {error}; check the path, its permissions and, for s3://, "
+            "the AWS_* variables of the environment"
+        ) from error
+
+
+def _locate(data: str) -> Location:
+    if storage.is_directory(data):
+        names = [posixpath.basename(file.path) for file in list_directory(data)]
+        return Location(data, tuple(names), is_directory=True)
+    return Location(data, tuple(expand_braces(data)), is_directory=False)
+
+
+def _kind_of(location: Location) -> Kind:
+    kinds: list[Kind] = [kind for kind, source in SOURCES.items() if source.matches(location)]
+    if not kinds:
+        storage.expand(location.data)  # a path that does not exist deserves that message
+        raise SourceError(f"{location.data} is no source of images: {_LAYOUTS}")
+    specific = [kind for kind in kinds if kind != "folder"]
+    if len(specific) > 1:
+        raise SourceError(
+            f"{location.data} holds files of several kinds ({', '.join(specific)}): name those "
+            "meant by a pattern, such as DIR/*.tar or DIR/*.parquet"
+        )
+    return kinds[0]
+
+
+def _require_utf8(files: list[StoredFile]) -> None:
+    for file in files:
+        try:
+            file.path.encode()
+        except UnicodeEncodeError:
+            raise SourceError(
+                f"{file.path!r}: the name is not UTF-8, so it can be no image id; rename the file"
+            ) from None
+
+
+def _common_root(files: list[StoredFile]) -> str:
+    folders = {posixpath.dirname(storage.filesystem(file.path)[1]) for file in files}
+    root = posixpath.commonpath(folders)
+    return storage.S3 + root if files[0].path.startswith(storage.S3) else root
+
+
+def _check_unique(table: pa.Table) -> None:
+    counts = pc.value_counts(table.column("image_id"))
+    doubled = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
+    if len(doubled) == 0:
+        return
+    shown = doubled.slice(0, 5)
+    where = table.filter(pc.is_in(table.column("image_id"), value_set=shown)).column("file")
+    paths = sorted(set(where.to_pylist()), key=natural_key)[:10]
+    raise SourceError(
+        f"{len(doubled)} image ids occur more than once, such as "
+        f"{', '.join(shown.to_pylist())} in {', '.join(paths)}: an id is <file name>/<key or row>, "
+        "so files need different names; rename one of them"
+    )
+
+
+def _with_labels(table: pa.Table, num_classes: int | None) -> pa.Table:
+    """Unknown (-1) becomes null; a label that is no class is refused."""
+    labels = table.column("label")
+    labels = pc.if_else(pc.equal(labels, -1), pa.scalar(None, pa.int64()), labels)
+    limit = _MAX_CLASS if num_classes is None else num_classes
+    wrong = pc.fill_null(pc.or_(pc.less(labels, 0), pc.greater_equal(labels, limit)), False)
+    if (first := pc.index(wrong, True).as_py()) >= 0:
+        known = f"the model has {num_classes} classes" if num_classes else "classes start at 0"
+        raise SourceError(
+            f"image {table.column('image_id')[first].as_py()!r} has label {labels[first].as_py()}, "
+            f"but {known}, and only -1 stands for unknown; choose the model, --label-column or "
+            "--label-map that fits the data"
+        )
+    return table.set_column(1, LISTING.field(1), labels.cast(pa.int32())).cast(LISTING)
+
+
+def _fingerprint(files: list[StoredFile], root: str) -> str:
+    digests = in_threads(_digest, files)
+    names = [file.path[len(root) :].lstrip("/") for file in files]
+    sizes = [file.size for file in files]
+    entries = sorted(zip(names, sizes, digests, strict=True))
+    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
+
+
+def _digest(file: StoredFile) -> str:
+    if file.etag is not None:  # S3 keeps one, and hashing the bytes would read them all
+        return file.etag
+    with storage.open_read(file.path) as stream:
+        digest = hashlib.sha256()
+        while block := stream.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

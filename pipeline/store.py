@@ -1,0 +1,141 @@
+"""The votes on disk: one file a unit, committed atomically, and the manifest beside them.
+
+Layout: ``<out>/votes/run_id=<id>/_manifest.json`` and ``unit-00000.parquet``, ... A unit's file
+appears whole or not at all, under a name that depends on the unit alone, so that a retried or
+repeated commit replaces equal bytes. Readers see only ``*.parquet``.
+"""
+
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.manifest import Manifest, ManifestError
+from pipeline.schema import VOTES
+
+_UNIT = re.compile(r"unit-(\d+)\.parquet$")
+
+
+class StoreError(RuntimeError):
+    """Stored votes are incomplete or break a rule that every row must keep."""
+
+
+@dataclass(frozen=True)
+class VotesStore:
+    """The votes of one run.
+
+    Attributes:
+        out: Folder of all results, local or s3://.
+        run_id: The run.
+    """
+
+    out: str
+    run_id: str
+
+    @property
+    def folder(self) -> str:
+        """Where this run's votes lie."""
+        return storage.join(self.out, "votes", f"run_id={self.run_id}")
+
+    @property
+    def manifest_path(self) -> str:
+        """Where this run's manifest lies."""
+        return storage.join(self.folder, "_manifest.json")
+
+    def read_manifest(self) -> Manifest | None:
+        """The manifest, or None where this run was never begun.
+
+        Raises:
+            ManifestError: It contradicts its id.
+        """
+        if not storage.exists(self.manifest_path):
+            return None
+        data = storage.read_bytes(self.manifest_path)
+        return Manifest.from_json(data, run_id=self.run_id, where=self.manifest_path)
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Write or replace the manifest, atomically."""
+        storage.write_atomically(self.manifest_path, manifest.to_json())
+
+    def committed(self) -> set[int]:
+        """Units whose votes are on disk."""
+        matches = (_UNIT.search(path) for path in storage.list_files(self.folder))
+        return {int(match[1]) for match in matches if match}
+
+    def commit(self, unit: int, table: pa.Table, views: int) -> None:
+        """Check one unit's rows and write them.
+
+        Raises:
+            StoreError: A row breaks a rule; nothing is written.
+        """
+        check_rows(table, views)
+        sink = io.BytesIO()
+        pq.write_table(table, sink, compression="zstd")
+        path = storage.join(self.folder, f"unit-{unit:05d}.parquet")
+        storage.write_atomically(path, sink.getvalue())
+
+    def read(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """All rows, a unit at a time, in the listing's order.
+
+        Raises:
+            ManifestError: The run was never begun.
+            StoreError: Units or rows are missing or doubled.
+        """
+        manifest = self.read_manifest()
+        if manifest is None:
+            raise ManifestError(
+                f"run_id={self.run_id}: no votes under {self.out}; run `patchcert votes` first"
+            )
+        units, images = int(manifest.execution["units"]), int(manifest.execution["images"])
+        missing = sorted(set(range(units)) - self.committed())
+        if missing:
+            raise StoreError(
+                f"run_id={self.run_id}: {len(missing)} of {units} units have no votes yet (first: "
+                f"{missing[0]}); run `patchcert votes` again with the same settings to resume"
+            )
+        rows = 0
+        for unit in range(units):
+            path = storage.join(self.folder, f"unit-{unit:05d}.parquet")
+            table = pq.read_table(io.BytesIO(storage.read_bytes(path)), columns=columns)
+            rows += table.num_rows
+            yield table
+        if rows != images:
+            raise StoreError(
+                f"run_id={self.run_id}: {rows} rows for {images} listed images; delete "
+                f"{self.folder} and vote again"
+            )
+
+    def delete(self) -> None:
+        """Remove this run's votes, manifest last: what remains half-way is seen as unfinished."""
+        for path in storage.list_files(self.folder):
+            if not path.endswith("_manifest.json"):
+                storage.remove(path)
+        storage.remove(self.manifest_path)
+
+
+def check_rows(table: pa.Table, views: int) -> None:
+    """Hold rows of the votes dataset against what every reader may rely on.
+
+    Raises:
+        StoreError: Naming the first image that breaks a rule.
+    """
+    if table.schema != VOTES:
+        raise StoreError(f"columns {table.schema.names}: the votes dataset has {VOTES.names}")
+    voted = table["error"].is_null()
+    for column in ("votes", "counts", "prediction", "plain_prediction"):
+        _demand(pc.equal(table[column].is_valid(), voted), table, f"{column} or error, never both")
+    lengths = pc.list_value_length(table["votes"])
+    _demand(pc.equal(lengths, views), table, f"one vote for each of {views} ablations")
+    if pc.count_distinct(table["image_id"]).as_py() != table.num_rows:
+        raise StoreError("an image_id occurs twice in one unit; ids must be unique")
+
+
+def _demand(holds: pa.ChunkedArray, table: pa.Table, rule: str) -> None:
+    broken = table.filter(pc.invert(pc.fill_null(holds, True)))
+    if broken.num_rows:
+        raise StoreError(f"image_id={broken['image_id'][0]}: breaks the rule: {rule}")

@@ -1,0 +1,183 @@
+"""The command as a user meets it: exit codes, messages, outputs, MLflow."""
+
+import json
+import subprocess
+import sys
+
+import mlflow
+import pytest
+
+from jobs.cli import main
+
+HEAVY = ("torch", "ray", "mlflow", "timm", "matplotlib", "pandas")
+
+
+def flags(shards, weights, out, *more: str) -> list[str]:
+    fixed = ["--microbatch", "16", "--threads", "1", "--unit-images", "12", "--actors", "1"]
+    return ["--data", str(shards), "--weights", str(weights), "--out", str(out), *fixed, *more]
+
+
+@pytest.fixture(scope="module")
+def finished(shards, tiny_weights, tmp_path_factory, ray_session):
+    """(out, run_id) of one `patchcert run`."""
+    out = tmp_path_factory.mktemp("cli") / "out"
+    assert main(["run", *flags(shards, tiny_weights, out, "--patch", "8", "16")]) == 0
+    summaries = [p for p in (out / "summary").glob("run_id=*.json") if "tracked" not in p.name]
+    assert len(summaries) == 1
+    return out, summaries[0].stem.removeprefix("run_id=")
+
+
+def lines_of(capsys) -> list[str]:
+    return capsys.readouterr().out.strip().splitlines()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["run"], ["run", "--nope"]])
+def test_help_and_usage_errors_import_nothing_heavy(arguments):
+    code = (
+        "import sys\nfrom jobs.cli import main\n"
+        f"code = main({arguments!r})\n"
+        f"heavy = [name for name in {HEAVY!r} if name in sys.modules]\n"
+        "assert not heavy, heavy\nsys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == (0 if "--help" in arguments else 2), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_certificates_import_no_framework():
+    code = (
+        "import sys, pipeline.certificates.rules, models.ablation\n"
+        "assert not {'torch', 'ray', 'mlflow', 'pyarrow'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_run_prints_a_table_the_places_and_the_id_last(finished, shards, tiny_weights, capsys):
+    out, run_id = finished
+    assert main(["run", *flags(shards, tiny_weights, out, "--patch", "8", "16")]) == 0
+    captured = capsys.readouterr()
+    lines = captured.out.strip().splitlines()
+    assert lines[-1] == f"run_id={run_id}"
+    assert "all 23 images were there already" in captured.err
+    for expected in ("plain", "smoothed", "8x8 px", "16x16 px", "exact", "uniform", "mlflow ui"):
+        assert expected in captured.out
+    assert "2 images with errors count as wrong" in captured.out
+    for line in lines:
+        if line.startswith(("votes:", "picture:", "summary:", "certificates:")):
+            place = line.split(maxsplit=1)[1]
+            assert place.startswith(str(out))
+    assert (out / "summary" / f"run_id={run_id}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_json_is_the_summary_file(finished, capsys):
+    out, run_id = finished
+    assert main(["certify", "--out", str(out), "--patch", "8", "--json"]) == 0
+    text, last = capsys.readouterr().out.strip().rsplit("\n", 1)
+    assert last == f"run_id={run_id}"
+    assert json.loads(text) == json.loads((out / "summary" / f"run_id={run_id}.json").read_text())
+
+
+def test_certify_needs_no_images_no_weights_and_no_torch(finished, tmp_path):
+    out, run_id = finished
+    code = (
+        "import sys\nfrom jobs.cli import main\n"
+        f"assert main(['certify', '--out', {str(out)!r}, '--patch', '24', '--mlflow', 'none']) == 0\n"
+        "assert not {'torch', 'ray', 'timm', 'mlflow'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
+def test_one_mlflow_run_per_run_id(finished, shards, tiny_weights):
+    out, run_id = finished
+    assert main(["certify", "--out", str(out), "--patch", "32"]) == 0
+    mlflow.set_tracking_uri(f"sqlite:///{out}/mlflow.db")
+    runs = mlflow.search_runs(experiment_names=["patchcert"], output_format="list")
+    assert len(runs) == 1
+    (run,) = runs
+    client = mlflow.MlflowClient()
+    steps = {
+        metric.step
+        for metric in client.get_metric_history(run.info.run_id, "certified_accuracy/exact")
+    }
+    assert {8, 16, 32} <= steps
+    assert run.data.params["model.name"] == "test_vit"
+    assert run.data.params["ablation.stride"] == "16"
+    assert run.data.tags["patchcert.run_id"] == run_id
+    assert run.data.metrics["images_with_error"] == 2
+    assert run.inputs.dataset_inputs[0].dataset.name == shards.name
+    names = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+    assert names == {
+        "manifest.json",
+        "summary.json",
+        "summary_table.json",
+        "certified_accuracy.png",
+    }
+
+
+def test_yaml_and_flags_mean_the_same(finished, shards, tiny_weights, tmp_path, capsys):
+    out, run_id = finished
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        f"data: {shards}\nweights: {tiny_weights}\nout: {out}\npatch: [8, 16]\n"
+        "microbatch: 16\nthreads: 1\nactors: 1\nlimit: 5\n"
+    )
+    # The command line wins over the file.
+    assert main(["run", "--config", str(config), "--limit", "23"]) == 0
+    assert lines_of(capsys)[-1] != f"run_id={run_id}"  # a limit is part of the identity
+    config.write_text(config.read_text().replace("limit: 5\n", ""))
+    assert main(["votes", f"--config={config}"]) == 2  # patch is no key of votes
+    config.write_text(config.read_text().replace("patch: [8, 16]\n", ""))
+    assert main(["votes", f"--config={config}"]) == 0
+    assert lines_of(capsys)[-1] == f"run_id={run_id}"
+
+
+def test_module_entry_is_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.run", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "--stride" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--model", "deit_tinny_patch16_224"], "did you mean deit_tiny"),
+        (["--num-classes", "9"], "do not fit test_vit with 9 classes"),
+        (["--patch", "161"], "choose a smaller --patch"),
+        (["--size", "161"], "size=161"),
+        (["--stride", "0"], "--stride 0"),
+        (["--weights", "absent.safetensors"], "absent.safetensors: no such file"),
+        (["--data", "absent"], "absent"),
+        (["--resize", "big"], "--resize big"),
+        (["--config", "absent.yaml"], "absent.yaml: no such file"),
+        (["--device", "cuda"], "no CUDA device"),
+        (["--mean", "1", "2"], ""),
+        (["--dtype", "float16"], ""),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistakes_get_one_message_and_code_2(more, message, shards, tiny_weights, tmp_path, capsys):
+    out = tmp_path / "out"
+    given = flags(shards, tiny_weights, out)
+    for name in more[::2] if more[0] in ("--weights", "--data") else ():
+        at = given.index(name)
+        del given[at : at + 2]
+    assert main(["run", *given, *more]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+    assert not list(out.rglob("*.parquet"))
+
+
+def test_unwritable_output_fails_the_job_in_words(shards, tiny_weights, tmp_path, capsys):
+    (tmp_path / "file").write_text("not a folder")
+    assert main(["run", *flags(shards, tiny_weights, tmp_path / "file" / "out")]) == 1
+    assert "Not a directory" in capsys.readouterr().err
+
+
+def test_a_run_must_be_named_where_there_are_several(tmp_path, capsys):
+    for name in ("r1", "r2"):
+        folder = tmp_path / "votes" / f"run_id={name}"
+        folder.mkdir(parents=True)
+    assert main(["certify", "--out", str(tmp_path)]) == 2
+    assert "r1, r2" in capsys.readouterr().err

@@ -1,0 +1,199 @@
+"""Dropping hidden tokens equals masking them out of a dense forward, on every ablation."""
+
+import numpy as np
+import pytest
+import timm
+import torch
+from dense_reference import dense_logits, visible_mask
+
+from models.ablation import Ablation
+from models.preprocess import PRESETS
+from models.vit import TokenDropViT, UnsupportedModelError
+from models.zoo import load_network
+from tests.conftest import (
+    TINY_PREPROCESS,
+    TINY_PX,
+    random_images,
+    tiny_ablation,
+    tiny_model,
+)
+
+KINDS = [
+    ("column", 24, 16),
+    ("column", 19, 10),  # a stride that does not divide the width
+    ("row", 37, 25),
+    ("block", 50, 48),
+    ("column", 160, 160),  # nothing hidden
+]
+
+
+def all_logits(model: TokenDropViT, images: np.ndarray) -> torch.Tensor:
+    """Logits of every ablation of every image; (B, V, C)."""
+    rows = []
+    with torch.inference_mode():
+        tokens = model.tokens(torch.from_numpy(images))
+        for image in range(len(images)):
+            per_view = [
+                model(tokens, torch.tensor([image]), torch.tensor([view]))[0]
+                for view in range(len(model.ablation))
+            ]
+            rows.append(torch.stack(per_view))
+    return torch.stack(rows)
+
+
+def reference_logits(network, images, kind, size, stride, views, **mutation):
+    fill = mutation.pop("fill", 0.0)
+    return torch.stack(
+        [
+            torch.stack(
+                [
+                    dense_logits(
+                        network,
+                        image,
+                        visible_mask(kind, size, stride, TINY_PX, view, **mutation),
+                        TINY_PREPROCESS.mean,
+                        TINY_PREPROCESS.std,
+                        token=16,
+                        fill=fill,
+                    )
+                    for view in range(views)
+                ]
+            )
+            for image in images
+        ]
+    )
+
+
+@pytest.mark.parametrize(("kind", "size", "stride"), KINDS)
+def test_dropping_equals_masked_attention(network, kind, size, stride):
+    images = random_images(2)
+    model = tiny_model(network, tiny_ablation(kind, size, stride))
+    dropped = all_logits(model, images)
+    dense = reference_logits(network, images, kind, size, stride, len(model.ablation))
+    assert (dropped - dense).abs().max() < 1e-3
+    assert torch.equal(dropped.argmax(-1), dense.argmax(-1))
+    assert len(model.ablation) == 1 or len(dropped.argmax(-1).unique()) > 1  # votes are alive
+
+
+@pytest.mark.parametrize(
+    "mutation",
+    [{"offset": 1}, {"offset": -1}, {"wrap": False}, {"fill": 0.5}],
+    ids=["offset+1", "offset-1", "no wrap", "grey instead of black"],
+)
+def test_reference_tells_mutants_apart(network, mutation):
+    """Were the model wrong in one of these ways, the comparison above would see it."""
+    images = random_images(1)
+    model = tiny_model(network, tiny_ablation("column", 19, 10))
+    dropped = all_logits(model, images)
+    dense = reference_logits(network, images, "column", 19, 10, len(model.ablation), **mutation)
+    assert (dropped - dense).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("damage", ["shifted positions", "no class token"])
+def test_reference_tells_misplaced_embeddings_apart(network, damage, monkeypatch):
+    images = random_images(1)
+    model = tiny_model(network, tiny_ablation("column", 24, 16))
+    right = TokenDropViT._positions
+
+    def wrong(self):
+        positions, prefix = right(self)
+        if damage == "shifted positions":
+            return positions.roll(1, dims=0), prefix
+        return positions, torch.zeros_like(prefix)
+
+    dense = reference_logits(network, images, "column", 24, 16, len(model.ablation))
+    monkeypatch.setattr(TokenDropViT, "_positions", wrong)
+    assert (all_logits(model, images) - dense).abs().max() > 1e-2
+
+
+def test_hidden_pixels_enter_no_arithmetic(network):
+    """Not even times zero: NaN and infinity in every hidden pixel change no bit."""
+    model = tiny_model(network, tiny_ablation("block", 50, 48))
+    images = random_images(1)
+    with torch.inference_mode():
+        tokens = model.tokens(torch.from_numpy(images))
+        for view in range(len(model.ablation)):
+            shown = torch.from_numpy(model.ablation.visible(view))
+            shown = shown.reshape(10, 16, 10, 16).permute(0, 2, 1, 3).reshape(1, 100, 1, 16, 16)
+            clean = model(tokens, torch.tensor([0]), torch.tensor([view]))
+            for poison in (float("nan"), float("inf"), -1e30):
+                poisoned = torch.where(shown, tokens, torch.tensor(poison))
+                assert torch.equal(clean, model(poisoned, torch.tensor([0]), torch.tensor([view])))
+
+
+def test_whole_image_equals_the_plain_network(network):
+    images = random_images(2)
+    model = tiny_model(network, tiny_ablation())
+    with torch.inference_mode():
+        whole = model.whole(model.tokens(torch.from_numpy(images)), torch.arange(2))
+    everything = np.ones((TINY_PX, TINY_PX), dtype=bool)
+    for image, logits in zip(images, whole, strict=True):
+        plain = dense_logits(
+            network, image, everything, TINY_PREPROCESS.mean, TINY_PREPROCESS.std, token=16
+        )
+        assert (logits - plain).abs().max() < 1e-3
+
+
+def test_pixel_scale_widens_the_bands():
+    """32 bands of 4 px on the 32-px grid are bands of 28 model pixels every 7."""
+    ablation = Ablation(kind="column", size=4, stride=1, height=32, width=32, pixel_scale=7)
+    model = TokenDropViT(timm.create_model("deit_tiny_patch16_224"), ablation, PRESETS["cifar10"])
+    assert len(ablation) == 32
+    assert sorted(set(model.token_counts.tolist())) == [28, 42]
+    # Band 1 shows model columns 7 to 34: token columns 0, 1 and 2.
+    assert set((model.kept[1, : model.token_counts[1]] % 14).tolist()) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("swin_tiny_patch4_window7_224", "not a plain Vision Transformer"),
+        ("resnet18", "not a plain Vision Transformer"),
+        ("vit_tiny_r_s16_p8_224", "share pixels"),
+    ],
+)
+def test_models_whose_tokens_cannot_be_dropped_are_refused(name, reason):
+    with torch.device("meta"):
+        network = timm.create_model(name)
+    ablation = Ablation(kind="column", size=19, stride=16, height=224, width=224)
+    with pytest.raises(UnsupportedModelError, match=reason):
+        TokenDropViT(network, ablation, PRESETS["imagenet"])
+
+
+def test_disagreeing_sizes_are_refused(network):
+    with pytest.raises(ValueError, match="must agree"):
+        TokenDropViT(
+            network,
+            Ablation(kind="column", size=19, stride=1, height=224, width=224),
+            PRESETS["imagenet"],
+        )
+
+
+@pytest.mark.shared_data
+def test_deit_on_real_images(shared_data):
+    """Real weights, real images: every label equal save at near-ties, which are counted."""
+    import pyarrow.parquet as pq
+
+    from pipeline.decode import decode
+
+    rows = pq.ParquetFile(shared_data / "imagenet_val_subset.parquet")
+    cells = next(rows.iter_batches(4, columns=["image"]))["image"]
+    preprocess = PRESETS["imagenet"]
+    images = np.stack([preprocess(decode(cell.as_py())) for cell in cells])
+    network = load_network(
+        "deit_tiny_patch16_224", 1000, str(shared_data / "deit_tiny_patch16_224.safetensors")
+    )
+    ablation = Ablation(kind="column", size=19, stride=16, height=224, width=224)
+    dropped = all_logits(TokenDropViT(network, ablation, preprocess), images)
+    near_ties = 0
+    for image, logits_vc in zip(images, dropped, strict=True):
+        for view, logits in enumerate(logits_vc):
+            shown = visible_mask("column", 19, 16, 224, view)
+            dense = dense_logits(network, image, shown, preprocess.mean, preprocess.std, token=16)
+            assert (logits - dense).abs().max() < 1e-3
+            top = dense.topk(2).values
+            if top[0] - top[1] < 1e-4:
+                near_ties += 1
+            else:
+                assert logits.argmax() == dense.argmax()
+    assert near_ties <= 1

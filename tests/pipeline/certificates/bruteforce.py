@@ -1,0 +1,142 @@
+"""The judge of the certificates: pixels, ballots and every reassignment of them, nothing clever.
+
+Touched sets come from overlapping pixel masks, not from ``models.ablation``: what a view shows and
+where a patch lies is written out pixel by pixel, and a location touches a view iff the two share a
+pixel. Whether a prediction can change is found by rewriting the touched votes in every way.
+
+To prove a new rule, compare its ``margins >= 0`` with ``~can_change(votes, sets, classes)``, where
+``sets`` are the sets of views that its attacker may rewrite (see test_certificates.py).
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import combinations, combinations_with_replacement, product
+
+import numpy as np
+
+ViewSet = frozenset[int]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What to ablate and what to attack, in pixels, in terms that involve no code under test."""
+
+    kind: str
+    size: int
+    stride: int
+    height: int
+    width: int
+    patch_height: int
+    patch_width: int
+
+    @property
+    def ablation(self) -> dict[str, int | str]:
+        """Keyword arguments of ``models.ablation.Ablation``."""
+        names = ("kind", "size", "stride", "height", "width")
+        return {name: getattr(self, name) for name in names}
+
+
+def view_masks(g: Geometry) -> np.ndarray:
+    """The pixels that each view shows, wrapping around; bool (V, height, width)."""
+    ys = range(0, g.height, g.stride) if g.kind != "column" else [0]
+    xs = range(0, g.width, g.stride) if g.kind != "row" else [0]
+    masks = np.zeros((len(ys) * len(xs), g.height, g.width), bool)
+    for mask, (y0, x0) in zip(masks, product(ys, xs), strict=True):
+        for y in range(g.height if g.kind == "column" else g.size):
+            for x in range(g.width if g.kind == "row" else g.size):
+                mask[(y0 + y) % g.height, (x0 + x) % g.width] = True
+    return masks
+
+
+def patch_masks(g: Geometry) -> Iterator[np.ndarray]:
+    """The pixels of the patch at every place wholly inside the image; bool (height, width)."""
+    for y in range(g.height - g.patch_height + 1):
+        for x in range(g.width - g.patch_width + 1):
+            mask = np.zeros((g.height, g.width), bool)
+            mask[y : y + g.patch_height, x : x + g.patch_width] = True
+            yield mask
+
+
+def touched_sets(g: Geometry) -> set[ViewSet]:
+    """The views that share a pixel with the patch, for every place it can lie."""
+    views = view_masks(g)
+    return {
+        frozenset(np.flatnonzero((views & patch).any(axis=(1, 2))).tolist())
+        for patch in patch_masks(g)
+    }
+
+
+def any_views(num_views: int, how_many: int) -> set[ViewSet]:
+    """Every set of so many views: the attacker that the uniform rule assumes."""
+    return {frozenset(views) for views in combinations(range(num_views), how_many)}
+
+
+def outcomes(set_size: int, num_classes: int) -> np.ndarray:
+    """The votes that a set of rewritten views can add to the classes; int (outcomes, C).
+
+    Only how many views vote for a class matters, so the C^|I| reassignments (``product``) are
+    listed as multisets; ``test_outcomes_cover_every_reassignment`` compares the two.
+    """
+    ballots = combinations_with_replacement(range(num_classes), set_size)
+    return np.array([np.bincount(b, minlength=num_classes) for b in map(np.int64, ballots)])
+
+
+def class_counts(votes: np.ndarray, num_classes: int) -> np.ndarray:
+    """Votes for each class; int (N, C)."""
+    return np.stack([(votes == c).sum(axis=1) for c in range(num_classes)], axis=1)
+
+
+def predictions(votes: np.ndarray, num_classes: int) -> np.ndarray:
+    """The class with the most votes; argmax takes the first, so the lowest class wins ties."""
+    return class_counts(votes, num_classes).argmax(axis=1)
+
+
+def can_change(votes: np.ndarray, sets: Iterable[ViewSet], num_classes: int) -> np.ndarray:
+    """Whether rewriting one of the sets of views can change each prediction; bool (N,)."""
+    predicted = predictions(votes, num_classes)
+    changed = np.zeros(len(votes), bool)
+    for views in sets:
+        outside = class_counts(np.delete(votes, list(views), axis=1), num_classes)
+        after = outside[:, None, :] + outcomes(len(views), num_classes)[None, :, :]
+        changed |= (after.argmax(axis=2) != predicted[:, None]).any(axis=1)
+    return changed
+
+
+def some_votes(num_views: int, num_classes: int, limit: int, seed: int = 0) -> np.ndarray:
+    """Every vote of the views where there are at most ``limit``, a random sample elsewhere.
+
+    Each image of the sample has a favourite class and up to 60 % of other votes, scattered or in
+    one run, for one rival or many, so that some are certified and some are not.
+    """
+    if num_classes**num_views <= limit:
+        return np.array(list(product(range(num_classes), repeat=num_views)))
+    rng = np.random.default_rng([seed, num_views, num_classes])
+    each, every = (limit, 1), (limit, num_views)
+    run = (np.arange(num_views) + rng.integers(num_views, size=each)) % num_views
+    place = np.where(rng.random(each) < 0.5, run / num_views, rng.random(every))
+    one_rival, many = rng.integers(num_classes, size=each), rng.integers(num_classes, size=every)
+    rivals = np.where(rng.random(each) < 0.5, one_rival, many)
+    favourite = rng.integers(num_classes, size=each)
+    return np.where(place < 0.6 * rng.random(each), rivals, favourite)
+
+
+def line_geometries(
+    lengths: range, kind: str = "column", thickest: int | None = None
+) -> Iterator[Geometry]:
+    """Every column (or row) geometry of these lengths, bands and patches up to ``thickest`` px."""
+    for length in lengths:
+        thick = range(1, min(length, thickest or length) + 1)
+        for size, patch, stride in product(thick, thick, range(1, length + 1)):
+            if kind == "column":
+                yield Geometry(kind, size, stride, 1, length, 1, patch)
+            else:
+                yield Geometry(kind, size, stride, length, 1, patch, 1)
+
+
+def block_geometries(longest: int) -> Iterator[Geometry]:
+    """Every block geometry on images and with rectangles of 1 .. longest px along each axis."""
+    for height, width in product(range(1, longest + 1), repeat=2):
+        sides = range(1, min(height, width) + 1)
+        for size, stride in product(sides, repeat=2):
+            for patch in product(range(1, height + 1), range(1, width + 1)):
+                yield Geometry("block", size, stride, height, width, *patch)

@@ -1,0 +1,83 @@
+"""Brute force must tell every mutant of the proof code (``mutants.MUTANTS``) from the original."""
+
+import pytest
+from bruteforce import (
+    Geometry,
+    any_views,
+    can_change,
+    predictions,
+    some_votes,
+    touched_sets,
+    view_masks,
+)
+from mutants import COUNTS, EXACT_RULE, GEOMETRY, MUTANTS, UNIFORM_RULE, load
+
+CASES = [
+    (Geometry("column", 1, 1, 1, 4, 1, 2), 3),
+    (Geometry("column", 1, 1, 1, 6, 1, 2), 3),
+    (Geometry("column", 2, 2, 1, 15, 1, 1), 3),
+    (Geometry("column", 1, 3, 1, 13, 1, 2), 3),
+    (Geometry("row", 1, 1, 6, 2, 2, 1), 3),
+    (Geometry("row", 1, 1, 8, 2, 1, 2), 4),
+    (Geometry("row", 2, 2, 13, 1, 2, 1), 3),
+    (Geometry("block", 1, 2, 4, 9, 1, 2), 3),
+    (Geometry("block", 2, 2, 5, 6, 1, 2), 3),
+]
+
+
+@pytest.fixture(scope="module")
+def cases():
+    """Geometry, votes, classes, and the judgement of brute force on all that is computed."""
+    found = []
+    for g, num_classes in CASES:
+        votes = some_votes(len(view_masks(g)), num_classes, limit=1000)
+        sets = touched_sets(g)
+        worst = any_views(votes.shape[1], max(map(len, sets)))
+        judgement = {
+            "prediction": predictions(votes, num_classes),
+            "exact": ~can_change(votes, sets, num_classes),
+            "uniform": ~can_change(votes, worst, num_classes),
+        }
+        found.append((g, votes, num_classes, judgement))
+    return found
+
+
+def disagreements(question, modules, cases) -> int:
+    """Number of images on which these modules contradict brute force."""
+    geometry, wrong = modules[GEOMETRY], 0
+    rules = {
+        "exact": modules[EXACT_RULE].exact_margins,
+        "uniform": modules[UNIFORM_RULE].uniform_margins,
+    }
+    for g, votes, num_classes, judgement in cases:
+        if question == "prediction":
+            answer = modules[COUNTS].smoothed_predictions(votes, num_classes)
+        else:
+            ablation = geometry.Ablation(**g.ablation)
+            patch = geometry.Patch(g.patch_height, g.patch_width)
+            answer = rules[question](votes, ablation, patch, num_classes) >= 0
+        wrong += int((answer != judgement[question]).sum())
+    return wrong
+
+
+@pytest.mark.parametrize("question", ["prediction", "uniform", "exact"])
+def test_the_original_survives(question, cases):
+    assert disagreements(question, load(None), cases) == 0
+
+
+@pytest.mark.parametrize("rule", ["uniform", "exact"])
+def test_the_cases_hold_both_answers(rule, cases):
+    for g, *_, judgement in cases:
+        assert set(judgement[rule].tolist()) == {True, False}, g
+
+
+@pytest.mark.parametrize(
+    ("mutant", "question"),
+    [
+        pytest.param(mutant, question, id=f"{question}: {mutant.what}")
+        for mutant in MUTANTS
+        for question in mutant.caught_by
+    ],
+)
+def test_every_mutant_is_caught(mutant, question, cases):
+    assert disagreements(question, load(mutant), cases) > 0

@@ -126,6 +126,6 @@ def _resize_shorter(image: Image.Image, side: int, interpolation: Interpolation)
 
 def _center_crop(image: Image.Image, side: int) -> Image.Image:
     """Cut the central ``side`` x ``side`` px, rounding half to even as torchvision does."""
-    left = int(round((image.width - side) / 2.0))
-    top = int(round((image.height - side) / 2.0))
+    left = round((image.width - side) / 2.0)
+    top = round((image.height - side) / 2.0)
     return image.crop((left, top, left + side, top + side))

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from timm.layers import PatchEmbed
+from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
@@ -41,13 +41,12 @@ class TokenDropViT(nn.Module):
         ValueError: The ablation, the preprocessing and the network disagree on the input size.
     """
 
-    def __init__(
-        self, network: VisionTransformer, ablation: Ablation, preprocess: Preprocess
-    ) -> None:
+    def __init__(self, network: nn.Module, ablation: Ablation, preprocess: Preprocess) -> None:
         super().__init__()
-        self.network = network
+        self.network = droppable(network)
         self.ablation = ablation
-        token_px, grid = _token_grid(network)
+        embed = self.network.patch_embed
+        token_px, grid = tuple(embed.patch_size), tuple(embed.grid_size)
         model_px = (
             ablation.height * ablation.pixel_scale,
             ablation.width * ablation.pixel_scale,
@@ -96,7 +95,7 @@ class TokenDropViT(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The arithmetic's type: that of the weights."""
-        return self.network.pos_embed.dtype
+        return next(self.network.parameters()).dtype
 
     def groups(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
         """Ablations that keep equally many tokens: (token count, view numbers), ascending."""
@@ -158,15 +157,20 @@ class TokenDropViT(nn.Module):
         distillation and register tokens is placed as the network was trained.
         """
         network = self.network
-        zeros = network.pos_embed.new_zeros((1, *self.grid, network.embed_dim))
+        zeros = self.black.new_zeros((1, *self.grid, network.embed_dim), dtype=self.dtype)
         # Networks of dynamic size want the grid, the others want it flattened.
         placed = network._pos_embed(zeros if network.dynamic_img_size else zeros.flatten(1, 2))
         prefix = network.num_prefix_tokens
         return placed[0, prefix:], placed[:, :prefix]
 
 
-def _token_grid(network: nn.Module) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Token size (pixels) and grid (tokens) of a network whose tokens may be dropped."""
+def droppable(network: nn.Module) -> VisionTransformer:
+    """The network itself, known to compute the same whichever hidden tokens are left out.
+
+    Raises:
+        UnsupportedModelError: Tokens share pixels, attend only within windows, or have no
+            absolute position.
+    """
     name = type(network).__name__
     if not isinstance(network, VisionTransformer):
         raise UnsupportedModelError(
@@ -179,6 +183,6 @@ def _token_grid(network: nn.Module) -> tuple[tuple[int, int], tuple[int, int]]:
             f"{name}: its tokens share pixels ({type(embed).__name__}), so a hidden token cannot "
             "be dropped soundly; choose a model with non-overlapping patches"
         )
-    if getattr(network, "pos_embed", None) is None:
+    if network.pos_embed is None:
         raise UnsupportedModelError(f"{name} has no absolute position embedding to keep")
-    return tuple(embed.patch_size), tuple(embed.grid_size)
+    return network

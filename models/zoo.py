@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import timm
 import torch
 from safetensors.torch import load_file
-from timm.data import resolve_model_data_config
+from timm.data.config import resolve_model_data_config
 from torch import nn
 
 from models.preprocess import Preprocess
@@ -21,7 +21,8 @@ def check_model_name(name: str) -> None:
     """Raise UnknownModelError, naming the nearest models, unless timm knows ``name``."""
     if timm.is_model(name):
         return
-    near = difflib.get_close_matches(name.split(".", maxsplit=1)[0], timm.list_models(), n=3, cutoff=0.5)
+    stem = name.split(".", maxsplit=1)[0]
+    near = difflib.get_close_matches(stem, timm.list_models(), n=3, cutoff=0.5)
     hint = f"; did you mean {', '.join(near)}?" if near else "; see timm.list_models()"
     raise UnknownModelError(f"model {name!r}: timm has no model of that name{hint}")
 
@@ -42,7 +43,7 @@ def default_preprocess(name: str) -> Preprocess:
     check_model_name(name)
     with torch.device("meta"):
         network = timm.create_model(name, pretrained=False)
-    config = resolve_model_data_config(network)
+    config = resolve_model_data_config(network)  # type: ignore[no-untyped-call]
     _, height, width = config["input_size"]
     if height != width or config["crop_mode"] != "center":
         raise ValueError(

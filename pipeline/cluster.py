@@ -99,7 +99,7 @@ def ray_cluster(*, verbose: bool) -> Iterator[Mapping[str, float]]:
         # Workers' output is noise on a user's terminal; errors reach the driver as exceptions.
         ray.init(log_to_driver=verbose, **quiet)
     try:
-        yield ray.cluster_resources()
+        yield ray.cluster_resources()  # type: ignore[no-untyped-call]
     finally:
         if started:
             ray.shutdown()

@@ -128,7 +128,8 @@ def _log(certified: Certified, picture: bytes) -> None:
     # MLflow takes digests of up to 36 characters.
     digest = manifest.identity["data"]["fingerprint"][:32]
     name = Path(manifest.execution["data"]).name
-    mlflow.log_input(MetaDataset(source, name=name, digest=digest), context="eval")
+    dataset = MetaDataset(source, name=name, digest=digest)  # type: ignore[abstract]
+    mlflow.log_input(dataset, context="eval")
     metrics = {
         name: summary[name]["value"]
         for name in ("plain_accuracy", "smoothed_accuracy")

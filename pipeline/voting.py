@@ -80,8 +80,8 @@ def votes_table(
     plain: list[int | None] = [None] * rows.num_rows
     for row, votes_v, whole in zip(readable, votes_bv, plain_b, strict=True):
         votes[row] = votes_v.astype(np.uint16)
-        counts[row] = ranked_counts(votes_v)
-        prediction[row] = counts[row][0]["class"]  # type: ignore[index]  # just assigned
+        counts[row] = ranked = ranked_counts(votes_v)
+        prediction[row] = ranked[0]["class"]
         plain[row] = int(whole)
     columns: dict[str, Any] = {
         "image_id": rows["image_id"],

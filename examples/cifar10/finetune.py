@@ -86,7 +86,8 @@ def main() -> None:
     network = timm.create_model(MODEL, pretrained=False, num_classes=len(CLASSES))
     init = {k: v for k, v in load_file(args.init).items() if not k.startswith("head.")}
     missing, unexpected = network.load_state_dict(init, strict=False)
-    assert set(missing) == {"head.weight", "head.bias"} and not unexpected, (missing, unexpected)
+    if set(missing) != {"head.weight", "head.bias"} or unexpected:
+        raise SystemExit(f"{args.init}: missing {missing}, unexpected {unexpected}")
     ablation = Ablation(kind="column", size=args.size, stride=1, height=32, width=32, pixel_scale=7)
     model = TokenDropViT(network, ablation, PREPROCESS)
     groups = [views for _, views in model.groups()]

@@ -78,10 +78,11 @@ def test_json_is_the_summary_file(finished, capsys):
 
 
 def test_certify_needs_no_images_no_weights_and_no_torch(finished, tmp_path):
-    out, run_id = finished
+    out, _ = finished
     code = (
         "import sys\nfrom jobs.cli import main\n"
-        f"assert main(['certify', '--out', {str(out)!r}, '--patch', '24', '--mlflow', 'none']) == 0\n"
+        f"arguments = ['certify', '--out', {str(out)!r}, '--patch', '24', '--mlflow', 'none']\n"
+        "assert main(arguments) == 0\n"
         "assert not {'torch', 'ray', 'timm', 'mlflow'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)

@@ -33,6 +33,7 @@ def dense_logits(
     shown: np.ndarray,
     mean: tuple[float, ...],
     std: tuple[float, ...],
+    *,
     token: int,
     fill: float = 0.0,
 ) -> torch.Tensor:

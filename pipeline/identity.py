@@ -1,0 +1,68 @@
+"""The facts of a run: those that determine its votes, and those worth recording beside them."""
+
+import hashlib
+import os
+import platform
+import time
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.config import VotesConfig
+from pipeline.numerics import Numerics
+from pipeline.resolve import Voter
+from pipeline.sources.listing import Listing
+
+_VERSIONED = ("patchcert", "numpy", "pillow", "timm", "torch")
+
+
+def identity(
+    config: VotesConfig, voter: Voter, numerics: Numerics, listing: Listing
+) -> dict[str, Any]:
+    """Everything that determines the votes, as plain JSON."""
+    return {
+        "data": {
+            "kind": listing.kind,
+            "fingerprint": listing.fingerprint,
+            "limit": config.limit,
+            "image_column": config.image_column,
+            "rows_sha256": rows_digest(listing.table),
+        },
+        "model": {
+            "name": voter.model,
+            "num_classes": voter.num_classes,
+            "weights_sha256": voter.weights_sha256,
+        },
+        "ablation": asdict(voter.ablation),
+        "tokens": voter.tokens,
+        "preprocess": voter.preprocess.to_dict(),
+        "numerics": numerics.to_dict(),
+        "versions": {name: version(name) for name in _VERSIONED},
+    }
+
+
+def rows_digest(table: pa.Table) -> str:
+    """Digest of the listed ids and labels: what options such as a label map decide."""
+    digest = hashlib.sha256()
+    columns = (table["image_id"].to_pylist(), table["label"].to_pylist())
+    for image_id, label in zip(*columns, strict=True):
+        digest.update(f"{image_id}\0{label}\n".encode())
+    return digest.hexdigest()
+
+
+def execution(config: VotesConfig, images: int) -> dict[str, Any]:
+    """What is worth knowing about a run but does not change its votes."""
+    # Small enough to show progress and lose little, large enough to keep an actor busy.
+    unit_images = config.unit_images or min(256, max(16, -(-images // 16)))
+    return {
+        "data": config.data,
+        "weights": config.weights,
+        "images": images,
+        "unit_images": unit_images,
+        "units": -(-images // unit_images),
+        "host": platform.node(),
+        "cpus": os.cpu_count(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }

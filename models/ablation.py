@@ -9,15 +9,14 @@ Pure numpy: no torch, so that certificates can be computed where no model can ru
 """
 
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-IntArray = NDArray[np.int64]
-BoolArray = NDArray[np.bool_]
-AblationKind = Literal["column", "row", "block"]
+from models.geometry import BoolArray, IntArray, band_meets, corners
+from models.views import AblationKind, Views
+
+__all__ = ["Ablation", "AblationKind", "BoolArray", "IntArray", "Patch"]
 
 
 class Patch(NamedTuple):
@@ -35,121 +34,9 @@ class Patch(NamedTuple):
         return f"{self.height}x{self.width} px"
 
 
-def _band(start: IntArray, size: int, length: int) -> BoolArray:
-    """Rows of bool (V, length): True on [start, start + size) modulo ``length``."""
-    return (np.arange(length)[None, :] - start[:, None]) % length < size
-
-
-def _band_meets(start: IntArray, size: int, length: int, first: IntArray, extent: int) -> BoolArray:
-    """Whether the interval [first, first + extent) meets the wrapped band; bool (L, V).
-
-    Two arcs of a circle intersect iff one of them begins inside the other.
-    """
-    offset = (first[:, None] - start[None, :]) % length
-    return (offset < size) | ((-offset) % length < extent)
-
-
 @dataclass(frozen=True, kw_only=True)
-class Ablation:
-    """Every ablation of one image: what each shows and which a patch can touch.
-
-    A column ablation shows the columns [x, x + size) modulo the width, a row ablation likewise
-    rows, a block ablation a size x size square that wraps both ways (Levine & Feizi,
-    "(De)Randomized Smoothing", 2020; Salman et al., "Certified Patch Robustness via Smoothed
-    Vision Transformers", 2022). Offsets are 0, stride, 2 stride, ... below the length; blocks
-    are numbered row-major (y, then x).
-
-    Attributes:
-        kind: The shape of what is shown.
-        size: Extent of the band or block, in pixels.
-        stride: Distance of neighbouring offsets, in pixels.
-        height: Height of the attacker's grid, in pixels.
-        width: Width of the attacker's grid, in pixels.
-        pixel_scale: Model pixels per pixel of the attacker's grid, along each axis.
-
-    Raises:
-        ValueError: The size or the stride lies outside 1 .. the length they divide.
-    """
-
-    kind: AblationKind
-    size: int
-    stride: int
-    height: int
-    width: int
-    pixel_scale: int = 1
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("column", "row", "block"):
-            raise ValueError(f"ablation={self.kind!r}: choose column, row or block")
-        if min(self.height, self.width, self.pixel_scale) < 1:
-            raise ValueError("image height, width and pixel_scale must be at least 1")
-        limit = {"column": self.width, "row": self.height}.get(
-            self.kind, min(self.height, self.width)
-        )
-        for name, value in (("size", self.size), ("stride", self.stride)):
-            if not 1 <= value <= limit:
-                raise ValueError(
-                    f"{name}={value}: a {self.kind} ablation of a {self.height}x{self.width} px "
-                    f"image needs a {name} from 1 to {limit} px"
-                )
-
-    @cached_property
-    def positions(self) -> IntArray:
-        """Top-left corner (y, x) of every ablation, in pixels; int (V, 2)."""
-        ys = np.arange(0, self.height, self.stride) if self.kind != "column" else np.zeros(1, int)
-        xs = np.arange(0, self.width, self.stride) if self.kind != "row" else np.zeros(1, int)
-        return np.stack(np.meshgrid(ys, xs, indexing="ij"), axis=-1).reshape(-1, 2).astype(np.int64)
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    @property
-    def _extent(self) -> tuple[int, int]:
-        """Visible height and width of one ablation, in pixels."""
-        return (
-            self.height if self.kind == "column" else self.size,
-            self.width if self.kind == "row" else self.size,
-        )
-
-    @cached_property
-    def visible_rows(self) -> BoolArray:
-        """Which pixel rows each ablation shows; bool (V, height)."""
-        return _band(self.positions[:, 0], self._extent[0], self.height)
-
-    @cached_property
-    def visible_columns(self) -> BoolArray:
-        """Which pixel columns each ablation shows; bool (V, width)."""
-        return _band(self.positions[:, 1], self._extent[1], self.width)
-
-    def visible(self, view: int) -> BoolArray:
-        """The pixels that ablation ``view`` shows; bool (height, width)."""
-        shown: BoolArray = self.visible_rows[view][:, None] & self.visible_columns[view][None, :]
-        return shown
-
-    def kept_tokens(self, view: int, token_px: tuple[int, int]) -> IntArray:
-        """Tokens with at least one visible pixel, ascending, row-major; int (K,).
-
-        Args:
-            view: Number of the ablation.
-            token_px: Height and width of a token in *model* pixels.
-
-        Raises:
-            ValueError: The tokens do not tile the model's input.
-        """
-        axes = zip(
-            (self.visible_rows[view], self.visible_columns[view]),
-            (self.height, self.width),
-            token_px,
-            strict=True,
-        )
-        kept = []
-        for visible, length, token in axes:
-            if (length * self.pixel_scale) % token:
-                raise ValueError(
-                    f"tokens of {token} px do not tile {length * self.pixel_scale} model pixels"
-                )
-            kept.append(visible.repeat(self.pixel_scale).reshape(-1, token).any(axis=1))
-        return np.flatnonzero(kept[0][:, None] & kept[1][None, :]).astype(np.int64)
+class Ablation(Views):
+    """Every ablation of one image: what each shows (``Views``) and which a patch can touch."""
 
     def check_patch(self, patch: Patch) -> None:
         """Raise ValueError unless ``patch`` fits inside the image."""
@@ -168,25 +55,41 @@ class Ablation:
         Raises:
             ValueError: The patch does not fit.
         """
+        return corners(*self._edges(patch))
+
+    def _edges(self, patch: Patch) -> tuple[IntArray, IntArray]:
+        """The y and the x of ``locations``, ascending; int (Ly,) and (Lx,)."""
         self.check_patch(patch)
-        ys = np.arange(self.height - patch.height + 1) if self.kind != "column" else np.zeros(1)
-        xs = np.arange(self.width - patch.width + 1) if self.kind != "row" else np.zeros(1)
-        return np.stack(np.meshgrid(ys, xs, indexing="ij"), axis=-1).reshape(-1, 2).astype(np.int64)
+        return (
+            np.arange(1 if self.kind == "column" else self.height - patch.height + 1),
+            np.arange(1 if self.kind == "row" else self.width - patch.width + 1),
+        )
+
+    def touched_grid(self, patch: Patch) -> tuple[BoolArray, BoolArray]:
+        """Touched rows (Ly, Vy) and columns (Lx, Vx) of ``grid``, per edge coordinate.
+
+        A patch at location (y, x) touches the view of a cell iff it does so along both axes.
+
+        Raises:
+            ValueError: The patch does not fit.
+        """
+        y0, x0 = self._edges(patch)
+        size_y, size_x = self._extent
+        rows = band_meets(self.grid.ys, size_y, self.height, y0, patch.height)
+        columns = band_meets(self.grid.xs, size_x, self.width, x0, patch.width)
+        return rows, columns
 
     def touched_axes(self, patch: Patch) -> tuple[BoolArray, BoolArray]:
-        """Touched rows (Ly, V) and columns (Lx, V) of a patch, per edge coordinate.
+        """Touched rows (Ly, V) and columns (Lx, V) of a patch, per view.
 
         A patch at location (y, x) touches ablation v iff rows[y, v] and columns[x, v].
 
         Raises:
             ValueError: The patch does not fit.
         """
-        corners = self.locations(patch)
-        y0, x0 = np.unique(corners[:, 0]), np.unique(corners[:, 1])
-        size_y, size_x = self._extent
-        rows = _band_meets(self.positions[:, 0], size_y, self.height, y0, patch.height)
-        columns = _band_meets(self.positions[:, 1], size_x, self.width, x0, patch.width)
-        return rows, columns
+        rows, columns = self.touched_grid(patch)
+        row_v, column_v = np.divmod(self.grid.cells_v, self.grid.shape[1])
+        return rows[:, row_v], columns[:, column_v]
 
     def touched(self, patch: Patch) -> BoolArray:
         """Which ablations a patch at each location touches; bool (L, V), as ``locations``."""
@@ -200,7 +103,7 @@ class Ablation:
         Counted, not by the published ceil((m + b - 1) / s), which is too small where the stride
         does not divide the length, because the last and the first offset are closer than it.
         """
-        rows, columns = self.touched_axes(patch)
-        # (Ly, V) x (V, Lx) counts, per location, the ablations touched along both axes. Floats
-        # are exact below 2^53 and have a fast matrix product, which numpy's integers lack.
-        return int((rows.astype(np.float64) @ columns.T.astype(np.float64)).max())
+        rows, columns = self.touched_grid(patch)
+        # Floats are exact below 2^53 and have a fast matrix product, which numpy's integers lack.
+        taken = self.grid.taken().astype(np.float64)
+        return int((rows.astype(np.float64) @ taken @ columns.T.astype(np.float64)).max())

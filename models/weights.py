@@ -15,7 +15,11 @@ from safetensors import SafetensorError, safe_open
 
 from models.preprocess import Preprocess
 
+HUB = "timm:"
+"""What weights on timm's hub begin with, before the model's name."""
+
 _KEY = "patchcert"
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 
 class WeightsError(ValueError):
@@ -63,26 +67,35 @@ def check_weights_path(path: str) -> Path:
     """The file behind ``path``.
 
     Raises:
-        WeightsError: There is none, or it is not a safetensors file.
+        WeightsError: There is none, or its name is not that of a weight file.
     """
     file = Path(path)
     if not file.is_file():
         raise WeightsError(f"weights {path}: no such file; give --weights an existing .safetensors")
-    if file.suffix != ".safetensors":
+    if file.suffix not in _SUFFIXES:
         raise WeightsError(
-            f"weights {path}: only .safetensors files are loaded (a pickle can run code); "
-            "save the state dict with safetensors.torch.save_file"
+            f"weights {path}: weight files end in {', '.join(_SUFFIXES)}; save the state dict with "
+            "safetensors.torch.save_file"
         )
     return file
+
+
+def is_hub_name(weights: str) -> bool:
+    """Whether ``weights`` names published weights (``timm:NAME``) rather than a file."""
+    return weights.startswith(HUB)
 
 
 def read_card(path: str) -> WeightsCard:
     """Read the card in a safetensors header; an empty card where there is none.
 
+    Other formats have no header that could be read without loading them, so no card either.
+
     Raises:
-        WeightsError: The file is missing, not safetensors, or its card is malformed.
+        WeightsError: The file is missing or unreadable, or its card is malformed.
     """
     file = check_weights_path(path)
+    if file.suffix != ".safetensors":
+        return WeightsCard()
     try:
         with safe_open(file, framework="numpy") as archive:
             metadata = archive.metadata() or {}

@@ -1,16 +1,18 @@
 """Networks by name with weights from a local file: the only code that asks timm for models."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 import timm
 import torch
-from safetensors.torch import load_file
 from timm.data.config import resolve_model_data_config
-from torch import nn
+from torch import Tensor, nn
 
+from models.checkpoint import read_state
 from models.preprocess import Preprocess
-from models.weights import WeightsError, check_weights_path
+from models.weights import HUB, WeightsError
 
 
 class UnknownModelError(ValueError):
@@ -40,10 +42,7 @@ def default_preprocess(name: str) -> Preprocess:
     Raises:
         ValueError: The config cannot be expressed (a non-square input, another crop mode).
     """
-    check_model_name(name)
-    with torch.device("meta"):
-        network = timm.create_model(name, pretrained=False)
-    config = resolve_model_data_config(network)  # type: ignore[no-untyped-call]
+    config = resolve_model_data_config(outline(name))  # type: ignore[no-untyped-call]
     _, height, width = config["input_size"]
     if height != width or config["crop_mode"] != "center":
         raise ValueError(
@@ -67,8 +66,31 @@ def load_network(name: str, num_classes: int, weights: str) -> nn.Module:
         WeightsError: The file is missing or its keys or shapes are not exactly the network's.
     """
     check_model_name(name)
-    state = load_file(check_weights_path(weights))
+    state = read_state(weights)
     network = timm.create_model(name, pretrained=False, num_classes=num_classes)
+    remedy = "Give the --model and --num-classes these weights were trained with"
+    if any(key.startswith("module.") for key in state):
+        remedy = f"Its keys are a training wrapper's: `patchcert convert {weights} out.safetensors`"
+    check_fit(network, state, f"weights {weights} do not fit {name}, {num_classes} classes", remedy)
+    network.load_state_dict(state)
+    return network.eval()
+
+
+def outline(name: str, num_classes: int | None = None) -> nn.Module:
+    """The network with shapes but without memory for its weights.
+
+    Raises:
+        UnknownModelError: timm has no such model.
+    """
+    check_model_name(name)
+    given: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    with torch.device("meta"):
+        network: nn.Module = timm.create_model(name, pretrained=False, **given)
+    return network
+
+
+def check_fit(network: nn.Module, state: Mapping[str, Tensor], what: str, remedy: str) -> None:
+    """Raise WeightsError unless the keys and shapes of ``state`` are exactly the network's."""
     expected = network.state_dict()
     missing = sorted(set(expected) - set(state))
     unexpected = sorted(set(state) - set(expected))
@@ -77,22 +99,68 @@ def load_network(name: str, num_classes: int, weights: str) -> nn.Module:
         for key in sorted(set(state) & set(expected))
         if state[key].shape != expected[key].shape
     ]
-    if missing or unexpected or misshapen:
-        parts = [
-            f"{len(keys)} {what}: {_at_most_ten(keys)}"
-            for what, keys in (
-                ("missing", missing),
-                ("unexpected", unexpected),
-                ("of another shape", misshapen),
-            )
-            if keys
-        ]
-        raise WeightsError(
-            f"weights {weights} do not fit {name} with {num_classes} classes: {'; '.join(parts)}. "
-            "Give the --model and --num-classes these weights were trained with"
+    parts = [
+        f"{len(keys)} {how}: {_at_most_ten(keys)}"
+        for how, keys in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", misshapen),
         )
-    network.load_state_dict(state)
-    return network.eval()
+        if keys
+    ]
+    if parts:
+        raise WeightsError(f"{what}: {'; '.join(parts)}. {remedy}")
+
+
+def fetch_hub_weights(weights: str) -> Path:
+    """The local copy of ``timm:NAME[.TAG]``, downloaded from the Hugging Face hub once.
+
+    Only safetensors are fetched: hub pickles are never opened.
+
+    Raises:
+        UnknownModelError: timm has no such model or tag.
+        WeightsError: timm publishes no weights for it there, or they cannot be fetched.
+    """
+    # With its telemetry and HTTP client it is slow to import, and needed for nothing else.
+    from huggingface_hub import hf_hub_download  # noqa: PLC0415
+    from huggingface_hub.errors import (  # noqa: PLC0415
+        EntryNotFoundError,
+        LocalEntryNotFoundError,
+    )
+
+    name = weights.removeprefix(HUB)
+    check_model_name(name)
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        tags = ", ".join(timm.list_pretrained(f"{name.partition('.')[0]}.*"))
+        raise UnknownModelError(f"weights {weights}: {error} timm publishes: {tags}") from error
+    if config is None or not config.hf_hub_id:
+        raise WeightsError(
+            f"weights {weights}: timm publishes none for {name} on the hub; give a file"
+        )
+    repository, _, revision = config.hf_hub_id.partition("@")
+    try:
+        return Path(hf_hub_download(repository, "model.safetensors", revision=revision or None))
+    except LocalEntryNotFoundError as error:
+        raise _no_hub(weights, repository, error) from error
+    except EntryNotFoundError as error:
+        raise WeightsError(
+            f"weights {weights}: {repository} on the hub has no model.safetensors; download its "
+            "weights and give the file"
+        ) from error
+    # httpx or requests, by version, whose errors need not be OSErrors.
+    except Exception as error:
+        raise _no_hub(weights, repository, error) from error
+
+
+def _no_hub(weights: str, repository: str, error: Exception) -> WeightsError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return WeightsError(
+        f"weights {weights}: https://huggingface.co/{repository} cannot be reached and the local "
+        f"cache has no copy ({reason}); download model.safetensors where there is a network and "
+        "give the file"
+    )
 
 
 def _at_most_ten(items: Iterable[str]) -> str:

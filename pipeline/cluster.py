@@ -3,9 +3,11 @@
 The only module that starts Ray. Knobs that have no stable name in Ray's interface are kept here.
 """
 
+import contextlib
 import logging
 import math
 import os
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -97,12 +99,27 @@ def ray_cluster(*, verbose: bool) -> Iterator[Mapping[str, float]]:
                 # Ray's core warns of each restartable actor; the driver outlives them here.
                 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         # Workers' output is noise on a user's terminal; errors reach the driver as exceptions.
-        ray.init(log_to_driver=verbose, **quiet)
+        with contextlib.nullcontext() if verbose else _silent_stderr():
+            ray.init(log_to_driver=verbose, **quiet)
     try:
         yield ray.cluster_resources()  # type: ignore[no-untyped-call]
     finally:
         if started:
             ray.shutdown()
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Keep what Ray's C++ core says of its own log settings off the terminal."""
+    sys.stderr.flush()
+    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)
 
 
 def run_units(

@@ -6,11 +6,12 @@ Shape suffixes: N images, V ablations (views), C classes, K ranks of a tally.
 import numpy as np
 
 from models.ablation import Ablation, IntArray, Patch
-from pipeline.certificates.counts import VoteArray, check_votes, chunks, tally
+from pipeline.certificates.counts import tally
+from pipeline.certificates.votes import VoteArray, check_votes, chunks, votes_per_image
 
 
 def uniform_margins(
-    votes_nv: VoteArray, ablation: Ablation, patch: Patch, num_classes: int
+    votes: VoteArray, ablation: Ablation, patch: Patch, num_classes: int
 ) -> IntArray:
     """Margin of each image under the uniform rule; int64 (N,), certified iff >= 0.
 
@@ -28,8 +29,17 @@ def uniform_margins(
     j. Conversely, if the margin of j is negative, moving Delta votes of c (or all of them, if it
     has fewer) to j makes j beat c.
 
+    Vote sets (a view votes for every class that its softmax gives at least theta, up to
+    T = floor(1 / theta) of them, maybe none): the same, n counting the views whose set has the
+    class, since a view takes at most one vote from c and gives at most one to j. Feeding several
+    rivals at once is of no use here, one that passes c is enough; see ``exact_margins`` for where
+    it would be. Conversely, let Delta views vote {j}, first those with c but not j: each lowers
+    n_c - n_j by 2. If there are fewer than Delta of them, none is left, and the lead is minus the
+    views that had one of c and j alone, minus the others rewritten: below 0, as Delta >= 1.
+
     Args:
-        votes_nv: Class that each ablation voted for, in the ablation's order; integers (N, V).
+        votes: Class that each ablation voted for, in the ablation's order, integers (N, V), or
+            the set of classes, (N, V, T) with -1 in empty slots.
         ablation: The views that voted.
         patch: Height and width of the adversarial patch, in pixels of the ablation's grid.
         num_classes: Number of classes C; classes without a vote are rivals too.
@@ -41,11 +51,11 @@ def uniform_margins(
         Attacks", 2020, with Delta counted on the geometry instead of by a formula that
         is too small where the stride does not divide the length.
     """
-    votes_nv = check_votes(votes_nv, num_classes, len(ablation))
+    votes = check_votes(votes, num_classes, len(ablation))
     cost = 2 * ablation.max_touched(patch)
-    margins_n = np.empty(len(votes_nv), np.int64)
-    for images in chunks(len(votes_nv), 4 * len(ablation)):
-        ranked = tally(votes_nv[images], num_classes)
+    margins_n = np.empty(len(votes), np.int64)
+    for images in chunks(len(votes), 4 * votes_per_image(votes)):
+        ranked = tally(votes[images], num_classes)
         strength_nk = ranked.counts_nk + ranked.wins_ties_nk
         margins_n[images] = ranked.counts_nk[:, 0] - strength_nk[:, 1:].max(axis=1) - cost
     return margins_n

@@ -10,6 +10,7 @@ from pipeline.sources.files import StoredFile, list_directory, stat
 from pipeline.threads import in_threads
 
 Kind = Literal["webdataset", "parquet", "folder"]
+Numbering = Literal["classes", "ilsvrc2012"]
 
 # One row an image. ``offset`` and ``size`` say where its encoded bytes are: in a tar, the byte
 # position and length of the member's data; in Parquet, the row number in the file and 0; in a
@@ -21,10 +22,13 @@ LISTING = pa.schema(
         pa.field("file", pa.string(), nullable=False),
         pa.field("offset", pa.int64(), nullable=False),
         pa.field("size", pa.int64(), nullable=False),
+        # Every class that is right, ascending; empty where none is known. Null, for all images,
+        # unless the ground truth has several labels an image: then ``label`` is null instead.
+        pa.field("labels", pa.list_(pa.int32())),
     ]
 )
 # What a source hands over: labels as they were written, checked and narrowed in one place.
-RAW_LISTING = LISTING.set(1, pa.field("label", pa.int64()))
+RAW_LISTING = pa.schema([LISTING[0], pa.field("label", pa.int64()), *list(LISTING)[2:5]])
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 
@@ -40,12 +44,19 @@ class SourceOptions:
     Attributes:
         image_column: Parquet column of the encoded images; None tries the usual names.
         label_column: Parquet column of the class numbers; None tries the usual names.
-        label_map: File that gives class folders their numbers (JSON, TSV or CSV).
+        label_map: File that gives class folders, or images that lie in none, their numbers.
+        ground_truth: File of one label an image in the order of validation images, or of several
+            (JSON); replaces what the source itself says.
+        numbering: What the integers of a plain ground-truth file mean.
+        classes: Class numbers that the logits are restricted to; None for all of the model's.
     """
 
     image_column: str | None = None
     label_column: str | None = None
     label_map: str | None = None
+    ground_truth: str | None = None
+    numbering: Numbering | None = None
+    classes: tuple[int, ...] | None = None
 
     def refuse(self, *fields: str, kind: Kind) -> None:
         """Raise SourceError if one of ``fields``, which have no meaning for ``kind``, is set."""

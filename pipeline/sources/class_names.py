@@ -1,16 +1,25 @@
 """From the names of class folders to class numbers, never by guess."""
 
 import csv
+import functools
 import io
 import json
+import posixpath
 import re
 
 from pipeline import storage
 from pipeline.sources.base import SourceError, SourceOptions
 
-_WNID = re.compile(r"n[0-9]{8}")
+WNID = re.compile(r"n[0-9]{8}")
+"""ImageNet's name of a class: a WordNet noun."""
+
 _INTEGER = re.compile(r"-?[0-9]{1,9}")
-_REMEDY = 'give --label-map FILE (JSON {"name": number}, or TSV/CSV rows "name, number")'
+_REMEDY = (
+    'give --label-map FILE (JSON {"name": class}, or TSV/CSV rows "name, class"; a class is its '
+    "number, or, for a model of 1000 classes, its wnid)"
+)
+# Kaggle's answers for the ImageNet validation images: the wnid and then boxes.
+_KAGGLE = ["ImageId", "PredictionString"]
 
 
 def folder_labels(
@@ -28,17 +37,21 @@ def folder_labels(
         SourceError: The label map lacks a name, or the names alone do not tell the number.
     """
     if options.label_map is not None:
-        table = _label_map(options.label_map)
-        _require(classes + loose, table, f"the label map {options.label_map}")
-        return {name: table[name] for name in classes + loose}
+        table = _label_map(options.label_map, num_classes)
+        # Lists of images often leave out ".JPEG".
+        keys = {name: name for name in classes}
+        keys |= {name: name if name in table else posixpath.splitext(name)[0] for name in loose}
+        _require(list(keys.values()), table, f"the label map {options.label_map}")
+        return {name: table[key] for name, key in keys.items()}
     numbers: dict[str, int | None] = dict.fromkeys(loose)
     if all(_INTEGER.fullmatch(name) for name in classes):
         return numbers | {name: int(name) for name in classes}
-    if num_classes == 1000 and all(_WNID.fullmatch(name) for name in classes):
-        table = _imagenet_classes()
+    if num_classes == 1000 and all(WNID.fullmatch(name) for name in classes):
+        table = imagenet_numbers()
         _require(classes, table, "ImageNet's list of 1000 classes")
         return numbers | {name: table[name] for name in classes}
-    if len(classes) == num_classes:
+    # Restricted, the folders may be those of the remaining classes: their order tells nothing.
+    if len(classes) == num_classes and options.classes is None:
         return numbers | {name: number for number, name in enumerate(classes)}
     raise SourceError(
         f"the {len(classes)} class folders ({', '.join(classes[:5])}{', ...' * (len(classes) > 5)})"
@@ -56,7 +69,69 @@ def _require(names: list[str], table: dict[str, int], where: str) -> None:
         )
 
 
-def _imagenet_classes() -> dict[str, int]:
+def class_subset(given: str, num_classes: int) -> tuple[int, ...]:
+    """The classes that ``--classes`` names, ascending, under the model's own numbers.
+
+    Args:
+        given: Numbers or wnids with commas between, or a file of them, one a line.
+        num_classes: Classes of the model.
+
+    Raises:
+        SourceError: A class is unknown or named twice, or fewer than two are named.
+    """
+    where = f"--classes {given}"
+    names = _words(given)
+    if not all(_INTEGER.fullmatch(name) or WNID.fullmatch(name) for name in names):
+        try:
+            names = _words(storage.read_bytes(given).decode("utf-8-sig"))
+        except (ValueError, *storage.failures()) as error:
+            raise SourceError(
+                f"{where}: is neither a comma list of class numbers or wnids nor a readable file "
+                f"of them ({error})"
+            ) from error
+    try:
+        numbers = [_number(name, num_classes) for name in names]
+    except ValueError as error:
+        raise SourceError(f"{where}: {error}") from error
+    outside = [number for number in numbers if not 0 <= number < num_classes]
+    if outside:
+        raise SourceError(
+            f"{where}: {outside[0]} is none of the model's classes, 0 to {num_classes - 1}; give "
+            "the model's own numbers"
+        )
+    doubled = [
+        name for name, number in zip(names, numbers, strict=True) if numbers.count(number) > 1
+    ]
+    if doubled:
+        raise SourceError(f"{where}: names {doubled[0]} twice; keep one")
+    if len(numbers) < 2:
+        raise SourceError(f"{where}: a prediction needs a rival; name at least 2 classes")
+    return tuple(sorted(numbers))
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in re.split(r"[\s,]+", text) if word]
+
+
+def _number(text: str, num_classes: int | None) -> int:
+    """Class number of a number or wnid; ValueError if it is neither, or no wnid is known."""
+    if _INTEGER.fullmatch(text):
+        return int(text)
+    if not WNID.fullmatch(text):
+        raise ValueError(f"{text[:40]!r} is neither a class number nor a wnid")
+    if num_classes != 1000:
+        raise ValueError(
+            f"{text} is one of ImageNet's 1000 classes, but the model has "
+            f"{num_classes or 'an unknown number of'}; give its class numbers"
+        )
+    if text not in (numbers := imagenet_numbers()):
+        raise ValueError(f"{text} is none of ImageNet's 1000 classes")
+    return numbers[text]
+
+
+@functools.cache
+def imagenet_numbers() -> dict[str, int]:
+    """The class number of every wnid of ImageNet-1k."""
     # Imported here: it drags in torch, which light tasks and --help must not pay for.
     from timm.data.imagenet_info import ImageNetInfo  # noqa: PLC0415
 
@@ -64,17 +139,18 @@ def _imagenet_classes() -> dict[str, int]:
     return {name: number for number, name in enumerate(names)}
 
 
-def _label_map(path: str) -> dict[str, int]:
+def _label_map(path: str, num_classes: int | None) -> dict[str, int]:
     """Read a label map; a name given twice must have one number."""
     try:
         text = storage.read_bytes(path).decode("utf-8-sig")
         pairs = _json_pairs(text) if path.lower().endswith(".json") else _table_pairs(text)
+        numbered = [(name, _number(given, num_classes)) for name, given in pairs]
     except (ValueError, csv.Error) as error:
         raise SourceError(f"the label map {path} cannot be used: {error}; {_REMEDY}") from error
     except storage.failures() as error:
         raise SourceError(f"the label map {path} cannot be read: {error}; {_REMEDY}") from error
     numbers: dict[str, int] = {}
-    for name, number in pairs:
+    for name, number in numbered:
         if numbers.setdefault(name, number) != number:
             raise SourceError(
                 f"the label map {path} gives {name!r} two numbers, {numbers[name]} and {number}; "
@@ -83,23 +159,29 @@ def _label_map(path: str) -> dict[str, int]:
     return numbers
 
 
-def _json_pairs(text: str) -> list[tuple[str, int]]:
+def _json_pairs(text: str) -> list[tuple[str, str]]:
     # Pairs rather than a dict, so that a name given twice is seen.
     pairs = json.loads(text, object_pairs_hook=list)
+    # A bool is an int to isinstance.
     if not isinstance(pairs, list) or not all(
-        isinstance(pair, tuple) and type(pair[1]) is int for pair in pairs
+        isinstance(pair, tuple) and type(pair[1]) in (int, str) for pair in pairs
     ):
-        raise ValueError("it must be one JSON object of names and integers")
-    return pairs
+        raise ValueError("it must be one JSON object of names and integers, or wnids")
+    return [(name, str(given)) for name, given in pairs]
 
 
-def _table_pairs(text: str) -> list[tuple[str, int]]:
-    delimiter = "\t" if "\t" in text else ","
+def _table_pairs(text: str) -> list[tuple[str, str]]:
+    delimiter = next((mark for mark in "\t," if mark in text), " ")
+    rows = list(csv.reader(io.StringIO(text), delimiter=delimiter))
+    kaggle = rows[:1] == [_KAGGLE]
     pairs = []
-    for number, row in enumerate(csv.reader(io.StringIO(text), delimiter=delimiter), start=1):
+    for number, row in enumerate(rows[kaggle:], start=1 + kaggle):
         if not row:
             continue
-        if len(row) != 2 or not _INTEGER.fullmatch(row[1].strip()):
+        given = row[1].strip() if len(row) == 2 else ""
+        if kaggle:
+            given = given.split(" ")[0]
+        if not (_INTEGER.fullmatch(given) or WNID.fullmatch(given)):
             raise ValueError(f'line {number} must be "name, number", with no heading')
-        pairs.append((row[0].strip(), int(row[1])))
+        pairs.append((row[0].strip(), given))
     return pairs

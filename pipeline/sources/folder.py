@@ -40,7 +40,10 @@ class FolderSource:
         # in the root itself has no class, unless a label map names the image.
         loose = [name for name in ids if "/" not in name]
         classes = sorted({name.split("/")[0] for name in ids if "/" in name})
-        labels = folder_labels(classes, loose, options, num_classes)
+        if options.ground_truth is not None:
+            labels: dict[str, int | None] = dict.fromkeys(classes + loose)
+        else:
+            labels = folder_labels(classes, loose, options, num_classes)
         columns: list[Any] = [
             ids,
             [labels[name.split("/")[0]] for name in ids],

@@ -12,12 +12,12 @@ from pipeline import storage
 from pipeline.patterns import PathError, expand_braces, natural_key
 from pipeline.sources.base import LISTING, Kind, Location, SourceError, SourceOptions
 from pipeline.sources.files import StoredFile, list_directory
+from pipeline.sources.labels import with_labels
 from pipeline.sources.registry import SOURCES
 from pipeline.threads import in_threads
 
 __all__ = ["LISTING", "Listing", "SourceError", "SourceOptions", "list_images"]
 
-_MAX_CLASS = 2**31 - 1
 _LAYOUTS = (
     "give tar shards (*.tar, {000..049}.tar), Parquet files (*.parquet), or a directory of "
     "either or of class folders with images"
@@ -79,7 +79,8 @@ def list_images(data: str, options: SourceOptions, num_classes: int | None) -> L
                 "the members are named <key>.jpg, .jpeg, .png or .webp"
             )
         _check_unique(table)
-        return Listing(_with_labels(table, num_classes), _fingerprint(files, root), kind)
+        table = with_labels(table, options, kind, num_classes)
+        return Listing(table, _fingerprint(files, root), kind)
     except SourceError:
         raise
     except PathError as error:
@@ -141,22 +142,6 @@ def _check_unique(table: pa.Table) -> None:
         f"{', '.join(shown.to_pylist())} in {', '.join(paths)}: an id is <file name>/<key or row>, "
         "so files need different names; rename one of them"
     )
-
-
-def _with_labels(table: pa.Table, num_classes: int | None) -> pa.Table:
-    """Unknown (-1) becomes null; a label that is no class is refused."""
-    labels = table.column("label")
-    labels = pc.if_else(pc.equal(labels, -1), pa.scalar(None, pa.int64()), labels)
-    limit = _MAX_CLASS if num_classes is None else num_classes
-    wrong = pc.fill_null(pc.or_(pc.less(labels, 0), pc.greater_equal(labels, limit)), False)
-    if (first := pc.index(wrong, True).as_py()) >= 0:
-        known = f"the model has {num_classes} classes" if num_classes else "classes start at 0"
-        raise SourceError(
-            f"image {table.column('image_id')[first].as_py()!r} has label {labels[first].as_py()}, "
-            f"but {known}, and only -1 stands for unknown; choose the model, --label-column or "
-            "--label-map that fits the data"
-        )
-    return table.set_column(1, LISTING.field(1), labels.cast(pa.int32())).cast(LISTING)
 
 
 def _fingerprint(files: list[StoredFile], root: str) -> str:

@@ -1,7 +1,11 @@
 """Weight files: strict loading, cards, and messages that say what to do."""
 
+import fractions
+
+import huggingface_hub
 import timm
 import torch
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from pytest import mark, raises
 from safetensors.torch import load_file, save_file
 
@@ -11,9 +15,11 @@ from models.zoo import (
     UnknownModelError,
     default_num_classes,
     default_preprocess,
+    fetch_hub_weights,
     load_network,
 )
 from tests.conftest import TINY, TINY_CLASSES
+from tests.models.released import released_state, save_released
 
 
 def test_card_round_trip(tmp_path):
@@ -80,7 +86,7 @@ def test_mismatched_keys_are_listed_at_most_ten_of_each(tiny_weights, tmp_path):
     ("name", "content", "message"),
     [
         ("absent.safetensors", None, "no such file"),
-        ("pickle.pt", b"x", "only .safetensors"),
+        ("weights.npz", b"x", "end in .safetensors"),
         ("torn.safetensors", b"garbage", "not a readable safetensors file"),
     ],
 )
@@ -113,3 +119,66 @@ def test_defaults_are_timms():
         mean=config.mean,
         std=config.std,
     )
+
+
+@mark.parametrize("suffix", [".pt", ".pth", ".bin"])
+@mark.parametrize("key", [None, "state_dict", "model"])
+def test_state_dicts_of_torch_save(tiny_weights, tmp_path, suffix, key):
+    stored = load_file(tiny_weights)
+    path = tmp_path / f"tiny{suffix}"
+    torch.save({key: stored, "epoch": 3} if key else stored, path)
+    assert read_card(str(path)) == WeightsCard()
+    network = load_network(TINY, TINY_CLASSES, str(path))
+    assert all(torch.equal(stored[name], value) for name, value in network.state_dict().items())
+
+
+def test_a_pickle_is_never_opened_to_load_weights(tiny_weights, tmp_path):
+    path = tmp_path / "w.pt"
+    torch.save({"state_dict": load_file(tiny_weights), "lr": fractions.Fraction(1, 3)}, path)
+    with raises(WeightsError, match=r"fractions\.Fraction.*patchcert convert .*--trust-pickle"):
+        load_network(TINY, TINY_CLASSES, str(path))
+
+
+def test_wrapped_keys_point_to_convert(tiny_weights, tmp_path):
+    path = save_released(tmp_path / "w.pt", released_state(load_file(tiny_weights)))
+    with raises(WeightsError, match=r"unexpected: module\..*patchcert convert"):
+        load_network(TINY, TINY_CLASSES, str(path))
+
+
+def test_hub_weights_are_fetched_once_by_name(monkeypatch, tmp_path):
+    asked = []
+
+    def download(repository, name, revision=None):
+        asked.append((repository, name, revision))
+        return str(tmp_path / name)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    for name in ("timm:deit_tiny_patch16_224", "timm:deit_tiny_patch16_224.fb_in1k"):
+        assert fetch_hub_weights(name) == tmp_path / "model.safetensors"
+    assert set(asked) == {("timm/deit_tiny_patch16_224.fb_in1k", "model.safetensors", None)}
+
+
+@mark.parametrize(
+    ("error", "message"),
+    [
+        (LocalEntryNotFoundError("no network"), "cannot be reached.*give the file"),
+        (EntryNotFoundError("404"), r"has no model\.safetensors"),
+        (ConnectionError(""), r"cannot be reached.*\(ConnectionError\)"),
+    ],
+)
+def test_hub_weights_that_cannot_be_had(monkeypatch, error, message):
+    def download(*_, **__):
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    with raises(WeightsError, match=message):
+        fetch_hub_weights("timm:deit_tiny_patch16_224")
+
+
+def test_hub_names_that_timm_does_not_have():
+    with raises(UnknownModelError, match="timm publishes: deit_tiny_patch16_224.fb_in1k"):
+        fetch_hub_weights("timm:deit_tiny_patch16_224.fb_in22k")
+    with raises(UnknownModelError, match="did you mean deit_tiny_patch16_224"):
+        fetch_hub_weights("timm:deit_tinny_patch16_224")
+    with raises(WeightsError, match="publishes none"):
+        fetch_hub_weights("timm:vit_base_patch16_18x2_224")

@@ -5,11 +5,15 @@ where a patch lies is written out pixel by pixel, and a location touches a view 
 pixel. Whether a prediction can change is found by rewriting the touched votes in every way.
 
 To prove a new rule, compare its ``margins >= 0`` with ``~can_change(votes, sets, classes)``, where
-``sets`` are the sets of views that its attacker may rewrite (see test_certificates.py).
+``sets`` are the sets of views that its attacker may rewrite (see agreement.py). Votes are (N, V), or
+vote sets (N, V, T) with -1 in empty slots: then a rewritten view may vote for any set of at most T
+classes, the empty one among them.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations, combinations_with_replacement, product
 
 import numpy as np
@@ -28,20 +32,31 @@ class Geometry:
     width: int
     patch_height: int
     patch_width: int
+    random: int | None = None
+    seed: int = 0
 
     @property
-    def ablation(self) -> dict[str, int | str]:
+    def ablation(self) -> dict[str, int | str | None]:
         """Keyword arguments of ``models.ablation.Ablation``."""
-        names = ("kind", "size", "stride", "height", "width")
+        names = ("kind", "size", "stride", "height", "width", "random", "seed")
         return {name: getattr(self, name) for name in names}
+
+
+def view_corners(g: Geometry) -> list[tuple[int, int]]:
+    """The offset (y, x) of each view: all on the grid, or the ``random`` of smallest SHA-256."""
+    ys = range(0, g.height, g.stride) if g.kind != "column" else [0]
+    xs = range(0, g.width, g.stride) if g.kind != "row" else [0]
+    every = list(product(ys, xs))
+    digests = [hashlib.sha256(b"%d/%d/%d" % (g.seed, y, x)).hexdigest() for y, x in every]
+    chosen = sorted(digests)[: g.random]
+    return [offset for offset, digest in zip(every, digests, strict=True) if digest in chosen]
 
 
 def view_masks(g: Geometry) -> np.ndarray:
     """The pixels that each view shows, wrapping around; bool (V, height, width)."""
-    ys = range(0, g.height, g.stride) if g.kind != "column" else [0]
-    xs = range(0, g.width, g.stride) if g.kind != "row" else [0]
-    masks = np.zeros((len(ys) * len(xs), g.height, g.width), bool)
-    for mask, (y0, x0) in zip(masks, product(ys, xs), strict=True):
+    views = view_corners(g)
+    masks = np.zeros((len(views), g.height, g.width), bool)
+    for mask, (y0, x0) in zip(masks, views, strict=True):
         for y in range(g.height if g.kind == "column" else g.size):
             for x in range(g.width if g.kind == "row" else g.size):
                 mask[(y0 + y) % g.height, (x0 + x) % g.width] = True
@@ -71,19 +86,33 @@ def any_views(num_views: int, how_many: int) -> set[ViewSet]:
     return {frozenset(views) for views in combinations(range(num_views), how_many)}
 
 
-def outcomes(set_size: int, num_classes: int) -> np.ndarray:
+def ballots(num_classes: int, most: int | None) -> list[tuple[int, ...]]:
+    """All that one view can vote: one class, or with ``most`` any set of at most so many."""
+    sizes = [1] if most is None else range(most + 1)
+    return [ballot for size in sizes for ballot in combinations(range(num_classes), size)]
+
+
+@cache
+def outcomes(set_size: int, num_classes: int, most: int | None = None) -> np.ndarray:
     """The votes that a set of rewritten views can add to the classes; int (outcomes, C).
 
-    Only how many views vote for a class matters, so the C^|I| reassignments (``product``) are
-    listed as multisets; ``test_outcomes_cover_every_reassignment`` compares the two.
+    Only how many views cast a ballot matters, so the reassignments of a ballot to each view
+    (``product``) are listed as multisets, and those that add the same votes once;
+    ``test_outcomes_cover_every_reassignment`` compares the two.
     """
-    ballots = combinations_with_replacement(range(num_classes), set_size)
-    return np.array([np.bincount(b, minlength=num_classes) for b in map(np.int64, ballots)])
+    added = np.zeros((1, num_classes), int)
+    kinds = ballots(num_classes, most)
+    votes = np.array([[c in ballot for c in range(num_classes)] for ballot in kinds], int)
+    if set_size:
+        rewritten = combinations_with_replacement(range(len(kinds)), set_size)
+        added = votes[np.array(list(rewritten))].sum(axis=1)
+    return np.unique(added, axis=0)
 
 
 def class_counts(votes: np.ndarray, num_classes: int) -> np.ndarray:
-    """Votes for each class; int (N, C)."""
-    return np.stack([(votes == c).sum(axis=1) for c in range(num_classes)], axis=1)
+    """Views that vote for each class; int (N, C)."""
+    sets = votes if votes.ndim == 3 else votes[:, :, None]
+    return np.stack([(sets == c).any(axis=2).sum(axis=1) for c in range(num_classes)], axis=1)
 
 
 def predictions(votes: np.ndarray, num_classes: int) -> np.ndarray:
@@ -94,10 +123,11 @@ def predictions(votes: np.ndarray, num_classes: int) -> np.ndarray:
 def can_change(votes: np.ndarray, sets: Iterable[ViewSet], num_classes: int) -> np.ndarray:
     """Whether rewriting one of the sets of views can change each prediction; bool (N,)."""
     predicted = predictions(votes, num_classes)
+    most = votes.shape[2] if votes.ndim == 3 else None
     changed = np.zeros(len(votes), bool)
     for views in sets:
         outside = class_counts(np.delete(votes, list(views), axis=1), num_classes)
-        after = outside[:, None, :] + outcomes(len(views), num_classes)[None, :, :]
+        after = outside[:, None, :] + outcomes(len(views), num_classes, most)[None, :, :]
         changed |= (after.argmax(axis=2) != predicted[:, None]).any(axis=1)
     return changed
 
@@ -120,6 +150,30 @@ def some_votes(num_views: int, num_classes: int, limit: int, seed: int = 0) -> n
     return np.where(place < 0.6 * rng.random(each), rivals, favourite)
 
 
+def some_sets(num_views: int, num_classes: int, most: int, limit: int, seed: int = 0) -> np.ndarray:
+    """Vote sets of at most ``most`` classes, all or a sample as ``some_votes``; int (N, V, most).
+
+    Each image of the sample has its own share of views that vote for nothing and of views that
+    vote for more than one class. The first votes for nothing at all.
+    """
+    kinds = [ballot + (-1,) * (most - len(ballot)) for ballot in ballots(num_classes, most)]
+    if len(kinds) ** num_views <= limit:
+        return np.array(list(product(kinds, repeat=num_views))).reshape(-1, num_views, most)
+    sets = np.full((limit, num_views, most), -1)
+    rng = np.random.default_rng([seed, num_views, num_classes, most])
+    votes = some_votes(num_views, num_classes, limit, seed)
+    votes = votes[rng.integers(len(votes), size=limit)]
+    silent, many = rng.random((2, limit, 1)) * [[[0.6]], [[1.0]]]
+    for image, view in np.ndindex(limit, num_views):
+        others = np.delete(np.arange(num_classes), votes[image, view])
+        size = rng.integers(0, most) if rng.random() < many[image, 0] else 0
+        ballot = [votes[image, view], *rng.permutation(others)[:size]]
+        sets[image, view, : len(ballot)] = rng.permutation(ballot)
+    sets[rng.random((limit, num_views)) < silent] = -1
+    sets[0] = -1
+    return sets
+
+
 def line_geometries(
     lengths: range, kind: str = "column", thickest: int | None = None
 ) -> Iterator[Geometry]:
@@ -140,3 +194,14 @@ def block_geometries(longest: int) -> Iterator[Geometry]:
         for size, stride in product(sides, repeat=2):
             for patch in product(range(1, height + 1), range(1, width + 1)):
                 yield Geometry("block", size, stride, height, width, *patch)
+
+
+def random_families(longest: int, kinds: tuple[str, ...] = ("block",)) -> Iterator[Geometry]:
+    """Random families on images of 2 .. longest px: of a few positions, of half and of all."""
+    for kind, height, width in product(kinds, *[range(2, longest + 1)] * 2):
+        limit = {"column": width, "row": height, "block": min(height, width)}[kind]
+        every = {"column": width, "row": height, "block": height * width}[kind]
+        for size, count in product((1, limit - 1), {1, 2, every // 2, every}):
+            for patch in {(1, 1), (1, 2), (2, 1), (height - 1, width)}:
+                seed = height + 7 * width
+                yield Geometry(kind, size, 1, height, width, *patch, random=count, seed=seed)

@@ -4,39 +4,23 @@ from itertools import product
 
 import numpy as np
 import pytest
+from agreement import check
 from bruteforce import (
     Geometry,
-    any_views,
+    ballots,
     block_geometries,
-    can_change,
     line_geometries,
     outcomes,
     patch_masks,
     some_votes,
-    touched_sets,
     view_masks,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.ablation import Ablation, Patch
-from pipeline.certificates import counts, exact_margins, margins, uniform_margins
-
-
-def check(g: Geometry, votes: np.ndarray, num_classes: int) -> tuple[int, int]:
-    """Compare both rules with brute force; the images that ``exact`` and ``uniform`` certify."""
-    sets = touched_sets(g)
-    delta = max(map(len, sets))
-    arguments = (votes, Ablation(**g.ablation), Patch(g.patch_height, g.patch_width), num_classes)
-    exact, uniform = exact_margins(*arguments), uniform_margins(*arguments)
-
-    changeable = can_change(votes, sets, num_classes)
-    np.testing.assert_array_equal(exact >= 0, ~changeable, err_msg=f"exact, {g}")
-    if delta <= 4 or votes.shape[1] <= 6:
-        changeable = can_change(votes, any_views(votes.shape[1], delta), num_classes)
-        np.testing.assert_array_equal(uniform >= 0, ~changeable, err_msg=f"uniform, {g}")
-    assert (exact >= uniform).all(), f"exact loses to uniform, {g}"
-    return int((exact >= 0).sum()), int((uniform >= 0).sum())
+from pipeline.certificates import exact_margins, margins, uniform_margins
+from pipeline.certificates import votes as module
 
 
 @pytest.mark.parametrize(
@@ -96,10 +80,13 @@ def test_rules_agree_with_brute_force_on_random_cases(kind):
 
 
 def test_outcomes_cover_every_reassignment():
-    for set_size, num_classes in product(range(5), (2, 3, 4)):
-        ballots = product(range(num_classes), repeat=set_size)
-        every = {tuple(ballot.count(c) for c in range(num_classes)) for ballot in ballots}
-        assert set(map(tuple, outcomes(set_size, num_classes).tolist())) == every
+    for set_size, num_classes, most in product(range(4), (2, 3, 4), (None, 1, 2, 3)):
+        sets = product(ballots(num_classes, most), repeat=set_size)
+        every = {tuple(sum(views, ()).count(c) for c in range(num_classes)) for views in sets}
+        found = outcomes(set_size, num_classes, most).tolist()
+        assert set(map(tuple, found)) == every, (set_size, num_classes, most)
+    assert ballots(3, None) == [(0,), (1,), (2,)]
+    assert ballots(3, 2) == [(), (0,), (1,), (2,), (0, 1), (0, 2), (1, 2)]
 
 
 def test_stride_10_counterexample():
@@ -145,16 +132,17 @@ def by_definition(votes: np.ndarray, touched: np.ndarray, num_classes: int) -> i
         Ablation(kind="column", size=19, stride=10, height=224, width=224),
         Ablation(kind="row", size=5, stride=1, height=64, width=48),
         Ablation(kind="block", size=20, stride=7, height=60, width=44),
+        Ablation(kind="block", size=20, stride=1, height=60, width=44, random=90, seed=1),
     ],
-    ids=lambda ablation: ablation.kind,
+    ids=lambda ablation: f"{ablation.kind}-{ablation.random}",
 )
 def test_margins_are_the_formula_at_real_sizes(ablation, num_classes, monkeypatch):
     patch = Patch(9, 13)
     votes = some_votes(len(ablation), num_classes, limit=12).astype(np.uint16)
     votes[0] = num_classes - 1  # unanimous: every rival is without a vote
     expected = [by_definition(row, ablation.touched(patch), num_classes) for row in votes]
-    for chunk_numbers in (1, 5000, counts.CHUNK_NUMBERS):  # an image a time, a few, all
-        monkeypatch.setattr(counts, "CHUNK_NUMBERS", chunk_numbers)
+    for chunk_numbers in (1, 5000, module.CHUNK_NUMBERS):  # an image a time, a few, all
+        monkeypatch.setattr(module, "CHUNK_NUMBERS", chunk_numbers)
         assert exact_margins(votes, ablation, patch, num_classes).tolist() == expected
 
 

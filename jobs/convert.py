@@ -1,0 +1,88 @@
+"""``patchcert convert``: a released checkpoint to safetensors. Also ``python -m jobs.convert``."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from models.ablation import AblationKind
+from models.preprocess import PresetName
+from pipeline.config import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertConfig:
+    """What a checkpoint holds, as far as it does not say so itself.
+
+    Attributes:
+        model: timm name of the network, such as deit_tiny_patch16_224.
+        num_classes: Length of the logits [the head's].
+        preprocess: How images were resized and cropped [told from the normalizer inside].
+        ablation: Shape of the ablations it was trained on.
+        size: Their size in pixels; recorded, and the default of later runs.
+        stride: Their stride in pixels; likewise.
+        tokens: Token mode it was trained in; the released weights: black.
+        trust_pickle: Unpickle the file, which runs whatever code its maker put inside. Needed for
+            the released checkpoints; give it only for files whose origin you trust.
+    """
+
+    model: str
+    num_classes: int | None = None
+    preprocess: PresetName | None = None
+    ablation: AblationKind = "column"
+    size: int | None = None
+    stride: int | None = None
+    tokens: Literal["black", "drop"] | None = None
+    trust_pickle: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("num_classes", 2), ("size", 1), ("stride", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                flag = name.replace("_", "-")
+                raise ConfigError(f"--{flag} {value}: it must be at least {least}")
+
+
+def run_convert(released: str, out: str, what: ConvertConfig) -> int:
+    """Convert, and say what was written; the released file is only read.
+
+    Raises:
+        ConfigError: ``out`` exists, or is not named as safetensors are.
+        UnknownModelError, WeightsError: As ``models.convert`` says.
+    """
+    target = Path(out)
+    if target.suffix != ".safetensors":
+        raise ConfigError(f"{out}: converted weights are safetensors; end the name in .safetensors")
+    if target.exists():
+        raise ConfigError(f"{out}: exists already; remove it or choose another name")
+    lengths = {"size": what.size, "stride": what.stride}
+    given = {name: value for name, value in lengths.items() if value is not None}
+    # torch and timm: --help and usage errors must not wait for them.
+    from safetensors.torch import save  # noqa: PLC0415
+
+    from models.convert import convert_checkpoint  # noqa: PLC0415
+    from pipeline import storage  # noqa: PLC0415
+
+    state, card = convert_checkpoint(
+        released,
+        what.model,
+        num_classes=what.num_classes,
+        preset=what.preprocess,
+        ablation={"kind": what.ablation, **given} if given else None,
+        tokens=what.tokens,
+        trust_pickle=what.trust_pickle,
+    )
+    storage.write_atomically(out, save(state, metadata=card.to_metadata()))
+    preprocess = card.preprocess
+    assert preprocess is not None
+    print(
+        f"{out}: {len(state)} tensors of {card.model}, {card.num_classes} classes, "
+        f"{preprocess.crop} px, mean {preprocess.mean}, std {preprocess.std}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    sys.exit(main(["convert", *sys.argv[1:]]))

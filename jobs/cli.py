@@ -12,6 +12,8 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Yaml
 
+from jobs.convert import ConvertConfig
+from jobs.show import ShowConfig
 from pipeline.config import ClaimsConfig, OutputConfig, VotesConfig
 
 _CONFIG = "--config"
@@ -68,6 +70,46 @@ def certify(
     from jobs.certify import run_certify  # noqa: PLC0415
 
     return run_certify(run_id, claims, output)
+
+
+@app.command
+def convert(
+    released: str,
+    out: str,
+    /,
+    *,
+    what: Annotated[ConvertConfig, Parameter(name="*", group="What it holds")],
+) -> int:
+    """Convert a released smoothed-vit checkpoint to safetensors.
+
+    Args:
+        released: The checkpoint (.pt); it is only read.
+        out: Where the weights go (.safetensors).
+        what: What the checkpoint holds.
+    """
+    from jobs.convert import run_convert  # noqa: PLC0415
+
+    return run_convert(released, out, what)
+
+
+@app.command
+def show(*, what: Annotated[ShowConfig, Parameter(name="*", group="What is drawn")]) -> int:
+    """Draw an image, some of its ablations with their tokens, and the worst patch."""
+    from jobs.show import run_show  # noqa: PLC0415
+
+    return run_show(what)
+
+
+@app.command
+def systems(*, markdown: bool = False) -> int:
+    """List what can be evaluated: model families, ablations, token modes, voting.
+
+    Args:
+        markdown: Print the table of the documentation.
+    """
+    from jobs.systems import run_systems  # noqa: PLC0415
+
+    return run_systems(markdown=markdown)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

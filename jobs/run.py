@@ -16,7 +16,7 @@ def run_all(what: VotesConfig, claims: ClaimsConfig, output: OutputConfig) -> in
     """Vote, certify, log, report."""
     voter = resolve_voter(what)
     # What cannot be certified or logged should be known before hours of voting.
-    check_claims(voter.ablation, claims)
+    check_claims(voter.ablation, claims, randomized=voter.draws is not None)
     tracking_uri(claims, output.out)
     outcome = count_votes(what, voter, output)
     say_votes(outcome)

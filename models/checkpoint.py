@@ -20,7 +20,7 @@ from torch import Tensor
 
 from models.weights import WeightsError, check_weights_path
 
-_CONVERT = "`patchcert convert {path} out.safetensors --model NAME`"
+_CONVERT = "patchcert convert {path} out.safetensors --model NAME --trust-pickle"
 # Where training scripts keep the weights among other things; the first that is there is taken.
 _STATE_KEYS = ("state_dict", "model")
 
@@ -92,7 +92,7 @@ def _refusal(path: str, needs: str) -> str:
     return (
         f"weights {path}: holds more than tensors{f' ({needs})' if needs else ''}, so reading it "
         "means unpickling it, which runs whatever code its maker put inside. Nothing was run. If "
-        f"you trust where it came from: {_CONVERT.format(path=path)} --trust-pickle"
+        f"you trust where it came from: {_CONVERT.format(path=path)}"
     )
 
 

@@ -71,7 +71,8 @@ def load_network(name: str, num_classes: int, weights: str) -> nn.Module:
     remedy = "Give the --model and --num-classes these weights were trained with"
     if any(key.startswith("module.") for key in state):
         remedy = f"Its keys are a training wrapper's: `patchcert convert {weights} out.safetensors`"
-    check_fit(network, state, f"weights {weights} do not fit {name}, {num_classes} classes", remedy)
+    what = f"weights {weights} do not fit {name} with {num_classes} classes"
+    check_fit(network, state, what, remedy)
     network.load_state_dict(state)
     return network.eval()
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from pipeline.schema import VOTES
 from pipeline.store import VotesStore
 
 RECEIPT = pa.schema([("unit", pa.int64()), ("images", pa.int64()), ("errors", pa.int64())])
@@ -14,8 +13,15 @@ RECEIPT = pa.schema([("unit", pa.int64()), ("images", pa.int64()), ("errors", pa
 class CommitUnit:
     """One unit's rows to one file; a receipt goes on."""
 
-    def __init__(self, store: VotesStore, unit_rows: Sequence[int], views: int) -> None:
-        self.store, self.unit_rows, self.views = store, tuple(unit_rows), views
+    def __init__(
+        self, store: VotesStore, unit_rows: Sequence[int], schema: pa.Schema, votes: int
+    ) -> None:
+        self.store, self.unit_rows, self.schema, self.votes = (
+            store,
+            tuple(unit_rows),
+            schema,
+            votes,
+        )
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Votes of exactly one whole unit to its receipt.
@@ -31,7 +37,7 @@ class CommitUnit:
                 f"unit {sorted(units)}: {rows.num_rows} rows arrived, {expected} expected; "
                 "nothing was written, run again to resume"
             )
-        table = rows.drop_columns(["unit"]).cast(VOTES)
-        self.store.commit(min(units), table, self.views)
+        table = rows.drop_columns(["unit"]).cast(self.schema)
+        self.store.commit(min(units), table, self.schema, self.votes)
         receipt = [[min(units)], [table.num_rows], [table.num_rows - table["error"].null_count]]
         return pa.table(receipt, schema=RECEIPT)

@@ -10,11 +10,12 @@ from typing import Literal
 
 from models.ablation import AblationKind
 from models.preprocess import Interpolation, PresetName
+from models.systems import TokenMode, VotingName
+from pipeline.sources.base import Numbering
 
 Dtype = Literal["float32", "bfloat16"]
 Device = Literal["auto", "cpu", "cuda"]
-RuleName = Literal["exact", "uniform"]
-Tokens = Literal["drop"]
+RuleName = Literal["exact", "uniform", "randomized"]
 
 
 class ConfigError(ValueError):
@@ -42,10 +43,23 @@ class VotesConfig:
         image_column: Parquet column of encoded images.
         label_column: Parquet column of class numbers.
         label_map: File that gives class folders their numbers (JSON, TSV or CSV).
-        ablation: Shape of what an ablation shows.
-        size: Width of a band in pixels [the weights' own, else 19].
-        stride: Distance of neighbouring bands in pixels [1].
-        tokens: What happens to tokens without a visible pixel.
+        ground_truth: File of labels in the order of the validation images: a number or wnid a
+            line, or JSON with several labels an image (ReaL).
+        numbering: What plain numbers in --ground-truth mean: classes (0-999) or ilsvrc2012
+            (1-1000, the ILSVRC development kit's own).
+        classes: Classes that the logits are restricted to: numbers or wnids, comma-separated, or
+            a file of them.
+        ablation: Shape of what an ablation shows [the weights' own, else column].
+        size: Width of a band, or side of a block, in pixels [the weights' own, else 19].
+        stride: Distance of neighbouring offsets in pixels [1].
+        positions: random:N votes on N fixed, public positions instead of every stride.
+        randomized: Draw so many positions for each image (the randomized-smoothing reference;
+            its certificates are probabilistic).
+        seed: Which random positions.
+        tokens: Hidden tokens are dropped, or enter black [the weights' own, else drop].
+        voting: One vote for the largest logit, or one for every class of softmax >= theta.
+        theta: Threshold of --voting threshold [0.2].
+        gaps: Store the gap of the top two logits of every ablation.
         preprocess: Preset of all the options below [the weights' own, else the model's].
         resize: Shorter side in pixels before the crop, or none for images of the exact size.
         crop: Side of the centre crop in pixels.
@@ -69,10 +83,19 @@ class VotesConfig:
     image_column: str | None = None
     label_column: str | None = None
     label_map: str | None = None
-    ablation: AblationKind = "column"
+    ground_truth: str | None = None
+    numbering: Numbering | None = None
+    classes: str | None = None
+    ablation: AblationKind | None = None
     size: int | None = None
     stride: int | None = None
-    tokens: Tokens = "drop"
+    positions: str | None = None
+    randomized: int | None = None
+    seed: int = 0
+    tokens: TokenMode | None = None
+    voting: VotingName = "argmax"
+    theta: float | None = None
+    gaps: bool = False
     preprocess: PresetName | None = None
     resize: str | None = None
     crop: int | None = None
@@ -100,7 +123,11 @@ class VotesConfig:
             threads=self.threads,
             actors=self.actors,
             unit_images=self.unit_images,
+            randomized=self.randomized,
         )
+        _at_least(0, seed=self.seed)
+        self._check_positions()
+        self._check_voting()
         _at_least(2, num_classes=self.num_classes)
         if (
             self.resize is not None
@@ -109,6 +136,38 @@ class VotesConfig:
         ):
             raise ConfigError(f"--resize {self.resize}: give a length in pixels, or none")
 
+    def _check_positions(self) -> None:
+        if self.positions is not None and self.random_positions is None:
+            raise ConfigError(f"--positions {self.positions}: write random:N, such as random:500")
+        if self.positions is not None and self.randomized is not None:
+            raise ConfigError(
+                "--positions is one family for all images, --randomized draws anew for each: "
+                "choose one of them"
+            )
+        chosen = self.positions is not None or self.randomized is not None
+        if chosen and self.stride not in (None, 1):
+            raise ConfigError(
+                f"--stride {self.stride}: random positions are drawn from every offset; leave "
+                "--stride out"
+            )
+        if self.seed and not chosen:
+            raise ConfigError(f"--seed {self.seed}: only random positions have a seed")
+
+    def _check_voting(self) -> None:
+        if self.theta is None:
+            return
+        if self.voting != "threshold":
+            raise ConfigError(f"--theta {self.theta}: it belongs to --voting threshold")
+        if not 0 < self.theta < 1:
+            raise ConfigError(f"--theta {self.theta}: it must lie between 0 and 1")
+
+    @property
+    def random_positions(self) -> int | None:
+        """N of ``--positions random:N``."""
+        kind, colon, count = (self.positions or "").partition(":")
+        valid = kind == "random" and colon and count.isdecimal() and int(count) >= 1
+        return int(count) if valid else None
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClaimsConfig:
@@ -116,13 +175,15 @@ class ClaimsConfig:
 
     Attributes:
         patch: Sides of square patches in pixels [23 32 39, or 2 4 5 on the CIFAR-10 grid].
-        rule: Certificates to compute.
+        rule: Certificates to compute [exact uniform; of a --randomized run, randomized].
+        confidence: Confidence, for each image, of the randomized certificate.
         mlflow: Tracking server; default: an sqlite file in --out; none logs nothing.
         experiment: MLflow experiment.
     """
 
     patch: tuple[int, ...] | None = None
-    rule: tuple[RuleName, ...] = ("exact", "uniform")
+    rule: tuple[RuleName, ...] | None = None
+    confidence: float = 0.999
     mlflow: str | None = None
     experiment: str = "patchcert"
 
@@ -131,8 +192,10 @@ class ClaimsConfig:
             raise ConfigError("--patch is empty: give one or more sides in pixels")
         for side in self.patch or ():
             _at_least(1, patch=side)
-        if not self.rule:
+        if self.rule is not None and not self.rule:
             raise ConfigError("--rule is empty: choose exact, uniform or both")
+        if not 0 < self.confidence < 1:
+            raise ConfigError(f"--confidence {self.confidence}: it must lie between 0 and 1")
 
 
 @dataclass(frozen=True, kw_only=True)

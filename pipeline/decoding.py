@@ -15,6 +15,7 @@ DECODED = pa.schema(
         pa.field("unit", pa.int64()),
         pa.field("image_id", pa.string()),
         pa.field("label", pa.int32()),
+        pa.field("labels", pa.list_(pa.int32())),
         # Model input, uint8 (model_px, model_px, 3); null where the image has an error.
         pa.field("pixels", pa.binary()),
         pa.field("error", pa.string()),
@@ -48,6 +49,7 @@ class DecodeUnit:
                 "unit": rows["unit"],
                 "image_id": rows["image_id"],
                 "label": rows["label"],
+                "labels": rows["labels"],
                 "pixels": pa.array(pixels, pa.binary()),
                 "error": pa.array(errors, pa.string()),
             },

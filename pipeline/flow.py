@@ -13,7 +13,7 @@ from pipeline.manifest import Manifest, ManifestError
 from pipeline.numerics import Numerics, device_model, resolve_numerics
 from pipeline.progress import VotesProgress
 from pipeline.resolve import Voter
-from pipeline.schema import MAX_CLASSES
+from pipeline.schema import MAX_CLASSES, votes_schema
 from pipeline.sources.listing import SourceOptions, list_images
 from pipeline.store import StoreError, VotesStore
 
@@ -44,6 +44,8 @@ class _Job:
     options: SourceOptions
     store: VotesStore
     units: list[pa.Table]
+    schema: pa.Schema
+    votes_per_image: int
 
 
 def count_votes(config: VotesConfig, voter: Voter, output: OutputConfig) -> VotesOutcome:
@@ -59,6 +61,9 @@ def count_votes(config: VotesConfig, voter: Voter, output: OutputConfig) -> Vote
         image_column=config.image_column,
         label_column=config.label_column,
         label_map=config.label_map,
+        ground_truth=config.ground_truth,
+        numbering=config.numbering,
+        classes=voter.classes,
     )
     listing = list_images(config.data, options, voter.num_classes).head(config.limit)
     numerics = resolve_numerics(config, *device_model(config.device))
@@ -78,7 +83,15 @@ def count_votes(config: VotesConfig, voter: Voter, output: OutputConfig) -> Vote
     pending = [unit for number, unit in enumerate(units) if number not in committed]
     seconds = 0.0
     if pending:
-        job = _Job(voter=voter, numerics=numerics, options=options, store=store, units=units)
+        job = _Job(
+            voter=voter,
+            numerics=numerics,
+            options=options,
+            store=store,
+            units=units,
+            schema=schema_of(manifest),
+            votes_per_image=manifest.votes_per_image,
+        )
         seconds = _vote_on(job, pending, actors=config.actors, verbose=output.verbose)
     voted = sum(unit.num_rows for unit in pending)
     missing = set(range(len(units))) - store.committed()
@@ -104,14 +117,24 @@ def _vote_on(job: _Job, pending: list[pa.Table], *, actors: int | None, verbose:
             for receipts in run_units(
                 pending,
                 DecodeUnit(job.options, job.voter.preprocess),
-                {"voter": job.voter, "numerics": job.numerics},
-                CommitUnit(job.store, unit_rows, len(job.voter.ablation)),
+                {"voter": job.voter, "numerics": job.numerics, "schema": job.schema},
+                CommitUnit(job.store, unit_rows, job.schema, job.votes_per_image),
                 share,
                 verbose=verbose,
             ):
                 for receipt in receipts.to_pylist():
                     progress.add(receipt["images"], receipt["errors"])
         return time.monotonic() - start
+
+
+def schema_of(manifest: Manifest) -> pa.Schema:
+    """Columns of a run's votes."""
+    return votes_schema(
+        views=manifest.draws is not None,
+        vote_sets=manifest.theta is not None,
+        gaps=manifest.gaps,
+        labels=manifest.several_labels,
+    )
 
 
 def plan_units(table: pa.Table, unit_images: int) -> list[pa.Table]:

@@ -29,14 +29,18 @@ def identity(
             "limit": config.limit,
             "image_column": config.image_column,
             "rows_sha256": rows_digest(listing.table),
+            "several_labels": has_several_labels(listing.table),
         },
         "model": {
             "name": voter.model,
             "num_classes": voter.num_classes,
             "weights_sha256": voter.weights_sha256,
+            "classes": None if voter.classes is None else list(voter.classes),
         },
         "ablation": asdict(voter.ablation),
         "tokens": voter.tokens,
+        "voting": {"theta": voter.theta, "gaps": voter.gaps},
+        "randomized": {"draws": voter.draws, "seed": voter.draw_seed},
         "preprocess": voter.preprocess.to_dict(),
         "numerics": numerics.to_dict(),
         "versions": {name: version(name) for name in _VERSIONED},
@@ -46,10 +50,15 @@ def identity(
 def rows_digest(table: pa.Table) -> str:
     """Digest of the listed ids and labels: what options such as a label map decide."""
     digest = hashlib.sha256()
-    columns = (table["image_id"].to_pylist(), table["label"].to_pylist())
-    for image_id, label in zip(*columns, strict=True):
-        digest.update(f"{image_id}\0{label}\n".encode())
+    names = ("image_id", "label", "labels")
+    for image_id, label, labels in zip(*(table[name].to_pylist() for name in names), strict=True):
+        digest.update(f"{image_id}\0{label}\0{labels}\n".encode())
     return digest.hexdigest()
+
+
+def has_several_labels(table: pa.Table) -> bool:
+    """Whether the ground truth of a listing gives sets of labels."""
+    return bool(table["labels"].null_count < table.num_rows)
 
 
 def execution(config: VotesConfig, images: int) -> dict[str, Any]:

@@ -63,6 +63,39 @@ class Manifest:
         """Length of the logits that voted."""
         return int(self.identity["model"]["num_classes"])
 
+    @property
+    def classes(self) -> tuple[int, ...] | None:
+        """Classes that the logits were restricted to, ascending; None for all."""
+        classes = self.identity["model"].get("classes")
+        return None if classes is None else tuple(classes)
+
+    @property
+    def theta(self) -> float | None:
+        """Threshold of threshold voting; None for argmax votes."""
+        theta: float | None = self.identity.get("voting", {}).get("theta")
+        return theta
+
+    @property
+    def gaps(self) -> bool:
+        """Whether top-two logit gaps are stored."""
+        return bool(self.identity.get("voting", {}).get("gaps"))
+
+    @property
+    def draws(self) -> int | None:
+        """Positions drawn for each image; None where every image has the same ablations."""
+        draws: int | None = self.identity.get("randomized", {}).get("draws")
+        return draws
+
+    @property
+    def votes_per_image(self) -> int:
+        """Ablations that voted on one image."""
+        return self.draws or len(self.ablation)
+
+    @property
+    def several_labels(self) -> bool:
+        """Whether an image may have several right classes."""
+        return bool(self.identity.get("data", {}).get("several_labels"))
+
     def to_json(self) -> bytes:
         """The file's bytes; ``from_json`` reads them back."""
         body = {

@@ -8,7 +8,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 # Okabe and Ito's palette: told apart by colour-blind readers; markers serve print.
-_STYLE = {"exact": ("#0072B2", "o", "-"), "uniform": ("#D55E00", "s", "--")}
+_STYLE = {
+    "exact": ("#0072B2", "o", "-"),
+    "uniform": ("#D55E00", "s", "--"),
+    "randomized": ("#009E73", "^", "-."),
+}
 
 
 def draw_certified_accuracy(summary: dict[str, Any], title: str) -> bytes:

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from models.ablation import Ablation, Patch
 from pipeline import storage
-from pipeline.certificates.rules import RULES
+from pipeline.ballots import votes_array
+from pipeline.certificates.randomized import CONFIDENCE
+from pipeline.certificates.rules import rule_for
 from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.manifest import Manifest, ManifestError
 from pipeline.resolve import default_patches
@@ -47,7 +49,7 @@ def certify_votes(store: VotesStore, claims: ClaimsConfig, *, overwrite: bool = 
     What was certified before stays: the results cover every claim ever asked of the run.
 
     Raises:
-        ConfigError: A patch does not fit the image.
+        ConfigError: A patch does not fit the image, or a rule not the votes.
         ManifestError, StoreError: The votes are absent, incomplete or contradictory.
     """
     manifest = store.read_manifest()
@@ -55,32 +57,24 @@ def certify_votes(store: VotesStore, claims: ClaimsConfig, *, overwrite: bool = 
         raise ManifestError(
             f"run_id={store.run_id}: no votes under {store.out}; run `patchcert votes` first"
         )
-    ablation = manifest.ablation
-    sides = check_claims(ablation, claims)
+    asked = check_claims(manifest.ablation, claims, randomized=manifest.draws is not None)
     summary_path = storage.join(store.out, "summary", f"run_id={store.run_id}.json")
     certificates_path = storage.join(
         store.out, "certificates", f"run_id={store.run_id}", "certificates.parquet"
     )
+    paths = {"summary_path": summary_path, "certificates_path": certificates_path}
     earlier = None if overwrite else _read_summary(summary_path)
     known = _claims_of(earlier)
-    wanted = sorted({(rule, side) for rule in claims.rule for side in sides} | known)
-    paths = {"summary_path": summary_path, "certificates_path": certificates_path}
-    if earlier and set(wanted) == known and storage.exists(certificates_path):
+    if earlier and asked <= known and storage.exists(certificates_path):
         return Certified(manifest=manifest, summary=earlier, computed=False, **paths)
-    tally = Tally()
-    sink = io.BytesIO()
+    tally, sink = Tally(), io.BytesIO()
     with pq.ParquetWriter(sink, CERTIFICATES, compression="zstd") as writer:
-        for table in store.read(
-            ["image_id", "label", "votes", "prediction", "plain_prediction", "error"]
-        ):
-            margins = _margins(table, manifest, wanted)
-            tally.add(
-                table,
-                _votes_of(table),
-                {claim: margin >= 0 for claim, margin in margins.items()},
-            )
+        for table in store.read():
+            votes = votes_array(table, manifest.theta)
+            margins = {claim: _margins(votes, manifest, claim) for claim in asked | known}
+            tally.add(table, votes, {claim: margin >= 0 for claim, margin in margins.items()})
             writer.write_table(_certificate_rows(table, margins))
-    summary = tally.summary(store.run_id, ablation)
+    summary = tally.summary(store.run_id, manifest.ablation, manifest.votes_per_image)
     # The summary last: it is what a later call takes as the sign that all is there.
     storage.write_atomically(certificates_path, sink.getvalue())
     text = json.dumps(summary, indent=2, sort_keys=True) + "\n"
@@ -88,61 +82,63 @@ def certify_votes(store: VotesStore, claims: ClaimsConfig, *, overwrite: bool = 
     return Certified(manifest=manifest, summary=summary, computed=True, **paths)
 
 
-def check_claims(ablation: Ablation, claims: ClaimsConfig) -> tuple[int, ...]:
-    """The patch sides to certify, in pixels.
+def check_claims(ablation: Ablation, claims: ClaimsConfig, *, randomized: bool) -> set[Claim]:
+    """The claims to certify.
 
     Raises:
-        ConfigError: A patch does not fit the image.
+        ConfigError: A patch does not fit the image, or a rule not such votes.
     """
+    names = claims.rule or (("randomized",) if randomized else ("exact", "uniform"))
     sides = claims.patch or default_patches(ablation)
-    for side in sides:
-        try:
+    try:
+        rules = [
+            rule_for(name, randomized=randomized, confidence=claims.confidence) for name in names
+        ]
+        for side in sides:
             ablation.check_patch(Patch.square(side))
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
-    return sides
-
-
-def _votes_of(table: pa.Table) -> NDArray[np.int64]:
-    """Votes of the rows without an error; int (N, V)."""
-    cells = table["votes"].drop_null()
-    if not len(cells):
-        return np.empty((0, 0), dtype=np.int64)
-    flat = cells.combine_chunks().flatten().to_numpy()
-    votes: NDArray[np.int64] = flat.reshape(len(cells), -1).astype(np.int64)
-    return votes
-
-
-def _margins(
-    table: pa.Table, manifest: Manifest, claims: Iterable[Claim]
-) -> dict[Claim, NDArray[np.int64]]:
-    """Margins of the rows without an error, per claim; int (N,)."""
-    votes = _votes_of(table)
-    if not len(votes):
-        return {claim: np.empty(0, dtype=np.int64) for claim in claims}
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     return {
-        (rule, side): RULES[rule].margins(
-            votes, manifest.ablation, Patch.square(side), manifest.num_classes
-        )
-        for rule, side in claims
+        Claim(rule.name, side, None if rule.deterministic else claims.confidence)
+        for rule in rules
+        for side in sides
     }
+
+
+def _margins(votes: NDArray[np.int64], manifest: Manifest, claim: Claim) -> NDArray[np.int64]:
+    """Margins of images with votes; int (N,)."""
+    if not len(votes):
+        return np.empty(0, dtype=np.int64)
+    rivals = manifest.num_classes
+    if manifest.classes is not None:
+        # Classes that no ablation can vote for are no rivals. Renumbering keeps their order, and
+        # with it every tie.
+        rivals = len(manifest.classes)
+        votes = np.where(votes < 0, votes, np.searchsorted(manifest.classes, votes))
+    rule = rule_for(
+        claim.rule,
+        randomized=manifest.draws is not None,
+        confidence=claim.confidence or CONFIDENCE,
+    )
+    return rule.margins(votes, manifest.ablation, Patch.square(claim.patch_px), rivals)
 
 
 def _certificate_rows(table: pa.Table, margins: dict[Claim, NDArray[np.int64]]) -> pa.Table:
     """Rows of the certificates dataset, claim by claim."""
     voted = table["error"].is_null().to_numpy()
     parts: list[pa.Table] = []
-    for (rule, side), margin in margins.items():
+    for claim, margin in margins.items():
         spread = np.zeros(table.num_rows, dtype=np.int32)
         spread[voted] = margin
         columns: Sequence[Any] = [
             table["image_id"],
             table["label"],
             table["prediction"],
-            pa.repeat(pa.scalar(side, pa.int32()), table.num_rows),
-            pa.repeat(rule, table.num_rows),
+            pa.repeat(pa.scalar(claim.patch_px, pa.int32()), table.num_rows),
+            pa.repeat(claim.rule, table.num_rows),
             pa.array(voted & (spread >= 0)),
             pa.array(spread, mask=~voted),
+            pa.repeat(pa.scalar(claim.confidence, pa.float64()), table.num_rows),
         ]
         parts.append(pa.table(columns, schema=CERTIFICATES))
     return pa.concat_tables(parts)
@@ -161,4 +157,4 @@ def _read_summary(path: str) -> dict[str, Any] | None:
 
 def _claims_of(summary: dict[str, Any] | None) -> set[Claim]:
     entries = summary["certified_accuracy"] if summary else []
-    return {(str(entry["rule"]), int(entry["patch_px"])) for entry in entries}
+    return {Claim(entry["rule"], entry["patch_px"], entry["confidence"]) for entry in entries}

@@ -27,7 +27,11 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
     entries = sorted(summary["certified_accuracy"], key=lambda e: (e["patch_px"], e["rule"]))
     for entry in entries:
         side = entry["patch_px"]
-        table.add_row(f"{side}x{side} px", f"certified, {entry['rule']}", *_cells(entry))
+        rule = entry["rule"]
+        if entry["confidence"] is not None:
+            # Never let a probabilistic certificate pass for a proof.
+            rule += f" (confidence {100 * entry['confidence']:g} % an image)"
+        table.add_row(f"{side}x{side} px", f"certified, {rule}", *_cells(entry))
     console.print(table)
 
 

@@ -9,11 +9,14 @@ from typing import Any
 
 from models.ablation import Ablation
 from models.preprocess import PRESETS, Preprocess
-from models.weights import WeightsCard, read_card, sha256_of
+from models.systems import TokenMode
+from models.weights import HUB, WeightsCard, is_hub_name, read_card, sha256_of
 from pipeline.config import ConfigError, VotesConfig
+from pipeline.sources.class_names import class_subset
 
 # Salman et al. 2022: bands of 19 px at 224 px; 4 px on CIFAR-10's own 32-px grid.
 _PAPER_SIZE, _PAPER_SIZE_CIFAR = 19, 4
+_PAPER_THETA = 0.2  # Levine & Feizi 2020, on ImageNet
 # 1, 2 and 3 % of a 224 x 224 image; 2x2, 4x4 and 5x5 on CIFAR-10.
 _PAPER_PATCHES, _PAPER_PATCHES_CIFAR = (23, 32, 39), (2, 4, 5)
 
@@ -30,6 +33,11 @@ class Voter:
         preprocess: From the decoded image to the model's input.
         ablation: The views, on the attacker's grid.
         tokens: Token mode.
+        theta: Threshold of threshold voting; None votes for the largest logit.
+        gaps: Whether top-two logit gaps are stored.
+        draws: Positions drawn for each image by randomized smoothing; None votes on all.
+        draw_seed: Seed of those draws.
+        classes: Classes that the logits are restricted to, ascending; None for all.
     """
 
     model: str
@@ -38,7 +46,17 @@ class Voter:
     weights_sha256: str
     preprocess: Preprocess
     ablation: Ablation
-    tokens: str
+    tokens: TokenMode
+    theta: float | None = None
+    gaps: bool = False
+    draws: int | None = None
+    draw_seed: int = 0
+    classes: tuple[int, ...] | None = None
+
+    @property
+    def rivals(self) -> int:
+        """Classes that can be voted for."""
+        return self.num_classes if self.classes is None else len(self.classes)
 
 
 def resolve_voter(config: VotesConfig) -> Voter:
@@ -49,8 +67,14 @@ def resolve_voter(config: VotesConfig) -> Voter:
         WeightsError: The weight file is missing or malformed.
         UnknownModelError: timm has no such model.
     """
-    card = read_card(config.weights)
-    model = config.model or card.model
+    weights = config.weights
+    if is_hub_name(weights):
+        from models.zoo import fetch_hub_weights  # noqa: PLC0415
+
+        weights = str(fetch_hub_weights(weights))
+    card = read_card(weights)
+    hub_name = config.weights.removeprefix(HUB) if is_hub_name(config.weights) else None
+    model = config.model or card.model or hub_name
     if model is None:
         raise ConfigError(
             f"weights {config.weights} do not say which network they belong to: give --model"
@@ -61,23 +85,31 @@ def resolve_voter(config: VotesConfig) -> Voter:
         size = _PAPER_SIZE_CIFAR if preprocess == PRESETS["cifar10"] else _PAPER_SIZE
     try:
         ablation = Ablation(
-            kind=config.ablation,
+            kind=config.ablation or card.ablation.get("kind") or "column",
             size=size,
-            stride=config.stride or _card_length(card, "stride") or 1,
+            stride=_stride(config, card),
             height=preprocess.crop,
             width=preprocess.crop,
             pixel_scale=preprocess.pixel_scale,
+            random=config.random_positions,
+            seed=config.seed if config.random_positions else 0,
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    num_classes = _num_classes(config, card, model)
     return Voter(
         model=model,
-        num_classes=_num_classes(config, card, model),
-        weights=config.weights,
-        weights_sha256=sha256_of(config.weights),
+        num_classes=num_classes,
+        weights=weights,
+        weights_sha256=sha256_of(weights),
         preprocess=preprocess,
         ablation=ablation,
-        tokens=config.tokens,
+        tokens=config.tokens or _card_tokens(card),
+        theta=(config.theta or _PAPER_THETA) if config.voting == "threshold" else None,
+        gaps=config.gaps,
+        draws=config.randomized,
+        draw_seed=config.seed if config.randomized else 0,
+        classes=class_subset(config.classes, num_classes) if config.classes else None,
     )
 
 
@@ -90,6 +122,16 @@ def default_patches(ablation: Ablation) -> tuple[int, ...]:
 def _card_length(card: WeightsCard, name: str) -> int | None:
     value = card.ablation.get(name)
     return int(value) if value is not None else None
+
+
+def _stride(config: VotesConfig, card: WeightsCard) -> int:
+    if config.positions is not None or config.randomized is not None:
+        return 1
+    return config.stride or _card_length(card, "stride") or 1
+
+
+def _card_tokens(card: WeightsCard) -> TokenMode:
+    return "black" if card.tokens == "black" else "drop"
 
 
 def _num_classes(config: VotesConfig, card: WeightsCard, model: str) -> int:

@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.manifest import Manifest, ManifestError
-from pipeline.schema import VOTES
 
 _UNIT = re.compile(r"unit-(\d+)\.parquet$")
 
@@ -67,13 +66,13 @@ class VotesStore:
         matches = (_UNIT.search(path) for path in storage.list_files(self.folder))
         return {int(match[1]) for match in matches if match}
 
-    def commit(self, unit: int, table: pa.Table, views: int) -> None:
-        """Check one unit's rows and write them.
+    def commit(self, unit: int, table: pa.Table, schema: pa.Schema, votes: int) -> None:
+        """Check one unit's rows, of ``votes`` votes an image, and write them.
 
         Raises:
             StoreError: A row breaks a rule; nothing is written.
         """
-        check_rows(table, views)
+        check_rows(table, schema, votes)
         sink = io.BytesIO()
         pq.write_table(table, sink, compression="zstd")
         path = storage.join(self.folder, f"unit-{unit:05d}.parquet")
@@ -118,19 +117,23 @@ class VotesStore:
         storage.remove(self.manifest_path)
 
 
-def check_rows(table: pa.Table, views: int) -> None:
+def check_rows(table: pa.Table, schema: pa.Schema, votes: int) -> None:
     """Hold rows of the votes dataset against what every reader may rely on.
 
     Raises:
         StoreError: Naming the first image that breaks a rule.
     """
-    if table.schema != VOTES:
-        raise StoreError(f"columns {table.schema.names}: the votes dataset has {VOTES.names}")
+    if table.schema != schema:
+        raise StoreError(f"columns {table.schema.names}: these votes have {schema.names}")
     voted = table["error"].is_null()
-    for column in ("votes", "counts", "prediction", "plain_prediction"):
+    # Threshold voting fills ``vote_sets`` in place of ``votes``.
+    cast = "vote_sets" if "vote_sets" in schema.names else "votes"
+    per_vote = [cast, *(name for name in ("views", "gaps") if name in schema.names)]
+    for column in (*per_vote, "counts", "prediction", "plain_prediction"):
         _demand(pc.equal(table[column].is_valid(), voted), table, f"{column} or error, never both")
-    lengths = pc.list_value_length(table["votes"])
-    _demand(pc.equal(lengths, views), table, f"one vote for each of {views} ablations")
+    for column in per_vote:
+        lengths = pc.list_value_length(table[column])
+        _demand(pc.equal(lengths, votes), table, f"{column} of each of {votes} ablations")
     if pc.count_distinct(table["image_id"]).as_py() != table.num_rows:
         raise StoreError("an image_id occurs twice in one unit; ids must be unique")
 

@@ -142,6 +142,8 @@ def _log(certified: Certified, picture: bytes) -> None:
     for entry in summary["certified_accuracy"]:
         if entry["value"] is not None:
             name = f"certified_accuracy/{entry['rule']}"
+            if entry["confidence"] is not None:
+                name += f"_{entry['confidence']:g}"
             mlflow.log_metric(name, entry["value"], step=entry["patch_px"])
     mlflow.log_dict(summary, "summary.json")
     mlflow.log_text(manifest.to_json().decode(), "manifest.json")

@@ -5,40 +5,50 @@ end to end: read and decoded by a task, voted on by an actor, committed by a tas
 Units are the grain of progress, of retries and of resuming.
 """
 
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
 import torch
-from numpy.typing import NDArray
 
+from models.classifier import base_classifier
+from models.restricted import Restricted
+from models.sampling import draw_positions
 from models.smoothing import SmoothedClassifier
-from models.vit import TokenDropViT
+from models.voting import ThresholdVoting
 from models.zoo import load_network
+from pipeline.ballots import votes_table
 from pipeline.numerics import Numerics
 from pipeline.resolve import Voter
-from pipeline.schema import VOTES
 
 
 class VoteOnUnit:
     """One copy of the network; decoded rows to rows of the votes dataset."""
 
-    def __init__(self, voter: Voter, numerics: Numerics) -> None:
+    def __init__(self, voter: Voter, numerics: Numerics, schema: pa.Schema) -> None:
         self.classifier = build_classifier(voter, numerics)
-        self.side = voter.preprocess.model_px
+        self.voter, self.schema = voter, schema
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         """Decoded rows to votes, in order, with their ``unit``."""
         decoded = decoded.combine_chunks()
         readable = np.flatnonzero(decoded["pixels"].is_valid().to_numpy())
-        pixels = decoded["pixels"].take(pa.array(readable))
-        images = np.empty((len(readable), self.side, self.side, 3), dtype=np.uint8)
-        for image, cell in zip(images, pixels, strict=True):
+        rows = decoded.take(pa.array(readable))
+        side = self.voter.preprocess.model_px
+        images = np.empty((len(readable), side, side, 3), dtype=np.uint8)
+        for image, cell in zip(images, rows["pixels"], strict=True):
             image[...] = np.frombuffer(cell.as_buffer(), np.uint8).reshape(image.shape)
-        ballot = self.classifier(images)
-        return votes_table(decoded, readable, ballot.votes_bv, ballot.plain_b).append_column(
-            "unit", decoded["unit"]
-        )
+        views_bv = None
+        if self.voter.draws is not None and len(readable):
+            views_bv = np.stack(
+                [
+                    draw_positions(
+                        image_id, self.voter.draw_seed, self.voter.draws, len(self.voter.ablation)
+                    )
+                    for image_id in rows["image_id"].to_pylist()
+                ]
+            )
+        ballot = self.classifier(images, views_bv)
+        table = votes_table(decoded, readable, ballot, self.schema, views_bv)
+        return table.append_column("unit", decoded["unit"])
 
 
 def build_classifier(voter: Voter, numerics: Numerics) -> SmoothedClassifier:
@@ -56,47 +66,11 @@ def build_classifier(voter: Voter, numerics: Numerics) -> SmoothedClassifier:
     network = load_network(voter.model, voter.num_classes, voter.weights)
     device = torch.device(numerics.device)
     network = network.to(device=device, dtype=getattr(torch, numerics.dtype))
-    classifier = TokenDropViT(network, voter.ablation, voter.preprocess).to(device).eval()
-    return SmoothedClassifier(classifier, device, numerics.microbatch)
-
-
-def votes_table(
-    rows: pa.Table,
-    readable: NDArray[np.int64],
-    votes_bv: NDArray[np.int64],
-    plain_b: NDArray[np.int64],
-) -> pa.Table:
-    """Rows of the votes dataset from a ballot.
-
-    Args:
-        rows: ``image_id``, ``label`` and ``error`` of all images, R rows.
-        readable: Which of the rows were voted on, ascending; int (B,).
-        votes_bv: Their votes; int (B, V).
-        plain_b: Their plain predictions; int (B,).
-    """
-    votes: list[NDArray[np.uint16] | None] = [None] * rows.num_rows
-    counts: list[list[dict[str, int]] | None] = [None] * rows.num_rows
-    prediction: list[int | None] = [None] * rows.num_rows
-    plain: list[int | None] = [None] * rows.num_rows
-    for row, votes_v, whole in zip(readable, votes_bv, plain_b, strict=True):
-        votes[row] = votes_v.astype(np.uint16)
-        counts[row] = ranked = ranked_counts(votes_v)
-        prediction[row] = ranked[0]["class"]
-        plain[row] = int(whole)
-    columns: dict[str, Any] = {
-        "image_id": rows["image_id"],
-        "label": rows["label"],
-        "votes": pa.array(votes, VOTES.field("votes").type),
-        "counts": pa.array(counts, VOTES.field("counts").type),
-        "prediction": pa.array(prediction, pa.int32()),
-        "plain_prediction": pa.array(plain, pa.int32()),
-        "error": rows["error"],
-    }
-    return pa.table(columns, schema=VOTES)
-
-
-def ranked_counts(votes_v: NDArray[np.int64]) -> list[dict[str, int]]:
-    """Classes with their votes, most votes first, lowest class first on ties."""
-    classes, votes = np.unique(votes_v, return_counts=True)
-    order = np.lexsort((classes, -votes))
-    return [{"class": int(classes[i]), "votes": int(votes[i])} for i in order]
+    classifier = base_classifier(network, voter.ablation, voter.preprocess, voter.tokens)
+    return SmoothedClassifier(
+        Restricted.of(classifier.to(device).eval(), voter.classes, device),
+        device,
+        numerics.microbatch,
+        voting=None if voter.theta is None else ThresholdVoting(voter.theta),
+        gaps=voter.gaps,
+    )

@@ -1,9 +1,10 @@
 """Certificates: which patches provably cannot change a vote, from the stored votes alone.
 
 A file a step: ``votes`` (what is accepted), ``counts`` (who got how many), ``touched`` (what a
-patch reaches), ``uniform``, ``exact`` and ``randomized`` (one theorem each), ``rules`` (the registry
-that the rest of the pipeline goes through). Imports numpy, scipy.special, the standard library and
-the numpy-only ``models.ablation``, so that certificates are computed where no model can run.
+patch reaches), ``uniform``, ``exact`` and ``randomized`` (one theorem each), ``rules`` (the
+registry that the rest of the pipeline goes through). Imports numpy, scipy.special, the standard
+library and the numpy-only ``models.ablation``, so that certificates are computed where no model
+can run.
 """
 
 from pipeline.certificates.counts import smoothed_predictions, vote_counts

@@ -63,7 +63,8 @@ def _margins(votes: VoteArray, touched: TouchedViews, num_classes: int) -> IntAr
     """``exact_margins`` of a chunk: one pass a rank, over the images that have such a rival."""
     ranked = tally(votes, num_classes)
     # Images with many rivals first, so that those with a rival at a rank are the first ones.
-    voted_n = (ranked.counts_nk > 0).sum(axis=1)
+    # Without any vote, class 0 is predicted all the same and has a rival at rank 1.
+    voted_n = np.maximum(1, (ranked.counts_nk > 0).sum(axis=1))
     order = np.argsort(-voted_n, kind="stable")
     voted_n = voted_n[order]
     # No number below exceeds 2 V + 1 in size: two bytes hold it unless there are many views.

@@ -6,6 +6,7 @@ import io
 import json
 import posixpath
 import re
+from collections import Counter
 
 from pipeline import storage
 from pipeline.sources.base import SourceError, SourceOptions
@@ -82,13 +83,7 @@ def class_subset(given: str, num_classes: int) -> tuple[int, ...]:
     where = f"--classes {given}"
     names = _words(given)
     if not all(_INTEGER.fullmatch(name) or WNID.fullmatch(name) for name in names):
-        try:
-            names = _words(storage.read_bytes(given).decode("utf-8-sig"))
-        except (ValueError, *storage.failures()) as error:
-            raise SourceError(
-                f"{where}: is neither a comma list of class numbers or wnids nor a readable file "
-                f"of them ({error})"
-            ) from error
+        names = _words(_text_of(given))
     try:
         numbers = [_number(name, num_classes) for name in names]
     except ValueError as error:
@@ -99,14 +94,23 @@ def class_subset(given: str, num_classes: int) -> tuple[int, ...]:
             f"{where}: {outside[0]} is none of the model's classes, 0 to {num_classes - 1}; give "
             "the model's own numbers"
         )
-    doubled = [
-        name for name, number in zip(names, numbers, strict=True) if numbers.count(number) > 1
-    ]
+    doubled = [number for number, count in Counter(numbers).items() if count > 1]
     if doubled:
-        raise SourceError(f"{where}: names {doubled[0]} twice; keep one")
+        raise SourceError(f"{where}: names class {doubled[0]} twice; keep one")
     if len(numbers) < 2:
         raise SourceError(f"{where}: a prediction needs a rival; name at least 2 classes")
     return tuple(sorted(numbers))
+
+
+def _text_of(given: str) -> str:
+    kinds: tuple[type[BaseException], ...] = (ValueError, *storage.failures())
+    try:
+        return storage.read_bytes(given).decode("utf-8-sig")
+    except kinds as error:
+        raise SourceError(
+            f"--classes {given}: is neither a comma list of class numbers or wnids nor a readable "
+            f"file of them ({error})"
+        ) from error
 
 
 def _words(text: str) -> list[str]:

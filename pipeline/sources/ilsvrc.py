@@ -55,7 +55,7 @@ def _of_text(data: bytes) -> dict[int, str]:
 
 def _of_mat(data: bytes) -> dict[int, str]:
     # Heavy, and needed for this one file.
-    from scipy.io import loadmat  # type: ignore[import-untyped]  # noqa: PLC0415
+    from scipy.io import loadmat  # noqa: PLC0415
 
     synsets: Any = loadmat(io.BytesIO(data), squeeze_me=True)["synsets"]
     pairs = zip(synsets["ILSVRC2012_ID"], synsets["WNID"], strict=True)

@@ -8,6 +8,8 @@ import mlflow
 import pytest
 
 from jobs.cli import main
+from models.systems import SYSTEMS
+from tests.conftest import REPOSITORY
 
 HEAVY = ("torch", "ray", "mlflow", "timm", "matplotlib", "pandas")
 
@@ -182,3 +184,13 @@ def test_a_run_must_be_named_where_there_are_several(tmp_path, capsys):
         folder.mkdir(parents=True)
     assert main(["certify", "--out", str(tmp_path)]) == 2
     assert "r1, r2" in capsys.readouterr().err
+
+
+def test_systems_table_of_the_docs_is_the_registry(capsys):
+    assert main(["systems", "--markdown"]) == 0
+    printed = capsys.readouterr().out.strip()
+    assert printed in (REPOSITORY / "docs/systems.md").read_text()
+    assert main(["systems"]) == 0
+    table = capsys.readouterr().out
+    for system in SYSTEMS:
+        assert system.examples[0] in table

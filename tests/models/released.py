@@ -10,8 +10,14 @@ from models.preprocess import PRESETS
 
 
 def network_state(model: str, num_classes: int, seed: int = 0) -> dict[str, torch.Tensor]:
-    torch.manual_seed(seed)
-    return timm.create_model(model, num_classes=num_classes).state_dict()
+    """Random tensors in the network's shapes; its own initialization takes seconds."""
+    with torch.device("meta"):
+        shapes = timm.create_model(model, num_classes=num_classes).state_dict()
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        key: torch.randn(value.shape, generator=generator).to(value.dtype)
+        for key, value in shapes.items()
+    }
 
 
 def released_state(

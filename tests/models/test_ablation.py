@@ -1,5 +1,8 @@
 """The ablations' geometry against masks built pixel by pixel, with no code in common."""
 
+import hashlib
+import json
+from dataclasses import asdict
 from itertools import product
 
 import numpy as np
@@ -15,9 +18,14 @@ def shown(ablation: Ablation) -> list[set[tuple[int, int]]]:
     xs = range(0, width, ablation.stride) if kind != "row" else [0]
     down = range(height if kind == "column" else size)
     across = range(width if kind == "row" else size)
+    offsets = list(product(ys, xs))
+    if ablation.random is not None:
+        texts = {offset: f"{ablation.seed}/{offset[0]}/{offset[1]}" for offset in offsets}
+        offsets.sort(key=lambda offset: hashlib.sha256(texts[offset].encode()).hexdigest())
+        offsets = sorted(offsets[: ablation.random])
     return [
         {((y0 + y) % height, (x0 + x) % width) for y, x in product(down, across)}
-        for y0, x0 in product(ys, xs)
+        for y0, x0 in offsets
     ]
 
 
@@ -33,6 +41,10 @@ def ablations(longest: int):
         limit = {"column": width, "row": height, "block": min(height, width)}[kind]
         for size, stride in product(range(1, limit + 1), repeat=2):
             yield Ablation(kind=kind, size=size, stride=stride, height=height, width=width)
+        every = {"column": width, "row": height, "block": height * width}[kind]
+        shape = {"kind": kind, "stride": 1, "height": height, "width": width}
+        for size, random in product({1, limit}, {1, (every + 1) // 2, every}):
+            yield Ablation(**shape, size=size, random=random, seed=height)
 
 
 def test_views_show_the_pixels_of_the_masks():
@@ -73,6 +85,9 @@ def test_kept_tokens_hold_a_visible_pixel(pixel_scale):
         Ablation(kind="column", size=5, stride=3, height=8, width=16, pixel_scale=pixel_scale),
         Ablation(kind="row", size=3, stride=5, height=12, width=8, pixel_scale=pixel_scale),
         Ablation(kind="block", size=5, stride=2, height=12, width=8, pixel_scale=pixel_scale),
+        Ablation(
+            kind="block", size=3, stride=1, height=8, width=12, pixel_scale=pixel_scale, random=30
+        ),
     ):
         token = 4  # at scale 3 a token boundary may cut through a pixel of the attacker's grid
         per_row = ablation.width * pixel_scale // token
@@ -96,59 +111,6 @@ def test_kept_tokens_of_the_paper():
             assert (kept.count(28), kept.count(42)) == (196, 28)
 
 
-def published(size: int, patch: int, stride: int) -> int:
-    """Delta along one axis as published: ceil((m + b - 1) / s)."""
-    return -(-(patch + size - 1) // stride)
-
-
-def worst_by_masks(size: int, patch: int, stride: int, length: int) -> int:
-    """The most bands that a patch meets along one axis, by overlapping pixel sets."""
-    bands = [{(x + i) % length for i in range(size)} for x in range(0, length, stride)]
-    return max(
-        sum(not band.isdisjoint(range(edge, edge + patch)) for band in bands)
-        for edge in range(length - patch + 1)
-    )
-
-
-@pytest.mark.parametrize("size", [19, 37])
-@pytest.mark.parametrize("stride", [1, 2, 4, 5, 7, 10, 14, 16, 28, 32])
-def test_published_column_delta_is_too_small_exactly_where_listed(size, stride):
-    """The cases of smoothed_vit.md, W = 224: true Delta by band, patch and stride."""
-    too_small = {
-        (19, 32, 10): 6,
-        (19, 32, 5): 11,
-        (19, 39, 10): 7,
-        (37, 23, 10): 7,
-        (37, 32, 10): 8,
-        (37, 39, 10): 9,
-        (37, 39, 5): 16,
-    }
-    ablation = Ablation(kind="column", size=size, stride=stride, height=224, width=224)
-    for patch in (23, 32, 39):
-        formula = published(size, patch, stride)
-        true = worst_by_masks(size, patch, stride, 224)
-        assert true == too_small.get((size, patch, stride), formula)
-        assert ablation.max_touched(Patch.square(patch)) == true
-
-
-@pytest.mark.parametrize(("patch", "formula", "true"), [(23, 10, 11), (32, 11, 12), (39, 12, 12)])
-def test_published_block_delta_is_too_small_where_listed(patch, formula, true):
-    ablation = Ablation(kind="block", size=75, stride=10, height=224, width=224)
-    assert published(75, patch, 10) == formula
-    assert worst_by_masks(75, patch, 10, 224) == true
-    assert ablation.max_touched(Patch.square(patch)) == true**2
-
-
-def test_published_delta_is_right_where_the_stride_divides_the_width():
-    for length in range(1, 13):
-        for size, patch, stride in product(range(1, length + 1), repeat=3):
-            formula = min(published(size, patch, stride), -(-length // stride))
-            true = worst_by_masks(size, patch, stride, length)
-            assert true <= formula + 1
-            if length % stride == 0 and patch + stride <= length + 1:
-                assert true == formula
-
-
 def test_one_pixel_of_the_attackers_grid():
     """CIFAR-10: band 4, patch 2 on 32 px give 32 views and Delta 5, not the 6 of a 224-px grid."""
     cifar = Ablation(kind="column", size=4, stride=1, height=32, width=32, pixel_scale=7)
@@ -169,12 +131,40 @@ def test_one_pixel_of_the_attackers_grid():
         ({"height": 0}, "at least 1"),
         ({"pixel_scale": 0}, "at least 1"),
         ({"kind": "block", "size": 31, "height": 30}, "size=31.*from 1 to 30 px"),
+        ({"seed": 3}, "seed=3: only random positions have a seed; leave it at 0"),
+        ({"random": 4, "stride": 2}, "stride=2: random positions.*use stride 1"),
+        ({"random": 0}, "random=0.*32x32 px image has 1 to 32 positions"),
+        ({"random": 33}, "random=33.*1 to 32 positions"),
+        ({"kind": "block", "random": 1025}, "random=1025.*1 to 1024 positions"),
     ],
 )
 def test_impossible_ablations_are_refused(change, message):
     arguments = {"kind": "column", "size": 4, "stride": 1, "height": 32, "width": 32}
     with pytest.raises(ValueError, match=message):
         Ablation(**(arguments | change))
+
+
+def test_touched_axes_multiply_to_what_is_touched():
+    ablation = Ablation(kind="block", size=2, stride=1, height=5, width=6, random=11, seed=2)
+    rows, columns = ablation.touched_axes(Patch(2, 3))
+    assert (rows.shape, columns.shape) == ((4, 11), (4, 11))
+    both = (rows[:, None] & columns[None]).reshape(16, 11)
+    np.testing.assert_array_equal(both, ablation.touched(Patch(2, 3)))
+
+
+def test_ablations_survive_json_and_old_manifests_load():
+    old = {"kind": "block", "size": 4, "stride": 2, "height": 8, "width": 8, "pixel_scale": 7}
+    assert asdict(Ablation(**old)) == old | {"random": None, "seed": 0}
+    for ablation in (Ablation(**old), Ablation(**(old | {"stride": 1, "random": 9, "seed": 5}))):
+        again = Ablation(**json.loads(json.dumps(asdict(ablation))))
+        assert again == ablation
+        assert again.positions.tolist() == ablation.positions.tolist()
+
+
+def test_all_positions_at_random_are_all_positions():
+    shape = {"kind": "block", "size": 3, "stride": 1, "height": 6, "width": 5}
+    every = Ablation(**shape, random=30, seed=8)
+    assert every.positions.tolist() == Ablation(**shape).positions.tolist()
 
 
 def test_impossible_questions_are_refused():

@@ -176,7 +176,7 @@ def test_hub_weights_that_cannot_be_had(monkeypatch, error, message):
 
 
 def test_hub_names_that_timm_does_not_have():
-    with raises(UnknownModelError, match="timm publishes: deit_tiny_patch16_224.fb_in1k"):
+    with raises(UnknownModelError, match=r"timm publishes: deit_tiny_patch16_224\.fb_in1k"):
         fetch_hub_weights("timm:deit_tiny_patch16_224.fb_in22k")
     with raises(UnknownModelError, match="did you mean deit_tiny_patch16_224"):
         fetch_hub_weights("timm:deit_tinny_patch16_224")

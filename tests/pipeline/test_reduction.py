@@ -1,18 +1,19 @@
 """Votes to certificates and summary, against figures worked out by hand."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pytest import approx, fixture, raises
 
+from pipeline.ballots import ranked_counts, votes_table
 from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.manifest import Manifest, ManifestError
 from pipeline.reduction import certify_votes
 from pipeline.schema import CERTIFICATES, VOTES
 from pipeline.store import StoreError, VotesStore, check_rows
-from pipeline.voting import ranked_counts, votes_table
 
 # Eight columns one pixel wide: a 1 px patch touches one vote of eight.
 IDENTITY = {
@@ -53,9 +54,12 @@ def store(tmp_path):
             "error": pa.array(ERRORS, pa.string()),
         }
     )
-    table = votes_table(rows, np.arange(5), VOTES_NV, np.array([1, 0, 1, 2, 2]))
-    store.commit(0, table.slice(0, 4), 8)
-    store.commit(1, table.slice(4), 8)
+    ballot = SimpleNamespace(
+        votes_bv=VOTES_NV, plain_b=np.array([1, 0, 1, 2, 2]), vote_sets=None, gaps_bv=None
+    )
+    table = votes_table(rows, np.arange(5), ballot, VOTES)
+    store.commit(0, table.slice(0, 4), VOTES, 8)
+    store.commit(1, table.slice(4), VOTES, 8)
     return store
 
 
@@ -100,6 +104,7 @@ def test_certificates_dataset(store):
         "rule": "exact",
         "certified": False,
         "margin": None,
+        "confidence": None,
     }
 
 
@@ -143,18 +148,18 @@ def test_unknown_run(tmp_path):
 
 def test_rows_are_checked_before_they_are_written(store):
     good = next(iter(store.read()))
-    with raises(StoreError, match=r"image_id=s/0: breaks the rule: one vote for each of 9"):
-        check_rows(good, 9)
+    with raises(StoreError, match=r"image_id=s/0: breaks the rule: votes of each of 9"):
+        check_rows(good, VOTES, 9)
     doubled = pa.concat_tables([good, good])
     with raises(StoreError, match="twice"):
-        check_rows(doubled, 8)
+        check_rows(doubled, VOTES, 8)
     torn = good.set_column(
         VOTES.get_field_index("prediction"),
         VOTES.field("prediction"),
         pa.nulls(good.num_rows, pa.int32()),
     )
     with raises(StoreError, match="prediction or error, never both"):
-        check_rows(torn, 8)
+        check_rows(torn, VOTES, 8)
 
 
 def test_counts_are_ranked_lowest_class_first_on_ties():

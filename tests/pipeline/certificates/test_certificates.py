@@ -5,16 +5,8 @@ from itertools import product
 import numpy as np
 import pytest
 from agreement import check
-from bruteforce import (
-    Geometry,
-    ballots,
-    block_geometries,
-    line_geometries,
-    outcomes,
-    patch_masks,
-    some_votes,
-    view_masks,
-)
+from bruteforce import Geometry, ballots, outcomes, patch_masks, view_masks
+from cases import block_geometries, line_geometries, some_votes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 from agreement import check
-from bruteforce import random_families, some_sets, some_votes, touched_sets, view_masks
+from bruteforce import touched_sets, view_masks
+from cases import random_families, some_sets, some_votes
 
 from models.ablation import Ablation, Patch
 from pipeline.certificates import exact_margins, margins

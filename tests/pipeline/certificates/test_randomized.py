@@ -94,9 +94,9 @@ def test_deterministic_rules_refuse_drawn_votes_even_as_many_as_views(rule):
 
 
 def test_the_randomized_rule_refuses_a_fixed_family():
-    with pytest.raises(ValueError, match="rule='randomized'.*fixed family; choose uniform, exact"):
+    with pytest.raises(ValueError, match=r"rule='randomized'.*fixed family; choose uniform, exact"):
         margins("randomized", np.zeros((1, 24), int), COLUMNS, Patch(1, 1), 3)
-    with pytest.raises(ValueError, match="rule='best'.*no such rule"):
+    with pytest.raises(ValueError, match=r"rule='best'.*no such rule"):
         rule_for("best", randomized=True)
 
 

@@ -105,7 +105,7 @@ def test_class_file_with_something_else(tmp_path):
         "a.JPEG\t65\nb.JPEG\tn01440764\n",
         "a.JPEG 65\nb.JPEG 0\n",
         "a,65\nb,n01440764\n",
-        "ImageId,PredictionString\na,n01751748 10 20 30 40 n01751748 1 2 3 4 \nb,n01440764 1 2 3 4 \n",
+        "ImageId,PredictionString\na,n01751748 1 2 3 4 n01751748 1 2 3 4 \nb,n01440764 1 2 3 4 \n",
     ],
     ids=["tsv", "caffe", "without suffix", "kaggle"],
 )

@@ -144,7 +144,7 @@ def test_rows_with_numbered_names_only(tmp_path, encode, beside, refusal, shard)
         (["a.png", "b.png"], "1\n", ["1 lines for 2 images", "--label-map"]),
         (["1.png", "10.png", "2.png"], "1\n2\n3\n", ["differ by letters and by numbers"]),
         (["x/a.png", "y/b.png"], "1\n2\n", ["several folders"]),
-        (val(1) + ["a.png"], "1\n2\n", ["'a.png' has no number"]),
+        ([*val(1), "a.png"], "1\n2\n", ["'a.png' has no number"]),
         (val(3), "1\n2\n", ["none of them for image 'ILSVRC2012_val_00000003.JPEG'"]),
         (val(1), "cat\n", ["line 1", "'cat' is no class number", "--label-map"]),
         (val(1), "1000\n", ["label 1000", "1000 classes"]),

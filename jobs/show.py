@@ -1,0 +1,89 @@
+"""``patchcert show``: one picture of one image's ablations. Also ``python -m jobs.show``."""
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+
+from models.ablation import AblationKind
+from models.preprocess import PresetName
+from models.systems import TokenMode
+from pipeline.config import ConfigError, Device, VotesConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowConfig:
+    """What to draw.
+
+    Attributes:
+        image: Image file (JPEG, PNG or WebP).
+        weights: Weight file; with it the picture shows votes, prediction, margin and rival.
+        model: timm name of the network; default: as the weight file says.
+        num_classes: Length of the logits; default: as the weight file or the model says.
+        ablation: Shape of what an ablation shows [the weights' own, else column].
+        size: Width of a band in pixels [the weights' own, else 19, or 4 on the CIFAR-10 grid].
+        stride: Distance of neighbouring bands in pixels [the weights' own, else 1].
+        positions: random:N draws N fixed, public positions instead of every stride.
+        seed: Which random positions.
+        tokens: Hidden tokens are dropped, or enter black [the weights' own, else drop].
+        preprocess: Preset of resize and crop [the weights' own, else imagenet].
+        resize: Shorter side in pixels before the crop, or none for images of the exact size.
+        crop: Side of the centre crop in pixels.
+        patch: Side of the attacker's patch in pixels [32, or 4 on the CIFAR-10 grid].
+        device: Where the network runs.
+        out: Where the picture goes (.png).
+    """
+
+    image: str
+    weights: str | None = None
+    model: str | None = None
+    num_classes: int | None = None
+    ablation: AblationKind | None = None
+    size: int | None = None
+    stride: int | None = None
+    positions: str | None = None
+    seed: int = 0
+    tokens: TokenMode | None = None
+    preprocess: PresetName | None = None
+    resize: str | None = None
+    crop: int | None = None
+    patch: int | None = None
+    device: Device = "auto"
+    out: str = "picture.png"
+
+    def __post_init__(self) -> None:
+        if not self.out.endswith(".png"):
+            raise ConfigError(f"--out {self.out}: the picture is a PNG; end the name in .png")
+        if self.patch is not None and self.patch < 1:
+            raise ConfigError(f"--patch {self.patch}: it must be at least 1")
+        self.request()
+
+    def request(self) -> VotesConfig:
+        """The same as a request for votes, whose checks hold here too."""
+        names = {field.name for field in dataclasses.fields(VotesConfig)}
+        common = {k: v for k, v in vars(self).items() if k in names and v is not None}
+        return VotesConfig(**{"weights": "", **common}, data=self.image)
+
+
+def run_show(what: ShowConfig) -> int:
+    """Draw, and say what the picture says and where it is.
+
+    Raises:
+        ConfigError: The image cannot be read, or a length does not fit it.
+        WeightsError, UnknownModelError, UnsupportedModelError: As for votes.
+    """
+    # matplotlib and, with weights, torch: --help and usage errors must not wait for them.
+    from pipeline import storage  # noqa: PLC0415
+    from pipeline.scene import make_scene  # noqa: PLC0415
+    from pipeline.show import draw_scene  # noqa: PLC0415
+
+    scene = make_scene(what.request(), what.patch)
+    storage.write_atomically(what.out, draw_scene(scene))
+    print(scene.caption)
+    print(f"picture: {what.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    sys.exit(main(["show", *sys.argv[1:]]))

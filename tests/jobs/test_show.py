@@ -1,0 +1,116 @@
+"""``patchcert show``: a picture for every kind of ablation, and mistakes in words."""
+
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jobs.cli import main
+from tests.conftest import png, random_images
+
+HEAVY = ("torch", "ray", "mlflow", "timm", "matplotlib", "pandas")
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory):
+    path = tmp_path_factory.mktemp("show") / "image.png"
+    path.write_bytes(png(random_images(1)[0]))
+    return str(path)
+
+
+def draw(tmp_path, *flags: str) -> np.ndarray:
+    out = tmp_path / "picture.png"
+    assert main(["show", "--out", str(out), *flags]) == 0
+    picture = np.asarray(Image.open(io.BytesIO(out.read_bytes())).convert("RGB"))
+    assert picture.shape[0] > 600
+    assert picture.std() > 20  # something was drawn
+    return picture
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--ablation", "column", "--size", "19", "--stride", "16"],
+        ["--ablation", "row", "--tokens", "black"],
+        ["--ablation", "block", "--size", "75", "--stride", "32", "--patch", "23"],
+        ["--ablation", "block", "--size", "75", "--positions", "random:40", "--seed", "3"],
+        ["--crop", "65", "--resize", "65", "--size", "65", "--patch", "65"],
+    ],
+    ids=["column", "row", "block", "random", "no token grid"],
+)
+def test_geometry_alone(image, tmp_path, capsys, flags):
+    draw(tmp_path, "--image", image, *flags)
+    said = capsys.readouterr().out
+    assert "the most of all its locations" in said
+    assert f"picture: {tmp_path / 'picture.png'}" in said
+
+
+def test_the_cifar_grid_counts_its_own_pixels(tmp_path, capsys):
+    path = tmp_path / "small.png"
+    path.write_bytes(png(random_images(1, side=32)[0]))
+    draw(tmp_path, "--image", str(path), "--preprocess", "cifar10")
+    assert "4x4 px" in capsys.readouterr().out
+
+
+def test_votes_prediction_margin_and_rival(image, tiny_weights, tmp_path, capsys):
+    draw(tmp_path, "--image", image, "--weights", str(tiny_weights), "--patch", "16")
+    said = capsys.readouterr().out
+    for part in ("Prediction: class ", "of 10 votes", "closest rival: class ", "Margin "):
+        assert part in said
+    assert "16x16 px at x = " in said
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--image", "absent.png"], "--image absent.png: cannot be read"),
+        (["--size", "300"], "size=300"),
+        (["--patch", "225"], "choose a smaller --patch"),
+        (["--patch", "0"], "--patch 0"),
+        (["--out", "picture.jpg"], "--out picture.jpg"),
+        (["--weights", "absent.safetensors"], "absent.safetensors: no such file"),
+        (["--resize", "big"], "--resize big"),
+        (["--crop", "300"], "smaller than crop"),
+        (["--preprocess", "cifar10"], "the model takes 32x32"),
+        (["--preprocess", "model"], "which model?"),
+        (["--model", "deit_tinny_patch16_224"], "did you mean deit_tiny"),
+        (["--positions", "many"], "random:N"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistakes_get_one_message_and_code_2(flags, message, image, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = [] if flags[0] == "--image" else ["--image", image]
+    assert main(["show", *given, *flags]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_is_no_image(tmp_path, capsys):
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    assert main(["show", "--image", str(tmp_path / "a.png")]) == 2
+    assert "not a JPEG, PNG or WebP image" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["show", "--help"], ["show"], ["show", "--nope"]])
+def test_help_and_usage_errors_import_nothing_heavy(arguments):
+    code = (
+        "import sys\nfrom jobs.cli import main\n"
+        f"code = main({arguments!r})\n"
+        f"heavy = [name for name in {HEAVY!r} if name in sys.modules]\n"
+        "assert not heavy, heavy\nsys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == (0 if "--help" in arguments else 2), done.stderr
+
+
+def test_geometry_needs_no_torch(image, tmp_path):
+    code = (
+        "import sys\nfrom jobs.cli import main\n"
+        f"assert main(['show', '--image', {image!r}, '--out', 'a.png', '--stride', '16']) == 0\n"
+        "assert not {'torch', 'ray', 'timm', 'mlflow'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)

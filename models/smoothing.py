@@ -45,13 +45,13 @@ class Ballot(NamedTuple):
             ablations or of ``views_bv``; int (B, n).
         plain_b: The class of the whole image by the same weights; int (B,).
         vote_sets: Under threshold voting, the classes that each ablation votes for, ascending,
-            then -1; int (B, n, T). Else None.
+            then -1; int32 (B, n, T). Else None.
         gaps_bv: Where asked for, the top-two logit gap; float16 (B, n). Else None.
     """
 
     votes_bv: NDArray[np.int64]
     plain_b: NDArray[np.int64]
-    vote_sets: NDArray[np.int64] | None = None
+    vote_sets: NDArray[np.int32] | None = None
     gaps_bv: NDArray[np.float16] | None = None
 
 
@@ -148,7 +148,7 @@ class SmoothedClassifier:
         return Ballot(
             np.empty(shape, np.int64),
             np.empty(shape[0], np.int64),
-            None if self.voting is None else np.empty((*shape, self.voting.slots), np.int64),
+            None if self.voting is None else np.empty((*shape, self.voting.slots), np.int32),
             np.empty(shape, np.float16) if self.gaps else None,
         )
 

@@ -36,8 +36,8 @@ class ThresholdVoting:
         """T: the most classes that can reach theta at once, floor(1 / theta)."""
         return int(1.0 / self.theta)
 
-    def __call__(self, logits_sc: Tensor) -> NDArray[np.int64]:
-        """Vote sets, ascending classes followed by -1; int (S, T).
+    def __call__(self, logits_sc: Tensor) -> NDArray[np.int32]:
+        """Vote sets, ascending classes followed by -1; int32 (S, T).
 
         The softmax is in float32 and compared in float64, where theta is not rounded. Where
         rounding lets more than T classes reach theta, the T most probable get the votes (the
@@ -48,10 +48,11 @@ class ThresholdVoting:
         ranked = np.argsort(-probability, axis=1, kind="stable")[:, : self.slots]
         above = np.take_along_axis(probability, ranked, axis=1) >= self.theta
         # One past the last class sorts behind every class.
-        sets = np.full((len(probability), self.slots), classes, dtype=np.int64)
+        sets = np.full((len(probability), self.slots), classes, dtype=np.int32)
         sets[:, : ranked.shape[1]] = np.where(above, ranked, classes)
         sets.sort(axis=1)
-        return np.where(sets == classes, -1, sets)
+        sets[sets == classes] = -1
+        return sets
 
 
 def winners(logits_sc: Tensor) -> NDArray[np.int64]:

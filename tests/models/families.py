@@ -7,6 +7,7 @@ import timm
 import torch
 
 from models.ablation import Ablation
+from models.masked import BlackMasked
 from models.preprocess import Preprocess
 
 CLASSES = 7
@@ -118,6 +119,15 @@ def preprocess_of(side: int) -> Preprocess:
 def ablation_of(kind: str, size: int, stride: int, side: int | tuple[int, int]) -> Ablation:
     height, width = (side, side) if isinstance(side, int) else side
     return Ablation(kind=kind, size=size, stride=stride, height=height, width=width)
+
+
+def masked_model(
+    family: str, kind: str = "column", share: float = 0.3, stride: int = 10
+) -> BlackMasked:
+    """A member of ``MASKED`` on ablations of a share of its side."""
+    name, arguments, side = MASKED[family]
+    ablation = ablation_of(kind, round(side * share), stride, side)
+    return BlackMasked(lively(name, arguments), ablation, preprocess_of(side)).eval()
 
 
 def all_logits(model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:

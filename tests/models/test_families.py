@@ -14,7 +14,7 @@ _NETWORKS: dict[str, torch.nn.Module] = {}
 
 
 @pytest.fixture(autouse=True)
-def threads():
+def _quick():
     with one_thread():
         yield
 

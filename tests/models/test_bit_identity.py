@@ -1,0 +1,124 @@
+"""Logits of an ablation are the same bits at every slot, beside any neighbour, in any process."""
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from families import DROPPABLE, ablation_of, lively, masked_model, one_thread, preprocess_of
+
+from models.vit import TokenDropViT
+from tests.conftest import random_images
+
+
+@pytest.fixture(autouse=True)
+def _quick():
+    with one_thread():
+        yield
+
+
+SLOTS = [
+    ("ResNet", torch.float32, 16),
+    ("ResNet", torch.float32, 7),
+    ("EfficientNet", torch.float32, 16),
+    ("ConvNeXt", torch.float32, 7),
+    ("Swin", torch.float32, 7),
+    ("ViT black", torch.float32, 16),
+    ("ViT black", torch.bfloat16, 4),
+    ("ResNet", torch.bfloat16, 4),
+]
+
+
+@pytest.mark.parametrize(("family", "dtype", "microbatch"), SLOTS, ids=str)
+def test_neighbours_cannot_leak_at_any_slot(family, dtype, microbatch):
+    """Bit-identical logits beside NaN, infinity, noise, permuted pixels and padding."""
+    model = masked_model(family).to(dtype)
+    side, zeros = model.model_px[0], torch.zeros(microbatch, dtype=torch.int64)
+    with torch.inference_mode():
+        tokens = model.tokens(torch.from_numpy(random_images(2, side)))
+        quiet = model(tokens, zeros, zeros + 2)[0]  # padding: copies of itself
+        permuted = tokens[1].flatten()[torch.randperm(tokens[1].numel())].reshape(tokens[1].shape)
+        noise = torch.randn(tokens[1].shape) * 1e3
+        neighbours = [torch.full_like(noise, value) for value in (float("nan"), float("inf"))]
+        hostile = [tokens[0], *(n.to(dtype) for n in (*neighbours, noise, permuted, tokens[1]))]
+        batch = torch.stack(hostile)
+        for slot in range(microbatch):
+            # Neighbours of every sort at once, another sort beside each slot.
+            which = 1 + (torch.arange(microbatch) + slot) % (len(hostile) - 1)
+            view_s = torch.arange(microbatch) % len(model.ablation)
+            which[slot], view_s[slot] = 0, 2
+            assert torch.equal(model(batch, which, view_s)[slot], quiet)
+
+
+@pytest.mark.parametrize("family", DROPPABLE)
+def test_no_family_leaks_when_tokens_are_dropped(family):
+    """Attention with a gathered bias, pooling, both heads: every path, slots near and far."""
+    name, arguments, side, _ = DROPPABLE[family]
+    ablation = ablation_of("column", round(side * 0.3), 10, side)
+    model = TokenDropViT(lively(name, arguments), ablation, preprocess_of(side)).eval()
+    _, group = max(model.groups(), key=lambda group: len(group[1]))
+    view_s = torch.from_numpy(group)[torch.arange(9) % len(group)]
+    with torch.inference_mode():
+        tokens = model.tokens(torch.from_numpy(random_images(2, side)))
+        quiet = model(tokens, torch.zeros(9, dtype=torch.int64), view_s[:1].expand(9))[0]
+        for poison in (0.25, float("nan"), float("inf")):
+            batch = tokens.clone()
+            batch[1] = poison
+            for slot in (0, 1, 4, 7, 8):
+                image_s, shown_s = torch.ones(9, dtype=torch.int64), view_s.clone()
+                image_s[slot], shown_s[slot] = 0, view_s[0]
+                assert torch.equal(model(batch, image_s, shown_s)[slot], quiet)
+
+
+_DIGEST = """
+import sys; sys.path[:0] = [{repository!r}, {folder!r}]
+import test_bit_identity, torch
+torch.set_num_threads(1)
+print(test_bit_identity.digest(neighbours=1))
+"""
+
+
+def digest(neighbours: int) -> str:
+    """sha256 of the logits of the first image's ablations, as seen among ``neighbours``."""
+    sha = hashlib.sha256()
+    for dtype in (torch.float32, torch.bfloat16):
+        for model in (masked_model("ResNet"), masked_model("ViT black"), _dropping()):
+            model.to(dtype)
+            side = model.model_px[0]
+            images = torch.from_numpy(random_images(1 + neighbours, side))
+            with torch.inference_mode():
+                tokens = model.tokens(images)
+                for view in next(iter(model.groups()))[1]:
+                    image_s = torch.arange(4) % (1 + neighbours)
+                    logits = model(tokens, image_s, torch.full((4,), int(view)))
+                    sha.update(logits[0].float().numpy().tobytes())
+    return sha.hexdigest()
+
+
+def _dropping():
+    look = preprocess_of(64)
+    network = lively("test_vit", {"img_size": 64})
+    return TokenDropViT(network, ablation_of("column", 19, 10, 64), look).eval()
+
+
+def test_logits_are_the_same_in_another_process():
+    here = Path(__file__).parent
+    script = _DIGEST.format(repository=str(here.parents[1]), folder=str(here))
+    other = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert other.stdout.split() == [digest(neighbours=0)] == [digest(neighbours=3)]
+
+
+def test_order_in_memory_changes_no_bit():
+    """Tensors of equal values but other strides must not choose other kernels."""
+    for model in (masked_model("ResNet"), masked_model("Swin"), _dropping()):
+        image_s, view_s = torch.arange(4) % 2, torch.full((4,), 2)
+        with torch.inference_mode():
+            tokens = model.tokens(torch.from_numpy(random_images(2, model.model_px[0])))
+            one = model(tokens, image_s, view_s)
+            last = tokens.movedim(2, -1).contiguous().movedim(-1, 2)
+            assert last.stride() != tokens.stride()
+            assert torch.equal(one, model(last, image_s, view_s))

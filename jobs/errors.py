@@ -18,6 +18,7 @@ _JOB = (
     ("pipeline.store", "StoreError"),
     ("pipeline.cluster", "JobError"),
     ("pipeline.tracking", "TrackingError"),
+    ("botocore.exceptions", "BotoCoreError"),
     ("builtins", "OSError"),
 )
 

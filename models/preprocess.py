@@ -14,6 +14,9 @@ from PIL import Image
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 PresetName = Literal["model", "imagenet", "cifar10"]
 
+# One image must not fill the memory of a worker, as a line of 2 x 40,000 px would when enlarged.
+MAX_PIXELS = 89_478_485
+
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -74,9 +77,16 @@ class Preprocess:
         """Resize, crop and enlarge an RGB image; uint8 (model_px, model_px, 3).
 
         Raises:
-            WrongSizeError: ``resize`` is None and the image is not ``crop`` x ``crop``.
+            WrongSizeError: ``resize`` is None and the image is not ``crop`` x ``crop``, or the
+                resized image would be enormous.
         """
         if self.resize is not None:
+            longest = self.resize * max(image.size) // max(1, min(image.size))
+            if self.resize * longest > MAX_PIXELS:
+                raise WrongSizeError(
+                    f"image is {image.width}x{image.height} px: scaled to {self.resize} px on its "
+                    f"shorter side it would have more than {MAX_PIXELS:,} pixels"
+                )
             image = _center_crop(_resize_shorter(image, self.resize, self.interpolation), self.crop)
         elif image.size != (self.crop, self.crop):
             raise WrongSizeError(

@@ -22,6 +22,10 @@ class UnknownModelError(ValueError):
 def check_model_name(name: str) -> None:
     """Raise UnknownModelError, naming the nearest models, unless timm knows ``name``."""
     if timm.is_model(name):
+        try:
+            timm.get_pretrained_cfg(name)
+        except RuntimeError as error:
+            raise UnknownModelError(f"model {name!r}: {error}; leave the tag out") from error
         return
     stem = name.split(".", maxsplit=1)[0]
     near = difflib.get_close_matches(stem, timm.list_models(), n=3, cutoff=0.5)

@@ -1,41 +1,28 @@
 """Ballots as rows of the votes dataset, and back: the one place that knows both layouts."""
 
-import math
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.certificates.votes import pad_sets
+
+if TYPE_CHECKING:
+    # It imports torch, which reading votes does not need.
+    from models.smoothing import Ballot
+
 IntArray = NDArray[np.int64]
-
-
-class Ballot(Protocol):
-    """The votes of a batch (``models.smoothing.Ballot``, which imports torch)."""
-
-    @property
-    def votes_bv(self) -> IntArray:
-        """One vote an ablation; (B, V)."""
-
-    @property
-    def plain_b(self) -> IntArray:
-        """Class of the whole image; (B,)."""
-
-    @property
-    def vote_sets(self) -> IntArray | None:
-        """Under threshold voting, -1 in empty slots; (B, V, T)."""
-
-    @property
-    def gaps_bv(self) -> NDArray[np.float16] | None:
-        """Top-two logit gaps; (B, V)."""
 
 
 def votes_table(
     rows: pa.Table,
     readable: IntArray,
-    ballot: Ballot,
+    ballot: "Ballot",
     schema: pa.Schema,
+    *,
     views_bv: IntArray | None = None,
+    lowest_class: int = 0,
 ) -> pa.Table:
     """Rows of the votes dataset from a ballot.
 
@@ -45,6 +32,8 @@ def votes_table(
         ballot: Their votes.
         schema: Columns of the run.
         views_bv: Which ablations voted, where each image has its own; int (B, V).
+        lowest_class: The lowest class that can be voted for: it wins where none reached the
+            threshold.
     """
     columns: dict[str, Any] = {
         name: [None] * rows.num_rows
@@ -58,8 +47,7 @@ def votes_table(
         else:
             columns["vote_sets"][row] = [votes[votes >= 0].tolist() for votes in cast]
         columns["counts"][row] = ranked = ranked_counts(cast)
-        # Where no class reached the threshold, the lowest wins a tie of no votes.
-        columns["prediction"][row] = ranked[0]["class"] if ranked else 0
+        columns["prediction"][row] = ranked[0]["class"] if ranked else lowest_class
         columns["plain_prediction"][row] = int(ballot.plain_b[index])
         if ballot.gaps_bv is not None:
             columns["gaps"][row] = ballot.gaps_bv[index]
@@ -93,8 +81,5 @@ def votes_array(table: pa.Table, theta: float | None) -> IntArray:
         flat: IntArray = cells.flatten().to_numpy().astype(np.int64)
         return flat.reshape(len(cells), -1)
     sets = cells.flatten()
-    lengths = sets.value_lengths().to_numpy()
-    votes = np.full((len(sets), math.floor(1 / theta)), -1, dtype=np.int64)
-    slots = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    votes[np.repeat(np.arange(len(sets)), lengths), slots] = sets.flatten().to_numpy()
-    return votes.reshape(len(cells), -1, votes.shape[1])
+    sizes = sets.value_lengths().to_numpy().reshape(len(cells), -1).astype(np.int64)
+    return pad_sets(sets.flatten().to_numpy(), sizes).astype(np.int64)

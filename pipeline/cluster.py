@@ -20,9 +20,9 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
 
 from pipeline.committing import CommitUnit
-from pipeline.config import ConfigError
+from pipeline.config import ConfigError, Device
 from pipeline.decoding import DecodeUnit
-from pipeline.numerics import Numerics
+from pipeline.numerics import Machine, Numerics, probe_machine
 from pipeline.voting import VoteOnUnit
 
 _DECODE_CPUS, _COMMIT_CPUS = 0.5, 0.25
@@ -64,9 +64,8 @@ def plan_share(
     """
     cpus, gpus = available.get("CPU", 0.0), available.get("GPU", 0.0)
     if numerics.device == "cuda":
-        if not gpus:
-            raise ConfigError("--device cuda: the Ray cluster has no GPU; add one or use cpu")
-        most = int(gpus)
+        # A cluster that scales from zero has no GPU until one is asked for.
+        most = int(gpus) or (actors or 1)
     else:
         most = max(1, int(cpus) // max(1, numerics.threads))
     count = min(actors or most, max(1, units))
@@ -83,6 +82,25 @@ def plan_share(
     return Share(actors=count, cpus=each, gpus=1.0 if numerics.device == "cuda" else 0.0)
 
 
+def on_cluster() -> bool:
+    """Whether the environment names a cluster to join, as it does for submitted jobs."""
+    return "RAY_ADDRESS" in os.environ
+
+
+def probe_worker(device: Device, *, verbose: bool) -> Machine:
+    """What ``device`` means on a worker of the cluster: the driver may have no GPU.
+
+    With ``cuda`` this waits until the cluster has a GPU, so that autoscalers add one.
+    """
+    with ray_cluster(verbose=verbose) as available:
+        wants_gpu = device == "cuda" or (device == "auto" and available.get("GPU", 0) >= 1)
+        task = ray.remote(probe_machine).options(
+            num_cpus=_DECODE_CPUS, num_gpus=1 if wants_gpu else 0
+        )
+        machine: Machine = ray.get(task.remote("cuda" if wants_gpu else "cpu"))
+        return machine
+
+
 @contextmanager
 def ray_cluster(*, verbose: bool) -> Iterator[Mapping[str, float]]:
     """Join the cluster of the environment, or start a local one; yields its resources.
@@ -92,9 +110,10 @@ def ray_cluster(*, verbose: bool) -> Iterator[Mapping[str, float]]:
     started = not ray.is_initialized()
     if started:
         quiet: dict[str, Any] = {} if verbose else {"logging_level": logging.ERROR}
-        if "RAY_ADDRESS" not in os.environ:
-            # The whole machine; no dashboard, which costs a second and a port.
-            quiet |= {"include_dashboard": False, "num_cpus": os.cpu_count()}
+        if not on_cluster():
+            # The whole machine; no dashboard, which costs a second and a port. ``local``, since
+            # another Ray may be running here that nobody asked to join.
+            quiet |= {"address": "local", "include_dashboard": False, "num_cpus": os.cpu_count()}
             if not verbose:
                 # Ray's core warns of each restartable actor; the driver outlives them here.
                 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")

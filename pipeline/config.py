@@ -158,8 +158,9 @@ class VotesConfig:
             return
         if self.voting != "threshold":
             raise ConfigError(f"--theta {self.theta}: it belongs to --voting threshold")
-        if not 0 < self.theta < 1:
-            raise ConfigError(f"--theta {self.theta}: it must lie between 0 and 1")
+        # Below a thousandth, sets of a thousand votes an ablation would be stored.
+        if not 0.001 <= self.theta < 1:
+            raise ConfigError(f"--theta {self.theta}: it must be at least 0.001 and below 1")
 
     @property
     def random_positions(self) -> int | None:

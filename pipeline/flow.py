@@ -1,5 +1,7 @@
 """The votes job: list images, find or begin their run, send what is missing through the cluster."""
 
+import dataclasses
+import os
 import time
 from dataclasses import dataclass
 
@@ -8,9 +10,9 @@ import pyarrow as pa
 from pipeline.committing import CommitUnit
 from pipeline.config import ConfigError, OutputConfig, VotesConfig
 from pipeline.decoding import DecodeUnit
-from pipeline.identity import execution, identity
+from pipeline.identity import execution, finished, identity
 from pipeline.manifest import Manifest, ManifestError
-from pipeline.numerics import Numerics, device_model, resolve_numerics
+from pipeline.numerics import Machine, Numerics, probe_machine, resolve_numerics
 from pipeline.progress import VotesProgress
 from pipeline.resolve import Voter
 from pipeline.schema import MAX_CLASSES, votes_schema
@@ -66,7 +68,7 @@ def count_votes(config: VotesConfig, voter: Voter, output: OutputConfig) -> Vote
         classes=voter.classes,
     )
     listing = list_images(config.data, options, voter.num_classes).head(config.limit)
-    numerics = resolve_numerics(config, *device_model(config.device))
+    numerics = resolve_numerics(config, _machine(config, verbose=output.verbose))
     wanted = Manifest(
         identity=identity(config, voter, numerics, listing),
         execution=execution(config, len(listing)),
@@ -76,7 +78,13 @@ def count_votes(config: VotesConfig, voter: Voter, output: OutputConfig) -> Vote
         # Weights that do not load should fail here, in words, before anything is written.
         from pipeline.voting import build_classifier  # noqa: PLC0415
 
-        build_classifier(voter, numerics)
+        try:
+            build_classifier(voter, _on_driver(numerics))
+        except ValueError as error:
+            if type(error) is not ValueError:
+                raise
+            # Sizes that disagree: models speak of networks, users of flags.
+            raise ConfigError(f"{error}; check --model, --preprocess and --crop") from error
     manifest = open_run(store, wanted, overwrite=config.overwrite)
     units = plan_units(listing.table, int(manifest.execution["unit_images"]))
     committed = store.committed()
@@ -93,6 +101,7 @@ def count_votes(config: VotesConfig, voter: Voter, output: OutputConfig) -> Vote
             votes_per_image=manifest.votes_per_image,
         )
         seconds = _vote_on(job, pending, actors=config.actors, verbose=output.verbose)
+        store.write_manifest(finished(manifest, seconds))
     voted = sum(unit.num_rows for unit in pending)
     missing = set(range(len(units))) - store.committed()
     if missing:
@@ -103,9 +112,23 @@ def count_votes(config: VotesConfig, voter: Voter, output: OutputConfig) -> Vote
     return VotesOutcome(run_id=store.run_id, images=len(listing), voted=voted, seconds=seconds)
 
 
+def _machine(config: VotesConfig, *, verbose: bool) -> Machine:
+    """The machine that votes: a worker of the cluster that a job runs on, or this one."""
+    if "RAY_ADDRESS" not in os.environ:
+        return probe_machine(config.device)
+    from pipeline.cluster import probe_worker  # noqa: PLC0415  (Ray takes a second to import)
+
+    return probe_worker(config.device, verbose=verbose)
+
+
+def _on_driver(numerics: Numerics) -> Numerics:
+    """The same arithmetic on the driver's CPU, to try whether weights load."""
+    return dataclasses.replace(numerics, device="cpu", dtype="float32")
+
+
 def _vote_on(job: _Job, pending: list[pa.Table], *, actors: int | None, verbose: bool) -> float:
     """Send pending units through the cluster; the seconds it took."""
-    # Ray and torch are not needed to say that a run is finished.
+    # Ray is not needed to say that a run is finished.
     from pipeline.cluster import plan_share, ray_cluster, run_units  # noqa: PLC0415
 
     unit_rows = [unit.num_rows for unit in job.units]
@@ -155,10 +178,8 @@ def open_run(store: VotesStore, wanted: Manifest, *, overwrite: bool) -> Manifes
     """
     if overwrite:
         store.delete()
-    found = store.read_manifest()
-    if found is None:
-        store.write_manifest(wanted)
-        return wanted
+    # Of two starts at once the first decides how units are cut; the other reads what it wrote.
+    found = store.read_manifest() or store.create_manifest(wanted)
     listed = wanted.execution["images"]
     if found.execution.get("images") != listed:
         raise ManifestError(

@@ -4,18 +4,16 @@ import hashlib
 import os
 import platform
 import time
-from dataclasses import asdict
-from importlib.metadata import version
+from dataclasses import asdict, replace
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline.config import VotesConfig
+from pipeline.manifest import Manifest
 from pipeline.numerics import Numerics
 from pipeline.resolve import Voter
 from pipeline.sources.listing import Listing
-
-_VERSIONED = ("patchcert", "numpy", "pillow", "timm", "torch")
 
 
 def identity(
@@ -43,7 +41,6 @@ def identity(
         "randomized": {"draws": voter.draws, "seed": voter.draw_seed},
         "preprocess": voter.preprocess.to_dict(),
         "numerics": numerics.to_dict(),
-        "versions": {name: version(name) for name in _VERSIONED},
     }
 
 
@@ -71,7 +68,18 @@ def execution(config: VotesConfig, images: int) -> dict[str, Any]:
         "images": images,
         "unit_images": unit_images,
         "units": -(-images // unit_images),
+        "actors": config.actors,
         "host": platform.node(),
         "cpus": os.cpu_count(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def finished(manifest: Manifest, seconds: float) -> Manifest:
+    """The manifest with this call's times added; its identity, and so its id, stays."""
+    facts = {
+        **manifest.execution,
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "voting_seconds": round(manifest.execution.get("voting_seconds", 0.0) + seconds, 1),
+    }
+    return replace(manifest, execution=facts)

@@ -3,13 +3,15 @@
 import os
 import platform
 from dataclasses import asdict, dataclass
-from typing import Any
+from importlib.metadata import version
+from typing import Any, NamedTuple
 
 from pipeline.config import ConfigError, Device, VotesConfig
 
 # More threads than this pay little on sequences of some 30 tokens; more actors do.
 _MOST_THREADS = 4
 _MICROBATCH = {"cpu": 128, "cuda": 512}
+_VERSIONED = ("patchcert", "numpy", "pillow", "timm", "torch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +24,7 @@ class Numerics:
         device_model: Which processor, and on a CPU which instruction set torch uses.
         microbatch: Sequences a forward pass.
         threads: CPU threads an actor, 0 on CUDA, where they do not matter.
+        versions: Versions of the libraries that compute.
     """
 
     dtype: str
@@ -29,38 +32,57 @@ class Numerics:
     device_model: str
     microbatch: int
     threads: int
+    versions: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return asdict(self)
 
 
-def device_model(device: Device) -> tuple[str, str]:
-    """The device that ``device`` means on this machine, and its model: (``cpu``, ``AMD ...``).
+class Machine(NamedTuple):
+    """What of a node bears on votes.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``.
+        device_model: Which one.
+        cpus: CPUs of the node.
+        versions: Versions of the libraries that compute.
+    """
+
+    device: str
+    device_model: str
+    cpus: int
+    versions: dict[str, str]
+
+
+def probe_machine(device: Device) -> Machine:
+    """What ``device`` means on the machine that calls this.
 
     Raises:
         ConfigError: CUDA is asked for and there is none.
     """
-    import torch  # noqa: PLC0415  (heavy; a finished run is reported without it elsewhere)
+    import torch  # noqa: PLC0415  (heavy, and not needed for --help)
 
+    cpus = os.cpu_count() or 1
+    versions = {name: version(name) for name in _VERSIONED}
     if device != "cpu" and torch.cuda.is_available():
-        return "cuda", torch.cuda.get_device_name()
+        return Machine("cuda", torch.cuda.get_device_name(), cpus, versions)
     if device == "cuda":
         raise ConfigError("--device cuda: no CUDA device is visible; use --device cpu or auto")
-    return "cpu", f"{_processor()} {torch.backends.cpu.get_cpu_capability()}"
+    model = f"{_processor()} {torch.backends.cpu.get_cpu_capability()}"
+    return Machine("cpu", model, cpus, versions)
 
 
-def resolve_numerics(
-    config: VotesConfig, device: str, model: str, cpus: int | None = None
-) -> Numerics:
-    """Fill in the arithmetic that ``config`` leaves open for a device, ``cpus`` of a node."""
-    threads = config.threads or min(cpus or os.cpu_count() or 1, _MOST_THREADS)
+def resolve_numerics(config: VotesConfig, machine: Machine) -> Numerics:
+    """Fill in the arithmetic that ``config`` leaves open for a machine."""
+    threads = config.threads or min(machine.cpus, _MOST_THREADS)
     return Numerics(
-        dtype=config.dtype or ("bfloat16" if device == "cuda" else "float32"),
-        device=device,
-        device_model=model,
-        microbatch=config.microbatch or _MICROBATCH[device],
-        threads=threads if device == "cpu" else 0,
+        dtype=config.dtype or ("bfloat16" if machine.device == "cuda" else "float32"),
+        device=machine.device,
+        device_model=machine.device_model,
+        microbatch=config.microbatch or _MICROBATCH[machine.device],
+        threads=threads if machine.device == "cpu" else 0,
+        versions=machine.versions,
     )
 
 

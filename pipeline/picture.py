@@ -30,10 +30,17 @@ def draw_certified_accuracy(summary: dict[str, Any], title: str) -> bytes:
     # A hair of sideways shift keeps two rules with equal values both visible.
     sides = sorted({entry["patch_px"] for entry in labelled})
     shift = 0.006 * (max(sides) - min(sides) or max(sides)) if sides else 0.0
-    for number, (rule, (colour, marker, line)) in enumerate(_STYLE.items()):
-        points = [entry for entry in labelled if entry["rule"] == rule]
-        if not points:
-            continue
+    claims = sorted({(entry["rule"], entry["confidence"] or 0.0) for entry in labelled})
+    for number, (rule, confidence) in enumerate(claims):
+        colour, marker, line = _STYLE[rule]
+        points = [
+            entry
+            for entry in labelled
+            if (entry["rule"], entry["confidence"] or 0.0) == (rule, confidence)
+        ]
+        label = f"certified, {rule} rule"
+        if confidence:
+            label = f"certified with {100 * confidence:g} % confidence an image, {rule}"
         xs = [entry["patch_px"] + (number - 0.5) * 2 * shift for entry in points]
         values = [entry["value"] for entry in points]
         below = [entry["value"] - entry["low"] for entry in points]
@@ -46,7 +53,7 @@ def draw_certified_accuracy(summary: dict[str, Any], title: str) -> bytes:
             marker=marker,
             linestyle=line,
             capsize=3,
-            label=f"certified, {rule} rule",
+            label=label,
         )
     for name, style in (("smoothed", ":"), ("plain", "-.")):
         value = summary[f"{name}_accuracy"]["value"]

@@ -23,6 +23,10 @@ from pipeline.schema import CERTIFICATES
 from pipeline.store import VotesStore
 from pipeline.summary import Claim, Tally
 
+# Metadata of the certificates file: two certifications at once must not leave the summary of one
+# beside the rows of the other for good.
+_CLAIMS = b"patchcert.claims"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Certified:
@@ -65,15 +69,22 @@ def certify_votes(store: VotesStore, claims: ClaimsConfig, *, overwrite: bool = 
     paths = {"summary_path": summary_path, "certificates_path": certificates_path}
     earlier = None if overwrite else _read_summary(summary_path)
     known = _claims_of(earlier)
-    if earlier and asked <= known and storage.exists(certificates_path):
+    if (
+        earlier
+        and asked <= known
+        and known == _claims_stored(certificates_path)
+        and store.is_complete(manifest)
+    ):
         return Certified(manifest=manifest, summary=earlier, computed=False, **paths)
     tally, sink = Tally(), io.BytesIO()
-    with pq.ParquetWriter(sink, CERTIFICATES, compression="zstd") as writer:
+    claimed = json.dumps(sorted(asked | known, key=str)).encode()
+    schema = CERTIFICATES.with_metadata({_CLAIMS: claimed})
+    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
         for table in store.read():
             votes = votes_array(table, manifest.theta)
             margins = {claim: _margins(votes, manifest, claim) for claim in asked | known}
             tally.add(table, votes, {claim: margin >= 0 for claim, margin in margins.items()})
-            writer.write_table(_certificate_rows(table, margins))
+            writer.write_table(_certificate_rows(table, margins).cast(schema))
     summary = tally.summary(store.run_id, manifest.ablation, manifest.votes_per_image)
     # The summary last: it is what a later call takes as the sign that all is there.
     storage.write_atomically(certificates_path, sink.getvalue())
@@ -153,6 +164,15 @@ def _read_summary(path: str) -> dict[str, Any] | None:
     except (ValueError, KeyError, TypeError):
         return None  # Derived data: computed again rather than believed.
     return summary
+
+
+def _claims_stored(path: str) -> set[Claim] | None:
+    """The claims that a certificates file holds; None where there is no such file."""
+    if not storage.exists(path):
+        return None
+    with storage.open_read(path) as stream:
+        metadata = pq.read_schema(stream).metadata or {}
+    return {Claim(*claim) for claim in json.loads(metadata.get(_CLAIMS, b"[]"))}
 
 
 def _claims_of(summary: dict[str, Any] | None) -> set[Claim]:

@@ -16,6 +16,7 @@ from pipeline.sources.class_names import class_subset
 
 # Salman et al. 2022: bands of 19 px at 224 px; 4 px on CIFAR-10's own 32-px grid.
 _PAPER_SIZE, _PAPER_SIZE_CIFAR = 19, 4
+_SMALL_GRID = 32  # pixels of CIFAR-10's side
 _PAPER_THETA = 0.2  # Levine & Feizi 2020, on ImageNet
 # 1, 2 and 3 % of a 224 x 224 image; 2x2, 4x4 and 5x5 on CIFAR-10.
 _PAPER_PATCHES, _PAPER_PATCHES_CIFAR = (23, 32, 39), (2, 4, 5)
@@ -53,11 +54,6 @@ class Voter:
     draw_seed: int = 0
     classes: tuple[int, ...] | None = None
 
-    @property
-    def rivals(self) -> int:
-        """Classes that can be voted for."""
-        return self.num_classes if self.classes is None else len(self.classes)
-
 
 def resolve_voter(config: VotesConfig) -> Voter:
     """Fill in what ``config`` leaves open.
@@ -82,7 +78,7 @@ def resolve_voter(config: VotesConfig) -> Voter:
     preprocess = _preprocess(config, card, model)
     size = config.size or _card_length(card, "size")
     if size is None:
-        size = _PAPER_SIZE_CIFAR if preprocess == PRESETS["cifar10"] else _PAPER_SIZE
+        size = default_size(preprocess)
     try:
         ablation = Ablation(
             kind=config.ablation or card.ablation.get("kind") or "column",
@@ -113,9 +109,14 @@ def resolve_voter(config: VotesConfig) -> Voter:
     )
 
 
+def default_size(preprocess: Preprocess) -> int:
+    """The paper's band for this grid, in pixels."""
+    return _PAPER_SIZE_CIFAR if preprocess.crop <= _SMALL_GRID else _PAPER_SIZE
+
+
 def default_patches(ablation: Ablation) -> tuple[int, ...]:
     """The paper's patch sizes for this grid; those that fit."""
-    paper = _PAPER_PATCHES_CIFAR if ablation.width <= 32 else _PAPER_PATCHES
+    paper = _PAPER_PATCHES_CIFAR if ablation.width <= _SMALL_GRID else _PAPER_PATCHES
     return tuple(side for side in paper if side <= min(ablation.height, ablation.width))
 
 
@@ -141,7 +142,10 @@ def _num_classes(config: VotesConfig, card: WeightsCard, model: str) -> int:
     # timm is heavy, and not needed where the weight file speaks for itself.
     from models.zoo import default_num_classes  # noqa: PLC0415
 
-    return default_num_classes(model)
+    known = default_num_classes(model)
+    if known < 2:
+        raise ConfigError(f"model {model}: it has no classifier of its own; give --num-classes")
+    return known
 
 
 def _preprocess(config: VotesConfig, card: WeightsCard, model: str) -> Preprocess:
@@ -151,9 +155,14 @@ def _preprocess(config: VotesConfig, card: WeightsCard, model: str) -> Preproces
     elif config.preprocess is None and card.preprocess is not None:
         base = card.preprocess
     else:
-        from models.zoo import default_preprocess  # noqa: PLC0415
+        from models.zoo import UnknownModelError, default_preprocess  # noqa: PLC0415
 
-        base = default_preprocess(model)
+        try:
+            base = default_preprocess(model)
+        except UnknownModelError:
+            raise
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
     changes: dict[str, Any] = {
         name: getattr(config, name)
         for name in ("crop", "interpolation", "mean", "std")

@@ -14,7 +14,7 @@ from models.weights import read_card
 from pipeline import storage
 from pipeline.config import ConfigError, VotesConfig
 from pipeline.decode import UndecodableError, decode
-from pipeline.resolve import Voter, default_patches, resolve_voter
+from pipeline.resolve import Voter, default_patches, default_size, resolve_voter
 from pipeline.worst import WorstCase, caption_of, most_touched, smallest_margin
 
 _TOKEN_PX = 16
@@ -118,7 +118,7 @@ def _preprocess(request: VotesConfig) -> Preprocess:
 
 
 def _ablation(request: VotesConfig, preprocess: Preprocess) -> Ablation:
-    size = request.size or (4 if preprocess == PRESETS["cifar10"] else 19)
+    size = request.size or default_size(preprocess)
     try:
         return Ablation(
             kind=request.ablation or "column",
@@ -146,10 +146,10 @@ def _pixels(image: str, preprocess: Preprocess) -> NDArray[np.uint8]:
 def _votes(request: VotesConfig, voter: Voter, pixels: NDArray[np.uint8]) -> IntArray:
     """The vote of every ablation of one image; int (V,)."""
     # torch: a picture of the geometry needs none.
-    from pipeline.numerics import device_model, resolve_numerics  # noqa: PLC0415
+    from pipeline.numerics import probe_machine, resolve_numerics  # noqa: PLC0415
     from pipeline.voting import build_classifier  # noqa: PLC0415
 
-    numerics = resolve_numerics(request, *device_model(request.device))
+    numerics = resolve_numerics(request, probe_machine(request.device))
     votes_v: IntArray = build_classifier(voter, numerics)(pixels[None].copy()).votes_bv[0]
     return votes_v
 

@@ -135,6 +135,27 @@ def read_bytes(path: str, start: int | None = None, end: int | None = None) -> b
     return bytes(fs.cat_file(inner, start=start, end=end))
 
 
+def create(path: str, data: bytes) -> bool:
+    """Write a whole file if there is none, atomically; whether it was written."""
+    fs, inner = filesystem(path)
+    if path.startswith(S3):
+        try:
+            fs.pipe_file(inner, data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+    directory, name = os.path.split(inner)
+    hidden = os.path.join(directory, f".{name}.{uuid.uuid4().hex}.new")
+    write_atomically(hidden, data)
+    try:
+        os.link(hidden, inner)  # unlike a rename, it never replaces
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(hidden)
+    return True
+
+
 def write_atomically(path: str, data: bytes) -> None:
     """Write a whole file so that a reader sees the old content or the new, never a part.
 

@@ -61,10 +61,29 @@ class VotesStore:
         """Write or replace the manifest, atomically."""
         storage.write_atomically(self.manifest_path, manifest.to_json())
 
+    def create_manifest(self, manifest: Manifest) -> Manifest:
+        """Write the manifest unless there is one by now; the one that is there.
+
+        Raises:
+            ManifestError: The one that is there contradicts its id.
+        """
+        if storage.create(self.manifest_path, manifest.to_json()):
+            return manifest
+        data = storage.read_bytes(self.manifest_path)
+        return Manifest.from_json(data, run_id=self.run_id, where=self.manifest_path)
+
     def committed(self) -> set[int]:
         """Units whose votes are on disk."""
         matches = (_UNIT.search(path) for path in storage.list_files(self.folder))
         return {int(match[1]) for match in matches if match}
+
+    def missing(self, manifest: Manifest) -> list[int]:
+        """Units of a run without votes, ascending."""
+        return sorted(set(range(int(manifest.execution["units"]))) - self.committed())
+
+    def is_complete(self, manifest: Manifest) -> bool:
+        """Whether every unit has its votes."""
+        return not self.missing(manifest)
 
     def commit(self, unit: int, table: pa.Table, schema: pa.Schema, votes: int) -> None:
         """Check one unit's rows, of ``votes`` votes an image, and write them.
@@ -91,7 +110,7 @@ class VotesStore:
                 f"run_id={self.run_id}: no votes under {self.out}; run `patchcert votes` first"
             )
         units, images = int(manifest.execution["units"]), int(manifest.execution["images"])
-        missing = sorted(set(range(units)) - self.committed())
+        missing = self.missing(manifest)
         if missing:
             raise StoreError(
                 f"run_id={self.run_id}: {len(missing)} of {units} units have no votes yet (first: "
@@ -110,7 +129,16 @@ class VotesStore:
             )
 
     def delete(self) -> None:
-        """Remove this run's votes, manifest last: what remains half-way is seen as unfinished."""
+        """Remove this run, what is derived from its votes first and the manifest last.
+
+        What remains half-way is seen as unfinished, never as a result.
+        """
+        name = f"run_id={self.run_id}"
+        for path in storage.list_files(storage.join(self.out, "summary")):
+            if path.rsplit("/", 1)[-1].startswith(f"{name}."):
+                storage.remove(path)
+        for path in storage.list_files(storage.join(self.out, "certificates", name)):
+            storage.remove(path)
         for path in storage.list_files(self.folder):
             if not path.endswith("_manifest.json"):
                 storage.remove(path)

@@ -73,7 +73,10 @@ class Tally:
         self.unlabelled += table.num_rows - int(Labels.of(table).known.sum())
         self.plain_right += int(labels.accept(voted["plain_prediction"].to_numpy()).sum())
         self.smoothed_right += int(right.sum())
-        self.ablations_right += int(labels.accept(votes).sum()) if len(votes) else 0
+        if len(votes):
+            accepted = labels.accept(votes)
+            # Of a set of votes one right class is enough, and counts once.
+            self.ablations_right += int((accepted if votes.ndim == 2 else accepted.any(-1)).sum())
         for claim, holds in certified.items():
             self.certified[claim] += int(holds.sum())
             self.certified_right[claim] += int((holds & right).sum())

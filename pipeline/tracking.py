@@ -35,7 +35,7 @@ def tracking_uri(claims: ClaimsConfig, out: str) -> str | None:
         raise ConfigError(
             f"--out {out}: an sqlite file cannot lie on S3; give --mlflow a server, or none"
         )
-    return f"sqlite:///{Path(out).resolve() / 'mlflow.db'}"
+    return f"sqlite:///{Path(storage.full_path(out)) / 'mlflow.db'}"
 
 
 def log_run(certified: Certified, picture: bytes, claims: ClaimsConfig, out: str) -> str | None:
@@ -92,7 +92,7 @@ def _experiment(claims: ClaimsConfig, uri: str, out: str) -> str:
         return str(experiment.experiment_id)
     # By default artifacts of an sqlite store would land in the working directory.
     own = claims.mlflow is None
-    location = (Path(out).resolve() / "mlflow-artifacts").as_uri() if own else None
+    location = (Path(storage.full_path(out)) / "mlflow-artifacts").as_uri() if own else None
     return str(mlflow.create_experiment(claims.experiment, artifact_location=location))
 
 

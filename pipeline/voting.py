@@ -5,6 +5,8 @@ end to end: read and decoded by a task, voted on by an actor, committed by a tas
 Units are the grain of progress, of retries and of resuming.
 """
 
+import platform
+
 import numpy as np
 import pyarrow as pa
 import torch
@@ -14,9 +16,10 @@ from models.restricted import Restricted
 from models.sampling import draw_positions
 from models.smoothing import SmoothedClassifier
 from models.voting import ThresholdVoting
+from models.weights import sha256_of
 from models.zoo import load_network
 from pipeline.ballots import votes_table
-from pipeline.numerics import Numerics
+from pipeline.numerics import Numerics, probe_machine
 from pipeline.resolve import Voter
 
 
@@ -24,11 +27,16 @@ class VoteOnUnit:
     """One copy of the network; decoded rows to rows of the votes dataset."""
 
     def __init__(self, voter: Voter, numerics: Numerics, schema: pa.Schema) -> None:
+        check_worker(voter, numerics)
         self.classifier = build_classifier(voter, numerics)
-        self.voter, self.schema = voter, schema
+        self.voter, self.schema, self.threads = voter, schema, numerics.threads
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         """Decoded rows to votes, in order, with their ``unit``."""
+        if self.threads:
+            # OpenMP counts threads per calling thread, and Ray calls from another one than the
+            # constructor's, where its own OMP_NUM_THREADS of one would hold.
+            torch.set_num_threads(self.threads)
         decoded = decoded.combine_chunks()
         readable = np.flatnonzero(decoded["pixels"].is_valid().to_numpy())
         rows = decoded.take(pa.array(readable))
@@ -47,8 +55,34 @@ class VoteOnUnit:
                 ]
             )
         ballot = self.classifier(images, views_bv)
-        table = votes_table(decoded, readable, ballot, self.schema, views_bv)
+        lowest = min(self.voter.classes or (0,))
+        table = votes_table(
+            decoded, readable, ballot, self.schema, views_bv=views_bv, lowest_class=lowest
+        )
         return table.append_column("unit", decoded["unit"])
+
+
+class WorkerError(RuntimeError):
+    """A worker would cast other votes than the run's identity says."""
+
+
+def check_worker(voter: Voter, numerics: Numerics) -> None:
+    """Hold the worker's weights, device and libraries against the run's identity.
+
+    Raises:
+        WorkerError: One of them differs, named.
+    """
+    here = probe_machine("cuda" if numerics.device == "cuda" else "cpu")
+    for name, ours, theirs in (
+        ("device model", here.device_model, numerics.device_model),
+        ("library versions", here.versions, numerics.versions),
+        ("weights sha256", sha256_of(voter.weights), voter.weights_sha256),
+    ):
+        if ours != theirs:
+            raise WorkerError(
+                f"{name} on worker {platform.node()}: {ours}, but the run has {theirs}; its votes "
+                "would not be this run's. Use equal nodes, or run again with what is there"
+            )
 
 
 def build_classifier(voter: Voter, numerics: Numerics) -> SmoothedClassifier:

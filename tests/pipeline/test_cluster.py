@@ -1,12 +1,17 @@
 """Sharing out CPUs and GPUs so that tasks can always run beside the actors."""
 
+import dataclasses
+import shutil
+
 from hypothesis import given
 from hypothesis import strategies as st
 from pytest import mark, raises
 
 from pipeline.cluster import plan_share
-from pipeline.config import ConfigError
-from pipeline.numerics import Numerics
+from pipeline.config import ConfigError, VotesConfig
+from pipeline.numerics import Numerics, probe_machine, resolve_numerics
+from pipeline.resolve import resolve_voter
+from pipeline.voting import WorkerError, check_worker
 
 
 def numerics(device: str = "cpu", threads: int = 2) -> Numerics:
@@ -16,6 +21,7 @@ def numerics(device: str = "cpu", threads: int = 2) -> Numerics:
         device_model="x",
         microbatch=8,
         threads=threads if device == "cpu" else 0,
+        versions={},
     )
 
 
@@ -43,10 +49,14 @@ def test_one_actor_a_gpu():
     assert (share.actors, share.gpus) == (4, 1.0)
 
 
+def test_a_cluster_that_scales_from_zero_is_asked_for_gpus():
+    share = plan_share({"CPU": 8.0}, numerics("cuda"), 4, 100)
+    assert (share.actors, share.gpus) == (4, 1.0)
+
+
 @mark.parametrize(
     ("available", "device", "actors", "message"),
     [
-        ({"CPU": 4.0}, "cuda", None, "no GPU"),
         ({"CPU": 4.0, "GPU": 2.0}, "cuda", 3, "has 2 GPUs"),
         ({"CPU": 1.0}, "cpu", 40, "fewer --actors"),
     ],
@@ -54,3 +64,30 @@ def test_one_actor_a_gpu():
 def test_what_cannot_be_shared_out_is_refused(available, device, actors, message):
     with raises(ConfigError, match=message):
         plan_share(available, numerics(device), actors, 100)
+
+
+@mark.parametrize(
+    ("change", "message"),
+    [
+        ({"device_model": "another CPU"}, "device model"),
+        ({"versions": {"torch": "0"}}, "library versions"),
+    ],
+)
+def test_a_worker_unlike_the_run_refuses_to_vote(change, message, tiny_weights):
+    """A stale library or another processor would cast votes that are not this run's."""
+    config = VotesConfig(data="x", weights=str(tiny_weights), threads=1)
+    voter = resolve_voter(config)
+    ours = resolve_numerics(config, probe_machine("cpu"))
+    check_worker(voter, ours)
+    with raises(WorkerError, match=message):
+        check_worker(voter, dataclasses.replace(ours, **change))
+
+
+def test_weights_replaced_on_a_worker_are_refused(tiny_weights, tmp_path):
+    copy = tmp_path / "w.safetensors"
+    shutil.copy(tiny_weights, copy)
+    config = VotesConfig(data="x", weights=str(copy), threads=1)
+    voter, ours = resolve_voter(config), resolve_numerics(config, probe_machine("cpu"))
+    copy.write_bytes(copy.read_bytes() + b"\0")
+    with raises(WorkerError, match="weights sha256"):
+        check_worker(voter, ours)

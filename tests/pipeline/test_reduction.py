@@ -141,6 +141,32 @@ def test_unfinished_votes_are_refused(store, tmp_path):
         certify_votes(store, ClaimsConfig(patch=(1,)))
 
 
+def test_old_results_are_not_believed_without_votes(store, tmp_path):
+    """Certificates of votes that are gone would be nobody's."""
+    certify_votes(store, ClaimsConfig(patch=(1,)))
+    (tmp_path / "votes" / f"run_id={store.run_id}" / "unit-00001.parquet").unlink()
+    with raises(StoreError, match="1 of 2 units"):
+        certify_votes(store, ClaimsConfig(patch=(1,)))
+
+
+def test_deleting_a_run_deletes_what_is_derived_from_it(store, tmp_path):
+    certify_votes(store, ClaimsConfig(patch=(1,)))
+    store.delete()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_summary_and_certificates_of_different_calls_are_told_apart(store):
+    first = certify_votes(store, ClaimsConfig(patch=(1,)))
+    with open(first.certificates_path, "rb") as stream:
+        rows_of_first = stream.read()
+    certify_votes(store, ClaimsConfig(patch=(2,)))
+    with open(first.certificates_path, "wb") as stream:
+        stream.write(rows_of_first)  # as if the slower of two calls had written last
+    again = certify_votes(store, ClaimsConfig(patch=(2,)))
+    assert again.computed
+    assert set(pq.read_table(again.certificates_path)["patch_px"].to_pylist()) == {1, 2}
+
+
 def test_unknown_run(tmp_path):
     with raises(ManifestError, match="no votes"):
         certify_votes(VotesStore(str(tmp_path), "r" + "0" * 16), ClaimsConfig(patch=(1,)))

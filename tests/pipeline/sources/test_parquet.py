@@ -9,7 +9,6 @@ from pipeline.sources.listing import SourceOptions, list_images
 from pipeline.sources.reading import read_bytes_of
 
 NO = SourceOptions()
-SHARED = Path(__file__).parents[3].parent / "shared/data"
 
 
 def write(path, **columns):
@@ -115,10 +114,8 @@ def test_equal_stems_collide(tmp_path, refusal, encode):
 
 
 @pytest.mark.shared_data
-def test_real_imagenet_images():
-    path = SHARED / "imagenet_val_subset.parquet"
-    if not path.exists():
-        pytest.skip("shared_data: ../shared/data/imagenet_val_subset.parquet is missing")
+def test_real_imagenet_images(shared_data):
+    path = shared_data / "imagenet_val_subset.parquet"
     listing = list_images(str(path), NO, 1000)
     labels = listing.table.column("label").to_pylist()
     assert len(listing) == 650

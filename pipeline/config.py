@@ -13,6 +13,10 @@ from models.preprocess import Interpolation, PresetName
 from models.systems import TokenMode, VotingName
 from pipeline.sources.base import Numbering
 
+# Where threads share out fewer rows, some kernels differ between places in the batch
+# (tests/models/test_bit_identity.py).
+MICROBATCH_STEP = 16
+
 Dtype = Literal["float32", "bfloat16"]
 Device = Literal["auto", "cpu", "cuda"]
 RuleName = Literal["exact", "uniform", "randomized"]
@@ -68,7 +72,7 @@ class VotesConfig:
         std: Channel deviations to divide by, in [0, 1].
         dtype: Arithmetic [bfloat16 on CUDA, float32 on CPU].
         device: Where the network runs.
-        microbatch: Sequences a forward pass [128 on CPU, 512 on CUDA].
+        microbatch: Sequences a forward pass, a multiple of 16 [128 on CPU, 512 on CUDA].
         threads: CPU threads an actor [at most 4].
         actors: Copies of the network [one a GPU, or as many as the CPUs bear].
         unit_images: Images committed at once [a 16th of all, from 16 to 256].
@@ -126,6 +130,11 @@ class VotesConfig:
             randomized=self.randomized,
         )
         _at_least(0, seed=self.seed)
+        if self.microbatch is not None and self.microbatch % MICROBATCH_STEP:
+            raise ConfigError(
+                f"--microbatch {self.microbatch}: it must be a multiple of {MICROBATCH_STEP}; other "
+                "shapes are not known to treat every place in the batch alike"
+            )
         self._check_positions()
         self._check_voting()
         _at_least(2, num_classes=self.num_classes)

@@ -19,7 +19,7 @@ from models.voting import ThresholdVoting
 from models.weights import sha256_of
 from models.zoo import load_network
 from pipeline.ballots import votes_table
-from pipeline.numerics import Numerics, probe_machine
+from pipeline.numerics import Numerics, pin_mkl, probe_machine
 from pipeline.resolve import Voter
 
 
@@ -91,6 +91,7 @@ def build_classifier(voter: Voter, numerics: Numerics) -> SmoothedClassifier:
     Raises:
         UnknownModelError, WeightsError, UnsupportedModelError: As ``models`` says.
     """
+    pin_mkl()
     if numerics.threads:
         torch.set_num_threads(numerics.threads)
     # Kernels chosen by timing would differ between actors, and with them the last bits.

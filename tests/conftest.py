@@ -1,6 +1,7 @@
 """What many tests share: a tiny network with known weights, shards of small images, one Ray."""
 
 import io
+import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,11 @@ from models.ablation import Ablation
 from models.preprocess import Preprocess
 from models.vit import TokenDropViT
 from models.weights import WeightsCard
+
+# Before the first matrix product, as the pipeline does; and one thread: tiny networks gain nothing
+# from two, and on a busy machine threads that wait for each other are many times slower.
+os.environ.setdefault("MKL_CBWR", "AUTO")
+torch.set_num_threads(1)
 
 REPOSITORY = Path(__file__).parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared/data"

@@ -14,7 +14,6 @@ from torch import nn
 from models.ablation import Ablation
 from models.preprocess import PRESETS
 from models.vit import TokenDropViT, UnsupportedModelError
-from models.zoo import load_network
 from tests.conftest import (
     TINY_PREPROCESS,
     TINY_PX,
@@ -158,31 +157,3 @@ def test_disagreeing_sizes_are_refused(network):
             Ablation(kind="column", size=19, stride=1, height=152, width=152),
             dataclasses.replace(TINY_PREPROCESS, crop=152),
         )
-
-
-@pytest.mark.shared_data
-def test_deit_on_real_images(shared_data):
-    """Real weights, real images: every label equal save at near-ties, which are counted."""
-    import pyarrow.parquet as pq
-
-    from pipeline.decode import decode
-
-    rows = pq.ParquetFile(shared_data / "imagenet_val_subset.parquet")
-    cells = next(rows.iter_batches(4, columns=["image"]))["image"]
-    preprocess = PRESETS["imagenet"]
-    images = np.stack([preprocess(decode(cell.as_py())) for cell in cells])
-    network = load_network(
-        "deit_tiny_patch16_224", 1000, str(shared_data / "deit_tiny_patch16_224.safetensors")
-    )
-    ablation = Ablation(kind="column", size=19, stride=16, height=224, width=224)
-    dropped = all_logits(TokenDropViT(network, ablation, preprocess), images)
-    near_ties = 0
-    shown_v = np.stack([visible_mask("column", 19, 16, 224, view) for view in range(len(ablation))])
-    for image, logits_vc in zip(images, dropped, strict=True):
-        dense = dense_logits(network, image, shown_v, preprocess.mean, preprocess.std, token=16)
-        assert (logits_vc - dense).abs().max() < 1e-3
-        top = dense.topk(2, dim=1).values
-        clear = top[:, 0] - top[:, 1] >= 1e-4
-        near_ties += int((~clear).sum())
-        assert torch.equal(logits_vc.argmax(1)[clear], dense.argmax(1)[clear])
-    assert near_ties <= 1

@@ -132,8 +132,8 @@ class VotesConfig:
         _at_least(0, seed=self.seed)
         if self.microbatch is not None and self.microbatch % MICROBATCH_STEP:
             raise ConfigError(
-                f"--microbatch {self.microbatch}: it must be a multiple of {MICROBATCH_STEP}; other "
-                "shapes are not known to treat every place in the batch alike"
+                f"--microbatch {self.microbatch}: it must be a multiple of {MICROBATCH_STEP}; "
+                "other shapes are not known to treat every place in the batch alike"
             )
         self._check_positions()
         self._check_voting()

@@ -25,7 +25,8 @@ def check_model_name(name: str) -> None:
         try:
             timm.get_pretrained_cfg(name)
         except RuntimeError as error:
-            raise UnknownModelError(f"model {name!r}: {error}; leave the tag out") from error
+            tags = ", ".join(timm.list_pretrained(f"{name.partition('.')[0]}.*"))
+            raise UnknownModelError(f"model {name!r}: {error} timm publishes: {tags}") from error
         return
     stem = name.split(".", maxsplit=1)[0]
     near = difflib.get_close_matches(stem, timm.list_models(), n=3, cutoff=0.5)
@@ -135,11 +136,7 @@ def fetch_hub_weights(weights: str) -> Path:
 
     name = weights.removeprefix(HUB)
     check_model_name(name)
-    try:
-        config = timm.get_pretrained_cfg(name)
-    except RuntimeError as error:
-        tags = ", ".join(timm.list_pretrained(f"{name.partition('.')[0]}.*"))
-        raise UnknownModelError(f"weights {weights}: {error} timm publishes: {tags}") from error
+    config = timm.get_pretrained_cfg(name)
     if config is None or not config.hf_hub_id:
         raise WeightsError(
             f"weights {weights}: timm publishes none for {name} on the hub; give a file"

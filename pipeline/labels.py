@@ -35,6 +35,7 @@ class Labels:
 
     def accept(self, given: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether given classes are right; int (N, ...) to bool (N, ...). -1 never is."""
-        slots = self.classes.reshape(len(self.classes), *[1] * (given.ndim - 1), -1)
+        count, width = self.classes.shape  # spelled out: of no images, -1 would be ambiguous
+        slots = self.classes.reshape(count, *[1] * (given.ndim - 1), width)
         equal = (given[..., None] == slots) & (given[..., None] >= 0)
         return np.asarray(equal.any(axis=-1))

@@ -152,7 +152,7 @@ def test_module_entry_is_the_command():
         (["--weights", "absent.safetensors"], "absent.safetensors: no such file"),
         (["--data", "absent"], "absent"),
         (["--resize", "big"], "--resize big"),
-        (["--crop", "80"], "check --model, --preprocess and --crop"),
+        (["--crop", "81"], "check --model, --preprocess and --crop"),
         (["--positions", "every"], "--positions every: write random:N"),
         (["--voting", "threshold", "--theta", "2"], "--theta 2"),
         (["--rule", "randomized"], "randomized"),

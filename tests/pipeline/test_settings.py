@@ -179,3 +179,17 @@ def test_restricted_logits_vote_for_allowed_classes_only(tiny_weights, tmp_path)
     ]
     assert done.summary["smoothed_accuracy"]["hits"] == sum(right)
     assert done.summary["smoothed_accuracy"]["of"] == 5
+
+
+def test_a_run_of_errors_alone_is_counted_not_a_crash(shards, tiny_weights, tmp_path):
+    """80 px is a size that the network takes and no image has."""
+    store, table = vote(shards, tiny_weights, tmp_path, crop=80)
+    assert table["error"].null_count == 0
+    for theta in (None, 0.3):
+        voting = {} if theta is None else {"voting": "threshold", "theta": theta}
+        store, table = vote(shards, tiny_weights, tmp_path, crop=80, **voting)
+        summary = certify_votes(store, ClaimsConfig(patch=(4,))).summary
+        assert summary["images_with_error"] == summary["images"] == 6
+        assert summary["smoothed_accuracy"]["hits"] == 0
+        assert summary["smoothed_accuracy"]["of"] == 5  # one has no label
+        assert all(entry["images_certified"] == 0 for entry in summary["certified_accuracy"])

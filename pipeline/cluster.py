@@ -22,7 +22,7 @@ from ray.exceptions import RayError
 from pipeline.committing import CommitUnit
 from pipeline.config import ConfigError, Device
 from pipeline.decoding import DecodeUnit
-from pipeline.numerics import Machine, Numerics, probe_machine
+from pipeline.numerics import Machine, Numerics, on_cluster, probe_machine
 from pipeline.voting import VoteOnUnit
 
 _DECODE_CPUS, _COMMIT_CPUS = 0.5, 0.25
@@ -80,11 +80,6 @@ def plan_share(
             "ask for fewer --actors or add CPUs"
         )
     return Share(actors=count, cpus=each, gpus=1.0 if numerics.device == "cuda" else 0.0)
-
-
-def on_cluster() -> bool:
-    """Whether the environment names a cluster to join, as it does for submitted jobs."""
-    return "RAY_ADDRESS" in os.environ
 
 
 def probe_worker(device: Device, *, verbose: bool) -> Machine:

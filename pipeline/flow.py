@@ -1,7 +1,6 @@
 """The votes job: list images, find or begin their run, send what is missing through the cluster."""
 
 import dataclasses
-import os
 import time
 from dataclasses import dataclass
 
@@ -12,10 +11,10 @@ from pipeline.config import ConfigError, OutputConfig, VotesConfig
 from pipeline.decoding import DecodeUnit
 from pipeline.identity import execution, finished, identity
 from pipeline.manifest import Manifest, ManifestError
-from pipeline.numerics import Machine, Numerics, probe_machine, resolve_numerics
+from pipeline.numerics import Machine, Numerics, on_cluster, probe_machine, resolve_numerics
 from pipeline.progress import VotesProgress
 from pipeline.resolve import Voter
-from pipeline.schema import MAX_CLASSES, votes_schema
+from pipeline.schema import MAX_CLASSES
 from pipeline.sources.listing import SourceOptions, list_images
 from pipeline.store import StoreError, VotesStore
 
@@ -87,8 +86,7 @@ def count_votes(config: VotesConfig, voter: Voter, output: OutputConfig) -> Vote
             raise ConfigError(f"{error}; check --model, --preprocess and --crop") from error
     manifest = open_run(store, wanted, overwrite=config.overwrite)
     units = plan_units(listing.table, int(manifest.execution["unit_images"]))
-    committed = store.committed()
-    pending = [unit for number, unit in enumerate(units) if number not in committed]
+    pending = [units[number] for number in store.missing(manifest)]
     seconds = 0.0
     if pending:
         job = _Job(
@@ -97,24 +95,24 @@ def count_votes(config: VotesConfig, voter: Voter, output: OutputConfig) -> Vote
             options=options,
             store=store,
             units=units,
-            schema=schema_of(manifest),
+            schema=manifest.schema,
             votes_per_image=manifest.votes_per_image,
         )
         seconds = _vote_on(job, pending, actors=config.actors, verbose=output.verbose)
+        missing = store.missing(manifest)
+        if missing:
+            raise StoreError(
+                f"run_id={store.run_id}: {len(missing)} of {len(units)} units were not committed; "
+                "run again to resume"
+            )
         store.write_manifest(finished(manifest, seconds))
     voted = sum(unit.num_rows for unit in pending)
-    missing = set(range(len(units))) - store.committed()
-    if missing:
-        raise StoreError(
-            f"run_id={store.run_id}: {len(missing)} of {len(units)} units were not committed; "
-            "run again to resume"
-        )
     return VotesOutcome(run_id=store.run_id, images=len(listing), voted=voted, seconds=seconds)
 
 
 def _machine(config: VotesConfig, *, verbose: bool) -> Machine:
     """The machine that votes: a worker of the cluster that a job runs on, or this one."""
-    if "RAY_ADDRESS" not in os.environ:
+    if not on_cluster():
         return probe_machine(config.device)
     from pipeline.cluster import probe_worker  # noqa: PLC0415  (Ray takes a second to import)
 
@@ -148,16 +146,6 @@ def _vote_on(job: _Job, pending: list[pa.Table], *, actors: int | None, verbose:
                 for receipt in receipts.to_pylist():
                     progress.add(receipt["images"], receipt["errors"])
         return time.monotonic() - start
-
-
-def schema_of(manifest: Manifest) -> pa.Schema:
-    """Columns of a run's votes."""
-    return votes_schema(
-        views=manifest.draws is not None,
-        vote_sets=manifest.theta is not None,
-        gaps=manifest.gaps,
-        labels=manifest.several_labels,
-    )
 
 
 def plan_units(table: pa.Table, unit_images: int) -> list[pa.Table]:

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
+
 from models.ablation import Ablation
+from pipeline.schema import votes_schema
 
 Json = Any
 
@@ -20,11 +23,12 @@ def canonical(value: Json) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
-def _flatten(value: Json, prefix: str = "") -> dict[str, Json]:
+def flatten(value: Json, prefix: str = "") -> dict[str, Json]:
+    """Nested JSON objects as one, with dotted names."""
     if isinstance(value, Mapping):
         flat: dict[str, Json] = {}
         for key in sorted(value):
-            flat |= _flatten(value[key], f"{prefix}{key}.")
+            flat |= flatten(value[key], f"{prefix}{key}.")
         return flat
     return {prefix[:-1]: value}
 
@@ -32,7 +36,7 @@ def _flatten(value: Json, prefix: str = "") -> dict[str, Json]:
 def _checksums(identity: Json) -> dict[str, str]:
     return {
         name: hashlib.sha256(canonical(value)).hexdigest()[:8]
-        for name, value in _flatten(identity).items()
+        for name, value in flatten(identity).items()
     }
 
 
@@ -95,6 +99,16 @@ class Manifest:
     def several_labels(self) -> bool:
         """Whether an image may have several right classes."""
         return bool(self.identity.get("data", {}).get("several_labels"))
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns of the run's votes."""
+        return votes_schema(
+            views=self.draws is not None,
+            vote_sets=self.theta is not None,
+            gaps=self.gaps,
+            labels=self.several_labels,
+        )
 
     def to_json(self) -> bytes:
         """The file's bytes; ``from_json`` reads them back."""

@@ -17,7 +17,7 @@ from pipeline.ballots import votes_array
 from pipeline.certificates.randomized import CONFIDENCE
 from pipeline.certificates.rules import rule_for
 from pipeline.config import ClaimsConfig, ConfigError
-from pipeline.manifest import Manifest, ManifestError
+from pipeline.manifest import Manifest
 from pipeline.resolve import default_patches
 from pipeline.schema import CERTIFICATES
 from pipeline.store import VotesStore
@@ -26,6 +26,8 @@ from pipeline.summary import Claim, Tally
 # Metadata of the certificates file: two certifications at once must not leave the summary of one
 # beside the rows of the other for good.
 _CLAIMS = b"patchcert.claims"
+# Columns of the votes that no certificate needs.
+_UNUSED = ("counts", "views", "gaps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +58,7 @@ def certify_votes(store: VotesStore, claims: ClaimsConfig, *, overwrite: bool = 
         ConfigError: A patch does not fit the image, or a rule not the votes.
         ManifestError, StoreError: The votes are absent, incomplete or contradictory.
     """
-    manifest = store.read_manifest()
-    if manifest is None:
-        raise ManifestError(
-            f"run_id={store.run_id}: no votes under {store.out}; run `patchcert votes` first"
-        )
+    manifest = store.begun()
     asked = check_claims(manifest.ablation, claims, randomized=manifest.draws is not None)
     summary_path = storage.join(store.out, "summary", f"run_id={store.run_id}.json")
     certificates_path = storage.join(
@@ -80,7 +78,7 @@ def certify_votes(store: VotesStore, claims: ClaimsConfig, *, overwrite: bool = 
     claimed = json.dumps(sorted(asked | known, key=str)).encode()
     schema = CERTIFICATES.with_metadata({_CLAIMS: claimed})
     with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
-        for table in store.read():
+        for table in store.read([name for name in manifest.schema.names if name not in _UNUSED]):
             votes = votes_array(table, manifest.theta)
             margins = {claim: _margins(votes, manifest, claim) for claim in asked | known}
             tally.add(table, votes, {claim: margin >= 0 for claim, margin in margins.items()})

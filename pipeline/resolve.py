@@ -155,14 +155,34 @@ def _preprocess(config: VotesConfig, card: WeightsCard, model: str) -> Preproces
     elif config.preprocess is None and card.preprocess is not None:
         base = card.preprocess
     else:
-        from models.zoo import UnknownModelError, default_preprocess  # noqa: PLC0415
+        base = model_preprocess(model)
+    return with_options(base, config)
 
-        try:
-            base = default_preprocess(model)
-        except UnknownModelError:
-            raise
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+
+def model_preprocess(model: str) -> Preprocess:
+    """Timm's preprocessing of a model.
+
+    Raises:
+        ConfigError: It cannot be expressed.
+        UnknownModelError: timm has no such model.
+    """
+    # timm is heavy, and not needed where a preset or the weights speak.
+    from models.zoo import UnknownModelError, default_preprocess  # noqa: PLC0415
+
+    try:
+        return default_preprocess(model)
+    except UnknownModelError:
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def with_options(base: Preprocess, config: VotesConfig) -> Preprocess:
+    """``base`` with the single options of ``config`` replaced.
+
+    Raises:
+        ConfigError: They contradict each other.
+    """
     changes: dict[str, Any] = {
         name: getattr(config, name)
         for name in ("crop", "interpolation", "mean", "std")

@@ -1,9 +1,7 @@
 """From a request to what ``patchcert show`` draws: pixels, ablations, votes, the worst patch."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +12,14 @@ from models.weights import read_card
 from pipeline import storage
 from pipeline.config import ConfigError, VotesConfig
 from pipeline.decode import UndecodableError, decode
-from pipeline.resolve import Voter, default_patches, default_size, resolve_voter
+from pipeline.resolve import (
+    Voter,
+    default_patches,
+    default_size,
+    model_preprocess,
+    resolve_voter,
+    with_options,
+)
 from pipeline.worst import WorstCase, caption_of, most_touched, smallest_margin
 
 _TOKEN_PX = 16
@@ -101,20 +106,12 @@ def _preprocess(request: VotesConfig) -> Preprocess:
     if request.preprocess in PRESETS:
         base = PRESETS[request.preprocess]
     elif request.model is not None:
-        from models.zoo import default_preprocess  # noqa: PLC0415
-
-        base = default_preprocess(request.model)
+        base = model_preprocess(request.model)
     elif request.preprocess is None:
         base = PRESETS["imagenet"]
     else:
         raise ConfigError("--preprocess model: which model? give --model or --weights")
-    changes: dict[str, Any] = {} if request.crop is None else {"crop": request.crop}
-    if request.resize is not None:
-        changes["resize"] = None if request.resize == "none" else int(request.resize)
-    try:
-        return dataclasses.replace(base, **changes)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    return with_options(base, request)
 
 
 def _ablation(request: VotesConfig, preprocess: Preprocess) -> Ablation:

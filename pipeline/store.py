@@ -52,10 +52,24 @@ class VotesStore:
         Raises:
             ManifestError: It contradicts its id.
         """
-        if not storage.exists(self.manifest_path):
-            return None
+        return self._load_manifest() if storage.exists(self.manifest_path) else None
+
+    def _load_manifest(self) -> Manifest:
         data = storage.read_bytes(self.manifest_path)
         return Manifest.from_json(data, run_id=self.run_id, where=self.manifest_path)
+
+    def begun(self) -> Manifest:
+        """The manifest of a run that was begun.
+
+        Raises:
+            ManifestError: It was not, or its manifest contradicts its id.
+        """
+        manifest = self.read_manifest()
+        if manifest is None:
+            raise ManifestError(
+                f"run_id={self.run_id}: no votes under {self.out}; run `patchcert votes` first"
+            )
+        return manifest
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Write or replace the manifest, atomically."""
@@ -69,8 +83,7 @@ class VotesStore:
         """
         if storage.create(self.manifest_path, manifest.to_json()):
             return manifest
-        data = storage.read_bytes(self.manifest_path)
-        return Manifest.from_json(data, run_id=self.run_id, where=self.manifest_path)
+        return self._load_manifest()
 
     def committed(self) -> set[int]:
         """Units whose votes are on disk."""
@@ -104,11 +117,7 @@ class VotesStore:
             ManifestError: The run was never begun.
             StoreError: Units or rows are missing or doubled.
         """
-        manifest = self.read_manifest()
-        if manifest is None:
-            raise ManifestError(
-                f"run_id={self.run_id}: no votes under {self.out}; run `patchcert votes` first"
-            )
+        manifest = self.begun()
         units, images = int(manifest.execution["units"]), int(manifest.execution["images"])
         missing = self.missing(manifest)
         if missing:

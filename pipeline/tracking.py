@@ -6,12 +6,12 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline import storage
 from pipeline.config import ClaimsConfig, ConfigError
+from pipeline.manifest import flatten
 from pipeline.reduction import Certified
 
 _TAG = "patchcert.run_id"
@@ -103,15 +103,6 @@ def _run_name(certified: Certified) -> str:
     return f"{name} {ablation['kind']} b{ablation['size']} s{ablation['stride']}"
 
 
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, Mapping):
-        flat: dict[str, Any] = {}
-        for key, inner in value.items():
-            flat |= _flatten(inner, f"{prefix}{key}.")
-        return flat
-    return {prefix[:-1]: value}
-
-
 def _log(certified: Certified, picture: bytes) -> None:
     """Params, tags, dataset, metrics and artifacts of the active MLflow run."""
     import mlflow  # noqa: PLC0415
@@ -119,7 +110,7 @@ def _log(certified: Certified, picture: bytes) -> None:
     from mlflow.data.meta_dataset import MetaDataset  # noqa: PLC0415
 
     manifest, summary = certified.manifest, certified.summary
-    mlflow.log_params(_flatten(manifest.identity))
+    mlflow.log_params(flatten(manifest.identity))
     mlflow.set_tags({_TAG: manifest.run_id, "patchcert.data": manifest.execution["data"]})
     with warnings.catch_warnings():
         # A local path fits two of MLflow's source classes, which warns; either will do.

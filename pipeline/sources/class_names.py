@@ -14,7 +14,7 @@ from pipeline.sources.base import SourceError, SourceOptions
 WNID = re.compile(r"n[0-9]{8}")
 """ImageNet's name of a class: a WordNet noun."""
 
-_INTEGER = re.compile(r"-?[0-9]{1,9}")
+INTEGER = re.compile(r"-?[0-9]{1,9}")
 _REMEDY = (
     'give --label-map FILE (JSON {"name": class}, or TSV/CSV rows "name, class"; a class is its '
     "number, or, for a model of 1000 classes, its wnid)"
@@ -45,7 +45,7 @@ def folder_labels(
         _require(list(keys.values()), table, f"the label map {options.label_map}")
         return {name: table[key] for name, key in keys.items()}
     numbers: dict[str, int | None] = dict.fromkeys(loose)
-    if all(_INTEGER.fullmatch(name) for name in classes):
+    if all(INTEGER.fullmatch(name) for name in classes):
         return numbers | {name: int(name) for name in classes}
     if num_classes == 1000 and all(WNID.fullmatch(name) for name in classes):
         table = imagenet_numbers()
@@ -82,7 +82,7 @@ def class_subset(given: str, num_classes: int) -> tuple[int, ...]:
     """
     where = f"--classes {given}"
     names = _words(given)
-    if not all(_INTEGER.fullmatch(name) or WNID.fullmatch(name) for name in names):
+    if not all(INTEGER.fullmatch(name) or WNID.fullmatch(name) for name in names):
         names = _words(_text_of(given))
     try:
         numbers = [_number(name, num_classes) for name in names]
@@ -119,7 +119,7 @@ def _words(text: str) -> list[str]:
 
 def _number(text: str, num_classes: int | None) -> int:
     """Class number of a number or wnid; ValueError if it is neither, or no wnid is known."""
-    if _INTEGER.fullmatch(text):
+    if INTEGER.fullmatch(text):
         return int(text)
     if not WNID.fullmatch(text):
         raise ValueError(f"{text[:40]!r} is neither a class number nor a wnid")
@@ -185,7 +185,7 @@ def _table_pairs(text: str) -> list[tuple[str, str]]:
         given = row[1].strip() if len(row) == 2 else ""
         if kaggle:
             given = given.split(" ")[0]
-        if not (_INTEGER.fullmatch(given) or WNID.fullmatch(given)):
+        if not (INTEGER.fullmatch(given) or WNID.fullmatch(given)):
             raise ValueError(f'line {number} must be "name, number", with no heading')
         pairs.append((row[0].strip(), given))
     return pairs

@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from pipeline import storage
 from pipeline.patterns import natural_key
 from pipeline.sources.base import Kind, SourceError, SourceOptions
-from pipeline.sources.class_names import WNID, imagenet_numbers
+from pipeline.sources.class_names import INTEGER, WNID, imagenet_numbers
 from pipeline.sources.ilsvrc import wnids_of_ids
 
 _NUMBERED = re.compile(r"ILSVRC20\d\d_val_(\d{8})", re.ASCII)
-_INTEGER = re.compile(r"-?[0-9]{1,9}")
 _FORMS = (
     "give a text file of one class number or wnid a line, or JSON with one list of class numbers "
     "an image"
@@ -69,7 +68,7 @@ def _read(path: str, options: SourceOptions, num_classes: int | None) -> Labels:
     if all(WNID.fullmatch(line) for line in lines):
         return _wnid_labels(lines, path, num_classes)
     for number, line in enumerate(lines, start=1):
-        if not _INTEGER.fullmatch(line):
+        if not INTEGER.fullmatch(line):
             raise SourceError(
                 f"the ground truth {path}, line {number}: {line[:40]!r} is no class number; "
                 f"{_FORMS}. Lines with the image's name belong in a --label-map"

@@ -33,7 +33,14 @@ def lines_of(capsys) -> list[str]:
     return capsys.readouterr().out.strip().splitlines()
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["run"], ["run", "--nope"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["--help"], ["run", "--help"], ["run"], ["run", "--nope"]),
+        *(["show", "--help"], ["show"], ["show", "--nope"]),
+        *(["convert", "--help"], ["convert"], ["convert", "a", "b"]),
+    ],
+)
 def test_help_and_usage_errors_import_nothing_heavy(arguments):
     code = (
         "import sys\nfrom jobs.cli import main\n"

@@ -1,8 +1,6 @@
 """``patchcert convert``: from a released file to weights that a run takes as they are."""
 
 import hashlib
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -16,7 +14,6 @@ from pipeline.resolve import resolve_voter
 from tests.models.released import network_state, released_state, save_released
 
 CNN = "test_resnet"
-HEAVY = ("torch", "ray", "mlflow", "timm", "matplotlib", "pandas")
 
 
 class Schedule:
@@ -83,15 +80,3 @@ def test_mistakes_get_one_message_code_2_and_no_file(
     assert "Traceback" not in captured.err
     assert sorted(tmp_path.iterdir()) == before
     assert (tmp_path / "there.safetensors").read_bytes() == b"kept"
-
-
-@pytest.mark.parametrize("arguments", [["convert", "--help"], ["convert"], ["convert", "a", "b"]])
-def test_help_and_usage_errors_import_nothing_heavy(arguments):
-    code = (
-        "import sys\nfrom jobs.cli import main\n"
-        f"code = main({arguments!r})\n"
-        f"heavy = [name for name in {HEAVY!r} if name in sys.modules]\n"
-        "assert not heavy, heavy\nsys.exit(code)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == (0 if "--help" in arguments else 2), done.stderr

@@ -11,8 +11,6 @@ from PIL import Image
 from jobs.cli import main
 from tests.conftest import png, random_images
 
-HEAVY = ("torch", "ray", "mlflow", "timm", "matplotlib", "pandas")
-
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory):
@@ -93,18 +91,6 @@ def test_a_file_that_is_no_image(tmp_path, capsys):
     (tmp_path / "a.png").write_bytes(b"no picture")
     assert main(["show", "--image", str(tmp_path / "a.png")]) == 2
     assert "not a JPEG, PNG or WebP image" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("arguments", [["show", "--help"], ["show"], ["show", "--nope"]])
-def test_help_and_usage_errors_import_nothing_heavy(arguments):
-    code = (
-        "import sys\nfrom jobs.cli import main\n"
-        f"code = main({arguments!r})\n"
-        f"heavy = [name for name in {HEAVY!r} if name in sys.modules]\n"
-        "assert not heavy, heavy\nsys.exit(code)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == (0 if "--help" in arguments else 2), done.stderr
 
 
 def test_geometry_needs_no_torch(image, tmp_path):

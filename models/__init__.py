@@ -1,1 +1,5 @@
 """What votes: ablation geometry, preprocessing, and the networks that classify ablations."""
+
+ENGINE = 2
+"""Revision of the arithmetic behind a vote, part of every run's identity: raise it whenever a
+change to this package may move the last bits of a logit."""

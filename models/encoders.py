@@ -14,6 +14,7 @@ from timm.models.beit import Beit
 from torch import Tensor, nn
 
 from models.droppable import RELATIVE, Droppable
+from models.last_block import PrefixBlock, reads_prefix_only
 
 
 class Encoder(Protocol):
@@ -27,7 +28,9 @@ class Encoder(Protocol):
         """
 
     def __call__(self, x: Tensor, kept: Tensor) -> Tensor:
-        """Features (S, P + K, D) of a sequence of prefix and kept tokens.
+        """Features (S, P + K, D) of a sequence of prefix and kept tokens, or the first of them.
+
+        A network whose head reads prefix tokens alone may get only those P.
 
         Args:
             x: Tokens with their positions; (S, P + K, D).
@@ -45,6 +48,8 @@ class AbsoluteEncoder:
 
     def __init__(self, network: Droppable) -> None:
         self.network = network
+        # Where the head reads prefix tokens alone, the last block need compute no others.
+        self._last = PrefixBlock.of(network.blocks[-1]) if reads_prefix_only(network) else None
 
     def placed(self, zeros: Tensor) -> Tensor:
         """Asked of timm's own code with zero tokens.
@@ -60,11 +65,17 @@ class AbsoluteEncoder:
         return placed
 
     def __call__(self, x: Tensor, kept: Tensor) -> Tensor:
-        """As timm's ``forward_features`` after the embedding."""
+        """As timm's ``forward_features`` after the embedding.
+
+        Of a network whose head reads prefix tokens alone, those only: (S, P, D).
+        """
         network = self.network
-        features: Tensor = network.norm(
-            network.blocks(network.norm_pre(network.patch_drop(network.pos_drop(x))))
-        )
+        x = network.norm_pre(network.patch_drop(network.pos_drop(x)))
+        if self._last is None:
+            x = network.blocks(x)
+        else:
+            x = self._last(network.blocks[:-1](x), network.num_prefix_tokens)
+        features: Tensor = network.norm(x)
         return features
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
+from models import ENGINE
 from pipeline.config import ConfigError, Device, VotesConfig
 
 # More threads than this pay little on sequences of some 30 tokens; more actors do.
@@ -77,7 +78,8 @@ def probe_machine(device: Device) -> Machine:
     import torch  # noqa: PLC0415  (heavy, and not needed for --help)
 
     cpus = os.cpu_count() or 1
-    versions = {name: version(name) for name in _VERSIONED} | {_MKL_MODE: pin_mkl()}
+    versions = {name: version(name) for name in _VERSIONED}
+    versions |= {"engine": str(ENGINE), _MKL_MODE: pin_mkl()}
     if device != "cpu" and torch.cuda.is_available():
         return Machine("cuda", torch.cuda.get_device_name(), cpus, versions)
     if device == "cuda":

@@ -77,7 +77,7 @@ def run_convert(released: str, out: str, what: ConvertConfig) -> int:
     assert preprocess is not None
     print(
         f"{out}: {len(state)} tensors of {card.model}, {card.num_classes} classes, "
-        f"{preprocess.crop} px, mean {preprocess.mean}, std {preprocess.std}"
+        f"{'x'.join(map(str, preprocess.crop_px))} px, mean {preprocess.mean}, std {preprocess.std}"
     )
     return 0
 

@@ -27,7 +27,7 @@ class ShowConfig:
         tokens: Hidden tokens are dropped, or enter black [the weights' own, else drop].
         preprocess: Preset of resize and crop [the weights' own, else imagenet].
         resize: Shorter side in pixels before the crop, or none for images of the exact size.
-        crop: Side of the centre crop in pixels.
+        crop: Centre crop in pixels: a side, or HEIGHTxWIDTH.
         patch: Side of the attacker's patch in pixels [32, or 4 on the CIFAR-10 grid].
         device: Where the network runs.
         out: Where the picture goes (.png).
@@ -45,7 +45,7 @@ class ShowConfig:
     tokens: TokenMode | None = None
     preprocess: PresetName | None = None
     resize: str | None = None
-    crop: int | None = None
+    crop: str | None = None
     patch: int | None = None
     device: Device = "auto"
     out: str = "picture.png"

@@ -164,11 +164,12 @@ def _preprocess(released: Released, path: str, model: str, preset: str | None) -
 
 def _check_input(network: nn.Module, preprocess: Preprocess, model: str) -> None:
     config: Mapping[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
-    side = config["input_size"][-1]
-    if config.get("fixed_input_size") and side != preprocess.model_px:
+    height, width = config["input_size"][1:]
+    given = preprocess.model_px
+    if config.get("fixed_input_size") and (height, width) != given:
         raise WeightsError(
-            f"{model} takes {side} px, the preprocessing gives {preprocess.model_px} px; give the "
-            "--preprocess or the --model that fits"
+            f"{model} takes {height}x{width} px, the preprocessing gives {given[0]}x{given[1]} px; "
+            "give the --preprocess or the --model that fits"
         )
 
 
@@ -176,8 +177,8 @@ def _checked(ablation: Mapping[str, Any], preprocess: Preprocess) -> Mapping[str
     """The ablation as it was given, known to be possible on these images."""
     try:
         if "size" in ablation:
-            side = preprocess.crop
-            Ablation(**{"kind": "column", "stride": 1, **ablation}, height=side, width=side)
+            height, width = preprocess.crop_px
+            Ablation(**{"kind": "column", "stride": 1, **ablation}, height=height, width=width)
     except ValueError as error:
         raise WeightsError(f"the ablation these weights were trained for: {error}") from error
     return ablation

@@ -40,9 +40,10 @@ class AblatedPixels(nn.Module):
         self.network, self.ablation = network, ablation
         scale = ablation.pixel_scale
         self.model_px = (ablation.height * scale, ablation.width * scale)
-        if preprocess.model_px != self.model_px[0]:
+        if preprocess.model_px != self.model_px:
+            given = preprocess.model_px
             raise ValueError(
-                f"preprocessing gives {preprocess.model_px} px and the ablation covers "
+                f"preprocessing gives {given[0]}x{given[1]} px and the ablation covers "
                 f"{self.model_px[0]}x{self.model_px[1]} px; they must agree"
             )
         mean = torch.tensor(preprocess.mean).view(3, 1, 1)

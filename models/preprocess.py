@@ -35,10 +35,10 @@ class Preprocess:
     Attributes:
         resize: Length of the shorter side before cropping, in pixels; None takes only images
             that already have the size ``crop``.
-        crop: Side of the centre crop (height = width), in pixels of the attacker's grid.
+        crop: Centre crop in pixels of the attacker's grid: a side, or (height, width).
         interpolation: Filter of the resize.
-        pixel_scale: Exact nearest-neighbour enlargement after the crop: the model's input side
-            is ``crop * pixel_scale``, and the attacker writes on the smaller grid.
+        pixel_scale: Exact nearest-neighbour enlargement after the crop: the model's input is
+            so many times as high and wide, and the attacker writes on the smaller grid.
         mean: Subtracted per channel, in [0, 1] units.
         std: Divided by per channel, in [0, 1] units.
 
@@ -47,7 +47,7 @@ class Preprocess:
     """
 
     resize: int | None
-    crop: int
+    crop: int | tuple[int, int]
     interpolation: Interpolation
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -56,9 +56,15 @@ class Preprocess:
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(float(value) for value in self.mean))
         object.__setattr__(self, "std", tuple(float(value) for value in self.std))
-        if self.crop < 1 or self.pixel_scale < 1 or (self.resize is not None and self.resize < 1):
+        if not isinstance(self.crop, int):
+            height, width = (int(length) for length in self.crop)
+            # One way to write a square, since the digits are part of a run's identity.
+            object.__setattr__(self, "crop", height if height == width else (height, width))
+        lengths = (*self.crop_px, self.pixel_scale, 1 if self.resize is None else self.resize)
+        if min(lengths) < 1:
             raise ValueError("resize, crop and pixel_scale must be at least 1 px")
-        if self.resize is not None and self.resize < self.crop:
+        # The shorter side is as long as the resize, whichever side of the crop lies along it.
+        if self.resize is not None and self.resize < max(self.crop_px):
             raise ValueError(
                 f"resize={self.resize} is smaller than crop={self.crop}: the crop would show "
                 "padding; choose a --resize of at least the crop"
@@ -69,15 +75,21 @@ class Preprocess:
             raise ValueError("mean and std need three channels each, and every std must be > 0")
 
     @property
-    def model_px(self) -> int:
-        """Side of the model's input, in model pixels."""
-        return self.crop * self.pixel_scale
+    def crop_px(self) -> tuple[int, int]:
+        """Height and width of the attacker's grid, in its pixels."""
+        return (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
+
+    @property
+    def model_px(self) -> tuple[int, int]:
+        """Height and width of the model's input, in model pixels."""
+        height, width = self.crop_px
+        return height * self.pixel_scale, width * self.pixel_scale
 
     def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
-        """Resize, crop and enlarge an RGB image; uint8 (model_px, model_px, 3).
+        """Resize, crop and enlarge an RGB image; uint8 (*model_px, 3).
 
         Raises:
-            WrongSizeError: ``resize`` is None and the image is not ``crop`` x ``crop``, or the
+            WrongSizeError: ``resize`` is None and the image has not the size of the crop, or the
                 resized image would be enormous.
         """
         if self.resize is not None:
@@ -87,11 +99,13 @@ class Preprocess:
                     f"image is {image.width}x{image.height} px: scaled to {self.resize} px on its "
                     f"shorter side it would have more than {MAX_PIXELS:,} pixels"
                 )
-            image = _center_crop(_resize_shorter(image, self.resize, self.interpolation), self.crop)
-        elif image.size != (self.crop, self.crop):
+            image = _resize_shorter(image, self.resize, self.interpolation)
+            image = _center_crop(image, *self.crop_px)
+        elif (image.height, image.width) != self.crop_px:
+            height, width = self.crop_px
             raise WrongSizeError(
                 f"image is {image.width}x{image.height} px, the model takes "
-                f"{self.crop}x{self.crop}; give --resize to scale it"
+                f"{width}x{height}; give --resize to scale it"
             )
         pixels = np.asarray(image, dtype=np.uint8)
         if self.pixel_scale > 1:
@@ -134,8 +148,8 @@ def _resize_shorter(image: Image.Image, side: int, interpolation: Interpolation)
     return image if size == image.size else image.resize(size, _RESAMPLING[interpolation])
 
 
-def _center_crop(image: Image.Image, side: int) -> Image.Image:
-    """Cut the central ``side`` x ``side`` px, rounding half to even as torchvision does."""
-    left = round((image.width - side) / 2.0)
-    top = round((image.height - side) / 2.0)
-    return image.crop((left, top, left + side, top + side))
+def _center_crop(image: Image.Image, height: int, width: int) -> Image.Image:
+    """Cut the central ``height`` x ``width`` px, rounding half to even as torchvision does."""
+    left = round((image.width - width) / 2.0)
+    top = round((image.height - height) / 2.0)
+    return image.crop((left, top, left + width, top + height))

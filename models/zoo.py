@@ -49,6 +49,7 @@ def default_preprocess(name: str) -> Preprocess:
     """
     config = resolve_model_data_config(outline(name))  # type: ignore[no-untyped-call]
     _, height, width = config["input_size"]
+    # Of an input that is not square timm scales each side by itself.
     if height != width or config["crop_mode"] != "center":
         raise ValueError(
             f"model {name!r}: its timm preprocessing ({height}x{width} px, "
@@ -63,8 +64,17 @@ def default_preprocess(name: str) -> Preprocess:
     )
 
 
-def load_network(name: str, num_classes: int, weights: str) -> nn.Module:
+def load_network(
+    name: str, num_classes: int, weights: str, input_px: tuple[int, int] | None = None
+) -> nn.Module:
     """Build ``name`` and load every one of its weights, in float32, evaluation mode.
+
+    Args:
+        name: timm name of the network.
+        num_classes: Length of the logits.
+        weights: Weight file.
+        input_px: Height and width of the input in model pixels; None for the model's own. Weights
+            of a network of fixed size must be of that size: positions are not resampled.
 
     Raises:
         UnknownModelError: timm has no such model.
@@ -73,13 +83,24 @@ def load_network(name: str, num_classes: int, weights: str) -> nn.Module:
     check_model_name(name)
     state = read_state(weights)
     network = timm.create_model(name, pretrained=False, num_classes=num_classes)
-    remedy = "Give the --model and --num-classes these weights were trained with"
+    if input_px is not None and _fixed_px(network) not in (None, input_px):
+        network = timm.create_model(
+            name, pretrained=False, num_classes=num_classes, img_size=input_px
+        )
+    remedy = "Give the --model, --num-classes and --crop these weights were trained with"
     if any(key.startswith("module.") for key in state):
         remedy = f"Its keys are a training wrapper's: `patchcert convert {weights} out.safetensors`"
     what = f"weights {weights} do not fit {name} with {num_classes} classes"
     check_fit(network, state, what, remedy)
     network.load_state_dict(state)
     return network.eval()
+
+
+def _fixed_px(network: nn.Module) -> tuple[int, int] | None:
+    """Height and width of the only input that a network takes; None where it takes others too."""
+    config: Mapping[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
+    fixed = config.get("fixed_input_size") and not getattr(network, "dynamic_img_size", False)
+    return tuple(config["input_size"][1:]) if fixed else None
 
 
 def outline(name: str, num_classes: int | None = None) -> nn.Module:

@@ -33,6 +33,18 @@ def _at_least(minimum: int, **values: int | None) -> None:
             raise ConfigError(f"--{flag} {value}: it must be at least {minimum}")
 
 
+def crop_of(text: str) -> tuple[int, int]:
+    """Height and width of ``--crop``, written as a side or as HEIGHTxWIDTH.
+
+    Raises:
+        ConfigError: It is written otherwise, or empty.
+    """
+    lengths = text.split("x")
+    if len(lengths) > 2 or not all(one.isdecimal() and int(one) for one in lengths):
+        raise ConfigError(f"--crop {text}: give a side in pixels, or HEIGHTxWIDTH such as 160x320")
+    return int(lengths[0]), int(lengths[-1])
+
+
 @dataclass(frozen=True, kw_only=True)
 class VotesConfig:
     """Everything that decides the votes, and how they are computed.
@@ -66,7 +78,7 @@ class VotesConfig:
         gaps: Store the gap of the top two logits of every ablation.
         preprocess: Preset of all the options below [the weights' own, else the model's].
         resize: Shorter side in pixels before the crop, or none for images of the exact size.
-        crop: Side of the centre crop in pixels.
+        crop: Centre crop in pixels: a side, or HEIGHTxWIDTH.
         interpolation: Filter of the resize.
         mean: Channel means to subtract, in [0, 1].
         std: Channel deviations to divide by, in [0, 1].
@@ -102,7 +114,7 @@ class VotesConfig:
     gaps: bool = False
     preprocess: PresetName | None = None
     resize: str | None = None
-    crop: int | None = None
+    crop: str | None = None
     interpolation: Interpolation | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
@@ -122,7 +134,6 @@ class VotesConfig:
             limit=self.limit,
             size=self.size,
             stride=self.stride,
-            crop=self.crop,
             microbatch=self.microbatch,
             threads=self.threads,
             actors=self.actors,
@@ -144,6 +155,8 @@ class VotesConfig:
             and (not self.resize.isdecimal() or int(self.resize) < 1)
         ):
             raise ConfigError(f"--resize {self.resize}: give a length in pixels, or none")
+        if self.crop is not None:
+            crop_of(self.crop)
 
     def _check_positions(self) -> None:
         if self.positions is not None and self.random_positions is None:

@@ -16,7 +16,7 @@ DECODED = pa.schema(
         pa.field("image_id", pa.string()),
         pa.field("label", pa.int32()),
         pa.field("labels", pa.list_(pa.int32())),
-        # Model input, uint8 (model_px, model_px, 3); null where the image has an error.
+        # Model input, uint8 (*model_px, 3); null where the image has an error.
         pa.field("pixels", pa.binary()),
         pa.field("error", pa.string()),
     ]

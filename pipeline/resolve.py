@@ -11,7 +11,7 @@ from models.ablation import Ablation
 from models.preprocess import PRESETS, Preprocess
 from models.systems import TokenMode
 from models.weights import HUB, WeightsCard, is_hub_name, read_card, sha256_of
-from pipeline.config import ConfigError, VotesConfig
+from pipeline.config import ConfigError, VotesConfig, crop_of
 from pipeline.sources.class_names import class_subset
 
 # Salman et al. 2022: bands of 19 px at 224 px; 4 px on CIFAR-10's own 32-px grid.
@@ -84,8 +84,8 @@ def resolve_voter(config: VotesConfig) -> Voter:
             kind=config.ablation or card.ablation.get("kind") or "column",
             size=size,
             stride=_stride(config, card),
-            height=preprocess.crop,
-            width=preprocess.crop,
+            height=preprocess.crop_px[0],
+            width=preprocess.crop_px[1],
             pixel_scale=preprocess.pixel_scale,
             random=config.random_positions,
             seed=config.seed if config.random_positions else 0,
@@ -111,12 +111,16 @@ def resolve_voter(config: VotesConfig) -> Voter:
 
 def default_size(preprocess: Preprocess) -> int:
     """The paper's band for this grid, in pixels."""
-    return _PAPER_SIZE_CIFAR if preprocess.crop <= _SMALL_GRID else _PAPER_SIZE
+    return _PAPER_SIZE_CIFAR if max(preprocess.crop_px) <= _SMALL_GRID else _PAPER_SIZE
 
 
 def default_patches(ablation: Ablation) -> tuple[int, ...]:
     """The paper's patch sizes for this grid; those that fit."""
-    paper = _PAPER_PATCHES_CIFAR if ablation.width <= _SMALL_GRID else _PAPER_PATCHES
+    paper = (
+        _PAPER_PATCHES_CIFAR
+        if max(ablation.height, ablation.width) <= _SMALL_GRID
+        else _PAPER_PATCHES
+    )
     return tuple(side for side in paper if side <= min(ablation.height, ablation.width))
 
 
@@ -185,9 +189,11 @@ def with_options(base: Preprocess, config: VotesConfig) -> Preprocess:
     """
     changes: dict[str, Any] = {
         name: getattr(config, name)
-        for name in ("crop", "interpolation", "mean", "std")
+        for name in ("interpolation", "mean", "std")
         if getattr(config, name) is not None
     }
+    if config.crop is not None:
+        changes["crop"] = crop_of(config.crop)
     if config.resize is not None:
         changes["resize"] = None if config.resize == "none" else int(config.resize)
     try:

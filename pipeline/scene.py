@@ -123,8 +123,8 @@ def _ablation(request: VotesConfig, preprocess: Preprocess) -> Ablation:
             stride=request.stride or 1,
             random=request.random_positions,
             seed=request.seed,
-            height=preprocess.crop,
-            width=preprocess.crop,
+            height=preprocess.crop_px[0],
+            width=preprocess.crop_px[1],
             pixel_scale=preprocess.pixel_scale,
         )
     except ValueError as error:
@@ -154,7 +154,7 @@ def _votes(request: VotesConfig, voter: Voter, pixels: NDArray[np.uint8]) -> Int
 def _token_px(model: str | None, preprocess: Preprocess) -> tuple[int, int] | None:
     """Height and width of the model's tokens; without a model the usual ones."""
     if model is None:
-        fits = preprocess.model_px % _TOKEN_PX == 0
+        fits = all(length % _TOKEN_PX == 0 for length in preprocess.model_px)
         return (_TOKEN_PX, _TOKEN_PX) if fits else None
     from models.zoo import outline  # noqa: PLC0415
 

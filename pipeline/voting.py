@@ -40,8 +40,7 @@ class VoteOnUnit:
         decoded = decoded.combine_chunks()
         readable = np.flatnonzero(decoded["pixels"].is_valid().to_numpy())
         rows = decoded.take(pa.array(readable))
-        side = self.voter.preprocess.model_px
-        images = np.empty((len(readable), side, side, 3), dtype=np.uint8)
+        images = np.empty((len(readable), *self.voter.preprocess.model_px, 3), dtype=np.uint8)
         for image, cell in zip(images, rows["pixels"], strict=True):
             image[...] = np.frombuffer(cell.as_buffer(), np.uint8).reshape(image.shape)
         views_bv = None
@@ -98,7 +97,9 @@ def build_classifier(voter: Voter, numerics: Numerics) -> SmoothedClassifier:
     torch.backends.cudnn.benchmark = False
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-    network = load_network(voter.model, voter.num_classes, voter.weights)
+    network = load_network(
+        voter.model, voter.num_classes, voter.weights, voter.preprocess.model_px
+    )
     device = torch.device(numerics.device)
     network = network.to(device=device, dtype=getattr(torch, numerics.dtype))
     classifier = base_classifier(network, voter.ablation, voter.preprocess, voter.tokens)

@@ -23,7 +23,9 @@ def noise(width: int, height: int) -> Image.Image:
 
 @pytest.mark.parametrize("size", [(500, 375), (375, 500), (227, 227), (256, 256), (257, 31)])
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize(("resize", "crop"), [(256, 224), (248, 224), (33, 32), (225, 224)])
+@pytest.mark.parametrize(
+    ("resize", "crop"), [(256, 224), (248, 224), (33, 32), (225, 224), (96, (64, 95))]
+)
 def test_equals_torchvision(size, mode, resize, crop):
     image = noise(*size)
     expected = transforms.Compose(
@@ -49,9 +51,21 @@ def test_resize_none_takes_exact_sizes_pixel_for_pixel():
         exact(noise(41, 40))
 
 
+def test_a_square_has_one_name():
+    fields = {"resize": None, "interpolation": "nearest", **GREY}
+    assert Preprocess(crop=(32, 32), **fields) == Preprocess(crop=32, **fields)
+    # As JSON gives it back.
+    wide = Preprocess(crop=[32, 48], pixel_scale=2, **fields)
+    assert (wide.crop, wide.crop_px, wide.model_px) == ((32, 48), (32, 48), (64, 96))
+    assert wide(noise(48, 32)).shape == (64, 96, 3)
+    with pytest.raises(WrongSizeError, match="32x48 px, the model takes 48x32"):
+        wide(noise(32, 48))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"resize": 39, "crop": (32, 40)}, "smaller than crop"),
         ({"resize": 30}, "smaller than crop"),
         ({"crop": 0}, "at least 1"),
         ({"std": (0.5, 0.0, 0.5)}, "std must be > 0"),

@@ -31,7 +31,7 @@ def compare(network, images, preprocess, ablation, tokens):
     classifier = base_classifier(network, ablation, preprocess, tokens).eval()
     views = len(ablation)
     size, stride = (length * ablation.pixel_scale for length in (ablation.size, ablation.stride))
-    side = preprocess.model_px
+    side = preprocess.model_px[0]
     shown = np.stack(
         [visible_mask(ablation.kind, size, stride, side, view) for view in range(views)]
     )

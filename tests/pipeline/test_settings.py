@@ -181,13 +181,27 @@ def test_restricted_logits_vote_for_allowed_classes_only(tiny_weights, tmp_path)
     assert done.summary["smoothed_accuracy"]["of"] == 5
 
 
+def test_inputs_need_not_be_square(shards, tiny_weights, tmp_path):
+    store, table = vote(shards, tiny_weights, tmp_path, resize="160", crop="80x160", stride=10)
+    manifest = store.begun()
+    assert (manifest.ablation.height, manifest.ablation.width) == (80, 160)
+    assert table["error"].null_count == table.num_rows
+    assert all(len(votes) == 16 for votes in table["votes"].to_pylist())
+    store, table = vote(
+        shards, tiny_weights, tmp_path, resize="160", crop="80x160", stride=10, ablation="row"
+    )
+    assert all(len(votes) == 8 for votes in table["votes"].to_pylist())
+    with raises(ConfigError, match="patch 81x81"):
+        certify_votes(store, ClaimsConfig(patch=(81,)))
+
+
 def test_a_run_of_errors_alone_is_counted_not_a_crash(shards, tiny_weights, tmp_path):
     """80 px is a size that the network takes and no image has."""
-    store, table = vote(shards, tiny_weights, tmp_path, crop=80)
+    store, table = vote(shards, tiny_weights, tmp_path, crop="80")
     assert table["error"].null_count == 0
     for theta in (None, 0.3):
         voting = {} if theta is None else {"voting": "threshold", "theta": theta}
-        store, table = vote(shards, tiny_weights, tmp_path, crop=80, **voting)
+        store, table = vote(shards, tiny_weights, tmp_path, crop="80", **voting)
         summary = certify_votes(store, ClaimsConfig(patch=(4,))).summary
         assert summary["images_with_error"] == summary["images"] == 6
         assert summary["smoothed_accuracy"]["hits"] == 0

@@ -49,7 +49,7 @@ class AbsoluteEncoder:
     def __init__(self, network: Droppable) -> None:
         self.network = network
         # Where the head reads prefix tokens alone, the last block need compute no others.
-        self._last = PrefixBlock.of(network.blocks[-1]) if reads_prefix_only(network) else None
+        self.last = PrefixBlock.of(network.blocks[-1]) if reads_prefix_only(network) else None
 
     def placed(self, zeros: Tensor) -> Tensor:
         """Asked of timm's own code with zero tokens.
@@ -71,10 +71,10 @@ class AbsoluteEncoder:
         """
         network = self.network
         x = network.norm_pre(network.patch_drop(network.pos_drop(x)))
-        if self._last is None:
+        if self.last is None:
             x = network.blocks(x)
         else:
-            x = self._last(network.blocks[:-1](x), network.num_prefix_tokens)
+            x = self.last(network.blocks[:-1](x), network.num_prefix_tokens)
         features: Tensor = network.norm(x)
         return features
 

@@ -11,7 +11,7 @@ from pipeline.config import ConfigError, Device, VotesConfig
 
 # More threads than this pay little on sequences of some 30 tokens; more actors do.
 _MOST_THREADS = 4
-_MICROBATCH = {"cpu": 128, "cuda": 512}
+_MICROBATCH = {"cpu": 64, "cuda": 512}
 # MKL may treat rows differently by their place and their thread unless told to be reproducible;
 # AUTO asks for that at no measurable cost. It must be set before the first matrix product.
 _MKL_MODE, _MKL_REPRODUCIBLE = "MKL_CBWR", "AUTO"
@@ -84,7 +84,7 @@ def probe_machine(device: Device) -> Machine:
         return Machine("cuda", torch.cuda.get_device_name(), cpus, versions)
     if device == "cuda":
         raise ConfigError("--device cuda: no CUDA device is visible; use --device cpu or auto")
-    model = f"{_processor()} {torch.backends.cpu.get_cpu_capability()}"
+    model = f"{processor()} {torch.backends.cpu.get_cpu_capability()}"
     return Machine("cpu", model, cpus, versions)
 
 
@@ -101,7 +101,7 @@ def resolve_numerics(config: VotesConfig, machine: Machine) -> Numerics:
     )
 
 
-def _processor() -> str:
+def processor() -> str:
     """The processor's name, as the kernel reports it."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as stream:

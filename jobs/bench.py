@@ -1,0 +1,110 @@
+"""``patchcert bench``: speed, as ratios of one run. Also ``python -m jobs.bench``."""
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.config import ConfigError, Device, Dtype
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig:
+    """What is measured.
+
+    Attributes:
+        model: timm name of a Vision Transformer; its weights are random.
+        size: Width of the bands in pixels, of 224.
+        stride: Distances of neighbouring bands in pixels.
+        dtype: Arithmetic to compare [float32; on CUDA bfloat16 too].
+        device: Where the networks run.
+        microbatch: Sequences a forward pass [64 on CPU, 512 on CUDA].
+        images: Images a votes pass.
+        rounds: How often each contender is timed; the least counts.
+        pipeline: Images of a whole votes job on Ray beside the bare engine; 0 leaves it out.
+        json: Print JSON instead of a table.
+    """
+
+    model: str = "deit_tiny_patch16_224"
+    size: int = 19
+    stride: tuple[int, ...] = (1, 16)
+    dtype: tuple[Dtype, ...] | None = None
+    device: Device = "auto"
+    microbatch: int | None = None
+    images: int = 16
+    rounds: int = 3
+    pipeline: int = 0
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("size", "images", "rounds"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"--{name} {getattr(self, name)}: it must be at least 1")
+        if not self.stride or min(self.stride) < 1:
+            raise ConfigError("--stride: give one or more distances of at least 1 px")
+        # The first two units are where its steady pace begins and ends.
+        if self.pipeline and self.pipeline < 96:
+            raise ConfigError(f"--pipeline {self.pipeline}: a steady pace needs at least 96 images")
+
+
+def run_bench(config: BenchConfig) -> int:
+    """Measure and print."""
+    import torch  # noqa: PLC0415  (--help must not wait for it)
+    from rich.console import Console  # noqa: PLC0415
+
+    from pipeline.bench.end_to_end import decode_rates  # noqa: PLC0415
+    from pipeline.bench.engine import EngineSettings, measure_engine  # noqa: PLC0415
+    from pipeline.bench.hardware import hardware, peak_memory_mib  # noqa: PLC0415
+    from pipeline.bench.table import print_bench  # noqa: PLC0415
+    from pipeline.config import VotesConfig  # noqa: PLC0415
+    from pipeline.numerics import probe_machine, resolve_numerics  # noqa: PLC0415
+
+    machine = probe_machine(config.device)
+    asked = VotesConfig(data="-", weights="-", microbatch=config.microbatch)
+    torch.set_num_threads(os.cpu_count() or 1)
+    both: tuple[Dtype, ...] = ("float32", "bfloat16")
+    settings = EngineSettings(
+        model=config.model,
+        size=config.size,
+        strides=config.stride,
+        dtypes=config.dtype or (both if machine.device == "cuda" else both[:1]),
+        device=machine.device,
+        microbatch=resolve_numerics(asked, machine).microbatch,
+        images=config.images,
+        rounds=config.rounds,
+    )
+    result: dict[str, Any] = {
+        "engine": measure_engine(settings),
+        "decode": decode_rates(),
+        "pipeline": _pipeline(config),
+        "peak_memory_mib": peak_memory_mib(),
+        "hardware": hardware(),
+    }
+    if config.json:
+        print(json.dumps(result, indent=2))
+    else:
+        print_bench(result, Console(highlight=False))
+    return 0
+
+
+def _pipeline(config: BenchConfig) -> dict[str, Any] | None:
+    """The whole job beside the bare engine, if asked for."""
+    if not config.pipeline:
+        return None
+    # Ray is not needed for the rest, so that a machine without it can measure.
+    from pipeline.bench.end_to_end import pipeline_over_engine  # noqa: PLC0415
+
+    return pipeline_over_engine(
+        config.model,
+        config.size,
+        config.stride[0],
+        device=config.device,
+        images=config.pipeline,
+    )
+
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    sys.exit(main(["bench", *sys.argv[1:]]))

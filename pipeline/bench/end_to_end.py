@@ -1,0 +1,120 @@
+"""The whole pipeline beside the bare engine, and decoding by itself."""
+
+import io
+import math
+import os
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+from PIL import Image
+from safetensors.torch import save_file
+
+from models.preprocess import PRESETS
+from pipeline.bench.clock import seconds_of
+from pipeline.config import Device, OutputConfig, VotesConfig
+from pipeline.decode import decode
+from pipeline.flow import count_votes
+from pipeline.numerics import probe_machine, resolve_numerics
+from pipeline.resolve import resolve_voter
+from pipeline.voting import build_classifier
+
+_PHOTO = (500, 375)
+_LARGE = (2000, 1500)
+
+
+def photo(width: int, height: int, seed: int) -> bytes:
+    """A JPEG with the detail and size of a photograph: smooth shapes and fine noise."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), np.int16)
+    noisy = smooth + rng.integers(-12, 13, smooth.shape)
+    stream = io.BytesIO()
+    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(stream, "JPEG", quality=90)
+    return stream.getvalue()
+
+
+def decode_rates(images: int = 24) -> dict[str, float]:
+    """Images a second that one core decodes and preprocesses, by size in pixels."""
+    rates = {}
+    look = PRESETS["imagenet"]
+    for width, height in (_PHOTO, _LARGE):
+        encoded = [photo(width, height, seed) for seed in range(min(images, 4))]
+        start = time.perf_counter()
+        for index in range(images):
+            look(decode(encoded[index % len(encoded)]))
+        rates[f"{width}x{height}"] = images / (time.perf_counter() - start)
+    return rates
+
+
+def pipeline_over_engine(
+    model: str, size: int, stride: int, *, device: Device, images: int, unit_images: int = 32
+) -> dict[str, Any]:
+    """Images a second of a votes job in its steady state, of the bare engine, and their ratio.
+
+    The job reads synthetic photographs from tar shards, votes with random weights and commits
+    Parquet, on a local Ray. Its pace is taken between the first and the last committed unit, so
+    that starting is left out; the engine votes on the same pixels, before and after it.
+    """
+    with tempfile.TemporaryDirectory(prefix="patchcert-bench-") as folder:
+        config = VotesConfig(
+            data=_shards(Path(folder), images),
+            weights=_random_weights(Path(folder), model),
+            model=model,
+            size=size,
+            stride=stride,
+            preprocess="imagenet",
+            device=device,
+            unit_images=unit_images,
+            actors=1,
+        )
+        voter = resolve_voter(config)
+        numerics = resolve_numerics(config, probe_machine(config.device))
+        classifier = build_classifier(voter, numerics)
+        pixels = np.stack(
+            [voter.preprocess(decode(photo(*_PHOTO, seed))) for seed in range(unit_images)]
+        )
+
+        def bare() -> float:
+            return unit_images / seconds_of(lambda: classifier(pixels), classifier.device)
+
+        bare()
+        before = bare()
+        count_votes(config, voter, OutputConfig(out=str(Path(folder) / "out")))
+        after = bare()
+        job = _steady_pace(Path(folder) / "out", images, unit_images)
+    return {
+        "images": images,
+        "pipeline_images_a_second": job,
+        "engine_images_a_second": max(before, after),
+        "pipeline_over_engine": job / max(before, after),
+    }
+
+
+def _shards(folder: Path, images: int, per_shard: int = 64) -> str:
+    for shard in range(math.ceil(images / per_shard)):
+        with tarfile.open(folder / f"shard-{shard:03d}.tar", "w") as tar:
+            for number in range(shard * per_shard, min(images, (shard + 1) * per_shard)):
+                data = photo(*_PHOTO, number)
+                for name, content in ((f"{number:06d}.jpg", data), (f"{number:06d}.cls", b"0")):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+    return str(folder / "*.tar")
+
+
+def _random_weights(folder: Path, model: str) -> str:
+    path = folder / "random.safetensors"
+    state = timm.create_model(model).state_dict()
+    save_file({key: value.contiguous() for key, value in state.items()}, path)
+    return str(path)
+
+
+def _steady_pace(out: Path, images: int, unit_images: int) -> float:
+    """Images a second between the first and the last unit file."""
+    times = sorted(os.stat(path).st_mtime for path in out.glob("votes/*/unit-*.parquet"))
+    return (images - unit_images) / (times[-1] - times[0])

@@ -1,0 +1,265 @@
+"""The speed of the votes pass beside what it should be held against, in one run.
+
+Contenders, each with all threads and a batch of its own: the plain network, a plain ResNet-50,
+hidden tokens dropped (at several strides), hidden tokens black, the published way of dropping, a
+CNN on black-masked images. Weights and pixels are random: speed does not depend on them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from torch import nn
+
+from models.ablation import Ablation
+from models.classifier import base_classifier
+from models.masked import BlackMasked
+from models.preprocess import PRESETS
+from models.smoothing import SmoothedClassifier
+from models.vit import TokenDropViT
+from pipeline.bench.clock import side_by_side
+from pipeline.bench.operations import matmul_tasks, operations_an_image, operations_of_matmul
+from pipeline.bench.published import PublishedDrop
+from pipeline.bench.stages import stage_seconds
+from pipeline.numerics import pin_mkl
+
+_LOOK = PRESETS["imagenet"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSettings:
+    """What is measured.
+
+    Attributes:
+        model: timm name of the Vision Transformer.
+        cnn: timm name of the convolutional network beside it.
+        size: Width of the bands in pixels.
+        strides: Distances of neighbouring bands in pixels; the first is held against the others.
+        dtypes: Types of arithmetic.
+        device: Where.
+        microbatch: Sequences a forward pass.
+        images: Images a votes pass.
+        rounds: How often each contender is timed.
+    """
+
+    model: str = "deit_tiny_patch16_224"
+    cnn: str = "resnet50"
+    size: int = 19
+    strides: tuple[int, ...] = (1, 16)
+    dtypes: tuple[str, ...] = ("float32",)
+    device: str = "cpu"
+    microbatch: int = 64
+    images: int = 16
+    rounds: int = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How fast one contender was.
+
+    Attributes:
+        name: What ran.
+        dtype: In which arithmetic.
+        images_a_second: Whole votes passes a second, or plain forward passes.
+        ablations_a_second: Ablations classified a second; 0 for a plain network.
+        share_nominal: Nominal operations a second over the machine's rate for large products.
+        share_executed: The same for the operations that really ran.
+    """
+
+    name: str
+    dtype: str
+    images_a_second: float
+    ablations_a_second: float = 0.0
+    share_nominal: float | None = None
+    share_executed: float | None = None
+
+
+def measure_engine(settings: EngineSettings) -> dict[str, Any]:
+    """Time every contender; paces, matmul rates, ratios and stages as plain JSON."""
+    pin_mkl()
+    device = torch.device(settings.device)
+    torch.backends.cudnn.benchmark = False
+    paces: list[Pace] = []
+    rates: dict[str, float] = {}
+    stages: dict[str, dict[str, float]] = {}
+    for dtype in settings.dtypes:
+        bench = _Contenders(settings, getattr(torch, dtype), device)
+        products = matmul_tasks(bench.dtype, device)
+        seconds = side_by_side({**bench.tasks, **products}, settings.rounds, device)
+        rates[dtype] = max(operations_of_matmul(name) / seconds[name] for name in products)
+        paces += [bench.pace(name, seconds[name], rates[dtype]) for name in bench.tasks]
+        stages[dtype] = bench.stages()
+    result: dict[str, Any] = {
+        "settings": vars(settings) | {"threads": torch.get_num_threads()},
+        "matmul_gflops": {dtype: rate / 1e9 for dtype, rate in rates.items()},
+        "paces": [vars(pace) for pace in paces],
+        "stages": stages,
+        "ratios": ratios(settings, paces, rates),
+    }
+    if device.type == "cuda":
+        result["peak_gpu_memory_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
+    return result
+
+
+def ratios(
+    settings: EngineSettings, paces: list[Pace], rates: dict[str, float]
+) -> dict[str, float]:
+    """What is claimed of the engine, each a ratio of two paces of this run."""
+    speed = {(pace.name, pace.dtype): pace for pace in paces}
+    ours = dropping(settings.strides[0])
+    found: dict[str, float] = {}
+    for dtype in settings.dtypes:
+        drop = speed[ours, dtype]
+        for name, rival in (
+            ("black tokens", BLACK),
+            (f"{settings.cnn} on masked images", CNN_MASKED),
+        ):
+            found[f"dropping over {name}, {dtype}"] = (
+                drop.ablations_a_second / speed[rival, dtype].ablations_a_second
+            )
+        coarse = speed[dropping(settings.strides[-1]), dtype]
+        found[f"smoothed, stride {settings.strides[-1]}, over plain {settings.cnn}, {dtype}"] = (
+            coarse.images_a_second / speed[CNN_PLAIN, dtype].images_a_second
+        )
+        if (PUBLISHED, "float32") in speed:
+            found[f"dropping, {dtype}, over the published path, float32"] = (
+                drop.ablations_a_second / speed[PUBLISHED, "float32"].ablations_a_second
+            )
+    if len(settings.dtypes) > 1:
+        fast, slow = settings.dtypes[1], settings.dtypes[0]
+        found[f"{fast} over {slow}"] = (
+            speed[ours, fast].ablations_a_second / speed[ours, slow].ablations_a_second
+        )
+        found[f"matmul rate, {fast} over {slow}"] = rates[fast] / rates[slow]
+    return found
+
+
+PLAIN, BLACK, PUBLISHED = "plain network", "black tokens", "published drop path"
+CNN_PLAIN, CNN_MASKED = "plain CNN", "CNN on masked images"
+
+
+def dropping(stride: int) -> str:
+    """Name of the contender that drops tokens at a stride."""
+    return f"tokens dropped, stride {stride}"
+
+
+class _Contenders:
+    """Everything that is timed in one arithmetic, built once."""
+
+    def __init__(self, settings: EngineSettings, dtype: torch.dtype, device: torch.device) -> None:
+        self.settings, self.dtype, self.device = settings, dtype, device
+        torch.manual_seed(0)
+        self.network = self._placed(timm.create_model(settings.model))
+        self.cnn = self._placed(timm.create_model(settings.cnn))
+        height, width = _LOOK.model_px
+        pixels = np.random.default_rng(0).integers(
+            0, 256, (settings.images, height, width, 3), dtype=np.uint8
+        )
+        self.pixels = pixels
+        self.tasks: dict[str, Callable[[], object]] = {}
+        self.images: dict[str, float] = {}
+        self.ablations: dict[str, float] = {}
+        self.operations: dict[str, tuple[float, float]] = {}
+        self.voting: dict[int, tuple[TokenDropViT | BlackMasked, Callable[[], object]]] = {}
+        for stride in settings.strides:
+            self._add_votes(dropping(stride), self._classifier("drop", stride), stride)
+        self._add_dense(BLACK, self._classifier("black", settings.strides[0]))
+        self._add_dense(CNN_MASKED, self._masked_cnn())
+        self._add_plain(PLAIN, self.network)
+        self._add_plain(CNN_PLAIN, self.cnn.to(memory_format=torch.channels_last))
+        if dtype is torch.float32:
+            self._add_published()
+
+    def _placed(self, network: nn.Module) -> nn.Module:
+        return network.to(self.device, self.dtype).eval()
+
+    def _ablation(self, stride: int) -> Ablation:
+        height, width = _LOOK.crop_px
+        return Ablation(
+            kind="column", size=self.settings.size, stride=stride, height=height, width=width
+        )
+
+    def _classifier(self, tokens: Any, stride: int) -> TokenDropViT | BlackMasked:
+        classifier = base_classifier(self.network, self._ablation(stride), _LOOK, tokens)
+        return classifier.to(self.device).eval()
+
+    def _masked_cnn(self) -> BlackMasked:
+        ablation = self._ablation(self.settings.strides[0])
+        return BlackMasked(self.cnn, ablation, _LOOK).to(self.device).eval()
+
+    def _add_votes(self, name: str, classifier: TokenDropViT | BlackMasked, stride: int) -> None:
+        """The whole votes pass of the engine: every ablation, and the plain prediction."""
+        smoothed = SmoothedClassifier(classifier, self.device, self.settings.microbatch)
+        # As many images at a coarse stride as keep the passes alike in length.
+        repeat = max(1, len(self._ablation(1)) // len(classifier.ablation) // 4)
+        pixels = np.concatenate([self.pixels] * repeat)
+        self.tasks[name] = lambda: smoothed(pixels)
+        self.images[name] = len(pixels)
+        self.ablations[name] = len(pixels) * len(classifier.ablation)
+        self.voting[stride] = classifier, self.tasks[name]
+        counts = operations_an_image(classifier)
+        self.operations[name] = (len(pixels) * counts.nominal, len(pixels) * counts.executed)
+
+    def _add_dense(self, name: str, classifier: TokenDropViT | BlackMasked) -> None:
+        """One microbatch of the many that a dense pass takes: all of them are alike."""
+        count = max(16, self.settings.microbatch // 4)
+        image_s = torch.arange(count, device=self.device) % len(self.pixels)
+        view_s = torch.arange(count, device=self.device) % len(classifier.ablation)
+        images = torch.from_numpy(self.pixels).to(self.device)
+
+        def forward() -> object:
+            with torch.inference_mode():
+                return classifier(classifier.tokens(images), image_s, view_s)
+
+        self.tasks[name] = forward
+        self.ablations[name] = count
+        self.images[name] = count / len(classifier.ablation)
+
+    def _add_plain(self, name: str, network: nn.Module) -> None:
+        count = max(16, self.settings.microbatch // 4)
+        height, width = _LOOK.model_px
+        batch = torch.randn((count, 3, height, width), device=self.device).to(self.dtype)
+        if network is self.cnn:
+            batch = batch.to(memory_format=torch.channels_last)
+
+        def forward() -> object:
+            with torch.inference_mode():
+                return network(batch)
+
+        self.tasks[name] = forward
+        self.images[name] = count
+
+    def _add_published(self) -> None:
+        """Every 15th band: the path takes one at a time, so a fair sample is as good as all."""
+        classifier = self._classifier("drop", 15)
+        if not isinstance(classifier, TokenDropViT):
+            return
+        published = PublishedDrop(classifier)
+        count = max(16, self.settings.microbatch // 4)
+        pixels = np.concatenate([self.pixels] * (count // len(self.pixels) + 1))[:count]
+        images = torch.from_numpy(pixels).to(self.device)
+        self.tasks[PUBLISHED] = lambda: published(images)
+        self.ablations[PUBLISHED] = count * len(classifier.ablation)
+        self.images[PUBLISHED] = self.ablations[PUBLISHED] / len(self._ablation(1))
+
+    def pace(self, name: str, seconds: float, rate: float) -> Pace:
+        """The pace of a contender from its time and the machine's matmul rate."""
+        nominal, executed = self.operations.get(name, (None, None))
+        return Pace(
+            name=name,
+            dtype=str(self.dtype).removeprefix("torch."),
+            images_a_second=self.images[name] / seconds,
+            ablations_a_second=self.ablations.get(name, 0.0) / seconds,
+            share_nominal=None if nominal is None else nominal / seconds / rate,
+            share_executed=None if executed is None else executed / seconds / rate,
+        )
+
+    def stages(self) -> dict[str, float]:
+        """Where the time of the votes pass at the first stride goes, in seconds."""
+        classifier, task = self.voting[self.settings.strides[0]]
+        if not isinstance(classifier, TokenDropViT):
+            return {}
+        return stage_seconds(classifier, task, self.device)

@@ -1,0 +1,56 @@
+"""What a measurement was taken on, so that its figures can be read later."""
+
+import os
+import platform
+import resource
+import time
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from pipeline.numerics import processor
+
+_LIBRARIES = ("patchcert", "torch", "timm", "numpy", "pyarrow", "ray")
+
+
+def hardware(*, torch_too: bool = True) -> dict[str, Any]:
+    """Processor, memory, accelerator, versions and date, as plain JSON.
+
+    Args:
+        torch_too: Whether to ask torch for its threads and accelerator, which imports it.
+    """
+    facts: dict[str, Any] = {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "cpu": processor(),
+        "cpus": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in _LIBRARIES if _version(name)},
+    }
+    if torch_too:
+        import torch  # noqa: PLC0415
+
+        facts["threads"] = torch.get_num_threads()
+        facts["instructions"] = torch.backends.cpu.get_cpu_capability()
+        facts["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return facts
+
+
+def peak_memory_mib() -> float:
+    """Most memory that this process has ever held at once, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def in_words(facts: dict[str, Any]) -> str:
+    """One line for a terminal or a document."""
+    where = facts.get("gpu") or f"{facts['cpus']} CPUs of {facts['cpu']}"
+    if facts.get("instructions"):
+        where += f" ({facts['instructions']})"
+    versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
+    return f"{facts['date']}, {where}, {facts['memory_gib']} GiB; {versions}"
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,50 @@
+"""Measurements as a table on a terminal."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.bench.hardware import in_words
+
+
+def print_bench(result: dict[str, Any], console: Console) -> None:
+    """Print paces, ratios, stages and what they were measured on."""
+    settings = result["engine"]["settings"]
+    table = Table(
+        title=f"{settings['model']}, columns of {settings['size']} px", title_justify="left"
+    )
+    for name in ("what", "dtype", "images/s", "ablations/s", "nominal", "executed"):
+        table.add_column(name, justify="left" if name in ("what", "dtype") else "right")
+    for pace in result["engine"]["paces"]:
+        table.add_row(
+            pace["name"],
+            pace["dtype"],
+            f"{pace['images_a_second']:.3g}",
+            f"{pace['ablations_a_second']:.4g}" if pace["ablations_a_second"] else "",
+            _percent(pace["share_nominal"]),
+            _percent(pace["share_executed"]),
+        )
+    console.print(table)
+    for dtype, rate in result["engine"]["matmul_gflops"].items():
+        console.print(f"large products, {dtype}: {rate:.1f} GFLOP/s; shares above are of this")
+    for name, ratio in result["engine"]["ratios"].items():
+        console.print(f"{name}: {ratio:.2f}x")
+    for dtype, stages in result["engine"]["stages"].items():
+        total = sum(stages.values())
+        shares = ", ".join(f"{name} {100 * s / total:.0f} %" for name, s in stages.items())
+        console.print(f"time of a votes pass, {dtype}: {shares}")
+    for size, rate in result["decode"].items():
+        console.print(f"decode and preprocess {size} JPEG: {rate:.0f} images/s a core")
+    if result["pipeline"]:
+        pipeline = result["pipeline"]
+        console.print(
+            f"pipeline {pipeline['pipeline_images_a_second']:.3g} images/s, bare engine "
+            f"{pipeline['engine_images_a_second']:.3g}: {pipeline['pipeline_over_engine']:.2f}x"
+        )
+    console.print(f"peak memory {result['peak_memory_mib']:.0f} MiB")
+    console.print(in_words(result["hardware"]))
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.0f} %"

@@ -1,0 +1,1 @@
+"""Fine-tuning on ablations: the base classifier that a smoothed classifier is made of."""

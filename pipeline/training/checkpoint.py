@@ -1,0 +1,110 @@
+"""What a training leaves behind: a checkpoint to resume from, and the weights."""
+
+import io
+import json
+import shutil
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from models.weights import WeightsCard
+from pipeline import storage
+from pipeline.config import ConfigError
+from pipeline.manifest import canonical, flatten
+from pipeline.training.recipe import Recipe
+
+_NAME = "checkpoint.pt"
+WEIGHTS = "weights.safetensors"
+
+
+def write_checkpoint(out: str, recipe: Recipe, state: dict[str, Any]) -> None:
+    """Replace the checkpoint in ``out``, atomically."""
+    sink = io.BytesIO()
+    torch.save({"identity": canonical(recipe.identity()).decode(), **state}, sink)
+    storage.write_atomically(storage.join(out, _NAME), sink.getvalue())
+
+
+def read_checkpoint(out: str, recipe: Recipe) -> dict[str, Any] | None:
+    """The state of the checkpoint in ``out``; None where there is none.
+
+    Raises:
+        ConfigError: It is of another training; with the fields that differ.
+    """
+    path = storage.join(out, _NAME)
+    if not storage.exists(path):
+        return None
+    state: dict[str, Any] = torch.load(
+        io.BytesIO(storage.read_bytes(path)), map_location="cpu", weights_only=True
+    )
+    theirs = flatten(json.loads(state.pop("identity")))
+    ours = flatten(json.loads(canonical(recipe.identity())))
+    differing = sorted(
+        name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)
+    )
+    if differing:
+        named = ", ".join(f"{n} ({theirs.get(n)}, now {ours.get(n)})" for n in differing)
+        raise ConfigError(
+            f"--out {out}: its checkpoint is of another training: {named}. Ask for the same to "
+            "resume, choose another --out, or start again with --overwrite"
+        )
+    return state
+
+
+def check_checkpoint(out: str, recipe: Recipe) -> None:
+    """Raise ConfigError if the checkpoint in ``out``, if any, is of another training."""
+    read_checkpoint(out, recipe)
+
+
+def remove_checkpoint(out: str) -> None:
+    """Forget what ``out`` could be resumed from."""
+    storage.remove(storage.join(out, _NAME))
+
+
+def write_weights(
+    out: str, recipe: Recipe, weights: dict[str, Tensor], history: list[dict[str, Any]]
+) -> str:
+    """Write weights that ``patchcert run --weights`` takes alone; their path.
+
+    Args:
+        out: Folder.
+        recipe: How they were made.
+        weights: The network's tensors.
+        history: What was measured after each epoch, for the record.
+    """
+    voter, ablation = recipe.voter, recipe.voter.ablation
+    dtype = getattr(torch, recipe.config.save_as)
+    card = WeightsCard(
+        model=voter.model,
+        num_classes=voter.num_classes,
+        classes=recipe.classes,
+        preprocess=voter.preprocess,
+        ablation={"kind": ablation.kind, "size": ablation.size, "stride": ablation.stride},
+        tokens=voter.tokens,
+        recipe=recipe.identity()
+        | {"init": recipe.init, "made_by": provenance(), "history": history},
+    )
+    tensors = {
+        key: value.detach().cpu().to(dtype if value.is_floating_point() else value.dtype)
+        for key, value in weights.items()
+    }
+    contiguous = {key: value.contiguous().clone() for key, value in tensors.items()}
+    path = storage.join(out, WEIGHTS)
+    storage.write_atomically(path, save(contiguous, metadata=card.to_metadata()))
+    return path
+
+
+def provenance() -> dict[str, str]:
+    """Versions of what trains, and the git revision where this runs from a checkout."""
+    found = {name: version(name) for name in ("patchcert", "torch", "timm", "torchvision")}
+    root = Path(__file__).parents[2]
+    git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+    if (root / ".git").exists() and shutil.which("git"):
+        answer = subprocess.run(git, capture_output=True, text=True, check=False)  # noqa: S603
+        if answer.returncode == 0:
+            found["revision"] = answer.stdout.strip()
+    return found

@@ -1,0 +1,162 @@
+"""Training with Ray: Ray Train runs the workers, Ray Data feeds them."""
+
+import logging
+import math
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import ray
+import ray.train
+from pyarrow.fs import FSSpecHandler, PyFileSystem
+from ray.data import ExecutionOptions
+from ray.train import DataConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.torch import TorchTrainer, get_device
+from ray.util.queue import Empty, Queue
+
+from pipeline import storage
+from pipeline.cluster import JobError, ray_cluster
+from pipeline.config import ConfigError
+from pipeline.training.config import TrainingPlace
+from pipeline.training.local import check_shares, prepare
+from pipeline.training.loop import Training
+from pipeline.training.recipe import Recipe
+from pipeline.training.reporting import Reporter
+from pipeline.training.stream import DECODE_CPUS, StreamFeed, batches_left
+
+# A failed worker is replaced once, from the checkpoint; a reclaimed machine as often as it takes.
+_RESTARTS = 1
+_SECONDS_BETWEEN_LOOKS = 0.5
+
+
+def train_on_cluster(recipe: Recipe, place: TrainingPlace, reporter: Reporter) -> str:
+    """Train on the cluster of the environment, or a local Ray; the path of the weights.
+
+    Raises:
+        ConfigError: The workers cannot share the batch, or there are not so many GPUs.
+        JobError: A worker failed for good; running again resumes.
+    """
+    if place.checkpoint_minutes:
+        raise ConfigError(
+            "--checkpoint-minutes: with Ray a training resumes from a whole epoch; leave it out, "
+            "or add --no-ray"
+        )
+    # Ray Train's workers run in another directory.
+    place = replace(place, out=storage.full_path(place.out))
+    with ray_cluster(verbose=place.verbose) as available:
+        scaling = plan_workers(available, place)
+        world = scaling.num_workers
+        assert isinstance(world, int)
+        check_shares(recipe, world)
+        if not place.verbose:
+            logging.getLogger("ray.train").setLevel(logging.ERROR)
+        told = Queue(actor_options={"num_cpus": 0})
+        trainer = TorchTrainer(
+            _work,
+            train_loop_config={"recipe": recipe, "place": place, "told": told},
+            scaling_config=scaling,
+            # Called anew when workers are replaced, so that they resume where the checkpoint is.
+            datasets={"train": lambda: batches_left(recipe, place)},
+            dataset_config=DataConfig(execution_options=ExecutionOptions(preserve_order=True)),
+            run_config=_run_config(recipe, place),
+        )
+        return _fitted(trainer, told, reporter)
+
+
+def plan_workers(available: Mapping[str, float], place: TrainingPlace) -> ScalingConfig:
+    """Workers and what each reserves, such that decoding always finds a CPU.
+
+    Raises:
+        ConfigError: More GPUs are asked for than there are, or CPUs are lacking.
+    """
+    cpus, gpus = available.get("CPU", 0.0), int(available.get("GPU", 0))
+    cuda = place.device == "cuda" or (place.device == "auto" and gpus >= 1)
+    # A cluster that scales from zero has no GPU until one is asked for.
+    world = place.workers or (max(1, gpus) if cuda else 1)
+    if cuda and gpus and world > gpus:
+        raise ConfigError(f"--workers {world}: the cluster has {gpus} GPUs; ask for fewer")
+    # Less than a worker uses: Ray waits for ever, without a word, where none is left for tasks.
+    each = math.floor(min(1.0, (cpus - DECODE_CPUS) / world) * 100) / 100
+    if each <= 0:
+        raise ConfigError(
+            f"--workers {world}: on {cpus:g} CPUs none is left to decode images; ask for fewer"
+        )
+    return ScalingConfig(num_workers=world, use_gpu=cuda, resources_per_worker={"CPU": each})
+
+
+class _Told:
+    """Reports through a queue to the driver, which has the terminal and MLflow."""
+
+    def __init__(self, queue: Queue) -> None:
+        self.queue = queue
+
+    def say(self, line: str) -> None:
+        self.queue.put(("say", (line,)))
+
+    def epoch(self, epoch: int, figures: dict[str, float]) -> None:
+        self.queue.put(("epoch", (epoch, figures)))
+
+
+def _work(given: dict[str, Any]) -> None:
+    """What each worker does."""
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    recipe, place = given["recipe"], given["place"]
+    prepare(place, world)
+    told = _Told(given["told"])
+    training = Training(recipe, place, get_device(), told, rank=rank, world=world)
+    path = training.run(StreamFeed(recipe, ray.train.get_dataset_shard("train"), world))
+    if path is not None:
+        told.queue.put(("weights", (path,)))
+
+
+def _run_config(recipe: Recipe, place: TrainingPlace) -> RunConfig:
+    """Where Ray Train keeps its own records: beside ours."""
+    filesystem, folder = storage.filesystem(storage.join(place.out, "ray"))
+    return RunConfig(
+        name=recipe.training_id,
+        storage_path=folder,
+        storage_filesystem=PyFileSystem(FSSpecHandler(filesystem)),
+        failure_config=FailureConfig(max_failures=_RESTARTS),
+    )
+
+
+def _fitted(trainer: TorchTrainer, told: Queue, reporter: Reporter) -> str:
+    """Run the trainer, passing on what its first worker tells; the path of the weights."""
+    failure: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:  # handed to the thread that can raise it
+            failure.append(error)
+
+    thread = threading.Thread(target=fit, daemon=True)
+    thread.start()
+    path = None
+    while thread.is_alive() or not told.empty():
+        try:
+            kind, arguments = told.get(timeout=_SECONDS_BETWEEN_LOOKS)
+        except Empty:
+            continue
+        if kind == "weights":
+            (path,) = arguments
+        else:
+            getattr(reporter, kind)(*arguments)
+    if failure:
+        if isinstance(failure[0], TrainingFailedError):
+            raise JobError(f"training failed: {_reason(failure[0])}") from failure[0]
+        raise failure[0]
+    assert isinstance(path, str)
+    return path
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong in the first worker that failed, without the traceback around it."""
+    failures = getattr(error, "worker_failures", None) or {0: error}
+    failure = failures[min(failures)]
+    cause = getattr(failure, "cause", None) or failure
+    # What Ray adds to a message comes after its first line.
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__

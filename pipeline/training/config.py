@@ -1,0 +1,174 @@
+"""What a user may ask of training: frozen, self-validating, the source of every flag.
+
+Imports neither torch nor ray, like ``pipeline.config``.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from models.ablation import AblationKind
+from models.preprocess import PresetName
+from models.systems import TokenMode
+from pipeline.config import ConfigError, Device, Dtype
+
+Augmentation = Literal["none", "crop", "rand", "trivial"]
+Schedule = Literal["cosine", "step", "constant"]
+OptimizerName = Literal["adamw", "sgd"]
+Mix = Literal["none", "mixup", "cutmix"]
+Precision = Literal["float16", "float32"]
+Selection = Literal["last", "best"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides the weights.
+
+    Attributes:
+        data: Training images with labels, as for `run`; never the test set.
+        init: Weight file to start from, or timm:NAME; a head of another length is replaced.
+        model: timm name of the network; default: as the weight file says.
+        num_classes: Length of the logits [the weights' own, else as many as the labels name].
+        limit: Only the first so many images.
+        image_column: Parquet column of encoded images.
+        label_column: Parquet column of class numbers.
+        label_map: File that gives class folders their numbers (JSON, TSV or CSV).
+        ablation: Shape of what an ablation shows [the weights' own, else column].
+        size: Width of a band, or side of a block, in pixels [the weights' own, else 19].
+        stride: Distance of neighbouring offsets in pixels [1].
+        tokens: Hidden tokens are dropped, or enter black [the weights' own, else drop].
+        preprocess: Preset of size and normalization [the weights' own, else the model's].
+        epochs: Passes over the training images.
+        batch: Images a step, over all workers.
+        views: Ablations of each image a step, spread evenly over the family.
+        optimizer: AdamW, or SGD with momentum 0.9.
+        lr: Peak learning rate of a batch.
+        schedule: Cosine to zero; a tenth at one and two thirds of the epochs; or constant, to be
+            continued from the average by another training.
+        warmup: Steps of linear warm-up.
+        weight_decay: Of matrices; vectors have none.
+        layer_decay: Learning rate of a layer, relative to the one above it [1: all alike].
+        clip: Largest norm of a step's gradient.
+        drop_path: Rate of stochastic depth.
+        label_smoothing: Share of the target spread over all classes.
+        augment: none, crop (and flip), rand (RandAugment after it), trivial (TrivialAugment).
+        mix: Blend pairs of images and labels: mixup or cutmix.
+        mix_alpha: Parameter of the blend's Beta distribution.
+        teacher: Weight file of a network that sees whole images, or self: this network's average.
+        teacher_weight: Share of the loss that follows the teacher.
+        average: Decay of the weights' moving average, which is the result; 0 for none.
+        validation: Images held out of training, the same share of every class.
+        estimate: How many of them get a certified estimate after each epoch.
+        select: Weights of the last epoch, or of the one certified best on the held-out images.
+        seed: Of the split, the order, the augmentation and the ablations.
+        dtype: Arithmetic of the forward pass [bfloat16 on CUDA, float32 on CPU].
+        save_as: Type of the written weights.
+    """
+
+    data: str
+    init: str
+    model: str | None = None
+    num_classes: int | None = None
+    limit: int | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    label_map: str | None = None
+    ablation: AblationKind | None = None
+    size: int | None = None
+    stride: int | None = None
+    tokens: TokenMode | None = None
+    preprocess: PresetName | None = None
+    epochs: int = 30
+    batch: int = 128
+    views: int = 1
+    optimizer: OptimizerName = "adamw"
+    lr: float = 3e-4
+    schedule: Schedule = "cosine"
+    warmup: int = 200
+    weight_decay: float = 0.05
+    layer_decay: float = 1.0
+    clip: float = 1.0
+    drop_path: float = 0.0
+    label_smoothing: float = 0.05
+    augment: Augmentation = "crop"
+    mix: Mix = "none"
+    mix_alpha: float = 0.8
+    teacher: str | None = None
+    teacher_weight: float = 0.5
+    average: float = 0.998
+    validation: int = 1000
+    estimate: int = 200
+    select: Selection = "last"
+    seed: int = 0
+    dtype: Dtype | None = None
+    save_as: Precision = "float16"
+
+    def __post_init__(self) -> None:
+        if not self.data:
+            raise ConfigError("--data is empty: give a path, a pattern or an s3:// address")
+        for name in ("limit", "size", "stride", "epochs", "batch", "views"):
+            self._require(name, 1, None)
+        self._require("num_classes", 2, None)
+        for name in ("warmup", "weight_decay", "validation", "estimate", "seed"):
+            self._require(name, 0, None)
+        for name in ("drop_path", "label_smoothing", "average"):
+            self._require(name, 0, 1, below=True)
+        self._require("teacher_weight", 0, 1)
+        for name in ("lr", "clip", "mix_alpha", "layer_decay"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{_flag(name)} {getattr(self, name)}: it must be above 0")
+        self._require("layer_decay", 0, 1)
+        if self.teacher == "self" and not self.average:
+            raise ConfigError("--teacher self: the teacher is the average; give --average")
+        if self.select == "best" and not (self.validation and self.estimate):
+            raise ConfigError("--select best: it needs --validation and --estimate above 0")
+
+    def _require(self, name: str, least: float, most: float | None, *, below: bool = False) -> None:
+        value = getattr(self, name)
+        if value is None:
+            return
+        if value < least:
+            raise ConfigError(f"{_flag(name)} {value}: it must be at least {least}")
+        if most is not None and (value > most or (below and value == most)):
+            rule = "below" if below else "at most"
+            raise ConfigError(f"{_flag(name)} {value}: it must be {rule} {most}")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlace:
+    """Where training runs and what it leaves; none of it decides what is learned.
+
+    Attributes:
+        out: Folder of the weights, the checkpoint and the curves, local or s3://.
+        device: Where the network runs.
+        workers: Processes that share each batch [one a GPU; on CPUs one].
+        threads: CPU threads a worker [all CPUs, shared out].
+        no_ray: Plain torch on this machine alone, with all encoded images in memory.
+        checkpoint_minutes: Save this often within an epoch too (0: after epochs only).
+        overwrite: Start again where --out holds a checkpoint.
+        mlflow: Tracking server; default: an sqlite file in --out; none logs nothing.
+        experiment: MLflow experiment.
+        verbose: Show Ray's own log.
+    """
+
+    out: str = "trained"
+    device: Device = "auto"
+    workers: int | None = None
+    threads: int | None = None
+    no_ray: bool = False
+    checkpoint_minutes: float = 0.0
+    overwrite: bool = False
+    mlflow: str | None = None
+    experiment: str = "patchcert-training"
+    verbose: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"--{name} {value}: it must be at least 1")
+        if self.checkpoint_minutes < 0:
+            raise ConfigError("--checkpoint-minutes: it must be at least 0")

@@ -1,0 +1,104 @@
+"""How well the smoothed classifier does on held-out images, by the project's own certificates."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import nn
+
+from models.ablation import Patch
+from models.classifier import base_classifier
+from models.preprocess import Preprocess, WrongSizeError
+from models.smoothing import SmoothedClassifier
+from pipeline.certificates import margins, smoothed_predictions
+from pipeline.decode import UndecodableError, decode
+from pipeline.resolve import Voter, default_patches
+from pipeline.sources.base import SourceError
+from pipeline.sources.reading import read_bytes_of
+from pipeline.training.recipe import Recipe
+
+# Images voted on at once: bounds the memory of their tokens.
+_CHUNK = 32
+_MICROBATCH = {"cpu": 128, "cuda": 512}
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out images of this worker, and the labels of all.
+
+    Attributes:
+        images: uint8 (n, model height, model width, 3).
+        labels: Of the images of every worker, in the order of their shares; int64.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, recipe: Recipe, rank: int, world: int) -> "HeldOut | None":
+        """The images that are estimated on; None without any.
+
+        Raises:
+            SourceError: One of them cannot be decoded, or has the wrong size.
+        """
+        count = min(recipe.config.estimate, len(recipe.held_out))
+        if not count:
+            return None
+        # Held-out rows are sorted, by class perhaps: take them evenly.
+        chosen = recipe.held_out[np.arange(count) * len(recipe.held_out) // count]
+        preprocess: Preprocess = recipe.voter.preprocess
+        rows = recipe.rows(chosen[rank::world])
+        encoded = read_bytes_of(rows, recipe.options)
+        images = []
+        for name, data in zip(rows["image_id"].to_pylist(), encoded, strict=True):
+            try:
+                images.append(preprocess(decode(data)))
+            except (UndecodableError, WrongSizeError) as error:
+                raise SourceError(
+                    f"held-out image {name}: {error}; repair it or leave it out of --data"
+                ) from error
+        order = np.concatenate([chosen[other::world] for other in range(world)])
+        shape = (-1, *preprocess.model_px, 3)
+        return cls(np.array(images, np.uint8).reshape(shape), recipe.labels[order])
+
+
+def estimate(
+    network: nn.Module, held_out: HeldOut, voter: Voter, device: torch.device
+) -> dict[str, float]:
+    """Shares of the held-out images, 0 to 1: plain, ablation, smoothed and certified accuracy.
+
+    Every worker calls it with its share of the images, and gets the figures of all.
+    """
+    classifier = base_classifier(network, voter.ablation, voter.preprocess, voter.tokens)
+    smoothed = SmoothedClassifier(
+        classifier.to(device).eval(), device, _MICROBATCH.get(device.type, 128)
+    )
+    parts = [
+        smoothed(held_out.images[start : start + _CHUNK])
+        for start in range(0, len(held_out.images), _CHUNK)
+    ]
+    mine = (
+        np.concatenate([part.votes_bv for part in parts]),
+        np.concatenate([part.plain_b for part in parts]),
+    )
+    shares: list[Any] = [mine]
+    if dist.is_initialized():
+        shares = [None] * dist.get_world_size()
+        dist.all_gather_object(shares, mine)
+    votes = np.concatenate([share[0] for share in shares])
+    plain = np.concatenate([share[1] for share in shares])
+    labels, classes = held_out.labels, voter.num_classes
+    right = smoothed_predictions(votes, classes) == labels
+    figures = {
+        "plain_accuracy": float((plain == labels).mean()),
+        "ablation_accuracy": float((votes == labels[:, None]).mean()),
+        "smoothed_accuracy": float(right.mean()),
+    }
+    for side in default_patches(voter.ablation):
+        for rule in ("exact", "uniform"):
+            held = margins(rule, votes, voter.ablation, Patch.square(side), classes) >= 0
+            figures[f"certified_accuracy/{rule}/{side}px"] = float((held & right).mean())
+    return figures

@@ -1,0 +1,71 @@
+"""The forward pass of training: that of evaluation, for several ablations of each image.
+
+Shapes: B images, n ablations of each, C classes.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from models.ablation import Ablation
+from models.classifier import base_classifier
+from models.preprocess import Preprocess
+from models.systems import TokenMode
+
+
+class AblationLogits(nn.Module):
+    """Logits of chosen ablations, by the very base classifier that votes.
+
+    One call a step, so that it can be wrapped for data-parallel training.
+
+    Raises:
+        UnsupportedModelError: The network cannot be evaluated soundly in this mode.
+    """
+
+    group_v: Tensor
+
+    def __init__(
+        self, network: nn.Module, ablation: Ablation, preprocess: Preprocess, tokens: TokenMode
+    ) -> None:
+        super().__init__()
+        self.classifier = base_classifier(network, ablation, preprocess, tokens)
+        self.scale = preprocess.pixel_scale
+        group_v = torch.zeros(len(ablation), dtype=torch.int64)
+        groups = [views for _, views in self.classifier.groups()]
+        for group, views in enumerate(groups):
+            group_v[torch.from_numpy(views)] = group
+        self.groups = len(groups)
+        self.register_buffer("group_v", group_v, persistent=False)
+
+    def forward(self, images_bhwc: Tensor, views_bn: Tensor) -> Tensor:
+        """Logits (B, n, C).
+
+        Args:
+            images_bhwc: Pixels of the attacker's grid, 0 to 255, uint8 or float.
+            views_bn: Which ablations of each image; int64 (B, n).
+        """
+        tokens = self.classifier.tokens(self.enlarge(images_bhwc))
+        view_s = views_bn.flatten()
+        image_s = torch.arange(len(views_bn), device=view_s.device).repeat_interleave(
+            views_bn.shape[1]
+        )
+        group_s = self.group_v[view_s]
+        # Sequences of equal token count go together, as when voting.
+        parts, places = [], []
+        for group in range(self.groups):
+            place = torch.nonzero(group_s == group).flatten()
+            if len(place):
+                parts.append(self.classifier(tokens, image_s[place], view_s[place]))
+                places.append(place)
+        logits = torch.cat(parts)[torch.argsort(torch.cat(places))]
+        return logits.reshape(*views_bn.shape, -1)
+
+    def whole(self, images_bhwc: Tensor) -> Tensor:
+        """Logits of whole images; (B, C)."""
+        tokens = self.classifier.tokens(self.enlarge(images_bhwc))
+        return self.classifier.whole(tokens, torch.arange(len(tokens), device=tokens.device))
+
+    def enlarge(self, images_bhwc: Tensor) -> Tensor:
+        """Model pixels: every pixel of the grid becomes ``pixel_scale`` squared."""
+        if self.scale == 1:
+            return images_bhwc
+        return images_bhwc.repeat_interleave(self.scale, 1).repeat_interleave(self.scale, 2)

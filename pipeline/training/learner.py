@@ -1,0 +1,174 @@
+"""The network being trained: one step, and all that a resumed training must know of the last."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from timm.utils.model_ema import ModelEmaV3
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pipeline.config import ConfigError
+from pipeline.training.forward import AblationLogits
+from pipeline.training.networks import optimizer_of, starting_network, teacher_of
+from pipeline.training.objective import followed, loss_of, mixed, target_of
+from pipeline.training.recipe import Recipe
+from pipeline.training.schedule import share_of_peak
+
+_VIEWS = 3  # stream of random numbers; ``split``, ``order`` and ``augment`` have the others
+# The average's decay grows as 1 - step^-0.75, as timm advises for short trainings.
+_AVERAGE_POWER = 0.75
+
+
+class Learner:
+    """Network, optimizer and average of one training.
+
+    Args:
+        recipe: What is trained.
+        device: Where.
+        rank: Number of this worker.
+        world: Workers that share each batch.
+
+    Raises:
+        WeightsError: The weights to start from are not this network's.
+        UnsupportedModelError: The network cannot be evaluated soundly in the token mode.
+    """
+
+    def __init__(self, recipe: Recipe, device: torch.device, rank: int = 0, world: int = 1) -> None:
+        self.recipe, self.device, self.rank, self.world = recipe, device, rank, world
+        config, voter = recipe.config, recipe.voter
+        self.network = starting_network(recipe)
+        self.forward = AblationLogits(
+            self.network, voter.ablation, voter.preprocess, voter.tokens
+        ).to(device)
+        self.steps = recipe.order.steps * config.epochs
+        self.done = 0
+        self.optimizer = optimizer_of(self.network, recipe.config)
+        self.average: ModelEmaV3 | None = None
+        if config.average:
+            self.average = ModelEmaV3(
+                self.network, decay=config.average, use_warmup=True, warmup_power=_AVERAGE_POWER
+            )
+        self.teacher = teacher_of(recipe, self.average, device)
+        self.reset_meters()
+        self._parallel: nn.Module = self.forward
+        if world > 1:
+            # Of the class token, whose stride of length 1 is any number.
+            warnings.filterwarnings("ignore", message="Grad strides do not match")
+            places = [device] if device.type == "cuda" else None
+            self._parallel = DistributedDataParallel(self.forward, device_ids=places)
+
+    def reset_meters(self) -> None:
+        """Begin the sums of an epoch anew."""
+        self.loss_sum = torch.zeros((), device=self.device)
+        self.right_sum = torch.zeros((), device=self.device, dtype=torch.int64)
+        self.metered = 0
+
+    def step(self, images_bhwc: Tensor, labels_b: Tensor) -> None:
+        """Learn from this worker's share of a batch.
+
+        Args:
+            images_bhwc: Pixels of the attacker's grid; uint8.
+            labels_b: Classes; int64.
+        """
+        config = self.recipe.config
+        self.forward.train()
+        # Everything random of a step follows from its number: so a resumed step is the same.
+        views_bn = self._views(len(images_bhwc))
+        torch.manual_seed(int(_rng(config.seed, self.done, 1 + self.rank).integers(2**63)))
+        classes = self.recipe.voter.num_classes
+        images, labels = mixed(config.mix, config.mix_alpha, images_bhwc, labels_b, classes)
+        images, labels = images.to(self.device), labels.to(self.device)
+        target_bc = target_of(labels, classes, config.label_smoothing)
+        truth_b = target_bc.argmax(-1)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+            if self.teacher is not None:
+                with torch.no_grad():
+                    advice_bc = self.teacher.whole(images)
+                target_bc = followed(target_bc, advice_bc, config.teacher_weight)
+            logits_bnc = self._parallel(images, views_bn)
+        loss = loss_of(logits_bnc, target_bc)
+        share = share_of_peak(self.done, self.steps, config.warmup, config.schedule)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.lr * share * group.get("lr_scale", 1.0)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.clip)
+        self.optimizer.step()
+        self.done += 1
+        if self.average is not None:
+            self.average.update(self.network, step=self.done)
+        self.loss_sum += loss.detach()
+        self.right_sum += (logits_bnc.detach().argmax(-1) == truth_b[:, None]).sum()
+        self.metered += 1
+
+    @property
+    def half(self) -> bool:
+        """Whether products are computed in bfloat16."""
+        dtype = self.recipe.config.dtype
+        return dtype == "bfloat16" or (dtype is None and self.device.type == "cuda")
+
+    @property
+    def result(self) -> nn.Module:
+        """The network that counts: the average, where there is one."""
+        return self.network if self.average is None else self.average.module
+
+    def meters(self) -> tuple[float, float]:
+        """Mean loss and ablation accuracy of this worker since the epoch began."""
+        config = self.recipe.config
+        share = config.batch // self.world * config.views
+        steps = max(1, self.metered)
+        return float(self.loss_sum) / steps, float(self.right_sum) / (steps * share)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What ``load_state_dict`` continues from."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": None if self.average is None else self.average.module.state_dict(),
+            "done": self.done,
+            "meters": [self.loss_sum.cpu(), self.right_sum.cpu(), self.metered],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what ``state_dict`` gave."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.module.load_state_dict(state["average"])
+        self.done = state["done"]
+        loss, right, self.metered = state["meters"]
+        self.loss_sum, self.right_sum = loss.to(self.device), right.to(self.device)
+
+    def _views(self, count: int) -> Tensor:
+        """Ablations of this worker's images, evenly spread over the family; int64 (count, n).
+
+        Drawn for the whole batch, so that they do not depend on how it is shared out.
+        """
+        config, family = self.recipe.config, len(self.recipe.voter.ablation)
+        first_b = _rng(config.seed, self.done, 0).integers(family, size=config.batch)
+        spread_n = np.arange(config.views) * family // config.views
+        views = (first_b[:, None] + spread_n) % family
+        mine = views[self.rank * count : (self.rank + 1) * count]
+        return torch.from_numpy(mine).to(self.device)
+
+
+def check_network(recipe: Recipe) -> None:
+    """Build the network and its teacher once, to find in words what would fail later.
+
+    Raises:
+        WeightsError: Weights do not fit.
+        UnsupportedModelError: The network cannot be evaluated soundly in the token mode.
+        ConfigError: The ablation, the preprocessing and the network disagree on the input size.
+    """
+    try:
+        Learner(recipe, torch.device("cpu"))
+    except ValueError as error:
+        if type(error) is not ValueError:
+            raise
+        raise ConfigError(f"{error}; check --model and --preprocess") from error
+
+
+def _rng(seed: int, step: int, stream: int) -> np.random.Generator:
+    return np.random.default_rng([seed, _VIEWS, step, stream])

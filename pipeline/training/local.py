@@ -1,0 +1,125 @@
+"""Training without Ray: plain torch on this machine, in one process or several."""
+
+import os
+import socket
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch.multiprocessing.spawn import ProcessContext, ProcessException, start_processes
+
+from pipeline.config import ConfigError
+from pipeline.numerics import pin_mkl
+from pipeline.training.config import TrainingPlace
+from pipeline.training.feed import MemoryFeed
+from pipeline.training.loop import Training
+from pipeline.training.recipe import Recipe
+from pipeline.training.reporting import Reporter, Silent
+
+# Workers wait for the first while it writes, and for each other where CPUs are shared.
+_PATIENCE = timedelta(hours=2)
+
+
+def train_locally(recipe: Recipe, place: TrainingPlace, reporter: Reporter) -> str:
+    """Train with plain torch; the path of the weights.
+
+    Raises:
+        ConfigError: The workers cannot share the batch, or the checkpoint is another training's.
+        ChildProcessError: Another worker than the first failed.
+        WeightsError, UnsupportedModelError: The network or its weights do not fit.
+        SourceError: An image cannot be used.
+    """
+    cuda = place.device != "cpu" and torch.cuda.is_available()
+    if place.device == "cuda" and not cuda:
+        raise ConfigError("--device cuda: no CUDA device is visible; use --device cpu or auto")
+    world = place.workers or (torch.cuda.device_count() if cuda else 1)
+    if cuda and world > torch.cuda.device_count():
+        raise ConfigError(f"--workers {world}: there are {torch.cuda.device_count()} CUDA devices")
+    check_shares(recipe, world)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        crew = _Crew(world=world, port=probe.getsockname()[1], cuda=cuda)
+    others = None
+    if world > 1:
+        others = start_processes(  # type: ignore[no-untyped-call]
+            _other, (crew, recipe, place), nprocs=world - 1, join=False
+        )
+    try:
+        path = crew.work(0, recipe, place, reporter)
+    except RuntimeError:
+        # torch says no more than that the connection to the worker that failed was closed.
+        _join(others)
+        raise
+    _join(others)
+    assert path is not None
+    return path
+
+
+def _join(others: ProcessContext | None) -> None:
+    """Wait for the other workers.
+
+    Raises:
+        ChildProcessError: One of them failed; with its reason.
+    """
+    try:
+        while others is not None and not others.join():
+            pass
+    except ProcessException as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise ChildProcessError(f"training failed: {reason}") from error
+
+
+def check_shares(recipe: Recipe, world: int) -> None:
+    """Raise ConfigError unless ``world`` workers can share the batch evenly."""
+    batch = recipe.config.batch
+    if batch % world:
+        raise ConfigError(f"--batch {batch}: it must be a multiple of the {world} workers' number")
+
+
+def prepare(place: TrainingPlace, world: int) -> None:
+    """Threads and reproducible products of this process; before its first product."""
+    pin_mkl()
+    torch.set_num_threads(place.threads or max(1, (os.cpu_count() or 1) // world))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Crew:
+    """The processes of a training on this machine.
+
+    Attributes:
+        world: How many.
+        port: Where they meet.
+        cuda: Whether each has a GPU.
+    """
+
+    world: int
+    port: int
+    cuda: bool
+
+    def work(
+        self, rank: int, recipe: Recipe, place: TrainingPlace, reporter: Reporter
+    ) -> str | None:
+        """What each of them does."""
+        prepare(place, self.world)
+        device = torch.device("cuda", rank) if self.cuda else torch.device("cpu")
+        if self.cuda:
+            torch.cuda.set_device(device)
+        if self.world > 1:
+            dist.init_process_group(
+                "nccl" if self.cuda else "gloo",
+                init_method=f"tcp://127.0.0.1:{self.port}",
+                rank=rank,
+                world_size=self.world,
+                timeout=_PATIENCE,
+            )
+        try:
+            training = Training(recipe, place, device, reporter, rank=rank, world=self.world)
+            return training.run(MemoryFeed(recipe, rank, self.world))
+        finally:
+            if self.world > 1:
+                dist.destroy_process_group()
+
+
+def _other(index: int, crew: _Crew, recipe: Recipe, place: TrainingPlace) -> None:
+    crew.work(index + 1, recipe, place, Silent())

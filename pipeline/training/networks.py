@@ -1,0 +1,75 @@
+"""What a training starts from: the network, its optimizer, its teacher."""
+
+import timm
+import torch
+from timm.optim._param_groups import param_groups_layer_decay, param_groups_weight_decay
+from timm.utils.model_ema import ModelEmaV3
+from torch import nn
+
+from models.checkpoint import read_state
+from models.zoo import check_fit, check_model_name, load_network
+from pipeline.training.config import TrainConfig
+from pipeline.training.forward import AblationLogits
+from pipeline.training.recipe import Recipe
+from pipeline.weight_files import local_weights
+
+
+def starting_network(recipe: Recipe) -> nn.Module:
+    """The network with the weights to start from; a head of another length is new.
+
+    Raises:
+        WeightsError: The weights are not this network's, but for the head.
+    """
+    voter = recipe.voter
+    check_model_name(voter.model)
+    torch.manual_seed(recipe.config.seed)
+    network: nn.Module = timm.create_model(
+        voter.model,
+        pretrained=False,
+        num_classes=voter.num_classes,
+        drop_path_rate=recipe.config.drop_path,
+    )
+    state, own = read_state(local_weights(voter.weights)), network.state_dict()
+    names = network.pretrained_cfg["classifier"]  # type: ignore[index]
+    heads = tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
+    of_head = [key for key in own if key.startswith(heads)]
+    if any(key in state and state[key].shape != own[key].shape for key in of_head):
+        state |= {key: own[key] for key in of_head}
+    what = f"weights {voter.weights} do not fit {voter.model}"
+    check_fit(network, state, what, "Give the --model these weights were trained with")
+    network.load_state_dict(state)
+    return network
+
+
+def optimizer_of(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimizer, matrices decayed and vectors not, lower layers slower where asked."""
+    kept_out: set[str] = getattr(network, "no_weight_decay", set)()
+    if config.layer_decay < 1:
+        groups = param_groups_layer_decay(
+            network, config.weight_decay, kept_out, layer_decay=config.layer_decay
+        )
+    else:
+        groups = param_groups_weight_decay(network, config.weight_decay, True, kept_out)
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9)
+    return torch.optim.AdamW(groups, lr=config.lr, fused=True)
+
+
+def teacher_of(
+    recipe: Recipe, average: ModelEmaV3 | None, device: torch.device
+) -> AblationLogits | None:
+    """Who advises on whole images; None where nobody is asked for.
+
+    Raises:
+        WeightsError: The teacher's weights are not this network's.
+    """
+    voter, name = recipe.voter, recipe.config.teacher
+    if name is None:
+        return None
+    if name == "self":
+        assert average is not None  # the configuration says so
+        network: nn.Module = average.module
+    else:
+        network = load_network(voter.model, voter.num_classes, local_weights(name))
+    advice = AblationLogits(network, voter.ablation, voter.preprocess, voter.tokens)
+    return advice.to(device).eval()

@@ -1,0 +1,41 @@
+"""What is minimized. Shapes: B images, n ablations of each, C classes."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchvision.transforms import v2
+
+from pipeline.training.config import Mix
+
+
+def target_of(labels_b: Tensor, num_classes: int, smoothing: float) -> Tensor:
+    """Label-smoothed target distributions; float (B, C). ``labels_b`` may be mixed, (B, C)."""
+    if labels_b.ndim == 1:
+        labels_b = functional.one_hot(labels_b, num_classes)
+    return labels_b.float() * (1 - smoothing) + smoothing / num_classes
+
+
+def loss_of(logits_bnc: Tensor, target_bc: Tensor) -> Tensor:
+    """Mean cross-entropy over all ablations of all images."""
+    log_p = functional.log_softmax(logits_bnc.float(), dim=-1)
+    return -(target_bc[:, None] * log_p).sum(-1).mean()
+
+
+def mixed(
+    kind: Mix, alpha: float, images_bhwc: Tensor, labels_b: Tensor, num_classes: int
+) -> tuple[Tensor, Tensor]:
+    """Images and target distributions (B, C), blended in pairs by torchvision.
+
+    Draws from torch's generator of the CPU.
+    """
+    if kind == "none":
+        return images_bhwc, labels_b
+    blend = v2.MixUp if kind == "mixup" else v2.CutMix
+    images = images_bhwc.permute(0, 3, 1, 2).float()
+    images, labels = blend(alpha=alpha, num_classes=num_classes)(images, labels_b)
+    return images.permute(0, 2, 3, 1), labels
+
+
+def followed(target_bc: Tensor, teacher_bc: Tensor, weight: float) -> Tensor:
+    """Targets of which a share is the teacher's distribution; (B, C)."""
+    return target_bc * (1 - weight) + torch.softmax(teacher_bc.float(), dim=-1) * weight

@@ -1,0 +1,178 @@
+"""From what was asked to what will be trained: every default filled in, every mistake found."""
+
+import hashlib
+from dataclasses import dataclass, fields, replace
+from pathlib import PurePath
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from models.weights import WeightsCard, is_hub_name, read_card, sha256_of
+from pipeline import storage
+from pipeline.config import ConfigError, VotesConfig
+from pipeline.manifest import canonical
+from pipeline.resolve import Voter, resolve_voter
+from pipeline.sources.listing import Listing, SourceOptions, list_images
+from pipeline.training.config import TrainConfig
+from pipeline.training.order import EpochOrder
+from pipeline.training.split import stratified_split
+from pipeline.weight_files import local_weights
+
+# Said of the data and the files by their contents instead.
+_BY_CONTENT = ("data", "init", "teacher")
+
+_Path = TypeVar("_Path", str, str | None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A fully specified training.
+
+    Attributes:
+        config: What was asked.
+        voter: The base classifier to be made; its ``weights`` are those to start from.
+        classes: Class names, where the weights to start from know them.
+        init: Where the weights come from: name, sha256, and their own recipe, if they have one.
+        teacher_sha256: Digest of the teacher's file; None without one.
+        listing: The images.
+        options: How their bytes are read.
+        train: Rows of the listing to learn from, ascending; int64.
+        held_out: Rows held out, ascending; int64.
+    """
+
+    config: TrainConfig
+    voter: Voter
+    classes: tuple[str, ...]
+    init: dict[str, Any]
+    teacher_sha256: str | None
+    listing: Listing
+    options: SourceOptions
+    train: NDArray[np.int64]
+    held_out: NDArray[np.int64]
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Class of every row of the listing; int64 (N,)."""
+        labels: NDArray[np.int64] = self.listing.table["label"].to_numpy().astype(np.int64)
+        return labels
+
+    @property
+    def order(self) -> EpochOrder:
+        """In which order the epochs see ``train``."""
+        return EpochOrder(
+            images=len(self.train),
+            batch=self.config.batch,
+            seed=self.config.seed,
+            kind=self.listing.kind,
+        )
+
+    def rows(self, rows: NDArray[np.int64]) -> pa.Table:
+        """Those rows of the listing, in that order."""
+        return self.listing.table.take(pa.array(rows))
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides the weights, as plain JSON; what a checkpoint is held against."""
+        asked = {
+            field.name: getattr(self.config, field.name)
+            for field in fields(self.config)
+            if field.name not in _BY_CONTENT
+        }
+        ablation = self.voter.ablation
+        return asked | {
+            "data": {"fingerprint": self.listing.fingerprint, "images": len(self.listing)},
+            "init": self.init["sha256"],
+            "teacher": self.teacher_sha256 or self.config.teacher,
+            "model": self.voter.model,
+            "num_classes": self.voter.num_classes,
+            "preprocess": self.voter.preprocess.to_dict(),
+            "ablation": ablation.kind,
+            "size": ablation.size,
+            "stride": ablation.stride,
+            "tokens": self.voter.tokens,
+        }
+
+    @property
+    def training_id(self) -> str:
+        """``t`` and 16 hex digits, derived from the identity alone."""
+        return "t" + hashlib.sha256(canonical(self.identity())).hexdigest()[:16]
+
+
+def resolve_recipe(config: TrainConfig) -> Recipe:
+    """Fill in what ``config`` leaves open, list the images and split them.
+
+    Raises:
+        ConfigError, SourceError, WeightsError, UnknownModelError: The request is wrong.
+    """
+    config = replace(config, init=_absolute(config.init), teacher=_absolute(config.teacher))
+    card = WeightsCard() if is_hub_name(config.init) else read_card(local_weights(config.init))
+    options = SourceOptions(
+        image_column=config.image_column,
+        label_column=config.label_column,
+        label_map=config.label_map,
+    )
+    known = config.num_classes or (card.num_classes if card.recipe else None)
+    listing = list_images(config.data, options, known).head(config.limit)
+    labels = _labels(listing, config)
+    num_classes = known or max(2, int(labels.max()) + 1)
+    voter = resolve_voter(
+        VotesConfig(
+            data=config.data,
+            weights=config.init,
+            model=config.model,
+            num_classes=num_classes,
+            ablation=config.ablation,
+            size=config.size,
+            stride=config.stride,
+            tokens=config.tokens,
+            preprocess=config.preprocess,
+        )
+    )
+    try:
+        train, held_out = stratified_split(labels, config.validation, config.seed)
+    except ValueError as error:
+        raise ConfigError(f"--validation {config.validation}: {error}; hold fewer out") from error
+    if len(train) < config.batch:
+        raise ConfigError(
+            f"--batch {config.batch}: {len(train)} training images do not fill one; choose a "
+            "smaller --batch"
+        )
+    file = config.teacher if config.teacher not in (None, "self") else None
+    return Recipe(
+        config=config,
+        voter=voter,
+        classes=card.classes if len(card.classes) == num_classes else (),
+        init={
+            "file": PurePath(config.init).name,
+            "sha256": voter.weights_sha256,
+            **({"recipe": dict(card.recipe)} if card.recipe else {}),
+        },
+        teacher_sha256=sha256_of(local_weights(file)) if file else None,
+        listing=listing,
+        options=options,
+        train=train,
+        held_out=held_out,
+    )
+
+
+def _absolute(weights: _Path) -> _Path:
+    """The same file wherever it is opened: Ray's workers run in another directory."""
+    if weights is None or weights == "self" or is_hub_name(weights):
+        return weights
+    return storage.full_path(weights)
+
+
+def _labels(listing: Listing, config: TrainConfig) -> NDArray[np.int64]:
+    column = listing.table["label"]
+    if column.null_count:
+        missing = listing.table.filter(column.is_null())["image_id"].slice(0, 3).to_pylist()
+        raise ConfigError(
+            f"--data {config.data}: {column.null_count} of {len(listing)} images have no label, "
+            f"such as {', '.join(missing)}; training needs one of each (--label-column, "
+            "--label-map, or <key>.cls in a tar)"
+        )
+    labels: NDArray[np.int64] = column.to_numpy().astype(np.int64)
+    if labels.min() < 0:
+        raise ConfigError(f"--data {config.data}: label {labels.min()} is no class; start at 0")
+    return labels

@@ -1,0 +1,108 @@
+"""`patchcert train` as a user calls it; then `patchcert run` on what it wrote."""
+
+import json
+
+import mlflow
+import pytest
+
+from jobs.cli import main
+from models.weights import read_card
+from pipeline.sources.reading import read_bytes_of
+from tests.pipeline.training.toy import toy_config, toy_recipe, write_shard
+
+ARGUMENTS = [
+    *("--epochs", "2", "--batch", "12", "--lr", "2e-3", "--warmup", "2", "--validation", "6"),
+    *("--estimate", "6", "--average", "0.7", "--save-as", "float32"),
+    *("--device", "cpu", "--threads", "1"),
+]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("train")
+    config = toy_config(folder)
+    arguments = ["train", "--data", config.data, "--init", config.init, *ARGUMENTS]
+    arguments += ["--no-ray", "--out", str(folder / "out")]
+    assert main(arguments) == 0
+    return folder, arguments
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_run_takes_the_weights_alone_and_agrees_with_the_estimate(trained, capsys):
+    """On the very images that were held out."""
+    folder, _ = trained
+    recipe = toy_recipe(folder, epochs=2)
+    rows = recipe.rows(recipe.held_out)
+    samples = {}
+    for name, label, data in zip(
+        rows["image_id"].to_pylist(),
+        rows["label"].to_pylist(),
+        read_bytes_of(rows, recipe.options),
+        strict=True,
+    ):
+        key = name.rsplit("/", maxsplit=1)[-1]
+        samples |= {f"{key}.png": data, f"{key}.cls": str(label).encode()}
+    held_out = write_shard(folder / "held-out.tar", samples)
+    weights = str(folder / "out/weights.safetensors")
+    command = ["run", "--data", str(held_out), "--weights", weights, "--device", "cpu"]
+    command += ["--out", str(folder / "certified"), "--mlflow", "none", "--json"]
+    assert main([*command, "--threads", "1"]) == 0
+    summary = json.loads(capsys.readouterr().out.rsplit("run_id=", maxsplit=1)[0])
+    figures = read_card(weights).recipe["history"][-1]
+    assert summary["images"] == 6
+    assert summary["plain_accuracy"]["value"] == figures["validation/plain_accuracy"]
+    assert summary["smoothed_accuracy"]["value"] == figures["validation/smoothed_accuracy"]
+    assert summary["mean_ablation_accuracy"] == figures["validation/ablation_accuracy"]
+    certified = {
+        f"validation/certified_accuracy/{claim['rule']}/{claim['patch_px']}px": claim["value"]
+        for claim in summary["certified_accuracy"]
+    }
+    assert certified == {k: v for k, v in figures.items() if "certified" in k}
+    assert len(certified) == 6
+
+
+def test_the_curves_are_in_mlflow_once_per_training(trained):
+    folder, arguments = trained
+    assert main(arguments) == 0
+    mlflow.set_tracking_uri(f"sqlite:///{folder / 'out'}/mlflow.db")
+    (run,) = mlflow.search_runs(experiment_names=["patchcert-training"], output_format="list")
+    assert run.info.status == "FINISHED"
+    assert run.data.params["lr"] == "0.002"
+    assert run.data.params["data.images"] == "42"
+    client = mlflow.MlflowClient()
+    losses = client.get_metric_history(run.info.run_id, "train/loss")
+    history = read_card(str(folder / "out/weights.safetensors")).recipe["history"]
+    assert [(m.step, m.value) for m in losses] == [(h["epoch"], h["train/loss"]) for h in history]
+    assert "validation/certified_accuracy/exact/2px" in run.data.metrics
+
+
+def test_another_configuration_is_refused_and_overwrite_starts_again(trained, capsys):
+    folder, arguments = trained
+    assert main([*arguments, "--label-smoothing", "0.2", "--mlflow", "none"]) == 2
+    said = capsys.readouterr().err
+    assert "label_smoothing (0.05, now 0.2)" in said
+    assert "--overwrite" in said
+    again = [*arguments, "--label-smoothing", "0.2", "--mlflow", "none", "--overwrite"]
+    again[again.index("--out") + 1] = str(folder / "other")
+    assert main(again) == 0
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--init", "absent.safetensors"], "absent.safetensors: no such file"),
+        (["--model", "test_vitt"], "did you mean test_vit"),
+        (["--views", "0"], "--views 0: it must be at least 1"),
+        (["--checkpoint-minutes", "5"], "add --no-ray"),
+        (["--model", "resnet18"], "do not fit resnet18"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(tmp_path, capsys, extra, message):
+    config = toy_config(tmp_path)
+    arguments = ["train", "--data", config.data, "--out", str(tmp_path / "out"), *ARGUMENTS]
+    if "--init" not in extra:
+        arguments += ["--init", config.init]
+    assert main([*arguments, "--mlflow", "none", *extra]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Traceback" not in said

@@ -1,0 +1,140 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from models.weights import WeightsError
+from pipeline.config import ConfigError
+from pipeline.training.learner import Learner, check_network, starting_network
+from tests.pipeline.training.toy import colours, toy_recipe, write_init
+
+CPU = torch.device("cpu")
+
+
+def batch(count: int = 12, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.from_numpy(colours(count, seed)), torch.arange(count) % 3
+
+
+def weights(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {key: value.clone() for key, value in network.state_dict().items()}
+
+
+def test_average_is_the_warmed_up_moving_average(tmp_path):
+    learner = Learner(toy_recipe(tmp_path, average=0.5), CPU)
+    expected = weights(learner.network)
+    for step in range(1, 5):
+        learner.step(*batch(seed=step))
+        decay = 0.0 if step == 1 else min(0.5, 1 - step**-0.75)
+        now = weights(learner.network)
+        expected = {k: decay * v + (1 - decay) * now[k] for k, v in expected.items()}
+    found = learner.result.state_dict()
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value)
+    assert any(not torch.equal(found[key], now[key]) for key in found)
+
+
+def test_without_an_average_the_network_is_the_result(tmp_path):
+    learner = Learner(toy_recipe(tmp_path, average=0.0), CPU)
+    assert learner.result is learner.network
+
+
+def test_a_head_of_the_same_length_is_kept_and_another_replaced(tmp_path):
+    recipe = toy_recipe(tmp_path)
+    init = load_file(recipe.voter.weights)
+    torch.testing.assert_close(starting_network(recipe).state_dict(), init)
+    larger = starting_network(toy_recipe(tmp_path, num_classes=5)).state_dict()
+    assert larger["head.weight"].shape[0] == 5
+    assert all(torch.equal(larger[key], init[key]) for key in init if "head." not in key)
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    recipe = toy_recipe(tmp_path, init=str(write_init(tmp_path / "o.safetensors")))
+    with pytest.raises(WeightsError, match="do not fit test_vit2"):
+        check_network(toy_recipe(tmp_path, model="test_vit2", init=recipe.config.init))
+
+
+def test_sizes_that_disagree_are_a_mistake_of_the_request(tmp_path):
+    """A network of 224 px, and preprocessing that gives 160."""
+    init = write_init(tmp_path / "o.safetensors", model="vit_tiny_patch16_224")
+    with pytest.raises(ConfigError, match=r"takes 224x224.*check --model and --preprocess"):
+        check_network(toy_recipe(tmp_path, init=str(init)))
+
+
+def test_views_are_spread_and_do_not_depend_on_how_the_batch_is_shared(tmp_path):
+    recipe = toy_recipe(tmp_path, views=5)
+    whole = Learner(recipe, CPU)
+    views = whole._views(12).numpy()
+    family = len(recipe.voter.ablation)
+    assert views.shape == (12, 5)
+    for row in views:
+        np.testing.assert_array_equal(np.diff(np.sort(row)), family // 5)
+    halves = [Learner(recipe, CPU) for _ in range(2)]
+    for rank, half in enumerate(halves):
+        half.rank = rank
+    np.testing.assert_array_equal(np.concatenate([half._views(6) for half in halves]), views)
+    whole.done = 1
+    assert not np.array_equal(whole._views(12), views)
+
+
+def test_lower_layers_learn_slower_with_layer_decay(tmp_path):
+    learner = Learner(toy_recipe(tmp_path, layer_decay=0.5, warmup=0), CPU)
+    learner.step(*batch())
+    rate = {id(p): group["lr"] for group in learner.optimizer.param_groups for p in group["params"]}
+    network = learner.network
+    assert rate[id(network.head.weight)] == pytest.approx(2e-3)
+    below = rate[id(network.patch_embed.proj.weight)] / rate[id(network.head.weight)]
+    assert below == pytest.approx(0.5 ** (len(network.blocks) + 1))
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"teacher": "self"},
+        {"mix": "mixup"},
+        {"mix": "cutmix", "views": 3},
+        {"tokens": "black"},
+        {"optimizer": "sgd", "schedule": "step", "lr": 0.01},
+        {"dtype": "bfloat16", "views": 2},
+        {"drop_path": 0.2},
+    ],
+)
+def test_every_option_learns_and_repeats(tmp_path, option):
+    """Twice the same steps give the same bits, whatever was drawn in between."""
+    recipe = toy_recipe(tmp_path, **option)
+    results = []
+    for noise in (0, 1):
+        learner = Learner(recipe, CPU)
+        before = weights(learner.network)
+        for step in range(2):
+            torch.rand(noise)
+            learner.step(*batch(seed=step))
+        after = weights(learner.network)
+        assert not torch.equal(before["head.weight"], after["head.weight"])
+        assert all(torch.isfinite(value).all() for value in after.values())
+        results.append(after)
+    assert all(torch.equal(results[0][key], results[1][key]) for key in results[0])
+
+
+def test_a_teacher_file_advises_on_whole_images(tmp_path):
+    """All weight on the teacher and no ablation of its own: targets are the teacher's."""
+    recipe = toy_recipe(tmp_path)
+    with_teacher = toy_recipe(tmp_path, teacher=recipe.config.init, teacher_weight=1.0)
+    learner, plain = Learner(with_teacher, CPU), Learner(recipe, CPU)
+    assert learner.teacher is not None
+    images, labels = batch()
+    mistaken = (labels + 1) % 3
+    other = copy.deepcopy(learner)
+    learner.step(images, labels)
+    other.step(images, mistaken)
+    ours, theirs = weights(learner.network), weights(other.network)
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    plain.step(images, labels)
+    assert not torch.equal(plain.network.head.weight, learner.network.head.weight)
+
+
+def test_a_teacher_of_another_network_is_refused(tmp_path):
+    teacher = write_init(tmp_path / "teacher.safetensors", num_classes=4)
+    with pytest.raises(WeightsError, match=r"teacher.safetensors do not fit"):
+        check_network(toy_recipe(tmp_path, teacher=str(teacher)))

@@ -26,11 +26,19 @@ def filesystem(path: str) -> tuple[Any, str]:
     """The fsspec filesystem of ``path``, and the path as that filesystem wants it.
 
     Raises:
-        PathError: The path is empty or has a scheme other than ``s3://``.
+        PathError: The path is empty, has a scheme other than ``s3://``, or holds credentials.
     """
     if path.startswith(S3):
-        # A cached listing would hide what other processes have committed since.
-        return fsspec.filesystem("s3", use_listings_cache=False), path.removeprefix(S3).rstrip("/")
+        from pipeline.s3 import s3_filesystem  # noqa: PLC0415  (local paths need none of it)
+
+        inner = path.removeprefix(S3).rstrip("/")
+        if "@" in inner.split("/")[0]:
+            # Not repeated in the message: a log keeps it.
+            raise PathError(
+                f"{S3}...@...: credentials in an address end up in logs and manifests; set "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
+            )
+        return s3_filesystem(), inner
     if not path or "://" in path:
         raise PathError(f"{path!r} is not a path: use a local path or {S3}bucket/key")
     return fsspec.filesystem("file"), os.path.abspath(os.path.expanduser(path))

@@ -1,0 +1,136 @@
+"""S3 through s3fs, with patience: throttling, 5xx answers and outages cost time, not data.
+
+Botocore and s3fs each retry a handful of times, within seconds; two such layers multiply when a
+server is down and still give up before it is back. Here one layer retries, by the clock.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import s3fs
+from botocore import exceptions as botocore
+from fsspec.asyn import sync_wrapper
+from tenacity import (
+    AsyncRetrying,
+    retry_if_exception,
+    stop_after_delay,
+    wait_random_exponential,
+)
+
+PATIENCE = "PATCHCERT_S3_PATIENCE"
+"""Environment variable: seconds for which a request is repeated before the job fails."""
+
+_PATIENCE_SECONDS = 180.0
+# Full jitter: a thousand tasks that were refused together must not come back together.
+_WAIT = wait_random_exponential(multiplier=0.2, max=10)
+_TRANSIENT_STATUS = (429, 500, 502, 503, 504)
+_TRANSIENT_CODES = (
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "RequestLimitExceeded",
+    "RequestTimeout",
+    "InternalError",
+    "ServiceUnavailable",
+    # Two conditional writes of one key at once: AWS asks to try again.
+    "ConditionalRequestConflict",
+)
+
+_override: float | None = None
+
+
+@contextmanager
+def patience(seconds: float) -> Iterator[None]:
+    """Repeat requests of this process for so many seconds only, as a first contact should."""
+    global _override  # noqa: PLW0603  (requests run in fsspec's own thread)
+    before, _override = _override, min(seconds, _seconds())
+    try:
+        yield
+    finally:
+        _override = before
+
+
+def _seconds() -> float:
+    """How long to be patient, as of now."""
+    if _override is not None:
+        return _override
+    return float(os.environ.get(PATIENCE, _PATIENCE_SECONDS))
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same request may succeed later: the server is busy, failing or away."""
+    if (answer := _answer(error)) is not None:
+        status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        return status in _TRANSIENT_STATUS or _code_of(error) in _TRANSIENT_CODES
+    return isinstance(error, (botocore.ConnectionError, botocore.HTTPClientError, TimeoutError))
+
+
+def _answer(error: BaseException) -> dict[str, Any] | None:
+    """What the server said, of an error of botocore's or of s3fs' translation of it."""
+    cause = error if isinstance(error, botocore.ClientError) else error.__cause__
+    return cause.response if isinstance(cause, botocore.ClientError) else None
+
+
+def _code_of(error: BaseException) -> str | None:
+    code: str | None = (_answer(error) or {}).get("Error", {}).get("Code")
+    return code
+
+
+class PatientS3FileSystem(s3fs.S3FileSystem):  # type: ignore[misc]  # (s3fs has no types)
+    """S3 whose requests are repeated, by the clock, while the server is busy or away.
+
+    Every request passes through ``_call_s3``, those of open files and of listings too.
+    """
+
+    async def _call_s3(self, method: str, *akwarglist: Any, **kwargs: Any) -> Any:
+        """One request, repeated while its failure is transient.
+
+        Raises:
+            PermissionError: The credentials are refused, or may not do this.
+            OSError: The server did not recover in time, or refuses for another reason.
+        """
+        attempts = AsyncRetrying(
+            retry=retry_if_exception(is_transient),
+            wait=_WAIT,
+            stop=stop_after_delay(_seconds()),
+            reraise=True,
+        )
+        try:
+            return await attempts(super()._call_s3, method, *akwarglist, **kwargs)
+        except PermissionError as error:
+            raise PermissionError(
+                f"s3://{_place(kwargs)} is refused ({error}): check AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY (or the machine's role), and what they may do there"
+            ) from error
+        except Exception as error:
+            if _code_of(error) == "PreconditionFailed" and "IfNoneMatch" in kwargs:
+                # s3fs knows it by a detail of the answer that AWS sends and other servers do not.
+                raise FileExistsError(f"s3://{_place(kwargs)} is there already") from error
+            if not is_transient(error):
+                raise
+            # Of a type that no layer above repeats once more.
+            raise OSError(
+                f"s3://{_place(kwargs)} does not answer, for {_seconds():g} s now ({error}): check "
+                f"AWS_ENDPOINT_URL and the server, then run again ({PATIENCE} sets the seconds)"
+            ) from error
+
+    call_s3 = sync_wrapper(_call_s3)  # of ours: open files that are written use it
+
+
+def _place(kwargs: dict[str, Any]) -> str:
+    key = kwargs.get("Key") or kwargs.get("Prefix") or ""
+    return f"{kwargs.get('Bucket', '')}/{key}".rstrip("/")
+
+
+def s3_filesystem() -> PatientS3FileSystem:
+    """The S3 of the environment; one object a process and environment.
+
+    Its listings are never cached: they would hide what other processes have committed since.
+    """
+    return PatientS3FileSystem(
+        use_listings_cache=False,
+        # The one layer that retries is ours.
+        config_kwargs={"retries": {"max_attempts": 0}},
+    )

@@ -101,19 +101,34 @@ class Source(Protocol):
     def list_files(self, location: Location) -> list[StoredFile]:
         """The files that hold images, in the order their images are listed."""
 
+    def list_file(self, file: StoredFile, options: SourceOptions) -> pa.Table | None:
+        """The images in one file, as RAW_LISTING; None if files of this kind are not opened.
+
+        Depends on the file, ``image_column`` and ``label_column`` alone: the outcome is kept.
+
+        Raises:
+            SourceError: The file is damaged, or does not have the layout.
+        """
+
     def list_images(
-        self, root: str, files: list[StoredFile], options: SourceOptions, num_classes: int | None
+        self,
+        root: str,
+        files: list[StoredFile],
+        tables: list[pa.Table | None],
+        options: SourceOptions,
+        num_classes: int | None,
     ) -> pa.Table:
         """Every image in ``files``, as RAW_LISTING in a fixed order.
 
         Args:
             root: Full path of the directory; for a pattern, of the deepest common one.
             files: What ``list_files`` gave.
+            tables: What ``list_file`` gave for each of them.
             options: The user's choices.
             num_classes: Classes of the model; None if unknown.
 
         Raises:
-            SourceError: A file is damaged, or does not have the layout.
+            SourceError: An option has no meaning for this layout, or names tell no class.
         """
 
     def holds(self, path: str) -> bool:

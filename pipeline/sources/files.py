@@ -17,18 +17,29 @@ class StoredFile:
         path: Absolute path or URL.
         size: Bytes.
         etag: The content tag that S3 keeps; None for local files.
+        modified_ns: When the contents of a local file were last written, by its own account.
+        changed_ns: When anything of a local file was last changed, by the kernel's account.
     """
 
     path: str
     size: int
     etag: str | None = None
+    modified_ns: int | None = None
+    changed_ns: int | None = None
 
 
 def stat(path: str) -> StoredFile:
     """Size and content tag of one file; FileNotFoundError if there is none."""
     fs, inner = filesystem(path)
+    if not path.startswith(S3):
+        return _local(inner)
     info = fs.info(inner)
     return StoredFile(full_path(path), int(info["size"]), _etag(info))
+
+
+def _local(path: str) -> StoredFile:
+    found = os.stat(path)
+    return StoredFile(path, found.st_size, None, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def _etag(info: dict[str, Any]) -> str | None:
@@ -44,7 +55,7 @@ def list_directory(path: str, *, recursive: bool = False) -> list[StoredFile]:
     fs, root = filesystem(path)
     if not path.startswith(S3):
         # fsspec's walk passes over symbolic links without a word: images would be lost.
-        files = [StoredFile(name, os.stat(name).st_size) for name in _walk(root, recursive)]
+        files = [_local(name) for name in _walk(root, recursive)]
     else:
         entries = fs.find(root, detail=True).values() if recursive else fs.ls(root, detail=True)
         files = [

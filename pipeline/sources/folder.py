@@ -30,8 +30,16 @@ class FolderSource:
         files = list_directory(location.data, recursive=True)
         return [file for file in files if file.path.lower().endswith(_SUFFIXES)]
 
+    def list_file(self, file: StoredFile, options: SourceOptions) -> None:
+        """Nothing: a file is an image, whatever is in it."""
+
     def list_images(
-        self, root: str, files: list[StoredFile], options: SourceOptions, num_classes: int | None
+        self,
+        root: str,
+        files: list[StoredFile],
+        tables: list[pa.Table | None],
+        options: SourceOptions,
+        num_classes: int | None,
     ) -> pa.Table:
         """Images in the order of their paths; the id is the path below the root."""
         options.refuse("image_column", "label_column", kind="folder")

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import posixpath
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -13,6 +15,7 @@ from pipeline.patterns import PathError, expand_braces, natural_key
 from pipeline.sources.base import LISTING, Kind, Location, SourceError, SourceOptions
 from pipeline.sources.files import StoredFile, list_directory
 from pipeline.sources.labels import with_labels
+from pipeline.sources.memory import ListingMemory, Remembered
 from pipeline.sources.registry import SOURCES
 from pipeline.threads import in_threads
 
@@ -48,7 +51,12 @@ class Listing:
         return self if limit is None else replace(self, table=self.table.slice(0, limit))
 
 
-def list_images(data: str, options: SourceOptions, num_classes: int | None) -> Listing:
+def list_images(
+    data: str,
+    options: SourceOptions,
+    num_classes: int | None,
+    memory: ListingMemory | None = None,
+) -> Listing:
     """List every image of ``data``, a path, directory or pattern, local or on S3.
 
     Tar shards are read through once (headers here, contents for the fingerprint); of Parquet only
@@ -58,12 +66,13 @@ def list_images(data: str, options: SourceOptions, num_classes: int | None) -> L
         data: Tar or Parquet pattern, or directory.
         options: Choices that the layout leaves open.
         num_classes: Classes of the model, which labels must fit; None if unknown.
+        memory: What earlier jobs found in files that have not changed since; added to.
 
     Raises:
         SourceError: There is no image, a file is damaged, an id is doubled, a label is no class of
             the model, or the store cannot be read.
     """
-    try:
+    with _in_words(data):
         location = _locate(data)
         kind = _kind_of(location)
         source = SOURCES[kind]
@@ -72,7 +81,16 @@ def list_images(data: str, options: SourceOptions, num_classes: int | None) -> L
             raise SourceError(f"{data} holds no {kind} images: {_LAYOUTS}")
         _require_utf8(files)
         root = storage.full_path(data) if location.is_directory else _common_root(files)
-        table = source.list_images(root, files, options, num_classes)
+        memory = memory or ListingMemory()
+
+        def open_file(file: StoredFile) -> Remembered:
+            known = memory.known.get(file)
+            return known or Remembered(_digest(file), source.list_file(file, options))
+
+        contents = in_threads(open_file, files)
+        memory.found.update(zip(files, contents, strict=True))
+        tables = [one.images for one in contents]
+        table = source.list_images(root, files, tables, options, num_classes)
         if table.num_rows == 0:
             raise SourceError(
                 f"{data}: none of its {len(files)} files holds an image; check the path, and that "
@@ -80,7 +98,30 @@ def list_images(data: str, options: SourceOptions, num_classes: int | None) -> L
             )
         _check_unique(table)
         table = with_labels(table, options, kind, num_classes)
-        return Listing(table, _fingerprint(files, root), kind)
+        digests = [one.digest for one in contents]
+        return Listing(table, _fingerprint(files, digests, root), kind)
+
+
+def find_files(data: str) -> tuple[Kind, list[StoredFile]]:
+    """Layout and files of ``data``, none of them opened.
+
+    Raises:
+        SourceError: There is no file of a known layout, or the store cannot be read.
+    """
+    with _in_words(data):
+        location = _locate(data)
+        kind = _kind_of(location)
+        files = SOURCES[kind].list_files(location)
+        if not files:
+            raise SourceError(f"{data} holds no {kind} images: {_LAYOUTS}")
+        return kind, files
+
+
+@contextmanager
+def _in_words(data: str) -> Iterator[None]:
+    """Turn what a store raises into SourceError."""
+    try:
+        yield
     except SourceError:
         raise
     except PathError as error:
@@ -144,8 +185,7 @@ def _check_unique(table: pa.Table) -> None:
     )
 
 
-def _fingerprint(files: list[StoredFile], root: str) -> str:
-    digests = in_threads(_digest, files)
+def _fingerprint(files: list[StoredFile], digests: list[str], root: str) -> str:
     names = [file.path[len(root) :].lstrip("/") for file in files]
     sizes = [file.size for file in files]
     entries = sorted(zip(names, sizes, digests, strict=True))

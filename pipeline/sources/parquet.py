@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.sources.base import Location, SourceError, SourceOptions, changed, raw_listing
 from pipeline.sources.files import StoredFile
-from pipeline.threads import in_threads
 
 _IMAGE_COLUMNS = ("image", "img", "jpg", "png", "bytes")
 _LABEL_COLUMNS = ("label", "labels", "cls")
@@ -33,12 +32,22 @@ class ParquetSource:
             return files
         return [file for file in files if not posixpath.basename(file.path).startswith("_")]
 
-    def list_images(
-        self, root: str, files: list[StoredFile], options: SourceOptions, num_classes: int | None
-    ) -> pa.Table:
-        """Images in the order of files and rows; the id is ``<file stem>/<row>``."""
+    def list_file(self, file: StoredFile, options: SourceOptions) -> pa.Table:
+        """Images in the order of rows; the id is ``<file stem>/<row>``."""
         options.refuse("label_map", kind="parquet")
-        return pa.concat_tables(in_threads(lambda file: _list_file(file, options), files))
+        return _list_file(file, options)
+
+    def list_images(
+        self,
+        root: str,
+        files: list[StoredFile],
+        tables: list[pa.Table | None],
+        options: SourceOptions,
+        num_classes: int | None,
+    ) -> pa.Table:
+        """Images in the order of files and rows."""
+        options.refuse("label_map", kind="parquet")
+        return pa.concat_tables(table for table in tables if table is not None)
 
     def holds(self, path: str) -> bool:
         """Whether the file is Parquet."""

@@ -19,7 +19,6 @@ from pipeline.sources.base import (
 )
 from pipeline.sources.files import StoredFile
 from pipeline.sources.tar_scan import UNPACK, Member, scan
-from pipeline.threads import in_threads
 
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 # Up to this much unneeded data is read along rather than asking for the next image separately.
@@ -50,12 +49,22 @@ class TarSource:
                 raise SourceError(f"{file.path} is compressed: {UNPACK}")
         return files
 
-    def list_images(
-        self, root: str, files: list[StoredFile], options: SourceOptions, num_classes: int | None
-    ) -> pa.Table:
-        """Images in the order of shards and members; the id is ``<shard stem>/<key>``."""
+    def list_file(self, file: StoredFile, options: SourceOptions) -> pa.Table:
+        """Images in the order of members; the id is ``<shard stem>/<key>``."""
         options.refuse("image_column", "label_column", "label_map", kind="webdataset")
-        return pa.concat_tables(in_threads(_list_shard, files))
+        return _list_shard(file)
+
+    def list_images(
+        self,
+        root: str,
+        files: list[StoredFile],
+        tables: list[pa.Table | None],
+        options: SourceOptions,
+        num_classes: int | None,
+    ) -> pa.Table:
+        """Images in the order of shards and members."""
+        options.refuse("image_column", "label_column", "label_map", kind="webdataset")
+        return pa.concat_tables(table for table in tables if table is not None)
 
     def holds(self, path: str) -> bool:
         """Whether the file is a shard."""

@@ -18,6 +18,10 @@ _JOB = (
     ("pipeline.store", "StoreError"),
     ("pipeline.cluster", "JobError"),
     ("pipeline.tracking", "TrackingError"),
+    ("pipeline.attack.source", "RoundTripError"),
+    ("pipeline.preflight.findings", "CheckError"),
+    ("pipeline.preflight.findings", "PreflightError"),
+    ("jobs.submit", "SubmitError"),
     ("botocore.exceptions", "BotoCoreError"),
     ("builtins", "OSError"),
 )

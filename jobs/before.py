@@ -1,0 +1,69 @@
+"""What the jobs do before they compute: checks that must hold, or an estimate in their place."""
+
+import json
+from collections.abc import Callable, Iterator
+
+from jobs.errors import exit_code_of
+from pipeline.config import ClaimsConfig, EstimateConfig, OutputConfig, VotesConfig
+from pipeline.flow import VotesPlan, plan_votes
+from pipeline.numerics import on_cluster
+from pipeline.preflight.estimate import estimate
+from pipeline.preflight.findings import Check, Finding, demand, look_at
+from pipeline.preflight.stores import probe_output, reach_stores
+from pipeline.preflight.tracker import reach_tracker
+from pipeline.preflight.workers import check_token, cluster_address, try_weights_on_worker
+from pipeline.resolve import Voter
+from pipeline.sources.memory import ListingMemory
+
+
+def checked(checks: list[Check]) -> Iterator[Finding]:
+    """Run checks; the errors that users are shown are their findings."""
+    return look_at(checks, lambda error: exit_code_of(error) is not None)
+
+
+def demand_stores(what: VotesConfig, output: OutputConfig) -> None:
+    """Refuse stores that do not answer, before the first long wait for one.
+
+    Raises:
+        PreflightError: Naming what is wrong.
+    """
+    demand(checked([("stores", lambda: reach_stores([what.data, what.weights, output.out]))]))
+
+
+def preflight(
+    what: VotesConfig, voter: Voter, claims: ClaimsConfig | None, output: OutputConfig
+) -> Callable[[VotesPlan], None]:
+    """The checks to make once it is known that there is something to compute."""
+
+    def check(plan: VotesPlan) -> None:
+        checks: list[Check] = [("output", lambda: probe_output(output.out))]
+        if claims is not None:
+            checks.append(("MLflow", lambda: reach_tracker(claims, output.out)))
+        if on_cluster():
+            # Without a cluster, this process has tried the weights by now, and Ray is its own.
+            checks += [
+                ("token", lambda: check_token(cluster_address())),
+                (
+                    "weights on a worker",
+                    lambda: try_weights_on_worker(
+                        what, voter, plan.numerics, verbose=output.verbose
+                    ),
+                ),
+            ]
+        demand(checked(checks))
+
+    return check
+
+
+def say_estimate(
+    what: VotesConfig, voter: Voter, output: OutputConfig, asked: EstimateConfig
+) -> int:
+    """Print what the job would do."""
+    plan = plan_votes(what, voter, output, ListingMemory())
+    found = estimate(plan, asked, overwrite=what.overwrite)
+    if output.json:
+        print(json.dumps(vars(found), indent=2, sort_keys=True))
+    else:
+        print(*found.lines(), sep="\n")
+    print(f"run_id={found.run_id}")
+    return 0

@@ -1,0 +1,84 @@
+"""``patchcert doctor``: the checks before a job, alone. Also ``python -m jobs.doctor``."""
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from functools import cache
+
+from jobs.before import checked
+from pipeline.config import ClaimsConfig, OutputConfig, VotesConfig
+from pipeline.flow import machine_that_votes
+from pipeline.numerics import Numerics, resolve_numerics
+from pipeline.preflight.findings import Check, Finding
+from pipeline.preflight.stores import probe_output, reach_stores
+from pipeline.preflight.tracker import reach_tracker
+from pipeline.preflight.workers import (
+    check_budget,
+    check_token,
+    cluster_address,
+    try_weights_on_worker,
+)
+from pipeline.resolve import Voter, resolve_voter
+from pipeline.sources.listing import find_files
+
+
+def run_doctor(what: VotesConfig, claims: ClaimsConfig, output: OutputConfig) -> int:
+    """Print a line a check; 1 if one fails."""
+    wrong = 0
+    for finding in _findings(what, claims, output):
+        print(finding, flush=True)
+        wrong += not finding.ok
+    print(f"{wrong} of the checks failed" if wrong else "all checks hold")
+    return 1 if wrong else 0
+
+
+def _findings(what: VotesConfig, claims: ClaimsConfig, output: OutputConfig) -> Iterator[Finding]:
+    stores = list(
+        checked([("stores", lambda: reach_stores([what.data, what.weights, output.out]))])
+    )
+    yield from stores
+    if not all(finding.ok for finding in stores):
+        return  # every other check would wait for them in vain
+
+    @cache
+    def voter() -> Voter:
+        return resolve_voter(what)
+
+    @cache
+    def numerics() -> Numerics:
+        return resolve_numerics(what, machine_that_votes(what, verbose=output.verbose))
+
+    # One Ray for all checks: starting it takes seconds.
+    stack = ExitStack()
+
+    @cache
+    def joined() -> Mapping[str, float]:
+        from pipeline.cluster import ray_cluster  # noqa: PLC0415  (it takes a second to import)
+
+        return stack.enter_context(ray_cluster(verbose=output.verbose))
+
+    checks: list[Check] = [
+        ("data", lambda: _files(what)),
+        ("output", lambda: probe_output(output.out)),
+        ("MLflow", lambda: reach_tracker(claims, output.out)),
+        ("token", lambda: check_token(cluster_address())),
+        ("weights", lambda: f"{voter().model}, sha256 {voter().weights_sha256[:12]}..."),
+        ("CPUs and GPUs", lambda: check_budget(what, numerics(), joined())),
+        (
+            "weights on a worker",
+            lambda: try_weights_on_worker(what, voter(), numerics(), verbose=output.verbose),
+        ),
+    ]
+    with stack:
+        yield from checked(checks)
+
+
+def _files(what: VotesConfig) -> str:
+    kind, files = find_files(what.data)
+    return f"{len(files):,} files of {kind}, {sum(file.size for file in files) / 2**20:,.1f} MiB"
+
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    sys.exit(main(["doctor", *sys.argv[1:]]))

@@ -1,0 +1,213 @@
+"""``patchcert submit``: a command as a job of a Ray cluster, its log and its exit code here."""
+
+import asyncio
+import contextlib
+import shlex
+import shutil
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import ConfigError
+
+_PACKAGES = ("jobs", "models", "pipeline")
+# Ray's dashboard refuses more than 100 MiB; code is some hundred kilobytes.
+_MOST_MIB = 64
+_CARRIED = "submitted"  # folder, on the cluster, of files sent along
+_POLL_SECONDS = 1.0
+_NOT_SENT = shutil.ignore_patterns("__pycache__", "*.pyc")
+
+
+class SubmitError(RuntimeError):
+    """The cluster did not take the job, or lost it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmitConfig:
+    """Where the job goes.
+
+    Attributes:
+        address: Ray's dashboard, such as http://head:8265. The token, where there is one, comes
+            from the environment (RAY_AUTH_MODE=token with RAY_AUTH_TOKEN or ~/.ray/auth_token).
+        include: Small files to send along (weights, a label map), found under the same path there.
+        no_wait: Return once the job is submitted.
+    """
+
+    address: str
+    include: tuple[str, ...] = ()
+    no_wait: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.address.startswith(("http://", "https://")):
+            raise ConfigError(
+                f"--address {self.address}: give the dashboard's, such as http://head:8265"
+            )
+
+
+def run_submit(command: Sequence[str], where: SubmitConfig) -> int:
+    """Pack, submit and follow; the job's exit code, 0 at once with ``no_wait``.
+
+    Raises:
+        ConfigError: The command or the files are not fit to be sent.
+        CheckError: Another machine's cluster is to be used without a token.
+        SubmitError: The cluster cannot be reached, refuses, or loses the job.
+    """
+    from pipeline.preflight.workers import check_token  # noqa: PLC0415
+
+    if not command or command[0].startswith("-") or command[0] == "submit":
+        raise ConfigError("submit: write the command after --, such as -- run --config run.yaml")
+    check_token(where.address)
+    with packed(command, where.include) as (folder, entrypoint):
+        client = _client(where.address)
+        name = f"patchcert-{uuid.uuid4().hex[:12]}"
+        try:
+            job: str = client.submit_job(
+                entrypoint=entrypoint,
+                submission_id=name,
+                # No credentials: whoever sees the dashboard sees this.
+                runtime_env={"working_dir": folder},
+            )
+        except _failures() as error:
+            raise SubmitError(f"{where.address} refuses the job: {_first_line(error)}") from error
+    print(f"job {job} on {where.address}", file=sys.stderr)
+    print(f"stop it: ray job stop --address {where.address} {job}", file=sys.stderr, flush=True)
+    if where.no_wait:
+        print(f"job_id={job}")
+        return 0
+    try:
+        return _follow(client, job)
+    except KeyboardInterrupt:
+        print(f"no longer followed; job {job} goes on", file=sys.stderr)
+        return 130
+
+
+@contextlib.contextmanager
+def packed(command: Sequence[str], include: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """A folder with what the job needs, and the job's command line in it.
+
+    Raises:
+        ConfigError: A file is absent, lies elsewhere than below this folder, or is too large.
+    """
+    root = Path(__file__).parents[1]
+    with tempfile.TemporaryDirectory(prefix="patchcert-submit-") as name:
+        folder = Path(name)
+        for package in _PACKAGES:
+            shutil.copytree(root / package, folder / package, ignore=_NOT_SENT)
+        # The run's identity has the version, which is otherwise known only where it is installed.
+        ours = version("patchcert")
+        info = folder / f"patchcert-{ours}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: patchcert\nVersion: {ours}\n")
+        for path in include:
+            _carry(Path(path), folder, _below_here(path))
+        sent = _with_configs(list(command), folder)
+        _refuse_large(folder)
+        yield name, shlex.join(["python", "-m", "jobs.cli", *sent])
+
+
+def _with_configs(command: list[str], folder: Path) -> list[str]:
+    """The command with each ``--config`` file sent along and named as it is called there."""
+    for index, token in enumerate(command):
+        flag, equals, path = token.partition("=")
+        if flag != "--config":
+            continue
+        if not equals and index + 1 == len(command):
+            raise ConfigError("--config: give the path of a YAML file")
+        at = index if equals else index + 1
+        path = path if equals else command[at]
+        place = f"{_CARRIED}/{Path(path).name}"
+        _carry(Path(path), folder, Path(place))
+        command[at] = f"--config={place}" if equals else place
+    return command
+
+
+def _below_here(path: str) -> Path:
+    below = Path(path)
+    if below.is_absolute() or ".." in below.parts:
+        raise ConfigError(
+            f"--include {path}: the job finds files under the same path, so give one below this "
+            "folder; larger data belong on s3://"
+        )
+    return below
+
+
+def _carry(source: Path, folder: Path, place: Path) -> None:
+    if not source.is_file():
+        raise ConfigError(f"{source}: no such file to send along")
+    (folder / place).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, folder / place)
+
+
+def _refuse_large(folder: Path) -> None:
+    sizes = {path: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    total = sum(sizes.values()) / 2**20
+    if total > _MOST_MIB:
+        largest = max(sizes, key=lambda path: sizes[path])
+        raise ConfigError(
+            f"{total:.0f} MiB to send, of which {largest.relative_to(folder)} is "
+            f"{sizes[largest] / 2**20:.0f}: a job takes at most {_MOST_MIB} MiB along; put it on "
+            "s3:// and give that address"
+        )
+
+
+def _client(address: str) -> Any:
+    from ray.job_submission import JobSubmissionClient  # noqa: PLC0415  (Ray takes a second)
+
+    try:
+        return JobSubmissionClient(address)
+    except _failures() as error:
+        raise SubmitError(
+            f"{address} cannot be used: {_first_line(error)}; check the address, the tunnel "
+            "(ray dashboard CLUSTER.yaml) and the token"
+        ) from error
+
+
+def _follow(client: Any, job: str) -> int:
+    """Print the job's log while it runs; its exit code."""
+    from ray.job_submission import JobStatus  # noqa: PLC0415
+
+    async def tail() -> None:
+        async for text in client.tail_job_logs(job):
+            print(text, end="", flush=True)
+
+    # A dropped connection ends the log, not the job.
+    with contextlib.suppress(*_failures()):
+        asyncio.run(tail())
+    try:
+        while not client.get_job_status(job).is_terminal():
+            time.sleep(_POLL_SECONDS)
+        info = client.get_job_info(job)
+    except _failures() as error:
+        raise SubmitError(
+            f"job {job} is out of sight: {_first_line(error)}; it may go on: ray job status {job}"
+        ) from error
+    if info.status == JobStatus.SUCCEEDED:
+        return 0
+    if info.driver_exit_code is None or info.driver_exit_code <= 0:
+        print(f"job {job} {info.status}: {info.message}", file=sys.stderr)
+        return 1
+    return int(info.driver_exit_code)
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What Ray's client raises where the cluster is away, refuses, or fails."""
+    from ray.exceptions import RayError  # noqa: PLC0415  (Ray takes a second to import)
+
+    return (RuntimeError, OSError, RayError)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    sys.exit(main(["submit", *sys.argv[1:]]))

@@ -1,0 +1,90 @@
+"""Checks of the cluster: its CPUs and GPUs, its token, and the weights on one of its workers."""
+
+import os
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from pipeline.config import VotesConfig
+from pipeline.numerics import Numerics, on_cluster
+from pipeline.preflight.findings import CheckError
+from pipeline.resolve import Voter
+
+_LOOPBACK = ("localhost", "127.0.0.1", "::1", "local", "auto")
+_MODE = "RAY_AUTH_MODE"
+_MANY_UNITS = 2**31  # never the reason for fewer actors
+
+
+def check_token(address: str | None) -> str:
+    """Demand token authentication where ``address`` is of another machine.
+
+    Whoever reaches Ray's port runs code as its user: a cluster without a token is open to all who
+    do. ``RAY_AUTH_MODE=disabled``, set explicitly, says that the network is closed otherwise.
+
+    Raises:
+        CheckError: There is no token, or the mode is left open.
+    """
+    if not address or _host(address) in _LOOPBACK:
+        return "no other machine is spoken to"
+    mode = os.environ.get(_MODE)
+    if mode == "disabled":
+        return f"switched off ({_MODE}=disabled): whoever reaches {_host(address)} can run code"
+    if mode != "token":
+        raise CheckError(
+            f"{_host(address)} is another machine and {_MODE} is not set: set {_MODE}=token there "
+            f"and here, with one token (`ray get-auth-token --generate`); {_MODE}=disabled "
+            "accepts a cluster that anyone who reaches it can use"
+        )
+    if not _has_token():
+        raise CheckError(
+            f"{_MODE}=token, but there is no token: put the cluster's into ~/.ray/auth_token "
+            "(mode 0600), or into RAY_AUTH_TOKEN"
+        )
+    return "token authentication"
+
+
+def _has_token() -> bool:
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token")
+    return bool(os.environ.get("RAY_AUTH_TOKEN")) or os.path.isfile(path)
+
+
+def _host(address: str) -> str:
+    if address in _LOOPBACK:
+        return address
+    return urlsplit(address if "://" in address else f"//{address}").hostname or address
+
+
+def check_budget(config: VotesConfig, numerics: Numerics, available: Mapping[str, float]) -> str:
+    """Divide the cluster as the job would.
+
+    Raises:
+        ConfigError: It has too few CPUs or GPUs, or GPUs of several models.
+    """
+    from pipeline.cluster import plan_share  # noqa: PLC0415  (Ray takes a second to import)
+
+    share = plan_share(available, numerics, config.actors, _MANY_UNITS, config.accelerator_type)
+    where = "the cluster" if on_cluster() else "this machine"
+    gpus = f" and {available['GPU']:g} GPUs" if available.get("GPU") else ""
+    return (
+        f"{where} has {available.get('CPU', 0):g} CPUs{gpus}; actors: {share.actors} on "
+        f"{numerics.device_model}, each reserving {share.cpus:g} CPUs"
+    )
+
+
+def try_weights_on_worker(
+    config: VotesConfig, voter: Voter, numerics: Numerics, *, verbose: bool
+) -> str:
+    """Load the network on a worker, with the digests that the driver has seen.
+
+    Raises:
+        JobError: It does not load there, or is not the same.
+    """
+    from pipeline.cluster import load_on_worker, ray_cluster  # noqa: PLC0415
+
+    with ray_cluster(verbose=verbose):
+        node = load_on_worker(voter, numerics, config.accelerator_type)
+    return f"{voter.model}, sha256 {voter.weights_sha256[:12]}..., loads on {node}"
+
+
+def cluster_address() -> str | None:
+    """Address of the cluster of the environment."""
+    return os.environ.get("RAY_ADDRESS")

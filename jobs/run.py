@@ -2,25 +2,35 @@
 
 import sys
 
+from jobs.before import demand_stores, preflight, say_estimate
 from jobs.certify import report
 from jobs.votes import say_votes
-from pipeline.config import ClaimsConfig, OutputConfig, VotesConfig
+from pipeline.claims import questions_of
+from pipeline.config import ClaimsConfig, EstimateConfig, OutputConfig, VotesConfig
 from pipeline.flow import count_votes
-from pipeline.reduction import check_claims
 from pipeline.resolve import resolve_voter
 from pipeline.store import VotesStore
 from pipeline.tracking import tracking_uri
 
 
-def run_all(what: VotesConfig, claims: ClaimsConfig, output: OutputConfig) -> int:
+def run_all(
+    what: VotesConfig,
+    claims: ClaimsConfig,
+    output: OutputConfig,
+    asked: EstimateConfig = EstimateConfig(),  # noqa: B008  (frozen)
+) -> int:
     """Vote, certify, log, report."""
+    demand_stores(what, output)
     voter = resolve_voter(what)
     # What cannot be certified or logged should be known before hours of voting.
-    check_claims(voter.ablation, claims, randomized=voter.draws is not None)
+    questions_of(voter, claims)
     tracking_uri(claims, output.out)
-    outcome = count_votes(what, voter, output)
+    if asked.dry_run:
+        return say_estimate(what, voter, output, asked)
+    outcome = count_votes(what, voter, output, preflight(what, voter, claims, output))
     say_votes(outcome)
     report(VotesStore(output.out, outcome.run_id), claims, output, overwrite=what.overwrite)
+    outcome.faulty.check(outcome.images, what.max_error_rate)
     return 0
 
 

@@ -2,16 +2,26 @@
 
 import sys
 
-from pipeline.config import OutputConfig, VotesConfig
+from jobs.before import demand_stores, preflight, say_estimate
+from pipeline.config import EstimateConfig, OutputConfig, VotesConfig
 from pipeline.flow import VotesOutcome, count_votes
 from pipeline.resolve import resolve_voter
 
 
-def run_votes(what: VotesConfig, output: OutputConfig) -> int:
+def run_votes(
+    what: VotesConfig,
+    output: OutputConfig,
+    asked: EstimateConfig = EstimateConfig(),  # noqa: B008  (frozen)
+) -> int:
     """Vote, and say where the votes are."""
-    outcome = count_votes(what, resolve_voter(what), output)
+    demand_stores(what, output)
+    voter = resolve_voter(what)
+    if asked.dry_run:
+        return say_estimate(what, voter, output, asked)
+    outcome = count_votes(what, voter, output, preflight(what, voter, None, output))
     say_votes(outcome)
     print(f"run_id={outcome.run_id}")
+    outcome.faulty.check(outcome.images, what.max_error_rate)
     return 0
 
 
@@ -26,6 +36,8 @@ def say_votes(outcome: VotesOutcome) -> None:
             f"({rate:.1f} images/s)"
         )
     print(line, file=sys.stderr)
+    if outcome.faulty.count:
+        print(f"{outcome.faulty.count} images have an error: {outcome.faulty}", file=sys.stderr)
 
 
 if __name__ == "__main__":

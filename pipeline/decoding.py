@@ -44,14 +44,22 @@ class DecodeUnit:
             except (UndecodableError, WrongSizeError) as error:
                 pixels.append(None)
                 errors.append(str(error))
-        return pa.table(
-            {
-                "unit": rows["unit"],
-                "image_id": rows["image_id"],
-                "label": rows["label"],
-                "labels": rows["labels"],
-                "pixels": pa.array(pixels, pa.binary()),
-                "error": pa.array(errors, pa.string()),
-            },
-            schema=DECODED,
-        )
+        return _decoded(rows, pixels, errors)
+
+    def failed(self, rows: pa.Table, reason: str) -> pa.Table:
+        """Decoded rows of images that cannot be handled, for one reason."""
+        return _decoded(rows, [None] * rows.num_rows, [reason] * rows.num_rows)
+
+
+def _decoded(rows: pa.Table, pixels: list[bytes | None], errors: list[str | None]) -> pa.Table:
+    return pa.table(
+        {
+            "unit": rows["unit"],
+            "image_id": rows["image_id"],
+            "label": rows["label"],
+            "labels": rows["labels"],
+            "pixels": pa.array(pixels, pa.binary()),
+            "error": pa.array(errors, pa.string()),
+        },
+        schema=DECODED,
+    )

@@ -1,22 +1,20 @@
-"""The votes job: list images, find or begin their run, send what is missing through the cluster."""
+"""The votes job: list images, work out which run they make, bring it to its end."""
 
-import dataclasses
-import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
-import pyarrow as pa
-
-from pipeline.committing import CommitUnit
 from pipeline.config import ConfigError, OutputConfig, VotesConfig
-from pipeline.decoding import DecodeUnit
-from pipeline.identity import execution, finished, identity
-from pipeline.manifest import Manifest, ManifestError
+from pipeline.faulty import Faulty
+from pipeline.identity import execution, identity
+from pipeline.lease import held
+from pipeline.manifest import Manifest
 from pipeline.numerics import Machine, Numerics, on_cluster, probe_machine, resolve_numerics
-from pipeline.progress import VotesProgress
+from pipeline.passes import VotesJob, finish_run, open_run
 from pipeline.resolve import Voter
 from pipeline.schema import MAX_CLASSES
-from pipeline.sources.listing import SourceOptions, list_images
-from pipeline.store import StoreError, VotesStore
+from pipeline.sources.listing import Listing, SourceOptions, list_images
+from pipeline.sources.memory import ListingMemory, remembered_listing
+from pipeline.store import VotesStore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,37 +26,61 @@ class VotesOutcome:
         images: Images of the run.
         voted: Images this call computed votes for; 0 if all was there already.
         seconds: Time of this call's voting.
+        faulty: Images of the run that have an error in place of votes.
     """
 
     run_id: str
     images: int
     voted: int
     seconds: float
+    faulty: Faulty
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Job:
-    """What the stages of one votes job share."""
+class VotesPlan:
+    """What a votes job is about to do, known before anything is computed or written.
 
-    voter: Voter
+    Attributes:
+        listing: Every image of the run.
+        numerics: Arithmetic of the run.
+        wanted: The manifest that the run would be begun with.
+        store: Where its votes lie, or would.
+    """
+
+    listing: Listing
     numerics: Numerics
-    options: SourceOptions
+    wanted: Manifest
     store: VotesStore
-    units: list[pa.Table]
-    schema: pa.Schema
-    votes_per_image: int
 
 
-def count_votes(config: VotesConfig, voter: Voter, output: OutputConfig) -> VotesOutcome:
-    """Vote on every image of the source that has no votes yet, and store the votes.
+def plan_votes(
+    config: VotesConfig, voter: Voter, output: OutputConfig, memory: ListingMemory
+) -> VotesPlan:
+    """List the images and work out which run they make.
 
     Raises:
-        ConfigError, SourceError, WeightsError, UnknownModelError: The request is wrong.
-        ManifestError, StoreError, JobError: The job failed.
+        ConfigError, SourceError: The request is wrong.
     """
     if voter.num_classes > MAX_CLASSES:
         raise ConfigError(f"--num-classes {voter.num_classes}: votes name at most {MAX_CLASSES}")
-    options = SourceOptions(
+    options = source_options(config, voter)
+    listing = list_images(config.data, options, voter.num_classes, memory).head(config.limit)
+    numerics = resolve_numerics(config, machine_that_votes(config, verbose=output.verbose))
+    wanted = Manifest(
+        identity=identity(config, voter, numerics, listing),
+        execution=execution(config, len(listing)),
+    )
+    return VotesPlan(
+        listing=listing,
+        numerics=numerics,
+        wanted=wanted,
+        store=VotesStore(output.out, wanted.run_id),
+    )
+
+
+def source_options(config: VotesConfig, voter: Voter) -> SourceOptions:
+    """How the source of a votes job is read."""
+    return SourceOptions(
         image_column=config.image_column,
         label_column=config.label_column,
         label_map=config.label_map,
@@ -66,112 +88,80 @@ def count_votes(config: VotesConfig, voter: Voter, output: OutputConfig) -> Vote
         numbering=config.numbering,
         classes=voter.classes,
     )
-    listing = list_images(config.data, options, voter.num_classes).head(config.limit)
-    numerics = resolve_numerics(config, _machine(config, verbose=output.verbose))
-    wanted = Manifest(
-        identity=identity(config, voter, numerics, listing),
-        execution=execution(config, len(listing)),
-    )
-    store = VotesStore(output.out, wanted.run_id)
-    if config.overwrite or store.read_manifest() is None:
-        # Weights that do not load should fail here, in words, before anything is written.
-        from pipeline.voting import build_classifier  # noqa: PLC0415
 
-        try:
-            build_classifier(voter, _on_driver(numerics))
-        except ValueError as error:
-            if type(error) is not ValueError:
-                raise
-            # Sizes that disagree: models speak of networks, users of flags.
-            raise ConfigError(f"{error}; check --model, --preprocess and --crop") from error
-    manifest = open_run(store, wanted, overwrite=config.overwrite)
-    units = plan_units(listing.table, int(manifest.execution["unit_images"]))
-    pending = [units[number] for number in store.missing(manifest)]
-    seconds = 0.0
-    if pending:
-        job = _Job(
-            voter=voter,
-            numerics=numerics,
-            options=options,
-            store=store,
-            units=units,
-            schema=manifest.schema,
-            votes_per_image=manifest.votes_per_image,
-        )
-        seconds = _vote_on(job, pending, actors=config.actors, verbose=output.verbose)
-        missing = store.missing(manifest)
-        if missing:
-            raise StoreError(
-                f"run_id={store.run_id}: {len(missing)} of {len(units)} units were not committed; "
-                "run again to resume"
+
+def count_votes(
+    config: VotesConfig,
+    voter: Voter,
+    output: OutputConfig,
+    preflight: Callable[[VotesPlan], None] | None = None,
+) -> VotesOutcome:
+    """Vote on every image of the source that has no votes yet, and store the votes.
+
+    Args:
+        config: What votes, on what.
+        voter: ``config`` with everything filled in.
+        output: Where votes go.
+        preflight: Called where there is something to compute, before it begins.
+
+    Raises:
+        ConfigError, SourceError, WeightsError, UnknownModelError: The request is wrong.
+        LeaseError: Another job is at the same run, and the request is not to wait for it.
+        ManifestError, StoreError, JobError: The job failed.
+    """
+    options = source_options(config, voter)
+    with remembered_listing(output.out, config.data, options) as memory:
+        plan = plan_votes(config, voter, output, memory)
+        listing, numerics, store = plan.listing, plan.numerics, plan.store
+        if config.overwrite or store.read_manifest() is None:
+            # Weights that do not load should fail here, in words, before anything is written.
+            _try_weights(voter, numerics)
+    if config.overwrite or not store.is_finished():
+        if preflight is not None:
+            preflight(plan)
+        with held(store.lease_path, f"run_id={store.run_id}", wait=config.wait) as lease:
+            job = VotesJob(
+                voter=voter,
+                numerics=numerics,
+                options=options,
+                store=store,
+                lease=lease,
+                config=config,
             )
-        store.write_manifest(finished(manifest, seconds))
-    voted = sum(unit.num_rows for unit in pending)
-    return VotesOutcome(run_id=store.run_id, images=len(listing), voted=voted, seconds=seconds)
+            voted, seconds = finish_run(job, plan.wanted, listing, verbose=output.verbose)
+    else:
+        voted, seconds = 0, 0.0
+    manifest = open_run(store, plan.wanted, overwrite=False)
+    return VotesOutcome(
+        run_id=store.run_id,
+        images=len(listing),
+        voted=voted,
+        seconds=seconds,
+        faulty=Faulty(**manifest.execution["faulty"]),
+    )
 
 
-def _machine(config: VotesConfig, *, verbose: bool) -> Machine:
+def _try_weights(voter: Voter, numerics: Numerics) -> None:
+    from pipeline.voting import build_classifier  # noqa: PLC0415  (it imports torch)
+
+    try:
+        build_classifier(voter, _on_driver(numerics))
+    except ValueError as error:
+        if type(error) is not ValueError:
+            raise
+        # Sizes that disagree: models speak of networks, users of flags.
+        raise ConfigError(f"{error}; check --model, --preprocess and --crop") from error
+
+
+def machine_that_votes(config: VotesConfig, *, verbose: bool) -> Machine:
     """The machine that votes: a worker of the cluster that a job runs on, or this one."""
     if not on_cluster():
         return probe_machine(config.device)
     from pipeline.cluster import probe_worker  # noqa: PLC0415  (Ray takes a second to import)
 
-    return probe_worker(config.device, verbose=verbose)
+    return probe_worker(config.device, verbose=verbose, accelerator_type=config.accelerator_type)
 
 
 def _on_driver(numerics: Numerics) -> Numerics:
     """The same arithmetic on the driver's CPU, to try whether weights load."""
-    return dataclasses.replace(numerics, device="cpu", dtype="float32")
-
-
-def _vote_on(job: _Job, pending: list[pa.Table], *, actors: int | None, verbose: bool) -> float:
-    """Send pending units through the cluster; the seconds it took."""
-    # Ray is not needed to say that a run is finished.
-    from pipeline.cluster import plan_share, ray_cluster, run_units  # noqa: PLC0415
-
-    unit_rows = [unit.num_rows for unit in job.units]
-    done = sum(unit_rows) - sum(unit.num_rows for unit in pending)
-    with ray_cluster(verbose=verbose) as available:
-        share = plan_share(available, job.numerics, actors, len(pending))
-        start = time.monotonic()
-        with VotesProgress(sum(unit_rows), done) as progress:
-            for receipts in run_units(
-                pending,
-                DecodeUnit(job.options, job.voter.preprocess),
-                {"voter": job.voter, "numerics": job.numerics, "schema": job.schema},
-                CommitUnit(job.store, unit_rows, job.schema, job.votes_per_image),
-                share,
-                verbose=verbose,
-            ):
-                for receipt in receipts.to_pylist():
-                    progress.add(receipt["images"], receipt["errors"])
-        return time.monotonic() - start
-
-
-def plan_units(table: pa.Table, unit_images: int) -> list[pa.Table]:
-    """Cut a listing into units of ``unit_images`` rows, each with its number in ``unit``."""
-    starts = range(0, table.num_rows, unit_images)
-    units = []
-    for number, start in enumerate(starts):
-        rows = table.slice(start, unit_images)
-        units.append(rows.append_column("unit", pa.array([number] * rows.num_rows, pa.int64())))
-    return units
-
-
-def open_run(store: VotesStore, wanted: Manifest, *, overwrite: bool) -> Manifest:
-    """Find or begin a run; the manifest on disk wins, since its units are.
-
-    Raises:
-        ManifestError: The manifest on disk contradicts its id or the listing.
-    """
-    if overwrite:
-        store.delete()
-    # Of two starts at once the first decides how units are cut; the other reads what it wrote.
-    found = store.read_manifest() or store.create_manifest(wanted)
-    listed = wanted.execution["images"]
-    if found.execution.get("images") != listed:
-        raise ManifestError(
-            f"{store.manifest_path}: execution.images says {found.execution.get('images')}, the "
-            f"source lists {listed}; run again with --overwrite"
-        )
-    return found
+    return replace(numerics, device="cpu", dtype="float32")

@@ -13,6 +13,7 @@ from models.systems import TokenMode
 from models.weights import HUB, WeightsCard, is_hub_name, read_card, sha256_of
 from pipeline.config import ConfigError, VotesConfig, crop_of
 from pipeline.sources.class_names import class_subset
+from pipeline.weight_files import local_weights
 
 # Salman et al. 2022: bands of 19 px at 224 px; 4 px on CIFAR-10's own 32-px grid.
 _PAPER_SIZE, _PAPER_SIZE_CIFAR = 19, 4
@@ -29,7 +30,7 @@ class Voter:
     Attributes:
         model: timm name of the network.
         num_classes: Length of the logits.
-        weights: Path of the weight file.
+        weights: Path of the weight file, or its s3:// address; open ``local_weights`` of it.
         weights_sha256: Digest of its bytes.
         preprocess: From the decoded image to the model's input.
         ablation: The views, on the attacker's grid.
@@ -68,7 +69,8 @@ def resolve_voter(config: VotesConfig) -> Voter:
         from models.zoo import fetch_hub_weights  # noqa: PLC0415
 
         weights = str(fetch_hub_weights(weights))
-    card = read_card(weights)
+    file = local_weights(weights)
+    card = read_card(file)
     hub_name = config.weights.removeprefix(HUB) if is_hub_name(config.weights) else None
     model = config.model or card.model or hub_name
     if model is None:
@@ -97,7 +99,7 @@ def resolve_voter(config: VotesConfig) -> Voter:
         model=model,
         num_classes=num_classes,
         weights=weights,
-        weights_sha256=sha256_of(weights),
+        weights_sha256=sha256_of(file),
         preprocess=preprocess,
         ablation=ablation,
         tokens=config.tokens or _card_tokens(card),

@@ -2,7 +2,8 @@
 
 Layout: ``<out>/votes/run_id=<id>/_manifest.json`` and ``unit-00000.parquet``, ... A unit's file
 appears whole or not at all, under a name that depends on the unit alone, so that a retried or
-repeated commit replaces equal bytes. Readers see only ``*.parquet``.
+repeated commit replaces equal bytes. Readers see only ``*.parquet``; names with a leading dot are
+notes of a job at work, or what a killed commit left.
 """
 
 import io
@@ -18,6 +19,9 @@ from pipeline import storage
 from pipeline.manifest import Manifest, ManifestError
 
 _UNIT = re.compile(r"unit-(\d+)\.parquet$")
+# Names of files that are being written locally; an object on S3 has none.
+_HALF_WRITTEN = re.compile(r"/\.[^/]*\.(tmp|new)$")
+_NOTE = re.compile(r"/\.unit-(\d+)\.[a-z]+\.begun$")
 
 
 class StoreError(RuntimeError):
@@ -45,6 +49,15 @@ class VotesStore:
     def manifest_path(self) -> str:
         """Where this run's manifest lies."""
         return storage.join(self.folder, "_manifest.json")
+
+    @property
+    def lease_path(self) -> str:
+        """Where the job that is at work on this run says so."""
+        return storage.join(self.out, "leases", f"run_id={self.run_id}.json")
+
+    def note_path(self, unit: int, stage: str) -> str:
+        """Where a stage notes that it has begun a unit."""
+        return storage.join(self.folder, f".unit-{unit:05d}.{stage}.begun")
 
     def read_manifest(self) -> Manifest | None:
         """The manifest, or None where this run was never begun.
@@ -94,9 +107,27 @@ class VotesStore:
         """Units of a run without votes, ascending."""
         return sorted(set(range(int(manifest.execution["units"]))) - self.committed())
 
+    def is_finished(self) -> bool:
+        """Whether a job has brought this run to its end, and all of its votes are still there."""
+        manifest = self.read_manifest()
+        return (
+            manifest is not None and "faulty" in manifest.execution and not self.missing(manifest)
+        )
+
     def is_complete(self, manifest: Manifest) -> bool:
         """Whether every unit has its votes."""
         return not self.missing(manifest)
+
+    def clean_up(self) -> None:
+        """Remove what killed commits left half-written, and notes on units that are committed.
+
+        Only while no commit is under way.
+        """
+        committed = self.committed()
+        for path in storage.list_files(self.folder):
+            note = _NOTE.search(path)
+            if _HALF_WRITTEN.search(path) or (note and int(note[1]) in committed):
+                storage.remove(path)
 
     def commit(self, unit: int, table: pa.Table, schema: pa.Schema, votes: int) -> None:
         """Check one unit's rows, of ``votes`` votes an image, and write them.
@@ -117,20 +148,35 @@ class VotesStore:
             ManifestError: The run was never begun.
             StoreError: Units or rows are missing or doubled.
         """
-        manifest = self.begun()
-        units, images = int(manifest.execution["units"]), int(manifest.execution["images"])
-        missing = self.missing(manifest)
+        manifest, rows = self.begun(), 0
+        for unit in self.units(manifest):
+            table = self.read_unit(unit, columns)
+            rows += table.num_rows
+            yield table
+        self.check_count(manifest, rows)
+
+    def units(self, manifest: Manifest) -> range:
+        """The units of a run, if each of them has its votes.
+
+        Raises:
+            StoreError: Some have none.
+        """
+        units, missing = int(manifest.execution["units"]), self.missing(manifest)
         if missing:
             raise StoreError(
                 f"run_id={self.run_id}: {len(missing)} of {units} units have no votes yet (first: "
                 f"{missing[0]}); run `patchcert votes` again with the same settings to resume"
             )
-        rows = 0
-        for unit in range(units):
-            path = storage.join(self.folder, f"unit-{unit:05d}.parquet")
-            table = pq.read_table(io.BytesIO(storage.read_bytes(path)), columns=columns)
-            rows += table.num_rows
-            yield table
+        return range(units)
+
+    def read_unit(self, unit: int, columns: list[str] | None = None) -> pa.Table:
+        """The rows of one unit."""
+        path = storage.join(self.folder, f"unit-{unit:05d}.parquet")
+        return pq.read_table(io.BytesIO(storage.read_bytes(path)), columns=columns)
+
+    def check_count(self, manifest: Manifest, rows: int) -> None:
+        """Raise StoreError unless all units together have a row an image."""
+        images = int(manifest.execution["images"])
         if rows != images:
             raise StoreError(
                 f"run_id={self.run_id}: {rows} rows for {images} listed images; delete "
@@ -146,8 +192,9 @@ class VotesStore:
         for path in storage.list_files(storage.join(self.out, "summary")):
             if path.rsplit("/", 1)[-1].startswith(f"{name}."):
                 storage.remove(path)
-        for path in storage.list_files(storage.join(self.out, "certificates", name)):
-            storage.remove(path)
+        for derived in ("certificates", "images", "detection", "locations", "witnesses"):
+            for path in storage.list_files(storage.join(self.out, derived, name)):
+                storage.remove(path)
         for path in storage.list_files(self.folder):
             if not path.endswith("_manifest.json"):
                 storage.remove(path)

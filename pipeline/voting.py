@@ -21,6 +21,7 @@ from models.zoo import load_network
 from pipeline.ballots import votes_table
 from pipeline.numerics import Numerics, pin_mkl, probe_machine
 from pipeline.resolve import Voter
+from pipeline.weight_files import local_weights
 
 
 class VoteOnUnit:
@@ -60,6 +61,15 @@ class VoteOnUnit:
         )
         return table.append_column("unit", decoded["unit"])
 
+    def failed(self, decoded: pa.Table, reason: str) -> pa.Table:
+        """Rows of images that cannot be handled, for one reason."""
+        count = decoded.num_rows
+        for name, values in (("pixels", [None] * count), ("error", [reason] * count)):
+            place = decoded.schema.get_field_index(name)
+            field = decoded.schema.field(name)
+            decoded = decoded.set_column(place, field, pa.array(values, field.type))
+        return self(decoded)
+
 
 class WorkerError(RuntimeError):
     """A worker would cast other votes than the run's identity says."""
@@ -75,7 +85,7 @@ def check_worker(voter: Voter, numerics: Numerics) -> None:
     for name, ours, theirs in (
         ("device model", here.device_model, numerics.device_model),
         ("library versions", here.versions, numerics.versions),
-        ("weights sha256", sha256_of(voter.weights), voter.weights_sha256),
+        ("weights sha256", sha256_of(local_weights(voter.weights)), voter.weights_sha256),
     ):
         if ours != theirs:
             raise WorkerError(
@@ -97,9 +107,8 @@ def build_classifier(voter: Voter, numerics: Numerics) -> SmoothedClassifier:
     torch.backends.cudnn.benchmark = False
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-    network = load_network(
-        voter.model, voter.num_classes, voter.weights, voter.preprocess.model_px
-    )
+    weights = local_weights(voter.weights)
+    network = load_network(voter.model, voter.num_classes, weights, voter.preprocess.model_px)
     device = torch.device(numerics.device)
     network = network.to(device=device, dtype=getattr(torch, numerics.dtype))
     classifier = base_classifier(network, voter.ablation, voter.preprocess, voter.tokens)

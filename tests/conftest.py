@@ -71,7 +71,11 @@ def network() -> torch.nn.Module:
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory: pytest.TempPathFactory, network: torch.nn.Module) -> Path:
     """The tiny network as a file that says everything of itself."""
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    return write_tiny_weights(tmp_path_factory.mktemp("weights") / "tiny.safetensors", network)
+
+
+def write_tiny_weights(path: Path, network: torch.nn.Module | None = None) -> Path:
+    """The tiny network's weights, with all that their card can say."""
     card = WeightsCard(
         model=TINY,
         num_classes=TINY_CLASSES,
@@ -79,6 +83,7 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory, network: torch.nn.Mod
         ablation={"kind": "column", "size": 24, "stride": 16},
         tokens="drop",
     )
+    network = network or lively_network()
     save_file(network.state_dict(), path, metadata=card.to_metadata())
     return path
 

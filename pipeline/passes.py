@@ -1,0 +1,172 @@
+"""Passes of a votes job: what is missing goes through the cluster until all is committed.
+
+Workers may die more often than Ray restarts them. What is missing then goes through again, as long
+as a pass commits something.
+"""
+
+import itertools
+import time
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+
+from pipeline.committing import CommitUnit
+from pipeline.config import VotesConfig
+from pipeline.decoding import DecodeUnit
+from pipeline.faulty import faulty_images
+from pipeline.identity import finished
+from pipeline.lease import Lease
+from pipeline.manifest import Manifest, ManifestError
+from pipeline.numerics import Numerics
+from pipeline.progress import VotesProgress
+from pipeline.resolve import Voter
+from pipeline.sources.listing import Listing, SourceOptions
+from pipeline.store import StoreError, VotesStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class VotesJob:
+    """A votes job that holds its run's lease.
+
+    Attributes:
+        voter: What votes.
+        numerics: In which arithmetic.
+        options: How the source is read.
+        store: Where votes go.
+        lease: Checked at every committed unit.
+        config: What was asked.
+    """
+
+    voter: Voter
+    numerics: Numerics
+    options: SourceOptions
+    store: VotesStore
+    lease: Lease
+    config: VotesConfig
+
+
+def finish_run(
+    job: VotesJob, wanted: Manifest, listing: Listing, *, verbose: bool
+) -> tuple[int, float]:
+    """Vote on what has no votes, and say in the manifest that the run is finished.
+
+    Args:
+        job: The job.
+        wanted: The manifest that the run is begun with, if it is not begun.
+        listing: Every image of the run.
+        verbose: Show Ray's own log.
+
+    Returns:
+        Images voted on, and the seconds it took.
+
+    Raises:
+        ManifestError, StoreError, LeaseError, JobError: The job failed; running again resumes.
+    """
+    store = job.store
+    manifest = open_run(store, wanted, overwrite=job.config.overwrite)
+    if store.is_finished():  # by the job that was waited for
+        return 0, 0.0
+    store.clean_up()
+    units = plan_units(listing.table, int(manifest.execution["unit_images"]))
+    voted, seconds = 0, 0.0
+    missing = store.missing(manifest)
+    while missing:
+        pending = [units[number] for number in missing]
+        took, died = _vote_on(job, manifest, units, pending, verbose=verbose)
+        seconds += took
+        before, missing = missing, store.missing(manifest)
+        voted += sum(units[number].num_rows for number in set(before) - set(missing))
+        if died is not None and len(missing) == len(before):
+            # What kills every worker before one unit is done will go on doing so.
+            raise died
+        if died is None and missing:
+            raise StoreError(
+                f"run_id={store.run_id}: {len(missing)} of {len(units)} units were not committed; "
+                "run again to resume"
+            )
+    store.clean_up()
+    faults = faulty_images(store, manifest).to_dict()
+    done = finished(manifest, seconds)
+    store.write_manifest(replace(done, execution={**done.execution, "faulty": faults}))
+    return voted, seconds
+
+
+def _vote_on(
+    job: VotesJob,
+    manifest: Manifest,
+    units: list[pa.Table],
+    pending: list[pa.Table],
+    *,
+    verbose: bool,
+) -> tuple[float, Exception | None]:
+    """Send pending units through the cluster.
+
+    Returns:
+        The seconds it took, and what ended it early if too many workers died.
+    """
+    # Ray is not needed to say that a run is finished.
+    from pipeline.cluster import (  # noqa: PLC0415
+        WorkersDiedError,
+        plan_share,
+        ray_cluster,
+        run_units,
+    )
+
+    unit_rows = [unit.num_rows for unit in units]
+    done = sum(unit_rows) - sum(unit.num_rows for unit in pending)
+    schema = manifest.schema
+    with ray_cluster(verbose=verbose) as available:
+        share = plan_share(
+            available,
+            job.numerics,
+            job.config.actors,
+            len(pending),
+            job.config.accelerator_type,
+        )
+        start = time.monotonic()
+        died = None
+        receipts = run_units(
+            pending,
+            DecodeUnit(job.options, job.voter.preprocess),
+            {"voter": job.voter, "numerics": job.numerics, "schema": schema},
+            CommitUnit(job.store, unit_rows, schema, manifest.votes_per_image),
+            share,
+            verbose=verbose,
+        )
+        with VotesProgress(sum(unit_rows), done) as progress:
+            try:
+                for receipt in itertools.chain.from_iterable(map(pa.Table.to_pylist, receipts)):
+                    job.lease.check()
+                    progress.add(receipt["images"], receipt["errors"])
+            except WorkersDiedError as error:
+                died = error
+        return time.monotonic() - start, died
+
+
+def plan_units(table: pa.Table, unit_images: int) -> list[pa.Table]:
+    """Cut a listing into units of ``unit_images`` rows, each with its number in ``unit``."""
+    starts = range(0, table.num_rows, unit_images)
+    units = []
+    for number, start in enumerate(starts):
+        rows = table.slice(start, unit_images)
+        units.append(rows.append_column("unit", pa.array([number] * rows.num_rows, pa.int64())))
+    return units
+
+
+def open_run(store: VotesStore, wanted: Manifest, *, overwrite: bool) -> Manifest:
+    """Find or begin a run; the manifest on disk wins, since its units are.
+
+    Raises:
+        ManifestError: The manifest on disk contradicts its id or the listing.
+    """
+    if overwrite:
+        store.delete()
+    # Of two starts at once the first decides how units are cut; the other reads what it wrote.
+    found = store.read_manifest() or store.create_manifest(wanted)
+    listed = wanted.execution["images"]
+    if found.execution.get("images") != listed:
+        raise ManifestError(
+            f"{store.manifest_path}: execution.images says {found.execution.get('images')}, the "
+            f"source lists {listed}; run again with --overwrite"
+        )
+    return found

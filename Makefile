@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXAMPLE := examples/cifar10
 
-.PHONY: install demo test check lint types format clean
+.PHONY: install demo test test-services chaos check lint types format clean
 
 install: $(STAMP)
 
@@ -22,6 +22,16 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest
+
+# Tests against servers that they start themselves (S3, a Ray head with its job server), and kills.
+test-services: install
+	$(BIN)/python -m pytest -m services tests/services tests/faults
+
+# Kill something of a running job N times, resume, compare; SEED is the first seed.
+N ?= 50
+SEED ?= 0
+chaos: install
+	$(BIN)/python -m tests.faults.chaos $(N) $(SEED)
 
 lint: install
 	$(BIN)/ruff check .

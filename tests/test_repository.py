@@ -7,35 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ray.autoscaler._private.util import prepare_config, validate_config
 
 REPOSITORY = Path(__file__).parents[1]
-
-
-def cluster() -> dict:
-    return yaml.safe_load((REPOSITORY / "ray_cluster.yaml").read_text())
-
-
-def test_cluster_file_satisfies_ray():
-    validate_config(prepare_config(cluster()))
-
-
-def test_a_broken_cluster_file_would_be_refused():
-    broken = cluster()
-    broken["head_node_type"] = "absent"
-    with pytest.raises(ValueError, match="head_node_type"):
-        validate_config(prepare_config(broken))
-
-
-def test_cluster_is_closed_and_scales_from_zero():
-    config = cluster()
-    gpu = config["available_node_types"]["gpu"]
-    assert gpu["min_workers"] == 0
-    assert gpu["resources"]["GPU"] == 1
-    head = " ".join(config["head_start_ray_commands"])
-    assert "--dashboard-host=127.0.0.1" in head
-    assert "RAY_AUTH_MODE=token" in head
-    assert "RAY_AUTH_MODE=token" in " ".join(config["worker_start_ray_commands"])
 
 
 @pytest.mark.parametrize("package", ["models", "pipeline", "jobs"])

@@ -13,19 +13,34 @@ from pipeline.store import VotesStore
 from pipeline.tracking import log_run, redact, tracking_uri
 
 
-def run_certify(run_id: str | None, claims: ClaimsConfig, output: OutputConfig) -> int:
+def run_certify(
+    run_id: str | None,
+    stride: int | None,
+    claims: ClaimsConfig,
+    output: OutputConfig,
+    *,
+    ray: bool = False,
+) -> int:
     """Certify a stored run and report it."""
-    store = VotesStore(output.out, run_id or _only_run(output.out))
+    store = VotesStore(output.out, run_id or only_run(output.out))
     tracking_uri(claims, output.out)
-    report(store, claims, output, overwrite=False)
+    report(store, claims, output, stride=stride, ray=ray or None)
     return 0
 
 
 def report(
-    store: VotesStore, claims: ClaimsConfig, output: OutputConfig, *, overwrite: bool
+    store: VotesStore,
+    claims: ClaimsConfig,
+    output: OutputConfig,
+    *,
+    stride: int | None = None,
+    overwrite: bool = False,
+    ray: bool | None = None,
 ) -> Certified:
     """Certify, draw, log, print; the last line on standard output is ``run_id=...``."""
-    certified = certify_votes(store, claims, overwrite=overwrite)
+    certified = certify_votes(
+        store, claims, stride=stride, overwrite=overwrite, ray=ray, verbose=output.verbose
+    )
     picture_path = storage.join(output.out, "summary", f"run_id={store.run_id}.png")
     ablation = certified.manifest.ablation
     model = certified.manifest.identity["model"]["name"]
@@ -63,7 +78,7 @@ def _print_places(
     """Where everything is, one path a line, whole, so that it can be copied."""
     places = {
         "votes": store.folder,
-        "certificates": certified.certificates_path,
+        **certified.folders,
         "summary": certified.summary_path,
         "picture": picture,
     }
@@ -73,7 +88,7 @@ def _print_places(
         console.print(f"{name + ':':14}{place}", soft_wrap=True, markup=False)
 
 
-def _only_run(out: str) -> str:
+def only_run(out: str) -> str:
     """The one run under ``out``.
 
     Raises:

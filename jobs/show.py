@@ -19,6 +19,8 @@ class ShowConfig:
         weights: Weight file; with it the picture shows votes, prediction, margin and rival.
         model: timm name of the network; default: as the weight file says.
         num_classes: Length of the logits; default: as the weight file or the model says.
+        classes: Classes that the logits are restricted to: numbers or wnids, comma-separated, or
+            a file of them.
         ablation: Shape of what an ablation shows [the weights' own, else column].
         size: Width of a band in pixels [the weights' own, else 19, or 4 on the CIFAR-10 grid].
         stride: Distance of neighbouring bands in pixels [the weights' own, else 1].
@@ -37,6 +39,7 @@ class ShowConfig:
     weights: str | None = None
     model: str | None = None
     num_classes: int | None = None
+    classes: str | None = None
     ablation: AblationKind | None = None
     size: int | None = None
     stride: int | None = None

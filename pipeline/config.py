@@ -11,6 +11,7 @@ from typing import Literal
 from models.ablation import AblationKind
 from models.preprocess import Interpolation, PresetName
 from models.systems import TokenMode, VotingName
+from pipeline.certificates.threats import Threat
 from pipeline.sources.base import Numbering
 
 # Where threads share out fewer rows, some kernels differ between places in the batch
@@ -19,7 +20,8 @@ MICROBATCH_STEP = 16
 
 Dtype = Literal["float32", "bfloat16"]
 Device = Literal["auto", "cpu", "cuda"]
-RuleName = Literal["exact", "uniform", "randomized"]
+# A key of pipeline.certificates.RULES, which alone knows them all.
+RuleName = str
 
 
 class ConfigError(ValueError):
@@ -84,11 +86,16 @@ class VotesConfig:
         std: Channel deviations to divide by, in [0, 1].
         dtype: Arithmetic [bfloat16 on CUDA, float32 on CPU].
         device: Where the network runs.
-        microbatch: Sequences a forward pass, a multiple of 16 [128 on CPU, 512 on CUDA].
+        microbatch: Sequences a forward pass, a multiple of 16 [64 on CPU, 512 on CUDA].
         threads: CPU threads an actor [at most 4].
+        accelerator_type: Ray's name of the GPU model to vote on (L4, A100, H100, ...); needed
+            where a cluster has several, since a run's votes are those of one.
         actors: Copies of the network [one a GPU, or as many as the CPUs bear].
         unit_images: Images committed at once [a 16th of all, from 16 to 256].
         overwrite: Compute again what this very run has already written.
+        wait: Wait for another job that is at the same run, rather than refuse.
+        max_error_rate: Share of images with an error above which the job fails at its end, after
+            everything is written.
     """
 
     data: str
@@ -122,9 +129,12 @@ class VotesConfig:
     device: Device = "auto"
     microbatch: int | None = None
     threads: int | None = None
+    accelerator_type: str | None = None
     actors: int | None = None
     unit_images: int | None = None
     overwrite: bool = False
+    wait: bool = False
+    max_error_rate: float = 0.01
 
     def __post_init__(self) -> None:
         if not self.data:
@@ -146,6 +156,8 @@ class VotesConfig:
                 f"--microbatch {self.microbatch}: it must be a multiple of {MICROBATCH_STEP}; "
                 "other shapes are not known to treat every place in the batch alike"
             )
+        if not 0 <= self.max_error_rate <= 1:
+            raise ConfigError(f"--max-error-rate {self.max_error_rate}: give a share from 0 to 1")
         self._check_positions()
         self._check_voting()
         _at_least(2, num_classes=self.num_classes)
@@ -197,15 +209,22 @@ class ClaimsConfig:
     """What to certify from votes, and where to log it.
 
     Attributes:
-        patch: Sides of square patches in pixels [23 32 39, or 2 4 5 on the CIFAR-10 grid].
-        rule: Certificates to compute [exact uniform; of a --randomized run, randomized].
+        patch: What the attacker may do: sides of square patches in pixels, or 16x48 (height x
+            width), area:1024 (any rectangle of at most so many pixels), 2of32 (two squares)
+            [23 32 39, or 2 4 5 on the CIFAR-10 grid].
+        rule: Certificates to compute: exact, uniform [both; of a --randomized run, randomized].
+        top_k: Places: 1 certifies that the prediction stays, k that a right class stays among the
+            k with most votes [1].
+        detect: Also compute what an alert at near ties detects, for every threshold.
         confidence: Confidence, for each image, of the randomized certificate.
         mlflow: Tracking server; default: an sqlite file in --out; none logs nothing.
         experiment: MLflow experiment.
     """
 
-    patch: tuple[int, ...] | None = None
+    patch: tuple[int | str, ...] | None = None
     rule: tuple[RuleName, ...] | None = None
+    top_k: tuple[int, ...] = (1,)
+    detect: bool = False
     confidence: float = 0.999
     mlflow: str | None = None
     experiment: str = "patchcert"
@@ -213,12 +232,53 @@ class ClaimsConfig:
     def __post_init__(self) -> None:
         if self.patch is not None and not self.patch:
             raise ConfigError("--patch is empty: give one or more sides in pixels")
-        for side in self.patch or ():
-            _at_least(1, patch=side)
+        self.threats  # noqa: B018  (fails where a text means nothing)
+        if not self.top_k:
+            raise ConfigError("--top-k is empty: give one or more numbers of places")
+        for places in self.top_k:
+            _at_least(1, top_k=places)
         if self.rule is not None and not self.rule:
             raise ConfigError("--rule is empty: choose exact, uniform or both")
         if not 0 < self.confidence < 1:
             raise ConfigError(f"--confidence {self.confidence}: it must lie between 0 and 1")
+
+    @property
+    def threats(self) -> tuple[Threat, ...] | None:
+        """What ``patch`` means; None where it was left out.
+
+        Raises:
+            ConfigError: A text means nothing.
+        """
+        try:
+            return None if self.patch is None else tuple(map(Threat.parse, self.patch))
+        except ValueError as error:
+            raise ConfigError(f"--{error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class EstimateConfig:
+    """What to say before the job in place of doing it.
+
+    Attributes:
+        dry_run: Say what would be computed, what a resume skips and what it costs; write nothing.
+        images_per_second: Speed of one actor, as `patchcert bench` or a run with --limit says it.
+        price_per_hour: Price of one actor's machine, in any currency.
+    """
+
+    dry_run: bool = False
+    images_per_second: float | None = None
+    price_per_hour: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("images_per_second", "price_per_hour"):
+            value = getattr(self, name)
+            flag = "--" + name.replace("_", "-")
+            if value is not None and not self.dry_run:
+                raise ConfigError(f"{flag} {value}: it belongs to --dry-run")
+            if value is not None and not 0 < value < float("inf"):
+                raise ConfigError(f"{flag} {value}: it must be above 0")
+        if self.price_per_hour is not None and self.images_per_second is None:
+            raise ConfigError("--price-per-hour: hours follow from --images-per-second; give both")
 
 
 @dataclass(frozen=True, kw_only=True)

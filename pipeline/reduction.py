@@ -1,33 +1,19 @@
 """From stored votes to certificates and a summary: no GPU, no model, no images."""
 
-import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
-
-from models.ablation import Ablation, Patch
 from pipeline import storage
-from pipeline.ballots import votes_array
-from pipeline.certificates.randomized import CONFIDENCE
-from pipeline.certificates.rules import rule_for
-from pipeline.config import ClaimsConfig, ConfigError
+from pipeline.claims import Questions, questions_of
+from pipeline.config import ClaimsConfig
 from pipeline.manifest import Manifest
-from pipeline.resolve import default_patches
-from pipeline.schema import CERTIFICATES
+from pipeline.numerics import on_cluster
+from pipeline.parts import DATASETS, certify_part, datasets_of, part_path, parts_of, questions_in
 from pipeline.store import VotesStore
-from pipeline.summary import Claim, Tally
-
-# Metadata of the certificates file: two certifications at once must not leave the summary of one
-# beside the rows of the other for good.
-_CLAIMS = b"patchcert.claims"
-# Columns of the votes that no certificate needs.
-_UNUSED = ("counts", "views", "gaps")
+from pipeline.summary import Tally
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,119 +24,105 @@ class Certified:
         manifest: The run's manifest.
         summary: The summary, as in the file.
         summary_path: Where it lies.
-        certificates_path: Where the certificates lie.
+        folders: Where the datasets lie, by name.
         computed: False where everything asked was there already.
     """
 
     manifest: Manifest
     summary: dict[str, Any]
     summary_path: str
-    certificates_path: str
+    folders: dict[str, str]
     computed: bool
 
+    @property
+    def certificates_path(self) -> str:
+        """Folder of the certificates."""
+        return self.folders["certificates"]
 
-def certify_votes(store: VotesStore, claims: ClaimsConfig, *, overwrite: bool = False) -> Certified:
-    """Certify every image of a run under each rule and patch size.
 
-    What was certified before stays: the results cover every claim ever asked of the run.
+def certify_votes(
+    store: VotesStore,
+    claims: ClaimsConfig,
+    *,
+    stride: int | None = None,
+    overwrite: bool = False,
+    ray: bool | None = None,
+    verbose: bool = False,
+) -> Certified:
+    """Answer what is asked of every image of a run.
+
+    What was asked before stays: the results cover every question ever asked of the run.
+
+    Args:
+        store: The run's votes.
+        claims: What is asked.
+        stride: Of the ablations whose votes are counted; None for the run's own.
+        overwrite: Forget what was asked before.
+        ray: Whether parts of the images are Ray tasks, each with a CPU and some 300 MB; else this
+            process judges them one by one, in threads. None takes Ray where a job on a cluster
+            asks about more than one part.
+        verbose: Show Ray's own log.
 
     Raises:
-        ConfigError: A patch does not fit the image, or a rule not the votes.
+        ConfigError: A question that these votes cannot answer.
         ManifestError, StoreError: The votes are absent, incomplete or contradictory.
     """
     manifest = store.begun()
-    asked = check_claims(manifest.ablation, claims, randomized=manifest.draws is not None)
+    asked = questions_of(manifest, claims, stride)
     summary_path = storage.join(store.out, "summary", f"run_id={store.run_id}.json")
-    certificates_path = storage.join(
-        store.out, "certificates", f"run_id={store.run_id}", "certificates.parquet"
-    )
-    paths = {"summary_path": summary_path, "certificates_path": certificates_path}
     earlier = None if overwrite else _read_summary(summary_path)
-    known = _claims_of(earlier)
+    known = Questions.from_summary(earlier) if earlier else Questions()
+    questions = asked | known
+    folders = datasets_of(store, questions)
+
+    def done(summary: dict[str, Any], *, computed: bool) -> Certified:
+        return Certified(
+            manifest=manifest,
+            summary=summary,
+            summary_path=summary_path,
+            folders=folders,
+            computed=computed,
+        )
+
+    parts = parts_of(manifest)
+    files = [part_path(folder, part) for folder in folders.values() for part in range(len(parts))]
     if (
         earlier
         and asked <= known
-        and known == _claims_stored(certificates_path)
         and store.is_complete(manifest)
+        and all(questions_in(path) == known.to_json() for path in files)
     ):
-        return Certified(manifest=manifest, summary=earlier, computed=False, **paths)
-    tally, sink = Tally(), io.BytesIO()
-    claimed = json.dumps(sorted(asked | known, key=str)).encode()
-    schema = CERTIFICATES.with_metadata({_CLAIMS: claimed})
-    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
-        for table in store.read([name for name in manifest.schema.names if name not in _UNUSED]):
-            votes = votes_array(table, manifest.theta)
-            margins = {claim: _margins(votes, manifest, claim) for claim in asked | known}
-            tally.add(table, votes, {claim: margin >= 0 for claim, margin in margins.items()})
-            writer.write_table(_certificate_rows(table, margins).cast(schema))
-    summary = tally.summary(store.run_id, manifest.ablation, manifest.votes_per_image)
+        return done(earlier, computed=False)
+    store.units(manifest)
+    tally = Tally()
+    work = partial(certify_part, store, manifest, questions)
+    if ray is None:
+        ray = on_cluster() and len(parts) > 1
+    for counted in _in_ray(work, parts, verbose=verbose) if ray else map(work, enumerate(parts)):
+        tally.add(counted)
+    store.check_count(manifest, tally.images)
+    written = {storage.full_path(path) for path in files}
+    for name in DATASETS:
+        for path in storage.list_files(storage.join(store.out, name, f"run_id={store.run_id}")):
+            if path not in written:  # of another number of parts, or a question withdrawn
+                storage.remove(path)
+    summary = tally.summary(manifest)
     # The summary last: it is what a later call takes as the sign that all is there.
-    storage.write_atomically(certificates_path, sink.getvalue())
     text = json.dumps(summary, indent=2, sort_keys=True) + "\n"
     storage.write_atomically(summary_path, text.encode())
-    return Certified(manifest=manifest, summary=summary, computed=True, **paths)
+    return done(summary, computed=True)
 
 
-def check_claims(ablation: Ablation, claims: ClaimsConfig, *, randomized: bool) -> set[Claim]:
-    """The claims to certify.
+def _in_ray(
+    work: Callable[..., Tally], parts: Sequence[range], *, verbose: bool
+) -> Iterator[Tally]:
+    """Parts as tasks of a Ray Data job."""
+    # Ray takes seconds to import and to start, which a few hundred thousand images do not need.
+    from pipeline.cluster import ray_cluster, run_tasks  # noqa: PLC0415
 
-    Raises:
-        ConfigError: A patch does not fit the image, or a rule not such votes.
-    """
-    names = claims.rule or (("randomized",) if randomized else ("exact", "uniform"))
-    sides = claims.patch or default_patches(ablation)
-    try:
-        rules = [
-            rule_for(name, randomized=randomized, confidence=claims.confidence) for name in names
-        ]
-        for side in sides:
-            ablation.check_patch(Patch.square(side))
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    return {
-        Claim(rule.name, side, None if rule.deterministic else claims.confidence)
-        for rule in rules
-        for side in sides
-    }
-
-
-def _margins(votes: NDArray[np.int64], manifest: Manifest, claim: Claim) -> NDArray[np.int64]:
-    """Margins of images with votes; int (N,)."""
-    if not len(votes):
-        return np.empty(0, dtype=np.int64)
-    rivals = manifest.num_classes
-    if manifest.classes is not None:
-        # Classes that no ablation can vote for are no rivals. Renumbering keeps their order, and
-        # with it every tie.
-        rivals = len(manifest.classes)
-        votes = np.where(votes < 0, votes, np.searchsorted(manifest.classes, votes))
-    rule = rule_for(
-        claim.rule,
-        randomized=manifest.draws is not None,
-        confidence=claim.confidence or CONFIDENCE,
-    )
-    return rule.margins(votes, manifest.ablation, Patch.square(claim.patch_px), rivals)
-
-
-def _certificate_rows(table: pa.Table, margins: dict[Claim, NDArray[np.int64]]) -> pa.Table:
-    """Rows of the certificates dataset, claim by claim."""
-    voted = table["error"].is_null().to_numpy()
-    parts: list[pa.Table] = []
-    for claim, margin in margins.items():
-        spread = np.zeros(table.num_rows, dtype=np.int32)
-        spread[voted] = margin
-        columns: Sequence[Any] = [
-            table["image_id"],
-            table["label"],
-            table["prediction"],
-            pa.repeat(pa.scalar(claim.patch_px, pa.int32()), table.num_rows),
-            pa.repeat(claim.rule, table.num_rows),
-            pa.array(voted & (spread >= 0)),
-            pa.array(spread, mask=~voted),
-            pa.repeat(pa.scalar(claim.confidence, pa.float64()), table.num_rows),
-        ]
-        parts.append(pa.table(columns, schema=CERTIFICATES))
-    return pa.concat_tables(parts)
+    with ray_cluster(verbose=verbose):
+        # Ray gives each task one CPU.
+        yield from run_tasks(partial(work, threads=1), list(enumerate(parts)), verbose=verbose)
 
 
 def _read_summary(path: str) -> dict[str, Any] | None:
@@ -158,21 +130,7 @@ def _read_summary(path: str) -> dict[str, Any] | None:
         return None
     try:
         summary: dict[str, Any] = json.loads(storage.read_bytes(path))
-        _claims_of(summary)
+        Questions.from_summary(summary)
     except (ValueError, KeyError, TypeError):
         return None  # Derived data: computed again rather than believed.
     return summary
-
-
-def _claims_stored(path: str) -> set[Claim] | None:
-    """The claims that a certificates file holds; None where there is no such file."""
-    if not storage.exists(path):
-        return None
-    with storage.open_read(path) as stream:
-        metadata = pq.read_schema(stream).metadata or {}
-    return {Claim(*claim) for claim in json.loads(metadata.get(_CLAIMS, b"[]"))}
-
-
-def _claims_of(summary: dict[str, Any] | None) -> set[Claim]:
-    entries = summary["certified_accuracy"] if summary else []
-    return {Claim(entry["rule"], entry["patch_px"], entry["confidence"]) for entry in entries}

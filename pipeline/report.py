@@ -5,9 +5,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.intervals import Proportion
+
+# Of the images right without any alert, the shares that detection is shown at.
+_ANSWERED = (1.0, 0.95, 0.9, 0.8, 0.6)
+
 
 def print_summary(summary: dict[str, Any], console: Console) -> None:
-    """Print accuracies with their 95 % intervals, one line a patch size and rule."""
+    """Print accuracies with their 95 % intervals, one line a claim, and what alerts detect."""
     images = summary["images"]
     table = Table(
         title=f"{images} images, {summary['ablations']} ablations each",
@@ -24,15 +29,54 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         table.add_row("none", name, *_cells(summary[f"{name}_accuracy"]))
     mean = summary["mean_ablation_accuracy"]
     table.add_row("none", "mean over ablations", _percent(mean), "", "", end_section=True)
-    entries = sorted(summary["certified_accuracy"], key=lambda e: (e["patch_px"], e["rule"]))
-    for entry in entries:
-        side = entry["patch_px"]
-        rule = entry["rule"]
-        if entry["confidence"] is not None:
-            # Never let a probabilistic certificate pass for a proof.
-            rule += f" (confidence {100 * entry['confidence']:g} % an image)"
-        table.add_row(f"{side}x{side} px", f"certified, {rule}", *_cells(entry))
+    coarser = {entry["stride"]: entry for entry in summary["coarser"]}
+    named = set()
+    for entry in summary["certified_accuracy"]:
+        stride = entry["stride"]
+        if stride in coarser and stride not in named:
+            named.add(stride)
+            table.add_section()
+            table.add_row(
+                "none", f"smoothed, stride {stride}", *_cells(coarser[stride]["smoothed_accuracy"])
+            )
+        what = claim_in_words(entry) + (f", stride {stride}" if stride in coarser else "")
+        table.add_row(f"{entry['threat']} px", what, *_cells(entry))
     console.print(table)
+    for curve in summary["detection"]:
+        console.print(_detection(curve, curve["stride"] if curve["stride"] in coarser else None))
+
+
+def claim_in_words(entry: dict[str, Any]) -> str:
+    """What a claim of the summary says, without its threat and its stride."""
+    places = "" if entry["top_k"] == 1 else f" top {entry['top_k']}"
+    words = f"certified{places}, {entry['rule']}"
+    if entry["confidence"] is not None:
+        # Never let a probabilistic certificate pass for a proof.
+        words += f" (confidence {100 * entry['confidence']:g} % an image)"
+    return words
+
+
+def _detection(curve: dict[str, Any], stride: int | None) -> Table:
+    """The trade-off of an alert at some of its thresholds; ``stride`` where it is not the run's."""
+    of_stride = "" if stride is None else f", stride {stride}"
+    table = Table(
+        title=f"Alert where the lead is below tau votes; patch {curve['threat']} px{of_stride}",
+        title_justify="left",
+        caption="recovery: right, and no patch changes that or raises an alert. detection: right, "
+        "and no patch gets another answer without an alert",
+        caption_justify="left",
+    )
+    for name in ("tau", "right, no alert", "certified recovery", "certified detection"):
+        table.add_column(name, justify="right")
+    clean, detected = curve["clean"], curve["certified_detection"]
+    places = [sum(hits >= share * clean[0] for hits in clean) - 1 for share in _ANSWERED]
+    for place in sorted({*places, detected.index(max(detected))}):
+        counts = (
+            curve[name][place] for name in ("clean", "certified_recovery", "certified_detection")
+        )
+        shares = [_percent(Proportion(hits, curve["of"]).value) for hits in counts]
+        table.add_row(str(curve["tau"][place]), *shares)
+    return table
 
 
 def _caption(summary: dict[str, Any]) -> str:

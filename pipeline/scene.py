@@ -1,5 +1,6 @@
 """From a request to what ``patchcert show`` draws: pixels, ablations, votes, the worst patch."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from pipeline.resolve import (
     resolve_voter,
     with_options,
 )
+from pipeline.weight_files import local_weights
 from pipeline.worst import WorstCase, caption_of, most_touched, smallest_margin
 
 _TOKEN_PX = 16
@@ -82,7 +84,7 @@ def make_scene(request: VotesConfig, patch_side: int | None) -> Scene:
         worst = most_touched(ablation, patch)
     else:
         votes_v = _votes(request, voter, pixels)
-        worst = smallest_margin(votes_v, ablation, patch, voter.num_classes)
+        worst = _worst(votes_v, voter, patch)
         names = [name_of(star) for star in (worst.prediction, worst.rival) if star is not None]
     model = voter.model if voter else request.model
     return Scene(
@@ -151,6 +153,18 @@ def _votes(request: VotesConfig, voter: Voter, pixels: NDArray[np.uint8]) -> Int
     return votes_v
 
 
+def _worst(votes_v: IntArray, voter: Voter, patch: Patch) -> WorstCase:
+    """The worst location among rivals that can be voted for, in the model's class numbers."""
+    if voter.classes is None:
+        return smallest_margin(votes_v, voter.ablation, patch, voter.num_classes)
+    # Renumbering keeps the order of the classes, and with it every tie.
+    allowed = np.array(voter.classes)
+    worst = smallest_margin(np.searchsorted(allowed, votes_v), voter.ablation, patch, len(allowed))
+    return dataclasses.replace(
+        worst, prediction=int(allowed[worst.prediction]), rival=int(allowed[worst.rival])
+    )
+
+
 def _token_px(model: str | None, preprocess: Preprocess) -> tuple[int, int] | None:
     """Height and width of the model's tokens; without a model the usual ones."""
     if model is None:
@@ -164,7 +178,7 @@ def _token_px(model: str | None, preprocess: Preprocess) -> tuple[int, int] | No
 
 def _class_names(voter: Voter | None) -> Callable[[int], str]:
     """The weight file's own names, ImageNet's where there are 1000 classes, else numbers."""
-    names: Sequence[str] = read_card(voter.weights).classes if voter else ()
+    names: Sequence[str] = read_card(local_weights(voter.weights)).classes if voter else ()
     if voter and not names and voter.num_classes == 1000:
         from timm.data.imagenet_info import ImageNetInfo  # noqa: PLC0415
 

@@ -46,18 +46,130 @@ CERTIFICATES = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
         pa.field("label", pa.int32()),
+        # Smoothed, from the votes of ``stride``.
         pa.field("prediction", pa.int32()),
-        pa.field("patch_px", pa.int32(), nullable=False),
+        # Side of the patch where the threat is one square; else null.
+        pa.field("patch_px", pa.int32()),
+        # What the attacker may do: 32x32, 16x48, area<=1024, 2 of 32x32, in pixels.
+        pa.field("threat", pa.string(), nullable=False),
         pa.field("rule", pa.string(), nullable=False),
-        # No patch of this size can change the prediction, right or wrong.
+        # 1: the prediction stays; k: a right class stays among the k with most votes.
+        pa.field("top_k", pa.int32(), nullable=False),
+        # Of the ablations whose votes were counted; null for random positions.
+        pa.field("stride", pa.int32()),
+        # No such attacker can change it. For top_k 1 the prediction may be right or wrong.
         pa.field("certified", pa.bool_(), nullable=False),
-        # Votes to spare; certified iff >= 0; null for images with an error.
+        # Votes to spare; certified iff >= 0; null for images with an error, and above top_k 1 for
+        # those without a label.
         pa.field("margin", pa.int32()),
         # Null for a proof; else the certificate is probabilistic, with this confidence an image.
         pa.field("confidence", pa.float64()),
     ]
 )
-"""One row an image and claim: patch size, rule, confidence."""
+"""One row an image and claim: threat, rule, top_k, stride, confidence."""
+
+IMAGES = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("label", pa.int32()),
+        pa.field("prediction", pa.int32()),
+        pa.field("plain_prediction", pa.int32()),
+        pa.field("error", pa.string()),
+        # Votes of the prediction less those of the runner-up; null for images with an error.
+        pa.field("lead", pa.int32()),
+        # Side of the largest square patch that cannot change the prediction, whatever its place;
+        # no smaller one can either. 0 where even one pixel can; null for images with an error and
+        # for votes that the rule is not about.
+        pa.field("largest_exact_px", pa.int32()),
+        pa.field("largest_uniform_px", pa.int32()),
+    ]
+)
+"""One row an image, of the run's own ablations."""
+
+DETECTION = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("label", pa.int32()),
+        pa.field("prediction", pa.int32()),
+        pa.field("threat", pa.string(), nullable=False),
+        pa.field("stride", pa.int32()),
+        # As in IMAGES, from the votes of ``stride``: below tau there is an alert and no answer.
+        pa.field("lead", pa.int32()),
+        # The largest lead that the attacker can give another class. A tau above it detects every
+        # attack that would change the answer.
+        pa.field("attack_lead", pa.int32()),
+        # The smallest lead that the attacker can leave the prediction, negative where it loses. Up
+        # to this tau the answer stays, and without an alert.
+        pa.field("kept_lead", pa.int32()),
+    ]
+)
+"""One row an image and threat, where detection was asked for; null for images with an error."""
+
+ATTACKS = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        # By the exact rule and this patch, with its margin.
+        pa.field("certified", pa.bool_(), nullable=False),
+        pa.field("margin", pa.int32(), nullable=False),
+        pa.field("patch_px", pa.int32(), nullable=False),
+        # Upper left corner, in pixels of the attacker's grid.
+        pa.field("y", pa.int32(), nullable=False),
+        pa.field("x", pa.int32(), nullable=False),
+        # The class that ablations were pushed to.
+        pa.field("rival", pa.int32(), nullable=False),
+        # Whether the smoothed prediction changed.
+        pa.field("success", pa.bool_(), nullable=False),
+        pa.field("prediction_before", pa.int32(), nullable=False),
+        pa.field("prediction_after", pa.int32(), nullable=False),
+        # Null where no label is known.
+        pa.field("right_after", pa.bool_()),
+        # Ablations that show the patch, and those of them whose vote changed.
+        pa.field("touched", pa.int32(), nullable=False),
+        pa.field("flipped", pa.int32(), nullable=False),
+        # Of the others those whose vote, or the bits of whose logits, changed: always 0.
+        pa.field("untouched_changed", pa.int32(), nullable=False),
+        pa.field("untouched_logits_changed", pa.int32(), nullable=False),
+    ]
+)
+"""One row an attack: a patch that was made, pasted and voted on."""
+
+WITNESSES = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("label", pa.int32()),
+        pa.field("prediction", pa.int32(), nullable=False),
+        pa.field("patch_px", pa.int32(), nullable=False),
+        # Exact, negative.
+        pa.field("margin", pa.int32(), nullable=False),
+        # Upper left corner of the patch; null where the ablations cannot tell.
+        pa.field("y", pa.int32()),
+        pa.field("x", pa.int32()),
+        pa.field("rival", pa.int32(), nullable=False),
+        # Ablations that show the patch, and those of them whose vote was rewritten to the rival.
+        pa.field("touched", pa.int32(), nullable=False),
+        pa.field("rewritten", pa.int32(), nullable=False),
+        pa.field("prediction_after", pa.int32(), nullable=False),
+    ]
+)
+"""One row an image without a certificate: a rewriting of its votes that changes its prediction."""
+
+LOCATIONS = pa.schema(
+    [
+        # Height x width of the patch in pixels, as in the certificates.
+        pa.field("threat", pa.string(), nullable=False),
+        # Upper edge; null where the ablations cannot tell rows apart.
+        pa.field("y", pa.int32()),
+        # Left edge; null where they cannot tell columns apart.
+        pa.field("x", pa.int32()),
+        # Images that could be voted on, and those of them that are predicted rightly.
+        pa.field("images", pa.int64(), nullable=False),
+        pa.field("images_right", pa.int64(), nullable=False),
+        # Those that a patch at this location robs of their certificate: exact margin < 0 here.
+        pa.field("uncertified", pa.int64(), nullable=False),
+        pa.field("uncertified_right", pa.int64(), nullable=False),
+    ]
+)
+"""One row a patch and location, written by ``patchcert heatmap``."""
 
 MAX_CLASSES = 2**16
 """Classes that a vote, a uint16, can name."""

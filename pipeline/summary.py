@@ -6,29 +6,46 @@ every accuracy and counted apart.
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from models.ablation import Ablation, Patch
+from pipeline.certificates.detection import Leads
+from pipeline.certificates.uniform import most_touched
+from pipeline.claims import Alert, Claim, ablation_of, own_stride
 from pipeline.intervals import Proportion
-from pipeline.labels import Labels
+from pipeline.manifest import Manifest
+
+IntArray = NDArray[np.int64]
+
+# Points of a detection curve in the summary; each is exact, and the dataset has them all.
+_CURVE_POINTS = 200
 
 
-class Claim(NamedTuple):
-    """What is certified: a rule against square patches.
+def leads_by_tau(leads: Leads, votes: int) -> IntArray:
+    """Images counted by what an alert below each tau >= 1 makes of them; int (3, votes + 2).
 
-    Attributes:
-        rule: Name of the rule.
-        patch_px: Side of the patch, in pixels.
-        confidence: Of a probabilistic rule, for each image; None for a proof.
+    A row counts the images by their lead, the next by the lead that they keep. The last one has at
+    each tau how many begin to be detected there, less how many cease.
+
+    Args:
+        leads: Of N images.
+        votes: Votes of an image, which no lead exceeds.
     """
-
-    rule: str
-    patch_px: int
-    confidence: float | None = None
+    # Detected for attack_lead < tau <= lead.
+    begins_n, ends_n = np.maximum(leads.attack_lead_n, 0) + 1, leads.lead_n + 1
+    detected = begins_n < ends_n
+    lead, kept, begins, ends = (
+        np.bincount(values, minlength=votes + 2)
+        for values in (
+            leads.lead_n,
+            np.maximum(leads.kept_lead_n, 0),
+            begins_n[detected],
+            ends_n[detected],
+        )
+    )
+    return np.stack([lead, kept, begins - ends])
 
 
 @dataclass
@@ -40,72 +57,107 @@ class Tally:
         errors: Rows with an error.
         unlabelled: Rows without a label.
         plain_right: Labelled images that the whole-image network classifies rightly.
-        smoothed_right: Labelled images whose smoothed prediction is right.
         ablations_right: Votes for a right class, over labelled images.
+        smoothed_right: Per stride, labelled images whose smoothed prediction is right.
         certified_right: Per claim, labelled images that are right and certified.
         certified: Per claim, images certified, right or wrong, labelled or not.
+        largest_right: Per rule, labelled images that are right by the largest side they are
+            certified against; int (sides + 1,).
+        leads_right: Per alert, labelled images that are right, as ``leads_by_tau``.
     """
 
     images: int = 0
     errors: int = 0
     unlabelled: int = 0
     plain_right: int = 0
-    smoothed_right: int = 0
     ablations_right: int = 0
+    smoothed_right: Counter[int | None] = field(default_factory=Counter)
     certified_right: Counter[Claim] = field(default_factory=Counter)
     certified: Counter[Claim] = field(default_factory=Counter)
+    largest_right: dict[str, IntArray] = field(default_factory=dict)
+    leads_right: dict[Alert, IntArray] = field(default_factory=dict)
 
-    def add(
-        self, table: pa.Table, votes: NDArray[np.int64], certified: dict[Claim, NDArray[np.bool_]]
-    ) -> None:
-        """Count a batch.
+    def add(self, other: "Tally") -> None:
+        """Add the counts of other images."""
+        for name, others in vars(other).items():
+            mine = getattr(self, name)
+            if isinstance(mine, int):
+                setattr(self, name, mine + others)
+                continue
+            for key, count in others.items():
+                mine[key] = mine.get(key, 0) + count
 
-        Args:
-            table: Rows of the votes dataset, R of them.
-            votes: Votes of the N rows without an error, in order; int (N, V) or sets (N, V, T).
-            certified: Per claim, whether each of those rows is certified; bool (N,).
-        """
-        voted = table.filter(table["error"].is_null())
-        labels = Labels.of(voted)
-        right = labels.accept(voted["prediction"].to_numpy())
-        self.images += table.num_rows
-        self.errors += table.num_rows - voted.num_rows
-        self.unlabelled += table.num_rows - int(Labels.of(table).known.sum())
-        self.plain_right += int(labels.accept(voted["plain_prediction"].to_numpy()).sum())
-        self.smoothed_right += int(right.sum())
-        if len(votes):
-            accepted = labels.accept(votes)
-            # Of a set of votes one right class is enough, and counts once.
-            self.ablations_right += int((accepted if votes.ndim == 2 else accepted.any(-1)).sum())
-        for claim, holds in certified.items():
-            self.certified[claim] += int(holds.sum())
-            self.certified_right[claim] += int((holds & right).sum())
-
-    def summary(self, run_id: str, ablation: Ablation, votes_per_image: int) -> dict[str, Any]:
-        """The summary as plain JSON, its claims ordered by rule and patch."""
+    def summary(self, manifest: Manifest) -> dict[str, Any]:
+        """The summary as plain JSON, its claims in order."""
         labelled = self.images - self.unlabelled
-        ballots = labelled * votes_per_image
+        ballots = labelled * manifest.votes_per_image
+        own = own_stride(manifest)
+        strides = sorted(stride for stride in self.smoothed_right if stride not in (own, None))
         return {
-            "run_id": run_id,
+            "run_id": manifest.run_id,
             "images": self.images,
             "images_with_error": self.errors,
             "images_without_label": self.unlabelled,
-            "ablations": votes_per_image,
+            "ablations": manifest.votes_per_image,
             "plain_accuracy": Proportion(self.plain_right, labelled).to_dict(),
-            "smoothed_accuracy": Proportion(self.smoothed_right, labelled).to_dict(),
+            "smoothed_accuracy": Proportion(self.smoothed_right[own], labelled).to_dict(),
             # A mean over images of a share of ablations: no binomial interval applies.
             "mean_ablation_accuracy": self.ablations_right / ballots if ballots else None,
             "certified_accuracy": [
                 {
-                    **claim._asdict(),
-                    "max_touched": ablation.max_touched(Patch.square(claim.patch_px)),
+                    **claim.to_dict(),
+                    "max_touched": most_touched(ablation_of(manifest, claim.stride), claim.threat),
                     "images_certified": self.certified[claim],
                     **Proportion(self.certified_right[claim], labelled).to_dict(),
                 }
-                for claim in sorted(self.certified, key=_order)
+                for claim in sorted(self.certified, key=lambda claim: claim.order)
+            ],
+            "largest": self._largest(labelled),
+            "coarser": [
+                {
+                    "stride": stride,
+                    "ablations": len(ablation_of(manifest, stride)),
+                    "smoothed_accuracy": Proportion(
+                        self.smoothed_right[stride], labelled
+                    ).to_dict(),
+                }
+                for stride in strides
+            ],
+            "detection": [
+                {
+                    "threat": str(alert.threat),
+                    "stride": alert.stride,
+                    "of": labelled,
+                    **_curve(self.leads_right[alert]),
+                }
+                for alert in sorted(self.leads_right, key=lambda alert: alert.order)
             ],
         }
 
+    def _largest(self, labelled: int) -> dict[str, Any]:
+        """Certified and right against every side, up to the first that leaves no image."""
+        hits = {rule: _at_least(counts_s) for rule, counts_s in sorted(self.largest_right.items())}
+        longest = max((int(np.count_nonzero(hits_s)) for hits_s in hits.values()), default=0)
+        sides = max((len(hits_s) for hits_s in hits.values()), default=1)
+        shown = range(1, min(max(longest, 1) + 1, sides))
+        return {
+            "of": labelled,
+            "patch_px": list(shown),
+            "hits": {rule: [int(hits_s[side]) for side in shown] for rule, hits_s in hits.items()},
+        }
 
-def _order(claim: Claim) -> tuple[str, int, float]:
-    return claim.rule, claim.patch_px, claim.confidence or 0.0
+
+def _at_least(counts: IntArray) -> IntArray:
+    """How many have at least each value, from how many have it; along the last axis."""
+    return np.cumsum(counts[..., ::-1], axis=-1)[..., ::-1]
+
+
+def _curve(leads: IntArray) -> dict[str, list[int]]:
+    """What an alert below tau makes of the images: hits at each tau."""
+    hits = np.vstack([_at_least(leads[:2]), np.cumsum(leads[2])])
+    last = int(np.flatnonzero(hits[0])[-1]) if hits[0].any() else 0
+    every = np.arange(1, max(last, 1) + 1)
+    tau = every[np.unique(np.linspace(0, len(every) - 1, _CURVE_POINTS).round().astype(int))]
+    names = ("clean", "certified_recovery", "certified_detection")
+    curves = {name: of_tau[tau].tolist() for name, of_tau in zip(names, hits, strict=True)}
+    return {"tau": tau.tolist(), **curves}

@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import tempfile
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from pipeline.manifest import flatten
 from pipeline.reduction import Certified
 
 _TAG = "patchcert.run_id"
+# As many as a tracking server takes in one request.
+_METRICS_AT_ONCE = 1000
 
 
 class TrackingError(RuntimeError):
@@ -56,7 +59,7 @@ def log_run(certified: Certified, picture: bytes, claims: ClaimsConfig, out: str
         logging.getLogger(name).setLevel(logging.ERROR)
     mlflow.set_tracking_uri(uri)
     try:
-        experiment = _experiment(claims, uri, out)
+        experiment = experiment_id(claims, uri, out)
         run_id = certified.manifest.run_id
         found = mlflow.search_runs(
             [experiment],
@@ -72,7 +75,7 @@ def log_run(certified: Certified, picture: bytes, claims: ClaimsConfig, out: str
             _log(certified, picture)
     except (MlflowException, OSError) as error:
         raise TrackingError(
-            f"MLflow at {redact(uri)}: {str(error).splitlines()[0]}. Votes, certificates and "
+            f"MLflow at {redact(uri)}: {redact(str(error).splitlines()[0])}. Votes, certificates and "
             "summary are written; run `patchcert certify` again once it answers"
         ) from error
     return uri
@@ -83,8 +86,8 @@ def redact(uri: str) -> str:
     return re.sub(r"//[^/@]*@", "//***@", uri)
 
 
-def _experiment(claims: ClaimsConfig, uri: str, out: str) -> str:
-    """Id of the experiment, created where it does not exist."""
+def experiment_id(claims: ClaimsConfig, uri: str, out: str) -> str:
+    """Id of the experiment, created where it does not exist; of the tracking URI that is set."""
     import mlflow  # noqa: PLC0415
 
     experiment = mlflow.get_experiment_by_name(claims.experiment)
@@ -130,12 +133,7 @@ def _log(certified: Certified, picture: bytes) -> None:
         metrics["mean_ablation_accuracy"] = summary["mean_ablation_accuracy"]
     metrics |= {name: summary[name] for name in ("images", "images_with_error")}
     mlflow.log_metrics(metrics)
-    for entry in summary["certified_accuracy"]:
-        if entry["value"] is not None:
-            name = f"certified_accuracy/{entry['rule']}"
-            if entry["confidence"] is not None:
-                name += f"_{entry['confidence']:g}"
-            mlflow.log_metric(name, entry["value"], step=entry["patch_px"])
+    _log_claims(summary)
     mlflow.log_dict(summary, "summary.json")
     mlflow.log_text(manifest.to_json().decode(), "manifest.json")
     columns = summary["certified_accuracy"][0].keys() if summary["certified_accuracy"] else ()
@@ -146,6 +144,44 @@ def _log(certified: Certified, picture: bytes) -> None:
         path = Path(folder) / "certified_accuracy.png"
         path.write_bytes(picture)
         mlflow.log_artifact(str(path))
+
+
+def _log_claims(summary: dict[str, Any]) -> None:
+    """Log certified accuracies by patch size in pixels, and what alerts detect by tau."""
+    import mlflow  # noqa: PLC0415
+
+    points: list[tuple[str, float, int]] = []
+    coarser = {entry["stride"] for entry in summary["coarser"]}
+    for entry in summary["certified_accuracy"]:
+        if entry["value"] is None:
+            continue
+        name = f"certified_accuracy/{entry['rule']}"
+        if entry["confidence"] is not None:
+            name += f"_{entry['confidence']:g}"
+        if entry["top_k"] > 1:
+            name += f"_top{entry['top_k']}"
+        if entry["stride"] in coarser:
+            name += f"_stride{entry['stride']}"
+        if entry["patch_px"] is None:
+            # Steps count pixels of a side; names allow no "<" and "=".
+            name += "/" + entry["threat"].replace("<=", "_").replace(" ", "_")
+        points.append((name, entry["value"], entry["patch_px"] or 0))
+    for curve in (
+        summary["detection"] if summary["images"] > summary["images_without_label"] else ()
+    ):
+        threat = curve["threat"].replace("<=", "_").replace(" ", "_")
+        stride = f"_stride{curve['stride']}" if curve["stride"] in coarser else ""
+        for name in ("clean", "certified_recovery", "certified_detection"):
+            points += [
+                (f"detection{stride}/{threat}/{name}", hits / curve["of"], tau)
+                for tau, hits in zip(curve["tau"], curve[name], strict=True)
+            ]
+    now, run = int(time.time() * 1000), mlflow.active_run()
+    assert run is not None, "called inside a run"
+    metrics = [mlflow.entities.Metric(name, value, now, step) for name, value, step in points]
+    for start in range(0, len(metrics), _METRICS_AT_ONCE):
+        batch = metrics[start : start + _METRICS_AT_ONCE]
+        mlflow.MlflowClient().log_batch(run.info.run_id, metrics=batch)
 
 
 def _log_table(table: dict[str, list[Any]]) -> None:

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from models.ablation import Ablation, IntArray, Patch
+from models.ablation import Ablation, BoolArray, IntArray, Patch
+from pipeline.certificates.landscape import landscapes, touched_counts
+from pipeline.certificates.witness import touched_at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,30 +37,13 @@ class WorstCase:
     left: tuple[int, int] = (0, 0)
 
 
-class _Touch:
-    """How many of some chosen views a patch touches at every location."""
-
-    def __init__(self, ablation: Ablation, patch: Patch) -> None:
-        rows, columns = ablation.touched_grid(patch)
-        # Floats are exact below 2^53 and have a fast matrix product, which integers lack.
-        self.rows, self.columns = rows.astype(np.float64), columns.T.astype(np.float64)
-        self.grid = ablation.grid
-
-    def of(self, chosen_v: NDArray[np.bool_]) -> IntArray:
-        """Chosen views touched; int (Ly, Lx)."""
-        cells = np.zeros(self.grid.shape)
-        cells.flat[self.grid.cells_v] = chosen_v
-        counts: IntArray = (self.rows @ cells @ self.columns).astype(np.int64)
-        return counts
-
-
 def most_touched(ablation: Ablation, patch: Patch) -> WorstCase:
     """The first location at which the patch touches the most ablations.
 
     Raises:
         ValueError: The patch does not fit the image.
     """
-    touched_yx = _Touch(ablation, patch).of(np.ones(len(ablation), dtype=bool))
+    touched_yx = touched_counts(ablation, patch)
     row, column = np.unravel_index(touched_yx.argmax(), touched_yx.shape)
     return WorstCase(
         y=None if ablation.kind == "column" else int(row),
@@ -74,9 +58,6 @@ def smallest_margin(
 ) -> WorstCase:
     """The first location at which the exact margin of one image's votes is smallest.
 
-    The same minimum as ``pipeline.certificates.exact``, which derives it, but for every location
-    and with the rival that attains it.
-
     Args:
         votes_v: Class that each ablation voted for; int (V,).
         ablation: The views that voted.
@@ -86,39 +67,26 @@ def smallest_margin(
     Raises:
         ValueError: The patch does not fit the image.
     """
-    touch = _Touch(ablation, patch)
-    counts = np.bincount(votes_v, minlength=num_classes)
-    winner = int(counts.argmax())
-    touched_yx = touch.of(np.ones(len(votes_v), dtype=bool))
-    left_yx = counts[winner] - touch.of(votes_v == winner)
-    # Of the classes without a vote the lowest is the strongest, since it wins ties.
-    voteless = np.flatnonzero(counts == 0)[:1]
-    rivals = [*np.flatnonzero(counts), *voteless]
-    rivals.sort(key=lambda rival: (-counts[rival], rival))
-    strongest_yx = np.full_like(touched_yx, -1)
-    rival_yx = np.zeros_like(touched_yx)
-    for rival in rivals:
-        if rival == winner:
-            continue
-        if counts[rival] + 1 <= strongest_yx.min():
-            break  # neither this one nor those after it can be the strongest anywhere
-        strength_yx = counts[rival] - touch.of(votes_v == rival) + int(rival < winner)
-        rival_yx[strength_yx > strongest_yx] = rival
-        np.maximum(strongest_yx, strength_yx, out=strongest_yx)
-    margin_yx = left_yx - strongest_yx - touched_yx
+    ((_, found),) = landscapes(votes_v[None], ablation, patch, num_classes)
+    winner, margin_yx = int(found.predictions_n[0]), found.margins_nyx[0]
     row, column = np.unravel_index(margin_yx.argmin(), margin_yx.shape)
-    rival = int(rival_yx[row, column])
-    tie = int(rival < winner)
+    rival = int(found.rivals_nyx[0, row, column])
+    touched_v = touched_at(ablation, patch, np.array([[row, column]]))[0]
+
+    def votes_of(chosen_v: BoolArray) -> tuple[int, int]:
+        counts = np.bincount(votes_v[chosen_v], minlength=num_classes)
+        return int(counts[winner]), int(counts[rival])
+
     return WorstCase(
         y=None if ablation.kind == "column" else int(row),
         x=None if ablation.kind == "row" else int(column),
-        touched=int(touched_yx[row, column]),
-        landscape_yx=margin_yx,
+        touched=int(touched_v.sum()),
+        landscape_yx=margin_yx.astype(np.int64),
         margin=int(margin_yx[row, column]),
         prediction=winner,
         rival=rival,
-        counts=(int(counts[winner]), int(counts[rival])),
-        left=(int(left_yx[row, column]), int(strongest_yx[row, column]) - tie),
+        counts=votes_of(np.ones_like(touched_v)),
+        left=votes_of(~touched_v),
     )
 
 

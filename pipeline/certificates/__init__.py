@@ -1,28 +1,44 @@
 """Certificates: which patches provably cannot change a vote, from the stored votes alone.
 
-A file a step: ``votes`` (what is accepted), ``counts`` (who got how many), ``touched`` (what a
-patch reaches), ``uniform``, ``exact`` and ``randomized`` (one theorem each), ``rules`` (the
-registry that the rest of the pipeline goes through). Imports numpy, scipy.special, the standard
-library and the numpy-only ``models.ablation``, so that certificates are computed where no model
-can run.
+A file a step: ``votes`` (what is accepted), ``threats`` (what the attacker may do), ``counts`` (who
+got how many), ``touched``, ``reach`` and ``pairs`` (what he can touch), ``poll`` (what rules start
+from); one theorem each in ``uniform``, ``exact``, ``randomized``, ``top_k``, ``detection``,
+``largest`` (every patch size) and ``coarser`` (fewer ablations); ``rules``, the registry that the
+rest of the pipeline goes through; ``landscape`` and ``witness`` (where and how a patch breaks an
+image). Imports numpy, scipy.special, the standard library and the numpy-only ``models.ablation``,
+so that certificates are computed where no model can run.
 """
 
+from pipeline.certificates.coarser import coarser, subset
 from pipeline.certificates.counts import smoothed_predictions, vote_counts
+from pipeline.certificates.detection import Leads, detection_leads
 from pipeline.certificates.exact import exact_margins
+from pipeline.certificates.largest import largest_certified
+from pipeline.certificates.poll import Poll
 from pipeline.certificates.randomized import randomized_certificates
 from pipeline.certificates.rules import RULES, Rule, margins, rule_for
+from pipeline.certificates.threats import Threat
+from pipeline.certificates.top_k import top_k_margins
 from pipeline.certificates.uniform import uniform_margins
 from pipeline.certificates.votes import pad_sets
 
 __all__ = [
     "RULES",
+    "Leads",
+    "Poll",
     "Rule",
+    "Threat",
+    "coarser",
+    "detection_leads",
     "exact_margins",
+    "largest_certified",
     "margins",
     "pad_sets",
     "randomized_certificates",
     "rule_for",
     "smoothed_predictions",
+    "subset",
+    "top_k_margins",
     "uniform_margins",
     "vote_counts",
 ]

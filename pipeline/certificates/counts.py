@@ -12,6 +12,9 @@ import numpy as np
 from models.ablation import IntArray
 from pipeline.certificates.votes import EMPTY, VoteArray, check_votes, chunks, votes_per_image
 
+# Bits of a class number in a key of votes and class.
+_CLASS_BITS = 32
+
 
 class Tally(NamedTuple):
     """The classes that matter to each image, strongest first: the prediction, then its rivals.
@@ -53,11 +56,12 @@ def tally(votes: VoteArray, num_classes: int) -> Tally:
     if not num_images:
         return Tally(np.empty((0, 2), np.int64), np.empty((0, 2), np.int64))
     # Sorted votes fall into runs of one class; a run is a (image, class) pair with its votes. Empty
-    # slots, -1, come first and begin no run.
-    sorted_ns = np.sort(votes.reshape(num_images, slots).astype(np.int64), axis=1)
-    begins_ns = np.diff(sorted_ns, axis=1, prepend=EMPTY) != 0
+    # slots, -1, come first and begin no run. Four bytes sort fastest.
+    sorted_ns = np.sort(votes.reshape(num_images, slots).astype(np.int32), axis=1)
+    begins_ns = sorted_ns != EMPTY
+    begins_ns[:, 1:] &= sorted_ns[:, 1:] != sorted_ns[:, :-1]
     starts = np.flatnonzero(begins_ns)
-    image, label = starts // slots, sorted_ns.ravel()[starts]
+    image, label = starts // slots, sorted_ns.ravel()[starts].astype(np.int64)
     # A run ends where the next one begins, or with the slots of its image.
     ends = np.minimum(np.append(starts[1:], sorted_ns.size), (image + 1) * slots)
     voted_n = begins_ns.sum(axis=1)
@@ -68,14 +72,14 @@ def tally(votes: VoteArray, num_classes: int) -> Tally:
 
     # An image whose classes all have votes has K = C of them, so no voteless class is written.
     ranks = min(num_classes, max(1, int(voted_n.max())) + 1)
-    classes_nk = np.repeat(voteless_n[:, None], ranks, axis=1)
-    counts_nk = np.zeros((num_images, ranks), np.int64)
-    run_votes = ends - starts
-    order = np.lexsort((label, -run_votes, image))
-    # The order keeps each image's runs together, so ``image`` and ``place`` need no sorting.
-    classes_nk[image, place] = label[order]
-    counts_nk[image, place] = run_votes[order]
-    # Without any vote, class 0 has just been predicted and would be its own rival.
+    # Votes and class as one number below 0, which sorts most votes first, then the lowest class.
+    keys_nk = np.zeros((num_images, ranks), np.int64)
+    keys_nk[image, place] = ((starts - ends) << _CLASS_BITS) + label
+    keys_nk.sort(axis=1)
+    label_nk = keys_nk & ((1 << _CLASS_BITS) - 1)
+    classes_nk = np.where(keys_nk < 0, label_nk, voteless_n[:, None])
+    counts_nk = -(keys_nk >> _CLASS_BITS)
+    # Without any vote class 0 is predicted, and class 1 rather than 0 itself is its rival.
     classes_nk[voted_n == 0, 1:] = 1
     return Tally(classes_nk, counts_nk)
 

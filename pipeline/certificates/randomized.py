@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betainccinv, betaincinv
 
 from models.ablation import Ablation, BoolArray, IntArray, Patch
-from pipeline.certificates.counts import tally
-from pipeline.certificates.votes import VoteArray, check_votes, chunks, votes_per_image
+from pipeline.certificates.poll import Poll, polls
+from pipeline.certificates.threats import Threat
+from pipeline.certificates.uniform import most_touched
+from pipeline.certificates.votes import VoteArray
 
 FloatArray = NDArray[np.float64]
 
@@ -58,6 +59,9 @@ def share_bounds(votes_n: IntArray, draws: int, tail: float) -> tuple[FloatArray
 
     Source: Clopper & Pearson, "The use of confidence or fiducial limits", Biometrika 1934.
     """
+    # Most of a second to import, and only for this rule.
+    from scipy.special import betainccinv, betaincinv  # noqa: PLC0415
+
     k = np.asarray(votes_n, np.float64)
     # The clips only keep the quantiles defined where the bound is trivial.
     low = betaincinv(np.maximum(k, 1), draws - k + 1, tail)
@@ -70,7 +74,7 @@ def share_bounds(votes_n: IntArray, draws: int, tail: float) -> tuple[FloatArray
 def randomized_certificates(
     votes: VoteArray,
     ablation: Ablation,
-    patch: Patch,
+    threat: Threat | Patch,
     num_classes: int,
     confidence: float = CONFIDENCE,
 ) -> RandomizedCertificates:
@@ -78,7 +82,8 @@ def randomized_certificates(
 
     Let p_j be the share of the P positions of ``ablation`` that vote for class j on this image, the
     ideal classifier predict the class of the largest share, Delta be the most positions that the
-    patch touches, c the class with the most drawn votes and alpha = 1 - confidence. Certified iff
+    attacker can touch, c the class with the most drawn votes and alpha = 1 - confidence. Certified
+    iff
 
         lower(p_c) - max over j != c of upper(p_j)  >  2 Delta / P
 
@@ -105,13 +110,13 @@ def randomized_certificates(
             image's positions are drawn with replacement, uniformly and independently of
             everything else, from those of ``ablation`` (``models.sampling.draw_positions``).
         ablation: The family drawn from: all P positions, of stride 1 in the published comparison.
-        patch: Height and width of the adversarial patch, in pixels of the ablation's grid.
+        threat: What the attacker may do, in pixels of the ablation's grid.
         num_classes: Number of classes C.
         confidence: 1 - alpha, inside (0, 1).
 
     Raises:
-        ValueError: The votes are malformed, the patch does not fit, or the confidence is no
-            probability.
+        ValueError: The votes are malformed, the threat does not fit the image, or the
+            confidence is no probability.
 
     Source: the randomized smoothing that Levine & Feizi, "(De)Randomized Smoothing", 2020, compare
         with, after Cohen, Rosenfeld & Kolter, "Certified Adversarial Robustness via Randomized
@@ -121,32 +126,35 @@ def randomized_certificates(
         raise ValueError(
             f"confidence={confidence}: choose a probability inside (0, 1), such as {CONFIDENCE}"
         )
-    votes = check_votes(votes, num_classes)
-    touched = ablation.max_touched(patch)
-    top_n, rival_n = np.empty((2, len(votes)), np.int64)
-    for images in chunks(len(votes), 4 * votes_per_image(votes)):
-        ranked = tally(votes[images], num_classes)
-        top_n[images] = ranked.counts_nk[:, 0]
-        # The upper bound grows with the votes: of all rivals, the runner-up has the largest.
-        rival_n[images] = ranked.counts_nk[:, 1]
-    tail = (1 - confidence) / (2 * num_classes)
-    draws = votes.shape[1]
-    lower_n, _ = share_bounds(top_n, draws, tail)
-    _, rival_upper_n = share_bounds(rival_n, draws, tail)
-    # lower - upper > 2 Delta / P, in votes: iff the smallest integer not below the left exceeds it.
-    lead_n = np.ceil(len(ablation) * (lower_n - rival_upper_n)).astype(np.int64)
-    margins_n = lead_n - 2 * touched - 1
+    threat = Threat.of(threat)
+    parts = [
+        _certify(poll, threat, confidence)
+        for _, poll in polls(votes, ablation, num_classes, drawn=True)
+    ] or [_certify(Poll(votes, ablation, num_classes), threat, confidence)]
     return RandomizedCertificates(
-        margins_n >= 0, lower_n, rival_upper_n, 2 * touched / len(ablation), margins_n
+        np.concatenate([part.certified for part in parts]),
+        np.concatenate([part.lower_n for part in parts]),
+        np.concatenate([part.rival_upper_n for part in parts]),
+        parts[0].threshold,
+        np.concatenate([part.margins_n for part in parts]),
     )
 
 
-def randomized_margins(
-    votes: VoteArray,
-    ablation: Ablation,
-    patch: Patch,
-    num_classes: int,
-    confidence: float = CONFIDENCE,
-) -> IntArray:
-    """Margins of ``randomized_certificates``, in the form of a rule; int64 (N,)."""
-    return randomized_certificates(votes, ablation, patch, num_classes, confidence).margins_n
+def randomized(poll: Poll, threat: Threat, confidence: float = CONFIDENCE) -> IntArray:
+    """Margins of ``randomized_certificates``, as a rule; int64 (N,)."""
+    return _certify(poll, threat, confidence).margins_n
+
+
+def _certify(poll: Poll, threat: Threat, confidence: float) -> RandomizedCertificates:
+    positions, touched = len(poll.ablation), most_touched(poll.ablation, threat)
+    tail = (1 - confidence) / (2 * poll.num_classes)
+    draws = poll.ballots
+    lower_n, _ = share_bounds(poll.ranked.counts_nk[:, 0], draws, tail)
+    # The upper bound grows with the votes: of all rivals, the runner-up has the largest.
+    _, rival_upper_n = share_bounds(poll.ranked.counts_nk[:, 1], draws, tail)
+    # lower - upper > 2 Delta / P, in votes: iff the smallest integer not below the left exceeds it.
+    lead_n = np.ceil(positions * (lower_n - rival_upper_n)).astype(np.int64)
+    margins_n = lead_n - 2 * touched - 1
+    return RandomizedCertificates(
+        margins_n >= 0, lower_n, rival_upper_n, 2 * touched / positions, margins_n
+    )

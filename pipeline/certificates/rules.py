@@ -1,20 +1,25 @@
 """The rules by name: what each guarantees, of which votes, and how it is computed.
 
-A new rule is one function of (votes, ablation, patch, num_classes) that returns margins, and one
-line in ``RULES``.
+A new rule is one function of (poll, threat) that returns margins, and one line in ``RULES``.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+
 from models.ablation import Ablation, IntArray, Patch
-from pipeline.certificates.exact import exact_margins
-from pipeline.certificates.randomized import CONFIDENCE, randomized_margins
-from pipeline.certificates.uniform import uniform_margins
+from pipeline.certificates.exact import exact
+from pipeline.certificates.poll import Poll, margins_of
+from pipeline.certificates.randomized import CONFIDENCE, randomized
+from pipeline.certificates.threats import Threat
+from pipeline.certificates.top_k import top_k
+from pipeline.certificates.uniform import uniform
 from pipeline.certificates.votes import VoteArray
 
-MarginFunction = Callable[[VoteArray, Ablation, Patch, int], IntArray]
+MarginFunction = Callable[[Poll, Threat], IntArray]
+TopKFunction = Callable[[Poll, Threat, int, IntArray], IntArray]
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,10 @@ class Rule:
     Attributes:
         name: How commands and tables call it.
         guarantee: What a margin >= 0 proves, in one line.
-        margins: Margins of (votes, ablation, patch, num_classes); int64 (N,).
+        margins: Margins of the images of a poll under a threat; int64 (N,). They never rise with
+            the views that the attacker can touch: ``largest`` relies on it.
+        top_k: Margins by which given classes stay among the k first (``top_k.top_k``), where the
+            rule speaks of that; else None.
         deterministic: True where the votes must be those of every view of the ablation, in its
             order; False where they must be those of views drawn from it at random. Arrays do not
             tell which they are, so ``rule_for`` is told.
@@ -33,6 +41,7 @@ class Rule:
     name: str
     guarantee: str
     margins: MarginFunction
+    top_k: TopKFunction | None = None
     deterministic: bool = True
 
 
@@ -41,7 +50,7 @@ def _randomized(confidence: float) -> Rule:
         "randomized",
         f"With confidence {confidence:g} for each image, no rewriting of the votes that a patch "
         "touches changes the prediction of the ideal classifier, which asks every position.",
-        partial(randomized_margins, confidence=confidence),
+        partial(randomized, confidence=confidence),
         deterministic=False,
     )
 
@@ -52,12 +61,13 @@ RULES: dict[str, Rule] = {
         Rule(
             "uniform",
             "No rewriting of as many votes as the worst location touches changes the prediction.",
-            uniform_margins,
+            uniform,
         ),
         Rule(
             "exact",
             "No rewriting of the votes that any one location touches changes the prediction.",
-            exact_margins,
+            exact,
+            top_k=top_k,
         ),
         _randomized(CONFIDENCE),
     )
@@ -93,11 +103,42 @@ def rule_for(rule_name: str, *, randomized: bool, confidence: float = CONFIDENCE
     return rule if rule.deterministic else _randomized(confidence)
 
 
+def check_claim(rule: Rule, ablation: Ablation, threat: Threat, num_classes: int, k: int) -> None:
+    """Find out before anything is computed whether a rule can speak of a threat.
+
+    Args:
+        rule: The rule.
+        ablation: The views that vote.
+        threat: What the attacker may do.
+        num_classes: Number of classes C.
+        k: Places to stay in; 1 asks whether the prediction stays.
+
+    Raises:
+        ValueError: The threat does not fit the image, or the rule does not know such threats or
+            places.
+    """
+    if k > 1 and rule.top_k is None:
+        fitting = [
+            other.name
+            for other in RULES.values()
+            if other.top_k is not None and other.deterministic == rule.deterministic
+        ]
+        raise ValueError(
+            f"top_k={k}: the rule {rule.name!r} speaks of the prediction alone; choose "
+            + (", ".join(fitting) or "top_k=1")
+        )
+    nobody = Poll(np.zeros((0, len(ablation)), np.int64), ablation, num_classes)
+    if k > 1 and rule.top_k is not None:
+        rule.top_k(nobody, threat, k, np.zeros(0, np.int64))
+    else:
+        rule.margins(nobody, threat)
+
+
 def margins(
     rule_name: str,
     votes: VoteArray,
     ablation: Ablation,
-    patch: Patch,
+    threat: Threat | Patch,
     num_classes: int,
     *,
     randomized: bool = False,
@@ -110,7 +151,8 @@ def margins(
         votes: Class that each ablation voted for, in the ablation's order, integers (N, V), or the
             set of classes, (N, V, T) with -1 in empty slots; of the drawn ablations if randomized.
         ablation: The views that voted, or that were drawn from.
-        patch: Height and width of the adversarial patch, in pixels of the ablation's grid.
+        threat: What the attacker may do, in pixels of the ablation's grid; a patch is the threat of
+            one such rectangle.
         num_classes: Number of classes C.
         randomized: Whether the views were drawn at random for each image.
         confidence: Confidence for each image, for the rule that has one.
@@ -119,4 +161,4 @@ def margins(
         ValueError: There is no such rule, or the rule refuses its input.
     """
     rule = rule_for(rule_name, randomized=randomized, confidence=confidence)
-    return rule.margins(votes, ablation, patch, num_classes)
+    return margins_of(rule.margins, votes, ablation, threat, num_classes, drawn=randomized)

@@ -37,7 +37,15 @@ class Runs(NamedTuple):
         Raises:
             AssertionError: The views touched at some location are not one cyclic run.
         """
-        touched_lv = np.unique(touched_lv, axis=0)
+        return cls.each(np.unique(touched_lv, axis=0))
+
+    @classmethod
+    def each(cls, touched_lv: BoolArray) -> "Runs":
+        """The run of each row of ``touched_lv``.
+
+        Raises:
+            AssertionError: As ``of``.
+        """
         views, length = touched_lv.shape[1], touched_lv.sum(axis=1)
         # Where all or none are touched, no view begins a run, and argmax says 0 as it should.
         first = (touched_lv & ~np.roll(touched_lv, 1, axis=1)).argmax(axis=1)
@@ -45,67 +53,120 @@ class Runs(NamedTuple):
         assert (run_lv == touched_lv).all(), "a patch touches views that are not one cyclic run"
         return cls(first, first + length)
 
-    def sums(self, votes: CountArray) -> CountArray:
-        """Sum votes over each run of views; (V, ...) to (L, ...)."""
-        prefix = np.zeros((int(self.end.max()) + 1, *votes.shape[1:]), votes.dtype)
-        # Row by row: cumsum walks the columns instead, many times slower.
-        for view in range(len(prefix) - 1):
-            np.add(prefix[view], votes[view % len(votes)], out=prefix[view + 1])
-        sums: CountArray = prefix.take(self.end, axis=0)
-        sums -= prefix.take(self.first, axis=0)
-        return sums
+    def within(self, other: "Runs", views: int) -> BoolArray:
+        """Which of these runs lie within which of the others, on a circle of ``views``; (L, L')."""
+        length, room = (self.end - self.first)[:, None], other.end - other.first
+        shift = (self.first[:, None] - other.first) % views
+        # No view lies anywhere, and the circle as a whole holds all, wherever it begins.
+        inside: BoolArray = (shift + length <= room) | (length == 0) | (room == views)
+        return inside
+
+    def largest(self, views: int) -> "Runs":
+        """Those that lie within no other, in the order of their first views: ends ascend as well.
+
+        Args:
+            views: Number of views on the circle.
+        """
+        inside = self.within(self, views)
+        # Of equal runs the first one stays: the circle as a whole may begin anywhere.
+        earlier = np.tri(len(inside), k=-1, dtype=bool)
+        kept = np.flatnonzero(~(inside & (~inside.T | earlier)).any(axis=1))
+        kept = kept[np.argsort(self.first[kept])]
+        return Runs(self.first[kept], self.end[kept])
 
 
 class TouchedViews(NamedTuple):
-    """Which views each location touches, one axis at a time.
+    """Sets of views that a patch touches, one axis at a time.
 
     Views lie on some or all cells of a grid of Vy x Vx offsets, locations on one of Ly x Lx, and a
     location touches the view of a cell iff it does so along both axes: a rectangle of the grid,
-    summed along one axis and then along the other, where cells without a view (a random family
+    counted along one axis and then along the other, where cells without a view (a random family
     leaves most of them empty) add nothing. The (L, V) matrix, 2 GB for blocks at stride 1, is
     never built.
 
     Attributes:
-        rows: The rows of the grid that each vertical edge coordinate touches.
-        columns: Its columns that each horizontal one touches.
-        shape: Rows and columns of the grid, (Vy, Vx).
-        cells_v: Cell of each view, or None where view v is cell v and no cell is empty; int (V,).
-        views: Number of views V.
+        rows: Runs of rows of the grid; a set is one of them and one of ``columns``, L in all.
+        columns: Runs of its columns.
+        ablation: The views.
     """
 
     rows: Runs
     columns: Runs
-    shape: tuple[int, int]
-    cells_v: IntArray | None
-    views: int
+    ablation: Ablation
 
     @classmethod
     def of(cls, ablation: Ablation, patch: Patch) -> "TouchedViews":
-        """The distinct sets of views that ``patch`` touches, wherever it lies in the image."""
+        """The distinct sets of views that ``patch`` touches, wherever it lies in the image.
+
+        Raises:
+            ValueError: The patch does not fit.
+        """
         rows, columns = ablation.touched_grid(patch)
-        cells_v, shape = ablation.grid.cells_v, ablation.grid.shape
-        in_order = np.array_equal(cells_v, np.arange(shape[0] * shape[1]))
-        return cls(
-            Runs.of(rows), Runs.of(columns), shape, None if in_order else cells_v, len(ablation)
-        )
+        return cls(Runs.of(rows), Runs.of(columns), ablation)
+
+    @property
+    def views(self) -> int:
+        """Number of views V."""
+        return len(self.ablation)
 
     @property
     def numbers(self) -> int:
-        """Cells and locations: the numbers that ``votes`` handles for one image."""
-        return self.shape[0] * self.shape[1] + len(self.rows.first) * len(self.columns.first)
+        """Cells and sets: the numbers that ``votes`` handles for one image."""
+        rows, columns = self.ablation.grid.shape
+        return rows * columns + len(self.rows.first) * len(self.columns.first)
 
     @property
     def sizes_l(self) -> IntArray:
-        """|I|: the number of views that each location touches; int64 (L,)."""
+        """|I|: the number of views in each set; int64 (L,)."""
         return self.votes(np.ones((self.views, 1), np.int64))[:, 0].astype(np.int64)
 
     def votes(self, chosen_vn: CountArray) -> CountArray:
-        """How many of each image's chosen views (0 or 1) each location touches; (L, N)."""
-        cells = chosen_vn
-        if self.cells_v is not None:
-            cells = np.zeros((self.shape[0] * self.shape[1], chosen_vn.shape[1]), chosen_vn.dtype)
-            cells[self.cells_v] = chosen_vn
-        grid = cells.reshape(*self.shape, -1)
-        across = self.columns.sums(grid.swapaxes(0, 1))  # (Lx, Vy, N)
-        both = self.rows.sums(across.swapaxes(0, 1))  # (Ly, Lx, N)
-        return both.reshape(-1, grid.shape[2])
+        """How many of each image's chosen views (0 or 1) each set holds; (L, N)."""
+        return self.counts(prefix_sums(self.ablation, chosen_vn, chosen_vn.dtype))
+
+    def counts(self, prefix: CountArray) -> CountArray:
+        """The same from ``prefix_sums`` of the chosen views, which many questions can share."""
+        counts = _along(_along(prefix, self.rows, 0), self.columns, 1)
+        return counts.reshape(counts.shape[0] * counts.shape[1], counts.shape[2])
+
+
+def prefix_sums(ablation: Ablation, chosen_vn: NDArray[Any], dtype: "np.dtype[Any]") -> CountArray:
+    """Chosen views above and to the left of each corner of the grid of offsets.
+
+    Args:
+        ablation: The views.
+        chosen_vn: Which of them are chosen for each image; bool, or 0 and 1, (V, N).
+        dtype: Of the sums, which reach V.
+
+    Returns:
+        Sums; (Vy + 1, Vx + 1, N), without the "+ 1" along an axis of one cell, which needs none.
+    """
+    rows, columns = ablation.grid.shape
+    down, right = int(rows > 1), int(columns > 1)
+    sums = np.zeros((rows + down, columns + right, chosen_vn.shape[1]), dtype)
+    row_v, column_v = np.divmod(ablation.grid.cells_v, columns)
+    sums[row_v + down, column_v + right] = chosen_vn
+    # Row by row: cumsum walks the columns instead, many times slower.
+    for row in range(rows if down else 0):
+        sums[row + 1] += sums[row]
+    for column in range(columns if right else 0):
+        sums[:, column + 1] += sums[:, column]
+    return sums
+
+
+def _along(prefix: CountArray, runs: Runs, axis: int) -> CountArray:
+    """Sums over the runs of one axis, from prefix sums along it."""
+    sums: CountArray
+    cells = prefix.shape[axis] - 1
+    if not cells:  # one cell: no sums, it is touched or not
+        if len(runs.first) == 1:
+            return prefix  # somewhere it is
+        sums = prefix.take(np.zeros_like(runs.first), axis)
+        sums[(slice(None),) * axis + (runs.end == runs.first,)] = 0
+        return sums
+    wraps = runs.end > cells
+    sums = prefix.take(runs.end - cells * wraps, axis)
+    sums -= prefix.take(runs.first, axis)
+    if wraps.any():
+        sums[(slice(None),) * axis + (wraps,)] += prefix.take([cells], axis)
+    return sums

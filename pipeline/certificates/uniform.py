@@ -3,20 +3,30 @@
 Shape suffixes: N images, V ablations (views), C classes, K ranks of a tally.
 """
 
-import numpy as np
+from functools import lru_cache
 
 from models.ablation import Ablation, IntArray, Patch
-from pipeline.certificates.counts import tally
-from pipeline.certificates.votes import VoteArray, check_votes, chunks, votes_per_image
+from pipeline.certificates.poll import Poll, margins_of
+from pipeline.certificates.threats import Threat
+from pipeline.certificates.votes import VoteArray
 
 
-def uniform_margins(
-    votes: VoteArray, ablation: Ablation, patch: Patch, num_classes: int
-) -> IntArray:
+@lru_cache(maxsize=4096)
+def most_touched(ablation: Ablation, threat: Threat) -> int:
+    """Delta: no attacker touches more views; at most n times what one of n patches touches, or V.
+
+    Raises:
+        ValueError: The threat does not fit the image.
+    """
+    one = max(ablation.max_touched(patch) for patch in threat.patches(ablation))
+    return min(threat.count * one, len(ablation))
+
+
+def uniform(poll: Poll, threat: Threat) -> IntArray:
     """Margin of each image under the uniform rule; int64 (N,), certified iff >= 0.
 
-    With c the smoothed prediction, n the vote counts and Delta the most ablations that the patch
-    touches at any location:
+    With c the smoothed prediction, n the vote counts and Delta the most ablations that the attacker
+    touches in any way (``most_touched``):
 
         margin = min over j != c of  n_c - n_j - 2 Delta - [j < c]
 
@@ -38,24 +48,23 @@ def uniform_margins(
     views that had one of c and j alone, minus the others rewritten: below 0, as Delta >= 1.
 
     Args:
-        votes: Class that each ablation voted for, in the ablation's order, integers (N, V), or
-            the set of classes, (N, V, T) with -1 in empty slots.
-        ablation: The views that voted.
-        patch: Height and width of the adversarial patch, in pixels of the ablation's grid.
-        num_classes: Number of classes C; classes without a vote are rivals too.
+        poll: The votes.
+        threat: What the attacker may do.
 
     Raises:
-        ValueError: The votes are malformed or not this ablation's, or the patch does not fit.
+        ValueError: The threat does not fit the image.
 
     Source: Levine & Feizi, "(De)Randomized Smoothing for Certifiable Defense against Patch
         Attacks", 2020, with Delta counted on the geometry instead of by a formula that
         is too small where the stride does not divide the length.
     """
-    votes = check_votes(votes, num_classes, len(ablation))
-    cost = 2 * ablation.max_touched(patch)
-    margins_n = np.empty(len(votes), np.int64)
-    for images in chunks(len(votes), 4 * votes_per_image(votes)):
-        ranked = tally(votes[images], num_classes)
-        strength_nk = ranked.counts_nk + ranked.wins_ties_nk
-        margins_n[images] = ranked.counts_nk[:, 0] - strength_nk[:, 1:].max(axis=1) - cost
+    # Leads ascend in rank: the smallest is that of the runner-up.
+    margins_n: IntArray = poll.leads_kn[1] - 2 * most_touched(poll.ablation, threat)
     return margins_n
+
+
+def uniform_margins(
+    votes: VoteArray, ablation: Ablation, threat: Threat | Patch, num_classes: int
+) -> IntArray:
+    """``uniform`` of an array of votes; arguments and errors as ``margins_of``."""
+    return margins_of(uniform, votes, ablation, threat, num_classes)

@@ -43,13 +43,13 @@ def check_votes(votes: VoteArray, num_classes: int, num_views: int | None = None
         num_views: Number of ablations that V must equal; None accepts any V >= 1.
 
     Raises:
-        ValueError: Fewer than two classes, votes that are not an array of integers with a column
-            an ablation, a vote outside 0 .. C-1, or a set that holds a class twice.
+        ValueError: Fewer than two classes or 2^31 of them, votes that are not an array of integers
+            with a column an ablation, a vote outside 0 .. C-1, or a set that holds a class twice.
     """
-    if num_classes < 2:
+    if not 2 <= num_classes < 2**31:
         raise ValueError(
-            f"num_classes={num_classes}: a prediction needs a rival, so at least 2 classes; "
-            "pass the number of classes of the model's head"
+            f"num_classes={num_classes}: a prediction needs a rival, so at least 2 classes (and "
+            "fewer than 2^31); pass the number of classes of the model's head"
         )
     votes = np.asarray(votes)
     if votes.ndim not in (2, 3) or not np.issubdtype(votes.dtype, np.integer):

@@ -1,6 +1,7 @@
 """``patchcert show``: a picture for every kind of ablation, and mistakes in words."""
 
 import io
+import re
 import subprocess
 import sys
 
@@ -59,6 +60,14 @@ def test_votes_prediction_margin_and_rival(image, tiny_weights, tmp_path, capsys
     for part in ("Prediction: class ", "of 10 votes", "closest rival: class ", "Margin "):
         assert part in said
     assert "16x16 px at x = " in said
+
+
+def test_only_the_allowed_classes_can_win_or_rival(image, tiny_weights, tmp_path, capsys):
+    flags = ["--image", image, "--weights", str(tiny_weights), "--patch", "16"]
+    draw(tmp_path, *flags, "--classes", "3,5")
+    said = capsys.readouterr().out
+    named = set(re.findall(r"(?:Prediction|rival): class (\d+)", said))
+    assert named == {"3", "5"}
 
 
 @pytest.mark.parametrize(

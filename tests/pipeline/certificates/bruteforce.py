@@ -4,15 +4,14 @@ Touched sets come from overlapping pixel masks, not from ``models.ablation``: wh
 where a patch lies is written out pixel by pixel, and a location touches a view iff the two share a
 pixel. Whether a prediction can change is found by rewriting the touched votes in every way.
 
-To prove a new rule, compare its ``margins >= 0`` with ``~can_change(votes, sets, classes)``, where
-``sets`` are the sets of views that its attacker may rewrite (see agreement.py). Votes are (N, V),
-or vote sets (N, V, T) with -1 in empty slots: then a rewritten view may vote for any set of at
-most T classes, the empty one among them.
+A new rule needs nothing here: agreement.py and the mutants ask it the same questions. Votes are
+(N, V), or vote sets (N, V, T) with -1 in empty slots: then a rewritten view may vote for any set of
+at most T classes, the empty one among them.
 """
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations, combinations_with_replacement, product
 
@@ -34,6 +33,9 @@ class Geometry:
     patch_width: int
     random: int | None = None
     seed: int = 0
+    # Instead of the patch, every rectangle of at most so many pixels; and so many patches at once.
+    area: int | None = None
+    count: int = 1
 
     @property
     def ablation(self) -> dict[str, int | str | None]:
@@ -64,21 +66,33 @@ def view_masks(g: Geometry) -> np.ndarray:
 
 
 def patch_masks(g: Geometry) -> Iterator[np.ndarray]:
-    """The pixels of the patch at every place wholly inside the image; bool (height, width)."""
-    for y in range(g.height - g.patch_height + 1):
-        for x in range(g.width - g.patch_width + 1):
-            mask = np.zeros((g.height, g.width), bool)
-            mask[y : y + g.patch_height, x : x + g.patch_width] = True
-            yield mask
+    """The pixels of one patch at every place wholly inside the image; bool (height, width)."""
+    shapes = [(g.patch_height, g.patch_width)]
+    if g.area is not None:
+        every = product(range(1, g.height + 1), range(1, g.width + 1))
+        shapes = [(height, width) for height, width in every if height * width <= g.area]
+    for height, width in shapes:
+        for y in range(g.height - height + 1):
+            for x in range(g.width - width + 1):
+                mask = np.zeros((g.height, g.width), bool)
+                mask[y : y + height, x : x + width] = True
+                yield mask
 
 
 def touched_sets(g: Geometry) -> set[ViewSet]:
-    """The views that share a pixel with the patch, for every place it can lie."""
+    """The views that share a pixel with the patches, for every place each of them can lie."""
     views = view_masks(g)
-    return {
+    one = {
         frozenset(np.flatnonzero((views & patch).any(axis=(1, 2))).tolist())
         for patch in patch_masks(g)
     }
+    return {frozenset().union(*patches) for patches in product(one, repeat=g.count)}
+
+
+def most_views(g: Geometry) -> int:
+    """What the uniform rule takes its attacker to touch: the most of one patch, times the count."""
+    alone = max(map(len, touched_sets(replace(g, count=1))))
+    return min(g.count * alone, len(view_masks(g)))
 
 
 def any_views(num_views: int, how_many: int) -> set[ViewSet]:
@@ -120,13 +134,63 @@ def predictions(votes: np.ndarray, num_classes: int) -> np.ndarray:
     return class_counts(votes, num_classes).argmax(axis=1)
 
 
+def after_attack(
+    votes: np.ndarray, sets: Iterable[ViewSet], num_classes: int
+) -> Iterator[np.ndarray]:
+    """The class counts after every rewriting, a set of views at a time; int (N, outcomes, C)."""
+    most = votes.shape[2] if votes.ndim == 3 else None
+    for views in sets:
+        outside = class_counts(np.delete(votes, list(views), axis=1), num_classes)
+        yield outside[:, None, :] + outcomes(len(views), num_classes, most)[None, :, :]
+
+
 def can_change(votes: np.ndarray, sets: Iterable[ViewSet], num_classes: int) -> np.ndarray:
     """Whether rewriting one of the sets of views can change each prediction; bool (N,)."""
     predicted = predictions(votes, num_classes)
-    most = votes.shape[2] if votes.ndim == 3 else None
     changed = np.zeros(len(votes), bool)
-    for views in sets:
-        outside = class_counts(np.delete(votes, list(views), axis=1), num_classes)
-        after = outside[:, None, :] + outcomes(len(views), num_classes, most)[None, :, :]
+    for after in after_attack(votes, sets, num_classes):
         changed |= (after.argmax(axis=2) != predicted[:, None]).any(axis=1)
     return changed
+
+
+def exact_by_definition(votes: np.ndarray, sets: Iterable[ViewSet], num_classes: int) -> np.ndarray:
+    """The smallest r_c - r_j - |I| - [j < c], as the formula reads; int (N,)."""
+    predicted = predictions(votes, num_classes)
+    classes = np.arange(num_classes)
+    margins = np.full(len(votes), 10**6)
+    for views in sets:
+        r = class_counts(np.delete(votes, list(views), axis=1), num_classes)
+        own = np.take_along_axis(r, predicted[:, None], axis=1)
+        values = own - r - len(views) - (classes < predicted[:, None])
+        values[classes == predicted[:, None]] = 10**6
+        margins = np.minimum(margins, values.min(axis=1))
+    return margins
+
+
+def can_evict(
+    votes: np.ndarray, sets: Iterable[ViewSet], num_classes: int, classes: np.ndarray, k: int
+) -> np.ndarray:
+    """Whether rewriting one of the sets can put k classes ahead of a class; bool (N,)."""
+    evicted = np.zeros(len(votes), bool)
+    images, numbers = np.arange(len(votes)), np.arange(num_classes)
+    for after in after_attack(votes, sets, num_classes):
+        own = after[images, :, classes][..., None]
+        ahead = (after > own) | ((after == own) & (numbers < classes[:, None, None]))
+        evicted |= (ahead.sum(axis=2) >= k).any(axis=1)
+    return evicted
+
+
+def worst_leads(
+    votes: np.ndarray, sets: Iterable[ViewSet], num_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The largest lead of another class, and the smallest of the prediction; int (N,) each."""
+    predicted = predictions(votes, num_classes)
+    attack, kept = np.full((2, len(votes)), -(10**6))
+    kept = -kept
+    for after in after_attack(votes, sets, num_classes):
+        for c in range(num_classes):
+            lead = after[..., c] - np.delete(after, c, axis=2).max(axis=2)
+            own = predicted == c
+            attack[~own] = np.maximum(attack, lead.max(axis=1))[~own]
+            kept[own] = np.minimum(kept, lead.min(axis=1))[own]
+    return attack, kept

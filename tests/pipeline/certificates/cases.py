@@ -25,6 +25,18 @@ def some_votes(num_views: int, num_classes: int, limit: int, seed: int = 0) -> n
     return np.where(place < 0.6 * rng.random(each), rivals, favourite)
 
 
+def clustered_votes(num_views: int, num_classes: int, images: int, seed: int = 0) -> np.ndarray:
+    """Votes in stretches, most for one class, so that each rival has a place of its own; (N, V)."""
+    rng = np.random.default_rng([seed, num_views, num_classes])
+    shape = (images, num_views)
+    favourite = rng.integers(num_classes, size=(images, 1))
+    votes = np.where(rng.random(shape) < 0.66, favourite, rng.integers(num_classes, size=shape))
+    begins = rng.random(shape) < 0.5
+    begins[:, 0] = True
+    last = np.maximum.accumulate(np.where(begins, np.arange(num_views), 0), axis=1)
+    return np.take_along_axis(votes, last, axis=1)
+
+
 def some_sets(num_views: int, num_classes: int, most: int, limit: int, seed: int = 0) -> np.ndarray:
     """Vote sets of at most ``most`` classes, all or a sample as ``some_votes``; int (N, V, most).
 

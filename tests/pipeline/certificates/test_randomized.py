@@ -7,6 +7,7 @@ from randomized_judge import JUDGEMENTS
 from models.ablation import Ablation, Patch
 from models.sampling import draw_positions
 from pipeline.certificates import margins, randomized, randomized_certificates, rule_for
+from pipeline.certificates.poll import margins_of
 from pipeline.certificates.rules import RULES
 
 COLUMNS = Ablation(kind="column", size=1, stride=1, height=1, width=24)
@@ -106,6 +107,7 @@ def test_the_rule_states_and_uses_its_confidence():
         rule = rule_for("randomized", randomized=True, confidence=confidence)
         assert f"confidence {confidence} for each image" in rule.guarantee
         expected = randomized_certificates(votes, COLUMNS, Patch(1, 1), 3, confidence).margins_n
-        assert rule.margins(votes, COLUMNS, Patch(1, 1), 3).tolist() == expected.tolist()
+        found = margins_of(rule.margins, votes, COLUMNS, Patch(1, 1), 3, drawn=True)
+        assert found.tolist() == expected.tolist()
     assert "confidence 0.999 for each image" in RULES["randomized"].guarantee
     assert rule_for("exact", randomized=False) is RULES["exact"]

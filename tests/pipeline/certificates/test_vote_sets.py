@@ -32,7 +32,7 @@ def test_rules_agree_with_brute_force(geometries, num_classes, most, limit):
     certified = 0
     for g in geometries:
         votes = some_sets(len(view_masks(g)), num_classes, most, limit)
-        certified += check(g, votes, num_classes)[0]
+        certified += check(g, votes, num_classes)["exact"]
     assert certified
 
 
@@ -40,7 +40,7 @@ def test_the_rules_part_on_vote_sets():
     exact = uniform = 0
     for g in line_geometries(range(9, 11), thickest=2):
         certified = check(g, some_sets(len(view_masks(g)), 2, 2, limit=40), 2)
-        exact, uniform = exact + certified[0], uniform + certified[1]
+        exact, uniform = exact + certified["exact"], uniform + certified["uniform"]
     assert exact > uniform > 0
 
 

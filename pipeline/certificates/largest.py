@@ -1,0 +1,78 @@
+"""Every patch size at once: the largest square patch that each image is certified against."""
+
+import numpy as np
+
+from models.ablation import Ablation, IntArray
+from pipeline.certificates.poll import Poll, polls
+from pipeline.certificates.rules import Rule, rule_for
+from pipeline.certificates.threats import Threat
+from pipeline.certificates.uniform import most_touched
+from pipeline.certificates.votes import VoteArray
+
+
+def largest(poll: Poll, rule: Rule, at_least_n: IntArray | None = None) -> IntArray:
+    """Side s of the largest square patch that a rule certifies each image against; int64 (N,).
+
+    Guarantee: the rule certifies exactly the sides 1 .. s; 0 is none.
+
+    Proof: an s x s square inside the image lies within an (s + 1) x (s + 1) square inside it (one
+    that begins a pixel earlier where it would leave the image), so whatever it touches is a part of
+    what that one can touch. A rule's margin never rises with the views touched (that of ``exact``
+    is shown there; Delta never falls, so neither does that of ``uniform``), so an image that is
+    certified at some side is certified at every smaller one, and adding the bits of s from the
+    highest down finds it. No
+    sound rule certifies an image against a patch that touches more than half of the views: c keeps
+    at most V - |I| < |I| votes, and any rival can have |I|.
+
+    Args:
+        poll: The votes.
+        rule: A deterministic rule.
+        at_least_n: Sides known to be certified, such as those of the uniform rule for the exact
+            one, which need not be asked about; int (N,).
+    """
+    limit = _largest_side(poll.ablation)
+    side_n = np.zeros(len(poll), np.int64)
+    # All images go by the same steps, so that many ask about one side at a time.
+    for step in (1 << bit for bit in reversed(range(limit.bit_length()))):
+        tried_n = side_n + step
+        certified_n = np.zeros(len(poll), bool) if at_least_n is None else tried_n <= at_least_n
+        for side in np.unique(tried_n[~certified_n]):
+            if side <= limit:
+                images = np.flatnonzero((tried_n == side) & ~certified_n)
+                margins_n = rule.margins(poll.take(images), Threat.square(int(side)))
+                certified_n[images] = margins_n >= 0
+        side_n[certified_n] += step
+    return side_n
+
+
+def largest_certified(
+    votes: VoteArray, ablation: Ablation, num_classes: int, rule_name: str = "exact"
+) -> IntArray:
+    """``largest`` of an array of votes, in bounded memory; int64 (N,).
+
+    Args:
+        votes: As ``polls``.
+        ablation: As ``polls``.
+        num_classes: As ``polls``.
+        rule_name: A deterministic rule.
+
+    Raises:
+        ValueError: The votes are malformed or not this ablation's, or there is no such rule.
+    """
+    rule = rule_for(rule_name, randomized=False)
+    sides_n = np.empty(len(votes), np.int64)
+    for images, poll in polls(votes, ablation, num_classes):
+        sides_n[images] = largest(poll, rule)
+    return sides_n
+
+
+def _largest_side(ablation: Ablation) -> int:
+    """The largest square that fits and touches at most half of the views; 0 where none does."""
+    side, too_large = 0, min(ablation.height, ablation.width) + 1
+    while too_large - side > 1:
+        middle = (side + too_large) // 2
+        if 2 * most_touched(ablation, Threat.square(middle)) <= len(ablation):
+            side = middle
+        else:
+            too_large = middle
+    return side

@@ -1,0 +1,163 @@
+"""One batch of stored votes: every question about it answered, as rows and as counts.
+
+Shape suffixes: R rows, N of them with votes, V ablations, T slots of a vote set, K right classes.
+"""
+
+from collections import Counter
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.answers import NO_MARGIN, Answers, rows_of
+from pipeline.ballots import votes_array
+from pipeline.certificates.coarser import coarser
+from pipeline.certificates.detection import Leads, detection
+from pipeline.certificates.largest import largest
+from pipeline.certificates.poll import Poll, polls
+from pipeline.certificates.randomized import CONFIDENCE
+from pipeline.certificates.rules import RULES, rule_for
+from pipeline.certificates.votes import VoteArray
+from pipeline.claims import Claim, Questions, own_stride
+from pipeline.labels import Labels
+from pipeline.manifest import Manifest
+from pipeline.store import StoreError
+from pipeline.summary import Tally, leads_by_tau
+
+IntArray = NDArray[np.int64]
+
+
+class Judged(NamedTuple):
+    """Rows of the datasets, and their counts.
+
+    Attributes:
+        certificates: One row an image and claim.
+        images: One row an image.
+        detection: One row an image and alert.
+        tally: The counts.
+    """
+
+    certificates: pa.Table
+    images: pa.Table
+    detection: pa.Table
+    tally: Tally
+
+
+def judge(table: pa.Table, manifest: Manifest, questions: Questions) -> Judged:
+    """Answer every question about a batch.
+
+    Args:
+        table: Rows of the votes dataset; ``counts``, ``views`` and ``gaps`` may be missing.
+        manifest: The run.
+        questions: What is asked; the dataset of images needs no question.
+
+    Raises:
+        StoreError: A stored prediction is not that of the votes beside it.
+    """
+    voted = table.filter(table["error"].is_null())
+    labels = Labels.of(voted)
+    votes = votes_array(voted, manifest.theta)
+    answers = Answers(len(votes), questions, manifest)
+    if len(votes):
+        _ask(answers, votes, labels, manifest)
+    differs = answers.predictions[own_stride(manifest)] != voted["prediction"].to_numpy()
+    if differs.any():
+        raise StoreError(
+            f"image_id={voted['image_id'][int(differs.argmax())]}: the stored prediction is not "
+            "that of the votes beside it; delete the run and vote again"
+        )
+    tally = Tally(
+        images=table.num_rows,
+        errors=table.num_rows - voted.num_rows,
+        unlabelled=table.num_rows - int(Labels.of(table).known.sum()),
+        plain_right=int(labels.accept(voted["plain_prediction"].to_numpy()).sum()),
+    )
+    if len(votes):
+        accepted = labels.accept(votes)
+        # Of a set of votes one right class is enough, and counts once.
+        tally.ablations_right = int((accepted if votes.ndim == 2 else accepted.any(-1)).sum())
+    _count(tally, answers, labels, manifest)
+    return Judged(*rows_of(table, answers), tally)
+
+
+def _ask(answers: Answers, votes: IntArray, labels: Labels, manifest: Manifest) -> None:
+    """Fill in the answers."""
+    classes = np.arange(manifest.num_classes)
+    right_nk = labels.classes
+    if manifest.classes is not None:
+        # Classes that no ablation can vote for are no rivals. Renumbering keeps their order, and
+        # with it every tie.
+        classes = np.array(manifest.classes)
+        votes, right_nk = (_renumbered(given, classes) for given in (votes, right_nk))
+    # As models.voting: the most classes whose softmax can reach theta, and the attacker may use it.
+    slots = None if manifest.theta is None else int(1.0 / manifest.theta)
+    for stride, predictions_n in answers.predictions.items():
+        counted: VoteArray = votes
+        ablation = manifest.ablation
+        if stride != own_stride(manifest) and stride is not None:
+            counted, ablation = coarser(votes, ablation, stride)
+        for images, poll in polls(
+            counted, ablation, len(classes), slots=slots, drawn=manifest.draws is not None
+        ):
+            predictions_n[images] = classes[poll.ranked.predictions]
+            for claim, margins_n in answers.margins.items():
+                if claim.stride == stride:
+                    margins_n[images] = _margins(poll, claim, right_nk[images])
+            for alert, leads in answers.leads.items():
+                if alert.stride == stride:
+                    for all_n, some_n in zip(leads, detection(poll, alert.threat), strict=True):
+                        all_n[images] = some_n
+            if stride == own_stride(manifest):
+                counts_nk = poll.ranked.counts_nk
+                answers.lead_n[images] = counts_nk[:, 0] - counts_nk[:, 1]
+                least_n = None
+                for rule, sides_n in answers.largest.items():
+                    # The exact rule certifies whatever the uniform one does.
+                    sides_n[images] = least_n = largest(poll, RULES[rule], least_n)
+
+
+def _renumbered(given: IntArray, classes: IntArray) -> IntArray:
+    """Classes as their places in a list of classes, -1 for those that are not in it."""
+    places = np.searchsorted(classes, given)
+    found = classes[np.minimum(places, len(classes) - 1)] == given
+    return np.where(found, places, -1)
+
+
+def _margins(poll: Poll, claim: Claim, right_nk: IntArray) -> IntArray:
+    """Margins of a claim about some images; int (N,)."""
+    rule = rule_for(
+        claim.rule,
+        randomized=claim.confidence is not None,
+        confidence=claim.confidence or CONFIDENCE,
+    )
+    if claim.top_k == 1:
+        return rule.margins(poll, claim.threat)
+    assert rule.top_k is not None, "the rule was checked when the question was asked"
+    margins_n = np.full(len(poll), NO_MARGIN, np.int64)
+    # Of several right classes it is enough that one cannot be evicted.
+    for right_n in right_nk.T:
+        images = np.flatnonzero(right_n >= 0)
+        stays_n = rule.top_k(poll.take(images), claim.threat, claim.top_k, right_n[images])
+        margins_n[images] = np.maximum(margins_n[images], stays_n)
+    return margins_n
+
+
+def _count(tally: Tally, answers: Answers, labels: Labels, manifest: Manifest) -> None:
+    """Add the answers to the counts."""
+    right = {stride: labels.accept(given) for stride, given in answers.predictions.items()}
+    tally.smoothed_right = Counter({stride: int(holds.sum()) for stride, holds in right.items()})
+    for claim, margins_n in answers.margins.items():
+        holds = margins_n >= 0
+        tally.certified[claim] = int(holds.sum())
+        # Above top_k 1 the claim is about a right class.
+        rightly = holds & right[claim.stride] if claim.top_k == 1 else holds
+        tally.certified_right[claim] = int(rightly.sum())
+    own = right[own_stride(manifest)]
+    sides = min(manifest.ablation.height, manifest.ablation.width) + 1
+    for rule, sides_n in answers.largest.items():
+        tally.largest_right[rule] = np.bincount(sides_n[own], minlength=sides)
+    for alert, leads in answers.leads.items():
+        holds = right[alert.stride]
+        of_right = Leads(*(lead_n[holds] for lead_n in leads))
+        tally.leads_right[alert] = leads_by_tau(of_right, manifest.votes_per_image)

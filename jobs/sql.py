@@ -1,0 +1,82 @@
+"""``patchcert sql``: a query over all stored runs. Also ``python -m jobs.sql``."""
+
+import sys
+from dataclasses import dataclass
+
+from pipeline.config import ConfigError
+
+_TERMINAL_ROWS = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class SqlConfig:
+    """How a question is answered.
+
+    Attributes:
+        out: Folder of all results, local or s3://.
+        rows: Most rows of the table [40 on a terminal, all elsewhere].
+        csv: Print CSV, every row.
+        json: Print a JSON array of objects, every row.
+        parquet: Write every row to this Parquet file.
+    """
+
+    out: str = "out"
+    rows: int | None = None
+    csv: bool = False
+    json: bool = False
+    parquet: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.rows is not None and self.rows < 1:
+            raise ConfigError(f"--rows {self.rows}: it must be at least 1")
+        if self.csv + self.json + (self.parquet is not None) + (self.rows is not None) > 1:
+            raise ConfigError("--csv, --json, --parquet, --rows: choose one of them")
+
+
+def run_sql(query: str | None, how: SqlConfig) -> int:
+    """Answer a query, of standard input where it is None.
+
+    Raises:
+        ConfigError: There is none, or more than one, or DuckDB refuses it, or there is no folder.
+        ManifestError: A run's manifest contradicts its id.
+    """
+    # DuckDB and Arrow: --help and usage errors must not wait for them.
+    from rich.console import Console  # noqa: PLC0415
+
+    from pipeline import storage  # noqa: PLC0415
+    from pipeline.questions import rendering  # noqa: PLC0415
+    from pipeline.questions.sql import Answer, connect, unwritten  # noqa: PLC0415
+
+    if query is None and sys.stdin.isatty():
+        raise ConfigError('give a query, such as "from runs"; docs/cookbook.md has more')
+    query = sys.stdin.read() if query is None else query
+    if not storage.exists(how.out):
+        raise ConfigError(
+            f"--out {how.out}: there is no such folder; `patchcert run` writes results there"
+        )
+    with connect(how.out) as connection:
+        answer = Answer(connection, query)
+        if how.csv:
+            rendering.write_csv(answer.schema, answer.batches(), sys.stdout)
+        elif how.json:
+            rendering.write_json(answer.batches(), sys.stdout)
+        elif how.parquet is not None:
+            storage.write_atomically(how.parquet, rendering.parquet(answer.table()))
+        else:
+            terminal = sys.stdout.isatty()
+            # A pipe has no width to keep to.
+            console = Console(highlight=False, width=None if terminal else 100_000)
+            limit = how.rows or (_TERMINAL_ROWS if terminal else None)
+            more = rendering.print_rows(answer.schema, answer.batches(), console, limit)
+            if more:
+                said = f"The first {limit} rows; there are more: --rows N, --csv, --json, --parquet"
+                print(said, file=sys.stderr)
+    for line in unwritten(how.out, query):
+        print(f"patchcert: {line}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    sys.exit(main(["sql", *sys.argv[1:]]))

@@ -1,0 +1,168 @@
+"""What comparisons, classes and breaking places look like on a terminal."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.intervals import Proportion
+from pipeline.questions.classes import ClassRow
+from pipeline.questions.comparison import Comparison
+from pipeline.questions.heatmap import BreakingMap
+from pipeline.questions.outcomes import Question
+from pipeline.questions.paired import Paired
+from pipeline.questions.run import Run
+from pipeline.report import claim_in_words
+
+# Narrow enough for a terminal of 80 columns.
+_STYLE: dict[str, Any] = {
+    "title_justify": "left",
+    "caption_justify": "left",
+    "box": box.SIMPLE_HEAD,
+    "show_edge": False,
+    "pad_edge": False,
+    "padding": (0, 1, 0, 0),
+}
+
+
+def print_comparison(found: Comparison, console: Console) -> None:
+    """Print both runs' accuracies, the difference with its interval, and McNemar's p-value."""
+    for name, run in (("first:", found.first), ("second:", found.second)):
+        console.print(f"{name:8}{_outline(run)}", soft_wrap=True, markup=False)
+    table = Table(
+        title=f"{found.images} images, the same in both", caption=_caption(found), **_STYLE
+    )
+    table.add_column("patch", justify="right", no_wrap=True)
+    table.add_column("what", min_width=10)
+    table.add_column("first", justify="right", no_wrap=True)
+    table.add_column("second", justify="right", no_wrap=True)
+    table.add_column("difference (95 %)", justify="right", no_wrap=True)
+    table.add_column("only 1st/2nd", justify="right")
+    table.add_column("p", justify="right", no_wrap=True)
+    for question, paired in found.tables.items():
+        table.add_row(_patch(question), _words(question), *_paired_cells(paired))
+    console.print(table)
+    for note in found.notes:
+        console.print(f"Note: {note}.", markup=False)
+
+
+def _outline(run: Run) -> str:
+    manifest, ablation = run.manifest, run.ablation
+    model = manifest.identity["model"]
+    positions = f"stride {ablation.stride}"
+    if ablation.random is not None:
+        positions = f"{ablation.random} random positions (seed {ablation.seed})"
+    if manifest.draws is not None:
+        positions = f"{manifest.draws} positions drawn for each image"
+    voting = "" if manifest.theta is None else f", votes of softmax >= {manifest.theta:g}"
+    return (
+        f"{run.run_id}  {model['name']}, {ablation.kind} b={ablation.size} px, "
+        f"{positions}, hidden tokens {manifest.identity['tokens']}{voting}, weights "
+        f"{model['weights_sha256'][:8]}"
+    )
+
+
+def _caption(found: Comparison) -> str:
+    parts = [
+        "in % and points, second minus first (Newcombe 1998, method 10);",
+        "only: images that one of them alone has right; p: exact McNemar test, one by one",
+    ]
+    if any(found.errors):
+        parts.append(f"errors count as wrong: first {found.errors[0]}, second {found.errors[1]}")
+    if found.unlabelled:
+        parts.append(f"without a label, left out: {found.unlabelled}")
+    if any(found.only):
+        parts.append(
+            f"left out: {found.only[0]} only in the first, {found.only[1]} only in the second"
+        )
+    return "\n".join(parts)
+
+
+def _paired_cells(paired: Paired) -> tuple[str, ...]:
+    interval = paired.interval()
+    if interval is None or paired.difference is None:
+        return "no labels", "", "", "", ""
+    low, high = interval
+    p = paired.p_value()
+    return (
+        f"{100 * paired.first.hits / paired.of:.1f}",
+        f"{100 * paired.second.hits / paired.of:.1f}",
+        f"{100 * paired.difference:+.1f} ({100 * low:+.1f} .. {100 * high:+.1f})",
+        f"{paired.only_first}/{paired.only_second}",
+        f"{p:.3f}" if p >= 0.001 else f"{p:.0e}",
+    )
+
+
+def _patch(question: Question) -> str:
+    return f"{question.claim.threat} px" if question.claim else "none"
+
+
+def _words(question: Question) -> str:
+    claim = question.claim
+    if claim is None:
+        return question.what
+    return claim_in_words(claim.to_dict()) + (f", stride {claim.stride}" if claim.stride else "")
+
+
+def print_classes(
+    rows: Sequence[ClassRow], questions: Sequence[Question], names: Sequence[str], console: Console
+) -> None:
+    """Print shares with their Wilson intervals, a line a class.
+
+    Args:
+        rows: The classes.
+        questions: The columns.
+        names: Names of the classes by number; empty where they are not known.
+        console: Where to.
+    """
+    errors = sum(row.errors for row in rows)
+    rules = {claim_in_words(claim.to_dict()) for _, claim in questions if claim is not None}
+    table = Table(
+        title="% of each class that is right (95 % interval)"
+        + "".join(f"; by patch: {rule}" for rule in sorted(rules)),
+        caption=f"{errors} images with errors count as wrong" if errors else None,
+        **_STYLE,
+    )
+    table.add_column("class", no_wrap=True, overflow="ellipsis")
+    table.add_column("images", justify="right")
+    if errors:
+        table.add_column("errors", justify="right")
+    for question in questions:
+        header = _patch(question) if question.claim else question.what
+        table.add_column(header, justify="right", no_wrap=True)
+    # Side by side where there is room on a line of 80.
+    between = " " if len(questions) <= 3 else "\n"
+    for row in rows:
+        name = names[row.label] if row.label < len(names) else ""
+        counts = [str(row.images), *([str(row.errors)] if errors else [])]
+        cells = [_share(row.shares[question], between) for question in questions]
+        table.add_row(f"{row.label} {name}".strip(), *counts, *cells)
+    console.print(table)
+
+
+def _share(share: Proportion, between: str) -> str:
+    low, high = share.interval() or (0.0, 1.0)
+    return f"{100 * share.hits / share.of:.1f}{between}({100 * low:.0f}-{100 * high:.0f})"
+
+
+def print_maps(maps: Sequence[BreakingMap], console: Console) -> None:
+    """Print the worst and the mildest place of each patch."""
+    shown = maps[0].shown
+    which = "rightly predicted images" if maps[0].right.images else "images (no labels)"
+    table = Table(title=f"{shown.images} {which}, uncertified because of a place", **_STYLE)
+    table.add_column("patch", justify="right")
+    table.add_column("worst place")
+    for name in ("uncertified there", "at the mildest", "over all places"):
+        table.add_column(name, justify="right")
+    for found in maps:
+        counts, y, x = found.shown.counts_yx, *found.worst
+        place = {"column": f"x = {x}", "row": f"y = {y}", "block": f"x = {x}, y = {y}"}
+        numbers = (counts.max(), counts.min(), found.shown.anywhere)
+        table.add_row(
+            str(found.patch),
+            place[found.run.ablation.kind],
+            *(f"{n} ({100 * n / max(1, shown.images):.1f} %)" for n in map(int, numbers)),
+        )
+    console.print(table)

@@ -12,13 +12,26 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Yaml
 
+from jobs.audit import AuditConfig
+from jobs.bench import BenchConfig
+from jobs.bench_certificates import BenchCertificatesConfig
+from jobs.classes import ClassesConfig
+from jobs.compare import CompareConfig
 from jobs.convert import ConvertConfig
+from jobs.heatmap import HeatmapConfig
 from jobs.show import ShowConfig
-from pipeline.config import ClaimsConfig, OutputConfig, VotesConfig
+from jobs.sql import SqlConfig
+from jobs.submit import SubmitConfig
+from pipeline.attack.config import AttackConfig, WitnessConfig
+from pipeline.config import ClaimsConfig, EstimateConfig, OutputConfig, VotesConfig
+from pipeline.training.config import TrainConfig, TrainingPlace
 
 _CONFIG = "--config"
 _What = Annotated[VotesConfig, Parameter(name="*", group="What votes")]
 _Claims = Annotated[ClaimsConfig, Parameter(name="*", group="What is certified")]
+_Attack = Annotated[AttackConfig, Parameter(name="*", group="What is attacked")]
+_Witness = Annotated[WitnessConfig, Parameter(name="*", group="What is rewritten")]
+_Estimate = Annotated[EstimateConfig, Parameter(name="*", group="Before it")]
 _Output = Annotated[OutputConfig, Parameter(name="*", group="Output")]
 
 app = App(
@@ -38,25 +51,62 @@ def run(
     what: _What,
     claims: _Claims = ClaimsConfig(),  # noqa: B008  (frozen)
     output: _Output = OutputConfig(),  # noqa: B008
+    before: _Estimate = EstimateConfig(),  # noqa: B008
 ) -> int:
     """Vote on every image, certify, and log the run: the whole job."""
     from jobs.run import run_all  # noqa: PLC0415
 
-    return run_all(what, claims, output)
+    return run_all(what, claims, output, before)
 
 
 @app.command
-def votes(*, what: _What, output: _Output = OutputConfig()) -> int:  # noqa: B008
+def votes(
+    *,
+    what: _What,
+    output: _Output = OutputConfig(),  # noqa: B008
+    before: _Estimate = EstimateConfig(),  # noqa: B008
+) -> int:
     """Vote on every image and store the votes; resumes what is unfinished."""
     from jobs.votes import run_votes  # noqa: PLC0415
 
-    return run_votes(what, output)
+    return run_votes(what, output, before)
+
+
+@app.command
+def doctor(
+    *,
+    what: _What,
+    claims: _Claims = ClaimsConfig(),  # noqa: B008
+    output: _Output = OutputConfig(),  # noqa: B008
+) -> int:
+    """Check all that a run needs: stores, data, output, MLflow, token, cluster, weights."""
+    from jobs.doctor import run_doctor  # noqa: PLC0415
+
+    return run_doctor(what, claims, output)
+
+
+@app.command
+def submit(
+    *command: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    where: Annotated[SubmitConfig, Parameter(name="*", group="Where")],
+) -> int:
+    """Send a command to a Ray cluster as a job, follow its log, and end with its exit code.
+
+    Args:
+        command: After --: the command, such as -- run --config run.yaml.
+        where: Which cluster.
+    """
+    from jobs.submit import run_submit  # noqa: PLC0415
+
+    return run_submit(command, where)
 
 
 @app.command
 def certify(
     *,
     run_id: str | None = None,
+    stride: int | None = None,
+    ray: bool = False,
     claims: _Claims = ClaimsConfig(),  # noqa: B008
     output: _Output = OutputConfig(),  # noqa: B008
 ) -> int:
@@ -64,12 +114,38 @@ def certify(
 
     Args:
         run_id: Which run; may be left out where --out holds one only.
+        stride: Count the votes of this stride only, in pixels, a multiple of the run's own.
+        ray: Spread millions of images over Ray, as jobs on a cluster do by themselves.
         claims: What to certify.
         output: Where the votes lie and results go.
     """
     from jobs.certify import run_certify  # noqa: PLC0415
 
-    return run_certify(run_id, claims, output)
+    return run_certify(run_id, stride, claims, output, ray=ray)
+
+
+@app.command
+def attack(
+    *,
+    what: _Attack = AttackConfig(),  # noqa: B008
+    output: _Output = OutputConfig(),  # noqa: B008
+) -> int:
+    """Try to refute a run's certificates with real patches, through the whole pipeline."""
+    from jobs.attack import run_attack  # noqa: PLC0415
+
+    return run_attack(what, output)
+
+
+@app.command
+def witness(
+    *,
+    what: _Witness = WitnessConfig(),  # noqa: B008
+    output: _Output = OutputConfig(),  # noqa: B008
+) -> int:
+    """Rewrite stored votes to change every image without a certificate: no model, no images."""
+    from jobs.witness import run_witness  # noqa: PLC0415
+
+    return run_witness(what, output)
 
 
 @app.command
@@ -93,11 +169,123 @@ def convert(
 
 
 @app.command
+def train(
+    *,
+    what: Annotated[TrainConfig, Parameter(name="*", group="What is learned")],
+    place: Annotated[TrainingPlace, Parameter(name="*", group="Where")] = TrainingPlace(),  # noqa: B008
+) -> int:
+    """Fine-tune a network on ablations, into weights for `run`; resumes what is unfinished."""
+    from jobs.train import run_train  # noqa: PLC0415
+
+    return run_train(what, place)
+
+
+@app.command
 def show(*, what: Annotated[ShowConfig, Parameter(name="*", group="What is drawn")]) -> int:
     """Draw an image, some of its ablations with their tokens, and the worst patch."""
     from jobs.show import run_show  # noqa: PLC0415
 
     return run_show(what)
+
+
+@app.command
+def sql(
+    query: str | None = None,
+    /,
+    *,
+    how: Annotated[SqlConfig, Parameter(name="*", group="Output")] = SqlConfig(),  # noqa: B008
+) -> int:
+    """Ask stored results a question in SQL (DuckDB), over all runs at once.
+
+    Args:
+        query: One query over the views runs, claims, votes, images, certificates, detection,
+            locations and witnesses, such as "from runs"; left out, it is read from standard input.
+        how: Where the results lie and how the answer is printed.
+    """
+    from jobs.sql import run_sql  # noqa: PLC0415
+
+    return run_sql(query, how)
+
+
+bench = App(name="bench", help="Measure speed, as ratios of things timed side by side.")
+app.command(bench)
+
+
+@bench.default
+def bench_engine(
+    *,
+    what: Annotated[BenchConfig, Parameter(name="*", group="What is measured")] = BenchConfig(),  # noqa: B008
+) -> int:
+    """Votes by dropped tokens beside the plain network, dense smoothing and the published path."""
+    from jobs.bench import run_bench  # noqa: PLC0415
+
+    return run_bench(what)
+
+
+@bench.command(name="certificates")
+def bench_certificates(
+    *,
+    what: Annotated[
+        BenchCertificatesConfig, Parameter(name="*", group="What is measured")
+    ] = BenchCertificatesConfig(),  # noqa: B008
+) -> int:
+    """Measure how fast (synthetic) votes become certificates, beside a plain loop."""
+    from jobs.bench_certificates import run_bench_certificates  # noqa: PLC0415
+
+    return run_bench_certificates(what)
+
+
+@app.command
+def compare(
+    first: str,
+    second: str,
+    /,
+    *,
+    how: Annotated[CompareConfig, Parameter(name="*", group="Output")] = CompareConfig(),  # noqa: B008
+) -> int:
+    """Compare two runs over the same images: paired differences, exact McNemar test.
+
+    Args:
+        first: A run, or the beginning of its id.
+        second: The other; differences are the second minus the first.
+        how: Where the results lie and how the answer is printed.
+    """
+    from jobs.compare import run_compare  # noqa: PLC0415
+
+    return run_compare(first, second, how)
+
+
+@app.command
+def classes(
+    *,
+    what: Annotated[ClassesConfig, Parameter(name="*", group="What is shown")] = ClassesConfig(),  # noqa: B008
+) -> int:
+    """Show the accuracies of each class with their intervals."""
+    from jobs.classes import run_classes  # noqa: PLC0415
+
+    return run_classes(what)
+
+
+@app.command
+def heatmap(
+    *,
+    what: Annotated[HeatmapConfig, Parameter(name="*", group="What is shown")] = HeatmapConfig(),  # noqa: B008
+) -> int:
+    """Draw where a patch leaves most images uncertified, and store the numbers."""
+    from jobs.heatmap import run_heatmap  # noqa: PLC0415
+
+    return run_heatmap(what)
+
+
+@app.command
+def audit(
+    *,
+    what: Annotated[AuditConfig, Parameter(name="*", group="What is compared")] = AuditConfig(),  # noqa: B008
+) -> int:
+    """Hold the published certificate against the sound rules, and break what it gets wrong."""
+    from jobs.audit import run_audit  # noqa: PLC0415
+
+    return run_audit(what)
 
 
 @app.command
@@ -144,6 +332,8 @@ def _yaml_of(tokens: list[str]) -> tuple[Yaml, ...]:
     from pipeline.config import ConfigError  # noqa: PLC0415
 
     for index, token in enumerate(tokens):
+        if token == "--":  # noqa: S105  (a token of the command line)
+            break  # what follows is another command's
         name, equals, value = token.partition("=")
         if name != _CONFIG:
             continue

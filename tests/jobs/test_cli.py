@@ -16,6 +16,7 @@ HEAVY = ("torch", "ray", "mlflow", "timm", "matplotlib", "pandas")
 
 def flags(shards, weights, out, *more: str) -> list[str]:
     fixed = ["--microbatch", "16", "--threads", "1", "--unit-images", "12", "--actors", "1"]
+    fixed += ["--max-error-rate", "0.1"]  # two of the 23 images have an error
     return ["--data", str(shards), "--weights", str(weights), "--out", str(out), *fixed, *more]
 
 
@@ -129,7 +130,7 @@ def test_yaml_and_flags_mean_the_same(finished, shards, tiny_weights, tmp_path, 
     config = tmp_path / "run.yaml"
     config.write_text(
         f"data: {shards}\nweights: {tiny_weights}\nout: {out}\npatch: [8, 16]\n"
-        "microbatch: 16\nthreads: 1\nactors: 1\nlimit: 5\n"
+        "microbatch: 16\nthreads: 1\nactors: 1\nmax-error-rate: 0.1\nlimit: 5\n"
     )
     # The command line wins over the file.
     assert main(["run", "--config", str(config), "--limit", "23"]) == 0

@@ -1,0 +1,99 @@
+"""``patchcert bench certificates``: what certifying stored votes costs."""
+
+import json
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import ConfigError
+
+# Of the synthetic votes: rivals that each image has to choose from, and images a file.
+_LEAST_CLASSES, _UNIT_IMAGES = 33, 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchCertificatesConfig:
+    """What is measured.
+
+    Attributes:
+        images: Synthetic images of each family of ablations (224 columns, 196 blocks).
+        classes: Classes voted for.
+        loop: Images a CPU that the plain loop certifies; its time is scaled up.
+        rounds: How often each is timed; the least counts.
+        scale: Multiples of --images to certify as a Ray Data job as well, such as 1 4 16.
+        folder: Where votes and results lie meanwhile, 1.2 kB an image [the system's own].
+        json: Print JSON instead of text.
+    """
+
+    images: int = 50_000
+    classes: int = 1000
+    loop: int = 20
+    rounds: int = 3
+    scale: tuple[int, ...] = ()
+    folder: str | None = None
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("images", "loop", "rounds"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"--{name} {getattr(self, name)}: it must be at least 1")
+        if self.classes < _LEAST_CLASSES:
+            raise ConfigError(f"--classes {self.classes}: it must be at least {_LEAST_CLASSES}")
+        if any(multiple < 1 for multiple in self.scale):
+            raise ConfigError("--scale: every multiple must be at least 1")
+        if len(self.scale) > 1 and self.images % _UNIT_IMAGES:
+            raise ConfigError(
+                f"--images {self.images}: with --scale it must be a multiple of {_UNIT_IMAGES}"
+            )
+
+
+def run_bench_certificates(config: BenchCertificatesConfig) -> int:
+    """Measure and print."""
+    from pipeline.bench.certificates import measure_certificates  # noqa: PLC0415
+    from pipeline.bench.hardware import hardware, in_words  # noqa: PLC0415
+
+    with tempfile.TemporaryDirectory(dir=config.folder) as folder:
+        result = measure_certificates(
+            Path(folder),
+            images=config.images,
+            num_classes=config.classes,
+            loop_images=config.loop,
+            rounds=config.rounds,
+            scale=config.scale,
+        )
+    result["hardware"] = hardware(torch_too=False)
+    if config.json:
+        print(json.dumps(result, indent=2))
+        return 0
+    for name in ("columns", "blocks"):
+        print(_family_in_words(name, result[name]))
+    for part in result["scale"]:
+        print(
+            f"{part['images']} images, 224 columns, as a Ray Data job: {part['seconds']:.1f} s, "
+            f"{part['seconds_per_million']:.1f} s a million; "
+            f"driver's peak memory {part['driver_memory_mib']:.0f} MiB"
+        )
+    print(in_words(result["hardware"]))
+    return 0
+
+
+def _family_in_words(name: str, of: dict[str, Any]) -> str:
+    sides = of["sides"] if isinstance(of["sides"], str) else f"patches {of['sides']} px"
+    voted = of["voted_classes"]
+    return (
+        f"{of['images']} images, {of['ablations']} {name}, {of['classes']} classes, Parquet to "
+        f"Parquet: {of['seconds']:.2f} s, peak memory {of['peak_memory_mib']:.0f} MiB\n"
+        f"  a plain numpy loop on as many CPUs, exact rule, {sides}: {of['loop_seconds']:.0f} s "
+        f"(from {of['loop_images']} images, scaled): {of['ratio']:.0f}x\n"
+        f"  the votes: {100 * of['certified_32px']:.0f} % certified at 32 px, "
+        f"{100 * of['beyond_uniform']:.0f} % at a larger size than the uniform rule says; "
+        f"{voted['least']} voted classes an image at least, {voted['mean']:.1f} in the mean"
+    )
+
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    sys.exit(main(["bench", "certificates", *sys.argv[1:]]))

@@ -1,0 +1,56 @@
+"""``patchcert witness``: rewritten votes for every missing certificate.
+
+Also ``python -m jobs.witness``.
+"""
+
+import json
+import sys
+
+from pipeline.attack import MEANING
+from pipeline.attack.config import WitnessConfig
+from pipeline.config import OutputConfig
+from pipeline.store import VotesStore
+
+_MOST_TOLD = 3
+
+
+def run_witness(what: WitnessConfig, output: OutputConfig) -> int:
+    """Replay, and say what was found; 1 if the rule and the votes disagree."""
+    from jobs.certify import only_run  # noqa: PLC0415
+    from pipeline.attack.witness import replay_witnesses  # noqa: PLC0415
+
+    store = VotesStore(output.out, what.run_id or only_run(output.out))
+    replayed = replay_witnesses(store, what)
+    summary = {
+        "run_id": store.run_id,
+        "patch_px": replayed.patch.width,
+        "rule": "exact",
+        "images": replayed.images,
+        "certified": replayed.certified,
+        "witnesses": replayed.witnesses,
+        "failures": len(replayed.failures),
+    }
+    if output.json:
+        print(json.dumps(summary, indent=2, sort_keys=True))
+    else:
+        print(
+            f"patch {replayed.patch}, {replayed.images} images: {replayed.witnesses} have no "
+            f"certificate, and each a witness that changes its prediction; the closest rewriting "
+            f"of the {replayed.certified} certified ones changes none"
+            if not replayed.failures
+            else f"patch {replayed.patch}: {len(replayed.failures)} of {replayed.images} images "
+            "contradict the exact rule"
+        )
+        print(f"{'witnesses:':14}{replayed.rows_path}")
+    for line in replayed.failures[:_MOST_TOLD]:
+        print(f"patchcert: {line}", file=sys.stderr)
+    if replayed.failures:
+        print(f"patchcert: {MEANING}: {store.folder}", file=sys.stderr)
+    print(f"run_id={store.run_id}")
+    return 1 if replayed.failures else 0
+
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    sys.exit(main(["witness", *sys.argv[1:]]))

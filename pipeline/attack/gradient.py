@@ -1,0 +1,171 @@
+"""How far patches are from winning, and which way their pixels should move.
+
+Gradients run through the ablations that see a patch and through no other, without hidden tokens,
+so a step costs what those cost: 5 of 32 bands for 2 px on CIFAR-10.
+
+Shapes: A attempts, h x w pixels of the patch, H x W of the attacker's grid, C classes, S sequences
+of a pass.
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils import deterministic
+
+from models.ablation import IntArray, Patch
+from models.restricted import Restricted
+from models.smoothing import SmoothedClassifier
+from models.voting import winners
+from pipeline.attack.attempt import Attempt
+
+# The lead in logits at which an ablation counts as won; more would be pushed in vain.
+_WON = 0.5
+# Sequences whose activations are kept at once for the way back.
+_SEQUENCES = 64
+
+
+class Look(NamedTuple):
+    """Patches as they are.
+
+    Attributes:
+        leads_a: Votes by which each image's prediction still leads, [j < c] counted as the rules
+            do; negative where another class wins. int (A,).
+        losses_a: What the rivals lack in logits, over the ablations asked; float (A,).
+        gradient_ahwc: Of these by the patch's pixels; float32 (A, h, w, 3).
+    """
+
+    leads_a: IntArray
+    losses_a: NDArray[np.float64]
+    gradient_ahwc: NDArray[np.float32]
+
+
+class VoteGradient:
+    """Looks at patches against one smoothed classifier.
+
+    Args:
+        smoothed: The classifier; its parameters stop asking for gradients.
+        patch: Height and width, in pixels of the attacker's grid.
+    """
+
+    def __init__(self, smoothed: SmoothedClassifier, patch: Patch) -> None:
+        self.classifier, self.voting = smoothed.classifier, smoothed.voting
+        self.device, self.patch = smoothed.device, patch
+        inner = self.classifier
+        if isinstance(inner, Restricted):
+            inner = inner.classifier
+        if isinstance(inner, nn.Module):
+            inner.requires_grad_(False)
+        self.group_v = np.empty(len(self.classifier.ablation), dtype=np.int64)
+        for group, (_, numbers) in enumerate(self.classifier.groups()):
+            self.group_v[numbers] = group
+        self.won = _WON
+        if self.voting is not None:
+            # Beyond this lead the former winner's softmax is below theta as well.
+            self.won += max(0.0, float(np.log(1 / self.voting.theta - 1)))
+
+    def __call__(
+        self,
+        images_ahwc: NDArray[np.uint8],
+        pixels_ahwc: NDArray[np.float32],
+        attempts: Sequence[Attempt],
+        views: Sequence[IntArray],
+    ) -> Look:
+        """Look at patches of whole grey levels.
+
+        Args:
+            images_ahwc: The image of each attempt; uint8 (A, H, W, 3).
+            pixels_ahwc: The patches; (A, h, w, 3).
+            attempts: Where they lie and what for.
+            views: The ablations to ask, of those that see each patch.
+        """
+        canvas = torch.from_numpy(images_ahwc.astype(np.float32))
+        windows = [self._window(attempt) for attempt in attempts]
+        for image, window, pixels in zip(canvas, windows, pixels_ahwc, strict=True):
+            image[window] = torch.from_numpy(pixels)
+        canvas = canvas.to(self.device).requires_grad_()
+        scale = self.classifier.ablation.pixel_scale
+        tokens = self.classifier.tokens(
+            canvas.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+        )
+        # A leaf in between, so that the graph of each pass is freed before the next.
+        leaf = tokens.detach().requires_grad_()
+        counts_ac = np.stack([attempt.kept_c for attempt in attempts])
+        losses_a = np.zeros(len(attempts))
+        rivals_a = torch.tensor([attempt.rival for attempt in attempts], device=self.device)
+        for image_s, view_s in self._passes(views):
+            image, view = (torch.from_numpy(part).to(self.device) for part in (image_s, view_s))
+            logits = self.classifier(leaf, image, view).float()
+            missing = (_lead_over(logits, rivals_a[image]) + self.won).clamp(min=0)
+            torch.autograd.backward(missing.sum())
+            np.add.at(losses_a, image_s, missing.detach().cpu().numpy())
+            self._count(counts_ac, image_s, logits.detach())
+        torch.autograd.backward(tokens, leaf.grad)
+        assert canvas.grad is not None, "tokens do not depend on the pixels"
+        whole = canvas.grad.cpu().numpy()
+        return Look(
+            np.array([_lead(c, a.prediction) for c, a in zip(counts_ac, attempts, strict=True)]),
+            losses_a,
+            np.stack([image[window] for image, window in zip(whole, windows, strict=True)]),
+        )
+
+    def _window(self, attempt: Attempt) -> tuple[slice, slice]:
+        return (
+            slice(attempt.y, attempt.y + self.patch.height),
+            slice(attempt.x, attempt.x + self.patch.width),
+        )
+
+    def _passes(self, views: Sequence[IntArray]) -> Iterator[tuple[IntArray, IntArray]]:
+        """(attempt, ablation) pairs of equal token count, so many as fit a pass."""
+        image_f = np.repeat(np.arange(len(views)), [len(numbers) for numbers in views])
+        view_f = np.concatenate(views)
+        group_f = self.group_v[view_f]
+        for group in np.unique(group_f):
+            places = np.flatnonzero(group_f == group)
+            for start in range(0, len(places), _SEQUENCES):
+                part = places[start : start + _SEQUENCES]
+                yield image_f[part], view_f[part]
+
+    def _count(self, counts_ac: IntArray, image_s: IntArray, logits: Tensor) -> None:
+        """Add the votes of sequences to their attempts' counts."""
+        if self.voting is None:
+            np.add.at(counts_ac, (image_s, winners(logits)), 1)
+            return
+        for image, votes in zip(image_s, self.voting(logits), strict=True):
+            counts_ac[image, votes[votes >= 0]] += 1
+
+
+@contextmanager
+def reproducible_gradients() -> Iterator[None]:
+    """Sums that do not depend on which thread adds first, so that a seed says all."""
+    before = torch.are_deterministic_algorithms_enabled()
+    # Otherwise all new memory would be filled with NaN first, which costs a third of the time.
+    memory: Any = deterministic  # its stubs lack the attribute
+    filled = memory.fill_uninitialized_memory
+    with warnings.catch_warnings():
+        # What has no such kernel, on CUDA, is left as it is.
+        warnings.filterwarnings("ignore", message=".*[Dd]eterministic.*")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        memory.fill_uninitialized_memory = False
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before)
+            memory.fill_uninitialized_memory = filled
+
+
+def _lead_over(logits: Tensor, rivals_s: Tensor) -> Tensor:
+    """The largest other logit less the rival's; (S,)."""
+    others = logits.scatter(1, rivals_s[:, None], -torch.inf)
+    return others.amax(dim=1) - logits.gather(1, rivals_s[:, None])[:, 0]
+
+
+def _lead(counts_c: IntArray, prediction: int) -> int:
+    strength_c = counts_c + (np.arange(len(counts_c)) < prediction)
+    strength_c[counts_c < 0] = strength_c[prediction] = -1
+    return int(counts_c[prediction] - strength_c.max())

@@ -1,0 +1,194 @@
+"""Which images of a run are attacked: certified ones and others, drawn by a seed.
+
+Shapes: N images with votes, V ablations, T slots of a vote set.
+"""
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from models.ablation import BoolArray, IntArray, Patch
+from pipeline import storage
+from pipeline.ballots import votes_array
+from pipeline.certificates import rules
+from pipeline.certificates.votes import VoteArray
+from pipeline.config import ConfigError
+from pipeline.labels import Labels
+from pipeline.manifest import Manifest
+from pipeline.resolve import default_patches
+from pipeline.store import VotesStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class Census:
+    """Every image of a run, by the exact rule and one patch.
+
+    Attributes:
+        image_ids: Images with votes, in the listing's order; N of them.
+        margins_n: Exact margins; certified iff >= 0.
+        right_n: Whether the smoothed prediction is right; False without a label.
+        images: Images of the run, also those without votes.
+        labelled: Images with a label, also those without votes.
+    """
+
+    image_ids: list[str]
+    margins_n: IntArray
+    right_n: BoolArray
+    images: int
+    labelled: int
+
+    @property
+    def certified_n(self) -> BoolArray:
+        """Whether the exact rule certifies each image, right or wrong."""
+        return np.asarray(self.margins_n >= 0)
+
+    @property
+    def open_n(self) -> BoolArray:
+        """Images that an attack could cost: not certified, and right where labels are known."""
+        lost = ~self.right_n if self.labelled else np.zeros(len(self.margins_n), dtype=bool)
+        return ~self.certified_n & ~lost
+
+
+@dataclass(frozen=True, kw_only=True)
+class Victims:
+    """The images that are attacked, N of them.
+
+    Attributes:
+        image_ids: Their ids.
+        margins_n: Exact margins.
+        votes: Stored votes: class numbers of the model; (N, V), or (N, V, T) with -1.
+        predictions_n: Stored smoothed predictions.
+        labels: Right classes, where known.
+    """
+
+    image_ids: list[str]
+    margins_n: IntArray
+    votes: VoteArray
+    predictions_n: IntArray
+    labels: Labels
+
+    @property
+    def certified_n(self) -> BoolArray:
+        """Whether the exact rule certifies each image."""
+        return np.asarray(self.margins_n >= 0)
+
+
+def check_attackable(manifest: Manifest) -> None:
+    """Raise ConfigError where votes were cast at positions drawn for each image."""
+    if manifest.draws is not None:
+        raise ConfigError(
+            f"run_id={manifest.run_id} is randomized: its certificate is about the ideal "
+            "classifier over all positions, which votes at drawn ones cannot refute; choose a run "
+            "over a fixed family (--stride or --positions)"
+        )
+
+
+def patch_of(side: int | None, store: VotesStore, manifest: Manifest) -> Patch:
+    """The square patch that was asked for, or the smallest the run was certified for.
+
+    Raises:
+        ConfigError: It does not fit the image.
+    """
+    if side is None:
+        path = storage.join(store.out, "summary", f"run_id={store.run_id}.json")
+        claims = []
+        if storage.exists(path):
+            claims = json.loads(storage.read_bytes(path))["certified_accuracy"]
+        sides = [claim["patch_px"] for claim in claims if claim.get("patch_px")]
+        side = min(sides or default_patches(manifest.ablation) or (1,))
+    try:
+        manifest.ablation.check_patch(Patch.square(side))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return Patch.square(side)
+
+
+def rule_votes(votes: VoteArray, manifest: Manifest) -> tuple[VoteArray, int]:
+    """Votes and their number of classes as the rules take them: only classes that can be voted for.
+
+    Renumbering keeps the classes' order, and with it every tie.
+    """
+    if manifest.classes is None:
+        return votes, manifest.num_classes
+    numbers = np.searchsorted(manifest.classes, votes)
+    return np.where(votes < 0, votes, numbers), len(manifest.classes)
+
+
+def take_census(store: VotesStore, manifest: Manifest, patch: Patch) -> Census:
+    """Ask the exact rule about every image of a run.
+
+    Raises:
+        ManifestError, StoreError: The votes are absent, incomplete or contradictory.
+    """
+    image_ids: list[str] = []
+    margins, right = [], []
+    images = labelled = 0
+    for table in store.read(_columns(manifest)):
+        images += table.num_rows
+        labelled += int(Labels.of(table).known.sum())
+        voted = table.filter(table["error"].is_null())
+        image_ids += voted["image_id"].to_pylist()
+        right.append(Labels.of(voted).accept(voted["prediction"].to_numpy()))
+        if voted.num_rows:
+            votes, classes = rule_votes(votes_array(voted, manifest.theta), manifest)
+            margins.append(rules.margins("exact", votes, manifest.ablation, patch, classes))
+    return Census(
+        image_ids=image_ids,
+        margins_n=np.concatenate([*margins, np.empty(0, np.int64)]),
+        right_n=np.concatenate([*right, np.empty(0, bool)]),
+        images=images,
+        labelled=labelled,
+    )
+
+
+def choose(census: Census, images: int, seed: int) -> IntArray:
+    """Numbers of the images to attack, ascending: half certified, half open.
+
+    Where one kind has too few, the other has more.
+
+    Raises:
+        ConfigError: No image has votes.
+    """
+    certified, others = np.flatnonzero(census.certified_n), np.flatnonzero(census.open_n)
+    if not len(certified) + len(others):
+        raise ConfigError("no image to attack: none is certified, and none is right")
+    first = min(len(certified), max(-(-images // 2), images - len(others)))
+    second = min(len(others), images - first)
+    rng = np.random.default_rng([seed, 0])
+    chosen = [
+        rng.choice(certified, first, replace=False),
+        rng.choice(others, second, replace=False),
+    ]
+    return np.sort(np.concatenate(chosen)).astype(np.int64)
+
+
+def read_victims(
+    store: VotesStore, manifest: Manifest, census: Census, chosen_n: IntArray
+) -> Victims:
+    """Stored votes of the chosen images.
+
+    Raises:
+        ManifestError, StoreError: The votes are absent, incomplete or contradictory.
+    """
+    wanted = pa.array([census.image_ids[number] for number in chosen_n], pa.string())
+    parts = [
+        table.filter(pc.is_in(table["image_id"], value_set=wanted))
+        for table in store.read(_columns(manifest))
+    ]
+    rows = pa.concat_tables(parts)
+    assert rows["image_id"].to_pylist() == wanted.to_pylist()
+    return Victims(
+        image_ids=wanted.to_pylist(),
+        margins_n=census.margins_n[chosen_n],
+        votes=votes_array(rows, manifest.theta),
+        predictions_n=rows["prediction"].to_numpy().astype(np.int64),
+        labels=Labels.of(rows),
+    )
+
+
+def _columns(manifest: Manifest) -> list[str]:
+    names = ("image_id", "label", "labels", "votes", "vote_sets", "prediction", "error")
+    return [name for name in names if name in manifest.schema.names]

@@ -1,0 +1,75 @@
+"""Finished runs of tiny networks, and replays of them, in this process: the stages without Ray."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from safetensors.torch import load_file, save_file
+
+from models.preprocess import Preprocess
+from models.weights import WeightsCard
+from pipeline.attack.reopened import Reopened
+from pipeline.attack.source import on_the_grid
+from pipeline.committing import CommitUnit
+from pipeline.config import VotesConfig
+from pipeline.decoding import DecodeUnit
+from pipeline.identity import execution, identity
+from pipeline.manifest import Manifest
+from pipeline.numerics import probe_machine, resolve_numerics
+from pipeline.passes import open_run, plan_units
+from pipeline.resolve import resolve_voter
+from pipeline.schema import votes_schema
+from pipeline.sources.listing import SourceOptions, list_images
+from pipeline.store import VotesStore
+from pipeline.voting import VoteOnUnit
+from tests.conftest import TINY, TINY_CLASSES
+
+# Of ten views a patch touches two: some images are certified, most are not.
+SIZE, STRIDE, PATCH = 24, 16, 8
+
+
+def finished_run(out: Path, data: str, weights: Path, **changes) -> VotesStore:
+    """A run as the votes job leaves it."""
+    given = {"microbatch": 16, "threads": 1, "unit_images": 8, "size": SIZE, "stride": STRIDE}
+    config = VotesConfig(data=data, weights=str(weights), **(given | changes))
+    voter = resolve_voter(config)
+    numerics = resolve_numerics(config, probe_machine("cpu"))
+    options = SourceOptions(classes=voter.classes)
+    listing = list_images(data, options, voter.num_classes)
+    wanted = Manifest(
+        identity=identity(config, voter, numerics, listing),
+        execution=execution(config, len(listing)),
+    )
+    store = VotesStore(str(out), wanted.run_id)
+    manifest = open_run(store, wanted, overwrite=False)
+    units = plan_units(listing.table, 8)
+    decode = DecodeUnit(options, voter.preprocess)
+    vote = VoteOnUnit(voter, numerics, manifest.schema)
+    rows = [unit.num_rows for unit in units]
+    commit = CommitUnit(store, rows, manifest.schema, manifest.votes_per_image)
+    for unit in units:
+        commit(vote(decode(unit)))
+    return store
+
+
+def vote_here(data: str, out: str, reopened: Reopened, *, verbose: bool) -> pa.Table:
+    """``pipeline.attack.replay.vote_again`` by the same stages, without a cluster."""
+    voter = dataclasses.replace(reopened.voter, preprocess=on_the_grid(reopened.voter.preprocess))
+    options = SourceOptions(image_column="image")
+    (unit,) = plan_units(list_images(data, options, None).table, 10_000)
+    schema = votes_schema(vote_sets=voter.theta is not None, gaps=voter.gaps)
+    decoded = DecodeUnit(options, voter.preprocess)(unit)
+    return VoteOnUnit(voter, reopened.numerics, schema)(decoded)
+
+
+def weights_with(path: Path, source: Path, preprocess: Preprocess) -> Path:
+    """The tiny network's weights with another preprocessing on their card."""
+    card = WeightsCard(model=TINY, num_classes=TINY_CLASSES, preprocess=preprocess, tokens="drop")
+    save_file(load_file(source), path, metadata=card.to_metadata())
+    return path
+
+
+def stored_votes(store: VotesStore) -> np.ndarray:
+    """All votes of a run, images with an error left out."""
+    return np.array([v for t in store.read() for v in t["votes"].to_pylist() if v is not None])

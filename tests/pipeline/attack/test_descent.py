@@ -1,0 +1,176 @@
+"""Gradients against differences, and what the descent promises of its patches."""
+
+import numpy as np
+import pytest
+import torch
+
+from models.ablation import Patch
+from models.masked import BlackMasked
+from models.smoothing import SmoothedClassifier
+from models.voting import ThresholdVoting
+from pipeline.attack import gradient as gradient_module
+from pipeline.attack.attempt import Attempt
+from pipeline.attack.counting import votes_for
+from pipeline.attack.descent import PatchDescent
+from pipeline.attack.gradient import VoteGradient, reproducible_gradients
+from pipeline.attack.sight import sees_patch
+from tests.conftest import TINY_CLASSES, TINY_PREPROCESS, tiny_ablation, tiny_model
+from tests.pipeline.attack.conftest import IMAGES
+
+PATCH = Patch(8, 12)
+CORNERS = [(0, 0), (70, 60), (152, 148), (31, 100)]
+
+
+@pytest.fixture(scope="module")
+def smoothed(network):
+    """The tiny network, voting on ten columns."""
+    return SmoothedClassifier(tiny_model(network, tiny_ablation()), torch.device("cpu"), 16)
+
+
+def attempts_on(smoothed, count=4, rival=None) -> list[Attempt]:
+    votes = smoothed(IMAGES[:count]).votes_bv
+    made = []
+    for image, (y, x) in zip(range(count), CORNERS, strict=False):
+        seen = sees_patch(smoothed.classifier.ablation, PATCH, y, x)
+        prediction = int(np.bincount(votes[image]).argmax())
+        made.append(
+            Attempt(
+                image=image,
+                y=y,
+                x=x,
+                rival=(prediction + 1) % TINY_CLASSES if rival is None else rival,
+                seen_v=seen,
+                prediction=prediction,
+                kept_c=votes_for(votes[image][~seen], None, TINY_CLASSES),
+                seed=(1, image),
+            )
+        )
+    return made
+
+
+def pasted(attempts, patches) -> np.ndarray:
+    images = IMAGES[: len(attempts)].copy()
+    for image, attempt, patch in zip(images, attempts, patches, strict=True):
+        image[attempt.y : attempt.y + 8, attempt.x : attempt.x + 12] = patch
+    return images
+
+
+def seen(attempts):
+    return [np.flatnonzero(attempt.seen_v) for attempt in attempts]
+
+
+@pytest.mark.parametrize("mode", ["drop", "black"])
+def test_a_hidden_pixel_has_no_gradient_at_all(network, mode):
+    ablation = tiny_ablation("block", 40, 40)
+    model = tiny_model(network, ablation)
+    if mode == "black":
+        model = BlackMasked(network, ablation, TINY_PREPROCESS).eval()
+    for view in (0, 6, len(ablation) - 1):
+        pixels = torch.from_numpy(IMAGES[:1].astype(np.float32)).requires_grad_()
+        logits = model(model.tokens(pixels), torch.tensor([0]), torch.tensor([view]))
+        logits[0, 0].backward()
+        gradient = pixels.grad[0].abs().amax(dim=2).numpy()
+        assert (gradient[~ablation.visible(view)] == 0).all()
+        assert (gradient[ablation.visible(view)] > 0).mean() > 0.9
+
+
+def test_gradients_are_those_of_differences(smoothed):
+    attempts, look = attempts_on(smoothed), VoteGradient(smoothed, PATCH)
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(20, 236, (4, 8, 12, 3)).astype(np.float32)
+    found = look(IMAGES[:4], pixels, attempts, seen(attempts))
+    assert (found.losses_a > 0).all()
+    for image in range(4):
+        gradient = found.gradient_ahwc[image]
+        step = 0.5 * np.sign(gradient)
+        losses = []
+        for sign in (1, -1):
+            moved = pixels.copy()
+            moved[image] += sign * step
+            losses.append(look(IMAGES[:4], moved, attempts, seen(attempts)).losses_a)
+        expected = 2 * (gradient * step).sum()
+        assert losses[0][image] - losses[1][image] == pytest.approx(expected, rel=0.1)
+        # The patches of other images have no part in it.
+        others = np.arange(4) != image
+        np.testing.assert_allclose(losses[0][others], losses[1][others], rtol=1e-5)
+
+
+def test_leads_are_those_of_the_votes(smoothed):
+    attempts, look = attempts_on(smoothed), VoteGradient(smoothed, PATCH)
+    pixels = np.random.default_rng(1).integers(0, 256, (4, 8, 12, 3))
+    found = look(IMAGES[:4], pixels.astype(np.float32), attempts, seen(attempts))
+    votes = smoothed(pasted(attempts, pixels)).votes_bv
+    for attempt, lead, row in zip(attempts, found.leads_a, votes, strict=True):
+        counts = np.bincount(row, minlength=TINY_CLASSES)
+        assert (lead < 0) == (counts.argmax() != attempt.prediction)
+        rivals = [
+            counts[c] + (c < attempt.prediction)
+            for c in range(TINY_CLASSES)
+            if c != attempt.prediction
+        ]
+        assert lead == counts[attempt.prediction] - max(rivals)
+
+
+def test_passes_of_one_sequence_change_nothing_but_roundings(smoothed, monkeypatch):
+    attempts, look = attempts_on(smoothed), VoteGradient(smoothed, PATCH)
+    pixels = np.full((4, 8, 12, 3), 90, np.float32)
+    whole = look(IMAGES[:4], pixels, attempts, seen(attempts))
+    monkeypatch.setattr(gradient_module, "_SEQUENCES", 1)
+    single = look(IMAGES[:4], pixels, attempts, seen(attempts))
+    np.testing.assert_array_equal(whole.leads_a, single.leads_a)
+    np.testing.assert_allclose(whole.gradient_ahwc, single.gradient_ahwc, rtol=1e-3, atol=1e-6)
+
+
+def test_a_descent_wins_what_random_pixels_do_not(smoothed):
+    attempts = attempts_on(smoothed)
+    start, _ = PatchDescent(smoothed, PATCH, steps=1, views=10)(IMAGES[:4], attempts)
+    patches, wins = PatchDescent(smoothed, PATCH, steps=12, views=10)(IMAGES[:4], attempts)
+    assert patches.dtype == np.uint8
+    look = VoteGradient(smoothed, PATCH)
+    losses = [
+        look(IMAGES[:4], made.astype(np.float32), attempts, seen(attempts)).losses_a.sum()
+        for made in (start, patches)
+    ]
+    assert losses[1] < 0.8 * losses[0]
+    votes = smoothed(pasted(attempts, patches)).votes_bv
+    predictions = [np.bincount(row).argmax() for row in votes]
+    assert wins.tolist() == [p != a.prediction for p, a in zip(predictions, attempts, strict=True)]
+
+
+def test_a_seed_says_all_and_another_says_something_else(smoothed):
+    descent, attempts = PatchDescent(smoothed, PATCH, steps=3, views=10), attempts_on(smoothed)
+    first, again = (descent(IMAGES[:4], attempts)[0] for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    other = [Attempt(**{**vars(attempt), "seed": (2, 0)}) for attempt in attempts]
+    assert (descent(IMAGES[:4], other)[0] != first).any()
+
+
+def test_where_few_ablations_are_asked_nothing_is_claimed(smoothed):
+    attempts = attempts_on(smoothed)
+    assert min(attempt.seen_v.sum() for attempt in attempts) > 1
+    patches, wins = PatchDescent(smoothed, PATCH, steps=3, views=1)(IMAGES[:4], attempts)
+    assert not wins.any()
+    assert patches.std() > 0
+
+
+def test_threshold_votes_are_counted_as_sets(network):
+    model = tiny_model(network, tiny_ablation())
+    smoothed = SmoothedClassifier(model, torch.device("cpu"), 16, voting=ThresholdVoting(0.2))
+    look, attempts = VoteGradient(smoothed, PATCH), attempts_on(smoothed)
+    # A softmax of 0.8 leaves no other class 0.2.
+    assert look.won > np.log(0.8 / 0.2)
+    pixels = np.random.default_rng(1).integers(0, 256, (4, 8, 12, 3))
+    found = look(IMAGES[:4], pixels.astype(np.float32), attempts, seen(attempts))
+    sets = smoothed(pasted(attempts, pixels)).vote_sets
+    for image, attempt in enumerate(attempts):
+        counts = attempt.kept_c + votes_for(sets[image][attempt.seen_v], None, TINY_CLASSES)
+        rivals = counts + (np.arange(TINY_CLASSES) < attempt.prediction)
+        rivals[attempt.prediction] = -1
+        assert found.leads_a[image] == counts[attempt.prediction] - rivals.max()
+
+
+def test_the_settings_of_torch_are_put_back():
+    before = torch.are_deterministic_algorithms_enabled()
+    with reproducible_gradients():
+        assert torch.are_deterministic_algorithms_enabled()
+    assert torch.are_deterministic_algorithms_enabled() == before

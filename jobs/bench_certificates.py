@@ -43,7 +43,7 @@ class BenchCertificatesConfig:
             raise ConfigError(f"--classes {self.classes}: it must be at least {_LEAST_CLASSES}")
         if any(multiple < 1 for multiple in self.scale):
             raise ConfigError("--scale: every multiple must be at least 1")
-        if len(self.scale) > 1 and self.images % _UNIT_IMAGES:
+        if self.scale and self.images % _UNIT_IMAGES:
             raise ConfigError(
                 f"--images {self.images}: with --scale it must be a multiple of {_UNIT_IMAGES}"
             )

@@ -75,8 +75,8 @@ def log_run(certified: Certified, picture: bytes, claims: ClaimsConfig, out: str
             _log(certified, picture)
     except (MlflowException, OSError) as error:
         raise TrackingError(
-            f"MLflow at {redact(uri)}: {redact(str(error).splitlines()[0])}. Votes, certificates and "
-            "summary are written; run `patchcert certify` again once it answers"
+            f"MLflow at {redact(uri)}: {redact(str(error).splitlines()[0])}. Votes, certificates "
+            "and summary are written; run `patchcert certify` again once it answers"
         ) from error
     return uri
 

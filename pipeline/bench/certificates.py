@@ -158,7 +158,9 @@ class _Loop:
 
 def distinct_touched(ablation: Ablation, side: int) -> NDArray[np.float32]:
     """Every set of views that a square patch touches somewhere, as 0 and 1; (L, V)."""
-    return np.unique(ablation.touched(Patch.square(side)), axis=0).astype(np.float32)
+    rows, columns = (np.unique(axis, axis=0) for axis in ablation.touched_axes(Patch.square(side)))
+    both = rows[:, None, :] & columns[None, :, :]
+    return both.reshape(-1, len(ablation)).astype(np.float32)
 
 
 def largest_by_loop(

@@ -23,9 +23,10 @@ demo: install
 test: install
 	$(BIN)/python -m pytest
 
-# Tests against servers that they start themselves (S3, a Ray head with its job server), and kills.
+# Tests against servers that they start themselves (S3, a Ray head with its job server), kills, and
+# whole jobs on Ray that take a minute each.
 test-services: install
-	$(BIN)/python -m pytest -m services tests/services tests/faults
+	$(BIN)/python -m pytest -m services
 
 # Kill something of a running job N times, resume, compare; SEED is the first seed.
 N ?= 50

@@ -35,6 +35,7 @@ def test_help_and_usage_errors_import_nothing_heavy(command):
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.services
 def test_an_attack_through_ray(out, ray_session, capsys):
     """Votes come from actors in other processes; logits from this one."""
     assert main(["attack", "--out", out, *SMALL]) == 0

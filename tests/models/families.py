@@ -106,7 +106,7 @@ def lively(name: str, arguments: dict | None = None, seed: int = 0) -> torch.nn.
     return network.eval()
 
 
-def preprocess_of(side: int) -> Preprocess:
+def preprocess_of(side: int | tuple[int, int]) -> Preprocess:
     return Preprocess(
         resize=None,
         crop=side,

@@ -126,7 +126,7 @@ def test_impossible_ablation_or_input(vit, tmp_path):
     message = refused(path, VIT, ablation={"kind": "column", "size": 300})
     assert "size=300" in message
     path = save_released(tmp_path / "b.pt", released_state(network_state("test_vit", 1000)))
-    assert "test_vit takes 160 px, the preprocessing gives 224 px" in refused(path, "test_vit")
+    assert "test_vit takes 160x160 px, the preprocessing gives 224x224" in refused(path, "test_vit")
 
 
 def test_no_state_dict(tmp_path):

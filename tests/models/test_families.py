@@ -141,7 +141,7 @@ def test_grids_that_are_not_square(kind):
     network = lively("test_vit", {"img_size": (48, 80)})
     images = random_images(2, 80)[:, :48]
     ablation = ablation_of(kind, 19, 10, (48, 80))
-    model = TokenDropViT(network, ablation, preprocess_of(48)).eval()
+    model = TokenDropViT(network, ablation, preprocess_of((48, 80))).eval()
     assert model.grid == (3, 5)
     assert_alike(
         all_logits(model, torch.from_numpy(images)), dense(network, images, ablation, token=16)

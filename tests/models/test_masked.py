@@ -75,7 +75,7 @@ def test_images_that_are_not_square():
     network, images = lively("test_resnet"), random_images(2, 80)[:, :48]
     for kind in ("column", "row", "block"):
         ablation = ablation_of(kind, 19, 10, (48, 80))
-        model = BlackMasked(network, ablation, preprocess_of(48)).eval()
+        model = BlackMasked(network, ablation, preprocess_of((48, 80))).eval()
         masked = all_logits(model, torch.from_numpy(images))
         assert_alike(masked, dense(network, images, ablation, token=None))
 

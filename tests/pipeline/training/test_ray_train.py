@@ -33,6 +33,7 @@ def test_pieces_are_the_batches_of_memory(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("ray_session")
+@pytest.mark.services
 def test_one_worker_of_ray_trains_bit_for_bit_as_plain_torch(tmp_path):
     """Cut off after an epoch without Ray and resumed with it: the bits are the same."""
     recipe, told = toy_recipe(tmp_path, epochs=2), (Told(), Told())

@@ -64,11 +64,7 @@ def resolve_voter(config: VotesConfig) -> Voter:
         WeightsError: The weight file is missing or malformed.
         UnknownModelError: timm has no such model.
     """
-    weights = config.weights
-    if is_hub_name(weights):
-        from models.zoo import fetch_hub_weights  # noqa: PLC0415
-
-        weights = str(fetch_hub_weights(weights))
+    weights = hub_or_path(config.weights)
     file = local_weights(weights)
     card = read_card(file)
     hub_name = config.weights.removeprefix(HUB) if is_hub_name(config.weights) else None
@@ -109,6 +105,19 @@ def resolve_voter(config: VotesConfig) -> Voter:
         draw_seed=config.seed if config.randomized else 0,
         classes=class_subset(config.classes, num_classes) if config.classes else None,
     )
+
+
+def hub_or_path(weights: str) -> str:
+    """The local copy of ``timm:NAME``; any path or address as it is.
+
+    Raises:
+        UnknownModelError, WeightsError: It cannot be had from the hub.
+    """
+    if not is_hub_name(weights):
+        return weights
+    from models.zoo import fetch_hub_weights  # noqa: PLC0415  (timm is heavy)
+
+    return str(fetch_hub_weights(weights))
 
 
 def default_size(preprocess: Preprocess) -> int:

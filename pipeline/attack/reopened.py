@@ -8,14 +8,15 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from models.preprocess import Preprocess
-from models.weights import is_hub_name, sha256_of
+from models.weights import sha256_of
 from pipeline.attack.config import AttackConfig
 from pipeline.config import ConfigError, VotesConfig
 from pipeline.decoding import DecodeUnit
 from pipeline.manifest import Manifest, flatten
 from pipeline.numerics import Numerics, probe_machine, resolve_numerics
-from pipeline.resolve import Voter
+from pipeline.resolve import Voter, hub_or_path
 from pipeline.sources.listing import SourceOptions, list_images
+from pipeline.weight_files import local_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +44,8 @@ def reopen(manifest: Manifest, config: AttackConfig) -> Reopened:
         WeightsError: The weights are missing.
     """
     facts, where = manifest.identity, manifest.execution
-    weights = config.weights or str(where["weights"])
-    if is_hub_name(weights):
-        from models.zoo import fetch_hub_weights  # noqa: PLC0415
-
-        weights = str(fetch_hub_weights(weights))
-    voted, found = facts["model"]["weights_sha256"], sha256_of(weights)
+    weights = hub_or_path(config.weights or str(where["weights"]))
+    voted, found = facts["model"]["weights_sha256"], sha256_of(local_weights(weights))
     if voted != found:
         raise ConfigError(
             f"--weights {weights}: their sha256 is {found[:12]}, the run voted with {voted[:12]}; "

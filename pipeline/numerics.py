@@ -11,7 +11,8 @@ from pipeline.config import ConfigError, Device, VotesConfig
 
 # More threads than this pay little on sequences of some 30 tokens; more actors do.
 _MOST_THREADS = 4
-_MICROBATCH = {"cpu": 64, "cuda": 512}
+MICROBATCH = {"cpu": 64, "cuda": 512}
+"""Sequences a forward pass on each kind of device, where a run does not say otherwise."""
 # MKL may treat rows differently by their place and their thread unless told to be reproducible;
 # AUTO asks for that at no measurable cost. It must be set before the first matrix product.
 _MKL_MODE, _MKL_REPRODUCIBLE = "MKL_CBWR", "AUTO"
@@ -95,7 +96,7 @@ def resolve_numerics(config: VotesConfig, machine: Machine) -> Numerics:
         dtype=config.dtype or ("bfloat16" if machine.device == "cuda" else "float32"),
         device=machine.device,
         device_model=machine.device_model,
-        microbatch=config.microbatch or _MICROBATCH[machine.device],
+        microbatch=config.microbatch or MICROBATCH[machine.device],
         threads=threads if machine.device == "cpu" else 0,
         versions=machine.versions,
     )

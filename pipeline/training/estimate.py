@@ -15,6 +15,7 @@ from models.preprocess import Preprocess, WrongSizeError
 from models.smoothing import SmoothedClassifier
 from pipeline.certificates import margins, smoothed_predictions
 from pipeline.decode import UndecodableError, decode
+from pipeline.numerics import MICROBATCH
 from pipeline.resolve import Voter, default_patches
 from pipeline.sources.base import SourceError
 from pipeline.sources.reading import read_bytes_of
@@ -22,7 +23,6 @@ from pipeline.training.recipe import Recipe
 
 # Images voted on at once: bounds the memory of their tokens.
 _CHUNK = 32
-_MICROBATCH = {"cpu": 128, "cuda": 512}
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,7 @@ def estimate(
     Every worker calls it with its share of the images, and gets the figures of all.
     """
     classifier = base_classifier(network, voter.ablation, voter.preprocess, voter.tokens)
-    smoothed = SmoothedClassifier(
-        classifier.to(device).eval(), device, _MICROBATCH.get(device.type, 128)
-    )
+    smoothed = SmoothedClassifier(classifier.to(device).eval(), device, MICROBATCH[device.type])
     parts = [
         smoothed(held_out.images[start : start + _CHUNK])
         for start in range(0, len(held_out.images), _CHUNK)

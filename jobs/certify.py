@@ -9,7 +9,7 @@ from pipeline import storage
 from pipeline.config import ClaimsConfig, ConfigError, OutputConfig
 from pipeline.reduction import Certified, certify_votes
 from pipeline.report import print_summary
-from pipeline.store import VotesStore
+from pipeline.store import VotesStore, run_ids
 from pipeline.tracking import log_run, redact, tracking_uri
 
 
@@ -94,8 +94,7 @@ def only_run(out: str) -> str:
     Raises:
         ConfigError: There is none, or more than one.
     """
-    names = storage.list_folders(storage.join(out, "votes"))
-    runs = [name.removeprefix("run_id=") for name in names if name.startswith("run_id=")]
+    runs = run_ids(out)
     if len(runs) != 1:
         found = ", ".join(runs) or "none"
         raise ConfigError(

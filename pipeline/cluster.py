@@ -275,14 +275,21 @@ def run_units(
                 num_cpus=_COMMIT_CPUS,
             )
         )
-        try:
+        with _in_words():
             yield from dataset.iter_batches(
                 batch_size=None, batch_format="pyarrow", prefetch_batches=0
             )
-        except RayTaskError as error:
-            raise JobError(_last_line(error)) from error
-        except RayError as error:
-            raise WorkersDiedError(_last_line(error)) from error
+
+
+@contextmanager
+def _in_words() -> Iterator[None]:
+    """Turn Ray's errors into ours: a task that failed, or workers that died."""
+    try:
+        yield
+    except RayTaskError as error:
+        raise JobError(_last_line(error)) from error
+    except RayError as error:
+        raise WorkersDiedError(_last_line(error)) from error
 
 
 def _last_line(error: BaseException) -> str:
@@ -331,10 +338,6 @@ def run_tasks(
         dataset = ray.data.range(len(items), override_num_blocks=len(items)).map(
             lambda row: {"result": task(items[row["id"]])}, num_cpus=1
         )
-        try:
+        with _in_words():
             for row in dataset.iter_rows():
                 yield row["result"]
-        except RayTaskError as error:
-            raise JobError(_last_line(error)) from error
-        except RayError as error:
-            raise WorkersDiedError(_last_line(error)) from error

@@ -18,7 +18,7 @@ from pipeline.certificates.largest import largest
 from pipeline.certificates.poll import Poll, polls
 from pipeline.certificates.randomized import CONFIDENCE
 from pipeline.certificates.rules import RULES, rule_for
-from pipeline.certificates.votes import VoteArray
+from pipeline.certificates.votes import VoteArray, renumbered
 from pipeline.claims import Claim, Questions, own_stride
 from pipeline.labels import Labels
 from pipeline.manifest import Manifest
@@ -83,13 +83,8 @@ def judge(table: pa.Table, manifest: Manifest, questions: Questions) -> Judged:
 
 def _ask(answers: Answers, votes: IntArray, labels: Labels, manifest: Manifest) -> None:
     """Fill in the answers."""
-    classes = np.arange(manifest.num_classes)
-    right_nk = labels.classes
-    if manifest.classes is not None:
-        # Classes that no ablation can vote for are no rivals. Renumbering keeps their order, and
-        # with it every tie.
-        classes = np.array(manifest.classes)
-        votes, right_nk = (_renumbered(given, classes) for given in (votes, right_nk))
+    classes = np.array(manifest.classes or range(manifest.num_classes))
+    votes, right_nk = (renumbered(given, manifest.classes) for given in (votes, labels.classes))
     # As models.voting: the most classes whose softmax can reach theta, and the attacker may use it.
     slots = None if manifest.theta is None else int(1.0 / manifest.theta)
     for stride, predictions_n in answers.predictions.items():
@@ -115,13 +110,6 @@ def _ask(answers: Answers, votes: IntArray, labels: Labels, manifest: Manifest) 
                 for rule, sides_n in answers.largest.items():
                     # The exact rule certifies whatever the uniform one does.
                     sides_n[images] = least_n = largest(poll, RULES[rule], least_n)
-
-
-def _renumbered(given: IntArray, classes: IntArray) -> IntArray:
-    """Classes as their places in a list of classes, -1 for those that are not in it."""
-    places = np.searchsorted(classes, given)
-    found = classes[np.minimum(places, len(classes) - 1)] == given
-    return np.where(found, places, -1)
 
 
 def _margins(poll: Poll, claim: Claim, right_nk: IntArray) -> IntArray:

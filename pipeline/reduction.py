@@ -69,8 +69,7 @@ def certify_votes(
     """
     manifest = store.begun()
     asked = questions_of(manifest, claims, stride)
-    summary_path = storage.join(store.out, "summary", f"run_id={store.run_id}.json")
-    earlier = None if overwrite else _read_summary(summary_path)
+    earlier = None if overwrite else _known_summary(store)
     known = Questions.from_summary(earlier) if earlier else Questions()
     questions = asked | known
     folders = datasets_of(store, questions)
@@ -79,7 +78,7 @@ def certify_votes(
         return Certified(
             manifest=manifest,
             summary=summary,
-            summary_path=summary_path,
+            summary_path=store.summary_path,
             folders=folders,
             computed=computed,
         )
@@ -109,7 +108,7 @@ def certify_votes(
     summary = tally.summary(manifest)
     # The summary last: it is what a later call takes as the sign that all is there.
     text = json.dumps(summary, indent=2, sort_keys=True) + "\n"
-    storage.write_atomically(summary_path, text.encode())
+    storage.write_atomically(store.summary_path, text.encode())
     return done(summary, computed=True)
 
 
@@ -125,12 +124,11 @@ def _in_ray(
         yield from run_tasks(partial(work, threads=1), list(enumerate(parts)), verbose=verbose)
 
 
-def _read_summary(path: str) -> dict[str, Any] | None:
-    if not storage.exists(path):
-        return None
+def _known_summary(store: VotesStore) -> dict[str, Any] | None:
     try:
-        summary: dict[str, Any] = json.loads(storage.read_bytes(path))
-        Questions.from_summary(summary)
+        summary = store.read_summary()
+        if summary is not None:
+            Questions.from_summary(summary)
     except (ValueError, KeyError, TypeError):
         return None  # Derived data: computed again rather than believed.
     return summary

@@ -11,6 +11,7 @@ from models.ablation import Ablation, IntArray, Patch
 from models.preprocess import PRESETS, Preprocess, WrongSizeError
 from models.weights import read_card
 from pipeline import storage
+from pipeline.certificates.votes import renumbered
 from pipeline.config import ConfigError, VotesConfig
 from pipeline.decode import UndecodableError, decode
 from pipeline.resolve import (
@@ -157,9 +158,9 @@ def _worst(votes_v: IntArray, voter: Voter, patch: Patch) -> WorstCase:
     """The worst location among rivals that can be voted for, in the model's class numbers."""
     if voter.classes is None:
         return smallest_margin(votes_v, voter.ablation, patch, voter.num_classes)
-    # Renumbering keeps the order of the classes, and with it every tie.
     allowed = np.array(voter.classes)
-    worst = smallest_margin(np.searchsorted(allowed, votes_v), voter.ablation, patch, len(allowed))
+    places_v = renumbered(votes_v, voter.classes)
+    worst = smallest_margin(places_v, voter.ablation, patch, len(allowed))
     return dataclasses.replace(
         worst, prediction=int(allowed[worst.prediction]), rival=int(allowed[worst.rival])
     )

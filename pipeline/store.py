@@ -7,9 +7,11 @@ notes of a job at work, or what a killed commit left.
 """
 
 import io
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,6 +28,12 @@ _NOTE = re.compile(r"/\.unit-(\d+)\.[a-z]+\.begun$")
 
 class StoreError(RuntimeError):
     """Stored votes are incomplete or break a rule that every row must keep."""
+
+
+def run_ids(out: str) -> list[str]:
+    """Every run with votes under ``out``, ascending."""
+    names = storage.list_folders(storage.join(out, "votes"))
+    return [name.removeprefix("run_id=") for name in names if name.startswith("run_id=")]
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,22 @@ class VotesStore:
     def manifest_path(self) -> str:
         """Where this run's manifest lies."""
         return storage.join(self.folder, "_manifest.json")
+
+    @property
+    def summary_path(self) -> str:
+        """Where this run's summary lies, once it is certified."""
+        return storage.join(self.out, "summary", f"run_id={self.run_id}.json")
+
+    def read_summary(self) -> dict[str, Any] | None:
+        """The summary; None where the run has not been certified.
+
+        Raises:
+            ValueError: It is no JSON.
+        """
+        if not storage.exists(self.summary_path):
+            return None
+        summary: dict[str, Any] = json.loads(storage.read_bytes(self.summary_path))
+        return summary
 
     @property
     def lease_path(self) -> str:

@@ -3,7 +3,6 @@
 Shapes: N images with votes, V ablations, T slots of a vote set.
 """
 
-import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.ablation import BoolArray, IntArray, Patch
-from pipeline import storage
 from pipeline.ballots import votes_array
 from pipeline.certificates import rules
-from pipeline.certificates.votes import VoteArray
+from pipeline.certificates.votes import VoteArray, renumbered
 from pipeline.config import ConfigError
 from pipeline.labels import Labels
 from pipeline.manifest import Manifest
@@ -93,10 +91,8 @@ def patch_of(side: int | None, store: VotesStore, manifest: Manifest) -> Patch:
         ConfigError: It does not fit the image.
     """
     if side is None:
-        path = storage.join(store.out, "summary", f"run_id={store.run_id}.json")
-        claims = []
-        if storage.exists(path):
-            claims = json.loads(storage.read_bytes(path))["certified_accuracy"]
+        summary = store.read_summary()
+        claims = summary["certified_accuracy"] if summary else []
         sides = [claim["patch_px"] for claim in claims if claim.get("patch_px")]
         side = min(sides or default_patches(manifest.ablation) or (1,))
     try:
@@ -107,14 +103,9 @@ def patch_of(side: int | None, store: VotesStore, manifest: Manifest) -> Patch:
 
 
 def rule_votes(votes: VoteArray, manifest: Manifest) -> tuple[VoteArray, int]:
-    """Votes and their number of classes as the rules take them: only classes that can be voted for.
-
-    Renumbering keeps the classes' order, and with it every tie.
-    """
-    if manifest.classes is None:
-        return votes, manifest.num_classes
-    numbers = np.searchsorted(manifest.classes, votes)
-    return np.where(votes < 0, votes, numbers), len(manifest.classes)
+    """Votes and their number of classes as the rules take them (``renumbered``)."""
+    rivals = manifest.classes or range(manifest.num_classes)
+    return renumbered(votes, manifest.classes), len(rivals)
 
 
 def take_census(store: VotesStore, manifest: Manifest, patch: Patch) -> Census:

@@ -24,7 +24,7 @@ def hardware(*, torch_too: bool = True) -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in _LIBRARIES if _version(name)},
+        "versions": {name: found for name in _LIBRARIES if (found := _version(name))},
     }
     if torch_too:
         import torch  # noqa: PLC0415

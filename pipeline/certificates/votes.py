@@ -3,8 +3,8 @@
 Shape suffixes: N images, V ablations (views), T slots of a vote set, C classes.
 """
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,3 +117,28 @@ def pad_sets(classes: VoteArray, sizes_nv: IntArray) -> NDArray[np.int32]:
     votes_nvt = np.full(filled_nvt.shape, EMPTY, np.int32)
     votes_nvt[filled_nvt] = classes
     return votes_nvt
+
+
+@overload
+def renumbered(given: IntArray, classes: Sequence[int] | None) -> IntArray: ...
+@overload
+def renumbered(given: VoteArray, classes: Sequence[int] | None) -> VoteArray: ...
+def renumbered(given: VoteArray, classes: Sequence[int] | None) -> VoteArray:
+    """Classes as the rules take them: their places among those that can be voted for.
+
+    Classes that no ablation can vote for are no rivals. The order of the others stays, and with it
+    every tie.
+
+    Args:
+        given: Class numbers of the model, and -1 for none; integers of any shape.
+        classes: The classes that can be voted for, ascending; None for all.
+
+    Returns:
+        Places, -1 for whatever is not among ``classes``.
+    """
+    if classes is None:
+        return given
+    allowed = np.asarray(classes)
+    places = np.searchsorted(allowed, given)
+    found = allowed[np.minimum(places, len(allowed) - 1)] == given
+    return np.where(found, places, -1)

@@ -17,13 +17,13 @@ from pipeline.certificates.landscape import Landscape, landscapes
 from pipeline.certificates.randomized import CONFIDENCE
 from pipeline.certificates.rules import margins
 from pipeline.certificates.threats import Threat
-from pipeline.certificates.votes import VoteArray
+from pipeline.certificates.votes import VoteArray, renumbered
 from pipeline.certificates.witness import Witnesses, witnesses
 from pipeline.config import ConfigError
 from pipeline.labels import Labels
 from pipeline.manifest import Manifest
-from pipeline.questions.stored import DATASETS, dataset, read_summary, run_ids
-from pipeline.store import VotesStore
+from pipeline.questions.stored import DATASETS, dataset
+from pipeline.store import VotesStore, run_ids
 
 Frame = Literal["arrow", "pandas", "polars"]
 
@@ -112,7 +112,7 @@ class Run:
     @cached_property
     def summary(self) -> dict[str, Any] | None:
         """Accuracies, as ``patchcert certify`` wrote them; None where it has not."""
-        return read_summary(self.out, self.run_id)
+        return self.store.read_summary()
 
     @property
     def ablation(self) -> Ablation:
@@ -258,9 +258,7 @@ class Run:
         These are the model's own numbers, unless the run was restricted by ``--classes``: classes
         that no ablation can vote for are no rivals. The order of classes stays, and every tie.
         """
-        if self.manifest.classes is None:
-            return votes
-        return np.where(votes < 0, votes, np.searchsorted(self.manifest.classes, votes))
+        return renumbered(votes, self.manifest.classes)
 
     def check_fixed(self) -> None:
         """Raise ConfigError where the positions were drawn at random for each image."""

@@ -1,6 +1,5 @@
 """What lies under ``<out>``, of one run or of all: Arrow datasets, and a row a run."""
 
-import json
 import os
 from collections.abc import Sequence
 from datetime import datetime
@@ -21,7 +20,7 @@ from pipeline.schema import (
     WITNESSES,
     votes_schema,
 )
-from pipeline.store import VotesStore
+from pipeline.store import VotesStore, run_ids
 from pipeline.threads import in_threads
 
 _RUN = "run_id="
@@ -100,12 +99,6 @@ DATASETS = {
 """Folders of Parquet files under ``<out>``, a ``run_id=`` folder a run, with their columns."""
 
 
-def run_ids(out: str) -> list[str]:
-    """Every run with votes under ``out``, ascending."""
-    names = storage.list_folders(storage.join(out, "votes"))
-    return [name.removeprefix(_RUN) for name in names if name.startswith(_RUN)]
-
-
 def dataset(out: str, name: str, runs: Sequence[str] | None = None) -> ds.Dataset:
     """One of ``DATASETS``, without a row where nothing has been written.
 
@@ -157,15 +150,6 @@ def _is_data(path: str) -> bool:
     return name.endswith(".parquet") and not name.startswith((".", "_"))
 
 
-def read_summary(out: str, run_id: str) -> dict[str, Any] | None:
-    """The summary of a run; None where it has not been certified."""
-    path = storage.join(out, "summary", f"{_RUN}{run_id}.json")
-    if not storage.exists(path):
-        return None
-    summary: dict[str, Any] = json.loads(storage.read_bytes(path))
-    return summary
-
-
 def runs_and_claims(out: str) -> tuple[pa.Table, pa.Table]:
     """The tables ``RUNS`` and ``CLAIMS`` of every run that was begun.
 
@@ -186,7 +170,7 @@ def _read_run(out: str, run_id: str) -> tuple[dict[str, Any] | None, list[dict[s
     manifest = store.read_manifest()
     if manifest is None:
         return None, []
-    summary = read_summary(out, run_id) or {}
+    summary = store.read_summary() or {}
     row = _run_row(manifest) | {
         "complete": store.is_complete(manifest),
         "images_with_error": summary.get("images_with_error"),

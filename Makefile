@@ -23,10 +23,11 @@ demo: install
 test: install
 	$(BIN)/python -m pytest
 
-# Tests against servers that they start themselves (S3, a Ray head with its job server), kills, and
-# whole jobs on Ray that take a minute each.
+# Kills and whole jobs on Ray that take a minute each; then tests against servers that they start
+# themselves (S3, a Ray head with its job server). Two processes, since one can join one cluster.
 test-services: install
-	$(BIN)/python -m pytest -m services
+	$(BIN)/python -m pytest -m services --ignore tests/services
+	$(BIN)/python -m pytest -m services tests/services
 
 # Kill something of a running job N times, resume, compare; SEED is the first seed.
 N ?= 50

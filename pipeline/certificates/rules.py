@@ -11,6 +11,7 @@ import numpy as np
 
 from models.ablation import Ablation, IntArray, Patch
 from pipeline.certificates.exact import exact
+from pipeline.certificates.partial import PartialPoll, least_exact, least_uniform
 from pipeline.certificates.poll import Poll, margins_of
 from pipeline.certificates.randomized import CONFIDENCE, randomized
 from pipeline.certificates.threats import Threat
@@ -20,6 +21,7 @@ from pipeline.certificates.votes import VoteArray
 
 MarginFunction = Callable[[Poll, Threat], IntArray]
 TopKFunction = Callable[[Poll, Threat, int, IntArray], IntArray]
+LeastFunction = Callable[[PartialPoll, Threat], IntArray]
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,10 @@ class Rule:
             the views that the attacker can touch: ``largest`` relies on it.
         top_k: Margins by which given classes stay among the k first (``top_k.top_k``), where the
             rule speaks of that; else None.
+        least: The least margin over all completions of votes of which some are missing, where
+            the prediction is foregone; int64 (N,). With it, ``margins`` must be largest where all
+            of them are for the prediction, and never below those of ``uniform``
+            (``curtailment``). None where the rule needs every vote.
         deterministic: True where the votes must be those of every view of the ablation, in its
             order; False where they must be those of views drawn from it at random. Arrays do not
             tell which they are, so ``rule_for`` is told.
@@ -42,6 +48,7 @@ class Rule:
     guarantee: str
     margins: MarginFunction
     top_k: TopKFunction | None = None
+    least: LeastFunction | None = None
     deterministic: bool = True
 
 
@@ -62,12 +69,14 @@ RULES: dict[str, Rule] = {
             "uniform",
             "No rewriting of as many votes as the worst location touches changes the prediction.",
             uniform,
+            least=least_uniform,
         ),
         Rule(
             "exact",
             "No rewriting of the votes that any one location touches changes the prediction.",
             exact,
             top_k=top_k,
+            least=least_exact,
         ),
         _randomized(CONFIDENCE),
     )

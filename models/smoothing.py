@@ -42,7 +42,7 @@ class Ballot(NamedTuple):
 
     Attributes:
         votes_bv: The class with the largest logit in each ablation, in the order of the
-            ablations or of ``views_bv``; int (B, n).
+            ablations or of ``views_bv``; -1 where none was cast (``models.curtailed``); int (B, n).
         plain_b: The class of the whole image by the same weights; int (B,).
         vote_sets: Under threshold voting, the classes that each ablation votes for, ascending,
             then -1; int32 (B, n, T). Else None.
@@ -94,9 +94,9 @@ class SmoothedClassifier:
             raise ValueError("the classifier is in training mode; call its eval() before voting")
         self.classifier, self.device, self.microbatch = classifier, device, microbatch
         self.voting, self.gaps = voting, gaps
-        self._group_v = np.empty(len(classifier.ablation), dtype=np.int32)
+        self.group_v = np.empty(len(classifier.ablation), dtype=np.int32)
         for group, (_, views) in enumerate(classifier.groups()):
-            self._group_v[views] = group
+            self.group_v[views] = group
 
     @torch.inference_mode()
     def __call__(
@@ -117,21 +117,37 @@ class SmoothedClassifier:
         ballot = self._empty_ballot(views_bv.shape)
         if not count:
             return ballot
-        tokens = self.classifier.tokens(torch.from_numpy(images_bhwc).to(self.device))
+        tokens = self.tokens(images_bhwc)
         # View-major: neighbours in a microbatch read different images of the same band.
         view_f = np.ascontiguousarray(views_bv.T).reshape(-1)
-        for group in range(self._group_v.max() + 1):
-            of_group = np.flatnonzero(self._group_v[view_f] == group)
+        for group in range(self.group_v.max() + 1):
+            of_group = np.flatnonzero(self.group_v[view_f] == group)
             for places in self._slices(self.microbatch, of_group):
-                padded = self._padded(self.microbatch, places)
-                image_s, view_s = padded % count, view_f[padded]
-                logits = self.classifier(tokens, self._sent(image_s), self._sent(view_s))
-                self._count(ballot, logits[: len(places)], places % count, places // count)
+                logits = self.logits(tokens, places % count, view_f[places])
+                self._count(ballot, logits, places % count, places // count)
+        ballot.plain_b[:] = self.plain(tokens, count)
+        return ballot
+
+    def tokens(self, images_bhwc: NDArray[np.uint8]) -> Tensor:
+        """What the sequences of preprocessed images gather from."""
+        return self.classifier.tokens(torch.from_numpy(images_bhwc).to(self.device))
+
+    def logits(
+        self, tokens: Tensor, image_s: NDArray[np.int64], view_s: NDArray[np.int64]
+    ) -> Tensor:
+        """Logits of at most a microbatch of ablations, all of one group (``group_v``); (S, C)."""
+        padded = self._padded(self.microbatch, np.arange(len(view_s)))
+        images, views = self._sent(image_s[padded]), self._sent(view_s[padded])
+        return self.classifier(tokens, images, views)[: len(view_s)]
+
+    def plain(self, tokens: Tensor, count: int) -> NDArray[np.int64]:
+        """Class of each whole image; int (count,)."""
+        plain_b = np.empty(count, np.int64)
         size = max(_STEP, self.microbatch // _WHOLE_SHARE // _STEP * _STEP)
         for places in self._slices(size, np.arange(count)):
             whole = self.classifier.whole(tokens, self._sent(self._padded(size, places)))
-            ballot.plain_b[places] = winners(whole)[: len(places)]
-        return ballot
+            plain_b[places] = winners(whole)[: len(places)]
+        return plain_b
 
     def _checked_views(self, count: int, views_bv: NDArray[np.integer] | None) -> NDArray[np.int64]:
         views = len(self.classifier.ablation)

@@ -10,6 +10,8 @@ import pyarrow.compute as pc
 
 from models.ablation import BoolArray, IntArray
 from pipeline.config import ConfigError
+from pipeline.manifest import AS_GIVEN
+from pipeline.questions.agreement import Agreement, agreement, comparable
 from pipeline.questions.outcomes import Outcomes, Question, outcomes_of
 from pipeline.questions.paired import Paired
 from pipeline.questions.run import Run
@@ -27,6 +29,8 @@ class Comparison:
         errors: Of ``images``, those with an error in the first and in the second run: wrong there.
         only: Images that only the first and that only the second run has.
         tables: By question, what either got right.
+        votes: How far they cast the same votes; None where they vote on other ablations, or not for
+            one class each.
         notes: What a reader must know beside the figures.
     """
 
@@ -37,6 +41,7 @@ class Comparison:
     errors: tuple[int, int]
     only: tuple[int, int]
     tables: Mapping[Question, Paired]
+    votes: Agreement | None = None
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -51,12 +56,13 @@ class Comparison:
             "questions": [
                 question.to_dict() | table.to_dict() for question, table in self.tables.items()
             ],
+            "votes": self.votes and self.votes.to_dict(),
             "notes": list(self.notes),
         }
 
 
 def compare(first: Run, second: Run, *, intersect: bool = False) -> Comparison:
-    """Compare two runs on the images that both have.
+    """Compare two runs on the images that both have, and vote by vote where they can be.
 
     Args:
         first: One run.
@@ -78,6 +84,7 @@ def compare(first: Run, second: Run, *, intersect: bool = False) -> Comparison:
         raise ConfigError(_different(one, other, shared, only))
     in_one = np.flatnonzero(shared)
     _check_labels(one, other, in_one, in_other)
+    votes = agreement(one, other, in_one, in_other) if comparable(first, second) else None
     known = one.labels.known[in_one]
     in_one, in_other = in_one[known], in_other[known]
     return Comparison(
@@ -91,6 +98,7 @@ def compare(first: Run, second: Run, *, intersect: bool = False) -> Comparison:
             question: _paired(one.right[question][in_one], other.right[question][in_other])
             for question in _common(one, other)
         },
+        votes=votes,
         notes=tuple(_notes(one, other)),
     )
 
@@ -160,6 +168,11 @@ def _notes(one: Outcomes, other: Outcomes) -> list[str]:
             "the files of the two runs are not the same (their fingerprints differ); image ids and "
             "labels are"
         )
+    notes += [
+        f"run {outcomes.run.run_id}: {AS_GIVEN}"
+        for outcomes in (one, other)
+        if outcomes.run.manifest.imported
+    ]
     grids = _grid(one.run), _grid(other.run)
     if grids[0] != grids[1]:
         said = " and ".join(f"{h}x{w} px of {scale}x{scale} model px" for h, w, scale in grids)

@@ -46,7 +46,7 @@ class Question(NamedTuple):
 PLAIN, SMOOTHED = Question("plain"), Question("smoothed")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Outcomes:
     """The images of a run, in its order.
 
@@ -55,6 +55,7 @@ class Outcomes:
         ids: Image ids; string (N,).
         labels: Right classes.
         errors: Images that could not be voted on; bool (N,).
+        units: Which unit of the stored votes each image is in, ascending; int (N,).
         right: By question, whether the image is right in it; bool (N,).
     """
 
@@ -62,6 +63,7 @@ class Outcomes:
     ids: pa.ChunkedArray
     labels: Labels
     errors: BoolArray
+    units: IntArray
     right: Mapping[Question, BoolArray] = field(default_factory=dict)
 
 
@@ -74,11 +76,13 @@ def outcomes_of(run: Run) -> Outcomes:
     """
     wanted = ("image_id", "label", "labels", "prediction", "plain_prediction", "error")
     names = [name for name in run.manifest.schema.names if name in wanted]
-    rows = pa.concat_tables(run.store.read(names))
+    of_units = list(run.store.read(names))
+    rows = pa.concat_tables(of_units)
     labels = Labels.of(rows)
     right = {
         question: labels.accept(rows[column].fill_null(-1).to_numpy().astype(np.int64))
         for question, column in ((PLAIN, "plain_prediction"), (SMOOTHED, "prediction"))
+        if question != PLAIN or run.manifest.plain_known
     }
     ids, seen = rows["image_id"], dict[Question, int]()
     for question, places, holds, predictions in _certificates(run, ids):
@@ -96,7 +100,14 @@ def outcomes_of(run: Run) -> Outcomes:
                 f"run_id={run.run_id}: {count} certificates against {question.claim.threat} px for "
                 f"{rows.num_rows} images; run `patchcert certify` again"
             )
-    return Outcomes(run, ids, labels, rows["error"].is_valid().to_numpy(), right)
+    return Outcomes(
+        run=run,
+        ids=ids,
+        labels=labels,
+        errors=rows["error"].is_valid().to_numpy(),
+        units=np.repeat(np.arange(len(of_units)), [unit.num_rows for unit in of_units]),
+        right=right,
+    )
 
 
 def _certificates(

@@ -1,6 +1,7 @@
 """What comparisons, classes and breaking places look like on a terminal."""
 
 from collections.abc import Sequence
+from decimal import ROUND_CEILING, Context
 from typing import Any
 
 from rich import box
@@ -8,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.intervals import Proportion
+from pipeline.questions.agreement import Agreement
 from pipeline.questions.classes import ClassRow
 from pipeline.questions.comparison import Comparison
 from pipeline.questions.heatmap import BreakingMap
@@ -44,6 +46,8 @@ def print_comparison(found: Comparison, console: Console) -> None:
     for question, paired in found.tables.items():
         table.add_row(_patch(question), _words(question), *_paired_cells(paired))
     console.print(table)
+    if found.votes is not None:
+        console.print(_agreement(found.votes), markup=False)
     for note in found.notes:
         console.print(f"Note: {note}.", markup=False)
 
@@ -60,8 +64,40 @@ def _outline(run: Run) -> str:
     return (
         f"{run.run_id}  {model['name']}, {ablation.kind} b={ablation.size} px, "
         f"{positions}, hidden tokens {manifest.identity['tokens']}{voting}, weights "
-        f"{model['weights_sha256'][:8]}"
+        f"{model['weights_sha256'][:8]}, {run.dtype}"
     )
+
+
+def _agreement(votes: Agreement) -> str:
+    """How far the runs cast the same votes, in sentences."""
+    if not votes.ablations:
+        return "Votes: no image was voted on in both."
+    of = f"{votes.ablations:,} ablations of {votes.images:,} images"
+    differ = votes.ablations - votes.equal
+    if not differ:
+        return f"Votes: all {of} vote equally."
+    said = (
+        f"Votes: {100 * votes.equal / votes.ablations:.2f} % of {of} vote equally; {differ:,} "
+        f"differ, on {votes.images_differ:,} images, and {votes.predictions_differ:,} smoothed "
+        "predictions."
+    )
+    gaps = votes.gaps
+    if gaps is None:
+        return f"{said} A run with --gaps says how near a tie they are."
+    where = gaps.where
+    places = {"column": f"x = {where.x}", "row": f"y = {where.y}"}
+    place = places.get(gaps.run.ablation.kind, f"x = {where.x}, y = {where.y}")
+    return (
+        f"{said}\nWhere they differ, the top two logits of {gaps.run.run_id} ({gaps.run.dtype}) "
+        f"are less than {_rounded_up(gaps.below)} apart, {gaps.median:.4g} at the median; so are "
+        f"{100 * gaps.as_near / votes.ablations:.2f} % of all. The farthest: {where.image_id}, "
+        f"ablation {where.ablation} ({place}), class {where.first} or {where.second}."
+    )
+
+
+def _rounded_up(bound: float) -> str:
+    """Four digits, so that what is below the bound is below what is printed."""
+    return f"{Context(prec=4, rounding=ROUND_CEILING).create_decimal(bound):f}"
 
 
 def _caption(found: Comparison) -> str:

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from models.ablation import Ablation
 from pipeline.ballots import ranked_counts
 from pipeline.manifest import Manifest
+from pipeline.schema import ATTACKS
 from pipeline.store import VotesStore
 
 COLUMNS = Ablation(kind="column", size=2, stride=1, height=10, width=10)
@@ -47,6 +49,7 @@ def write_run(
     restricted: Sequence[int] | None = None,
     plain: Sequence[int] | None = None,
     errors: Sequence[int] = (),
+    gaps: np.ndarray | None = None,
     unit_images: int = 4,
     **more,
 ) -> str:
@@ -63,6 +66,7 @@ def write_run(
         restricted: The only classes that can be voted for; None for all.
         plain: Plain predictions; the smoothed ones where left out.
         errors: Images that could not be voted on.
+        gaps: Top-two gaps, (N, V), stored if the identity says so; by default a half each.
         unit_images: Rows of a file.
         more: Entries of the identity.
     """
@@ -78,7 +82,9 @@ def write_run(
         },
     )
     rows = [
-        _row(image, votes[image], labels[image], ids, plain, errors) for image in range(len(votes))
+        _row(image, votes[image], labels[image], ids, plain, errors)
+        | ({} if gaps is None or image in errors else {"gaps": gaps[image].astype(np.float16)})
+        for image in range(len(votes))
     ]
     store = VotesStore(str(out), manifest.run_id)
     store.write_manifest(manifest)
@@ -86,6 +92,27 @@ def write_run(
         table = pa.Table.from_pylist(rows[start : start + unit_images], manifest.schema)
         store.commit(unit, table, manifest.schema, manifest.votes_per_image)
     return manifest.run_id
+
+
+def write_attacks(out: Path, run_id: str, attacks: Sequence[tuple[str, bool, bool]]) -> None:
+    """Rows as ``patchcert attack`` leaves them beside its images, for a patch of 32 px.
+
+    Args:
+        out: Folder of all results.
+        run_id: The run.
+        attacks: Image, whether it is certified, and whether it is right after; one a patch.
+    """
+    folder = out / "attack" / f"run_id={run_id}"
+    (folder / "32px-0").mkdir(parents=True)
+    rows = [
+        dict.fromkeys(ATTACKS.names, 0)
+        | {"image_id": image_id, "certified": certified, "patch_px": 32}
+        | {"right_after": right, "success": not right}
+        for image_id, certified, right in attacks
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, ATTACKS), folder / "32px-0.parquet")
+    images = pa.table({"image_id": ["of another kind"]})
+    pq.write_table(images, folder / "32px-0" / "attacked.parquet")
 
 
 def _row(image, cast, label, ids, plain, errors) -> dict:

@@ -1,0 +1,4 @@
+"""Votes and certificates in other hands: a run exported, and votes cast elsewhere imported.
+
+``docs/interchange.md`` describes the files.
+"""

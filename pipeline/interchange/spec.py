@@ -1,0 +1,209 @@
+"""What votes are of: the ablations and the classes, told by flags or by the file itself."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from models.ablation import Ablation
+from pipeline.config import ConfigError
+from pipeline.interchange.config import ImportConfig, sides_of
+from pipeline.manifest import Manifest
+from pipeline.schema import MAX_CLASSES
+from pipeline.sources.class_names import class_subset
+
+_FLAGS = {
+    "kind": "--ablation",
+    "size": "--size",
+    "stride": "--stride",
+    "random": "--positions",
+    "seed": "--seed",
+    "height": "--image-size",
+    "width": "--image-size",
+    "pixel_scale": "--model-size",
+    "num_classes": "--num-classes",
+    "classes": "--classes",
+    "model": "--model",
+}
+_NEEDED = ("kind", "size", "height", "num_classes")
+_DEFAULTS: dict[str, Any] = {
+    "stride": 1,
+    "random": None,
+    "seed": 0,
+    "pixel_scale": 1,
+    "classes": None,
+    "model": "imported",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """What a matrix of votes means.
+
+    Attributes:
+        ablation: One column of votes for each of its views, in their order.
+        num_classes: Length of the logits.
+        classes: Classes that could be voted for, ascending; None for all.
+        model: Name of what voted.
+    """
+
+    ablation: Ablation
+    num_classes: int
+    classes: tuple[int, ...] | None = None
+    model: str = "imported"
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> "Spec":
+        """What the votes of a run mean.
+
+        Raises:
+            ConfigError: They are not one vote of each ablation of a fixed family.
+        """
+        if manifest.theta is not None:
+            raise ConfigError(
+                f"run {manifest.run_id}: its ablations cast sets of votes (--voting threshold), "
+                "and the interchange format holds one vote an ablation; export it without --votes"
+            )
+        if manifest.draws is not None:
+            raise ConfigError(
+                f"run {manifest.run_id}: its positions were drawn at random for each image, which "
+                "nobody can see from votes, and its certificate rests on it; export it without "
+                "--votes"
+            )
+        return cls(
+            ablation=manifest.ablation,
+            num_classes=manifest.num_classes,
+            classes=manifest.classes,
+            model=manifest.identity["model"]["name"],
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """Everything as one flat JSON object; ``spec_from`` reads it back."""
+        return {
+            **asdict(self.ablation),
+            "num_classes": self.num_classes,
+            "classes": None if self.classes is None else list(self.classes),
+            "model": self.model,
+        }
+
+    def to_json(self) -> str:
+        """The text that a file of votes holds."""
+        return json.dumps(self.facts(), sort_keys=True)
+
+
+def spec_from(config: ImportConfig, told: str | None, where: str) -> Spec:
+    """What the votes of a file mean: as it says itself, and as the flags say.
+
+    Args:
+        config: The flags.
+        told: The text in the file (``Spec.to_json``); None where it has none.
+        where: The file, for messages.
+
+    Raises:
+        ConfigError: Something is missing, contradictory or impossible.
+        SourceError: ``--classes`` names no classes.
+    """
+    facts = _facts_of_file(told, where)
+    for name, value in _facts_of_flags(config, facts).items():
+        if told is not None and name != "model" and facts.get(name) != value:
+            raise ConfigError(
+                f"{_FLAGS[name]}: {where} says of itself that {name} is {facts.get(name)}, the "
+                f"flag says {value}; leave the flag out, or give the right file"
+            )
+        facts[name] = value
+    missing = [_FLAGS[name] for name in _NEEDED if name not in facts]
+    if missing:
+        raise ConfigError(
+            f"{where} does not say what voted: give {', '.join(missing)} (and --stride where it "
+            "is not 1)"
+        )
+    facts = _DEFAULTS | facts
+    classes = facts.pop("classes")
+    num_classes, model = facts.pop("num_classes"), facts.pop("model")
+    if not 2 <= num_classes <= MAX_CLASSES:
+        raise ConfigError(f"--num-classes {num_classes}: votes name 2 to {MAX_CLASSES} classes")
+    try:
+        ablation = Ablation(**facts)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return Spec(
+        ablation=ablation,
+        num_classes=num_classes,
+        classes=None if classes is None else tuple(classes),
+        model=model,
+    )
+
+
+def _facts_of_file(told: str | None, where: str) -> dict[str, Any]:
+    if told is None:
+        return {}
+    try:
+        facts = json.loads(told)
+        if set(facts) != set(_FLAGS) or not _plausible(facts):
+            raise ValueError
+    except (ValueError, TypeError) as error:
+        raise ConfigError(
+            f"{where}: its spec cannot be read; export it again, or take the spec out of the file "
+            "and give flags"
+        ) from error
+    return dict(facts)
+
+
+def _plausible(facts: Mapping[str, Any]) -> bool:
+    """Whether every value of a file's text has its type."""
+    numbers = (value for name, value in facts.items() if name not in ("kind", "classes", "model"))
+    classes = facts["classes"]
+    return (
+        all(type(number) is int for number in numbers if number is not None)
+        and facts["num_classes"] is not None
+        and isinstance(facts["model"], str)
+        and isinstance(facts["kind"], str)
+        and (
+            classes is None
+            or (
+                all(type(one) is int and 0 <= one < facts["num_classes"] for one in classes)
+                and sorted(set(classes)) == classes
+                and len(classes) >= 2
+            )
+        )
+    )
+
+
+def _facts_of_flags(config: ImportConfig, told: Mapping[str, Any]) -> dict[str, Any]:
+    """What the flags say, by the names of ``Spec.facts``; those left out are not there."""
+    facts: dict[str, Any] = {
+        "kind": config.ablation,
+        "size": config.size,
+        "stride": config.stride,
+        "random": config.random,
+        "seed": config.seed,
+        "num_classes": config.num_classes,
+        "model": config.model,
+    }
+    if config.image_size is not None:
+        facts["height"], facts["width"] = sides_of("image-size", config.image_size)
+        facts["pixel_scale"] = _scale(config.image_size, config.model_size)
+    facts = {name: value for name, value in facts.items() if value is not None}
+    if config.classes is not None:
+        num_classes = config.num_classes or told.get("num_classes")
+        if num_classes is None:
+            raise ConfigError("--classes: it names some of --num-classes; give both")
+        facts["classes"] = list(class_subset(config.classes, num_classes))
+    return facts
+
+
+def _scale(image: str, model: str | None) -> int | None:
+    """Model pixels per pixel of the image; None where the flags leave it open."""
+    if model is None:
+        return None
+    (height, width), (model_height, model_width) = (
+        sides_of("image-size", image),
+        sides_of("model-size", model),
+    )
+    scale = model_height // height
+    if not scale or (height * scale, width * scale) != (model_height, model_width):
+        raise ConfigError(
+            f"--model-size {model}: it is no exact enlargement of --image-size {image}; measure "
+            "patches on the model's input then, and leave --model-size out"
+        )
+    return scale

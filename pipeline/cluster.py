@@ -1,46 +1,31 @@
-"""Ray, local or a cluster: joining it, sharing out its CPUs and GPUs, running the three stages.
+"""Ray, local or a cluster: joining it, asking a worker what it is, and its errors in our words.
 
-The only module that starts Ray. Knobs that have no stable name in Ray's interface are kept here.
+The only module that starts Ray.
 """
 
 import contextlib
 import logging
-import math
 import os
 import platform
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
-import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import ActorDiedError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.committing import CommitUnit
 from pipeline.config import ConfigError, Device
-from pipeline.decoding import DecodeUnit
-from pipeline.isolation import Deaths, Guarded
 from pipeline.numerics import Machine, Numerics, on_cluster, probe_machine
 from pipeline.resolve import Voter
-from pipeline.voting import VoteOnUnit, build_classifier, check_worker
+from pipeline.shares import CPUS_OF, DECODE_CPUS, GPUS_OF, check_accelerators
+from pipeline.voting import build_classifier, check_worker
 
-_DECODE_CPUS, _COMMIT_CPUS = 0.5, 0.25
-# What Ray calls a node that has GPUs of a model, and what we call the number of them.
-_MODEL_RESOURCE, _GPUS_OF = "accelerator_type:", "GPU:"
-# Actors die over images (pipeline.isolation sees to these) and with their nodes. Without a bound
-# an actor that cannot live at all would be restarted for ever.
-_BOUNDED: dict[str, Any] = {"max_restarts": 3, "max_task_retries": 3}
-_SILENCE_SECONDS = 1800
-# A unit must stay one block; Ray splits blocks above this size.
-_BLOCK_BYTES = 2**31 - 1
-
-_In = TypeVar("_In")
-_Out = TypeVar("_Out")
+# What Ray calls a node that has GPUs of a model.
+_MODEL_RESOURCE = "accelerator_type:"
+# For nodes to say what they are; a worker that imports torch for the first time takes seconds.
+_WAIT_SECONDS = 30.0
 
 
 class JobError(RuntimeError):
@@ -49,130 +34,6 @@ class JobError(RuntimeError):
 
 class WorkersDiedError(JobError):
     """Processes or nodes died more often than Ray restarts them; worth another pass."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Share:
-    """What each actor gets.
-
-    Attributes:
-        actors: Copies of the network.
-        cpus: CPUs an actor reserves, less than it uses, so that tasks can always run beside it.
-        gpus: GPUs an actor reserves.
-        accelerator_type: Ray's name of the GPU model that actors are bound to; None for any.
-    """
-
-    actors: int
-    cpus: float
-    gpus: float
-    accelerator_type: str | None = None
-
-
-def plan_share(
-    available: Mapping[str, float],
-    numerics: Numerics,
-    actors: int | None,
-    units: int,
-    accelerator_type: str | None = None,
-) -> Share:
-    """Divide a cluster so that decoding and committing can never be starved.
-
-    Ray waits for ever, without a word, when actors hold every CPU that tasks need.
-
-    Raises:
-        ConfigError: More GPUs are asked for than there are, the CPUs do not suffice, or GPUs are
-            of several models and none is named.
-    """
-    cpus, gpus = available.get("CPU", 0.0), available.get("GPU", 0.0)
-    if numerics.device == "cuda":
-        check_accelerators(available, accelerator_type)
-        if accelerator_type is not None:
-            gpus = available.get(_GPUS_OF + accelerator_type, 0.0)
-        # A cluster that scales from zero has no GPU until one is asked for.
-        most = int(gpus) or (actors or 1)
-    else:
-        most = max(1, int(cpus) // max(1, numerics.threads))
-    count = min(actors or most, max(1, units))
-    if numerics.device == "cuda" and count > most:
-        which = f" {accelerator_type}" if accelerator_type else ""
-        raise ConfigError(
-            f"--actors {count}: the cluster has {most}{which} GPUs; ask for fewer actors"
-        )
-    spare = cpus - _DECODE_CPUS - _COMMIT_CPUS
-    # Two decimals, rounded down: the sum must not exceed what is there.
-    each = math.floor(min(1.0, spare / count) * 100) / 100
-    if each <= 0:
-        raise ConfigError(
-            f"{count} actors on {cpus:g} CPUs: decoding and writing need {cpus - spare:g} of them; "
-            "ask for fewer --actors or add CPUs"
-        )
-    cuda = numerics.device == "cuda"
-    return Share(
-        actors=count,
-        cpus=each,
-        gpus=1.0 if cuda else 0.0,
-        accelerator_type=accelerator_type if cuda else None,
-    )
-
-
-def check_accelerators(available: Mapping[str, float], accelerator_type: str | None) -> None:
-    """Demand that all GPUs which a job may get are of one model, since that decides its votes.
-
-    Raises:
-        ConfigError: They are of several, and none is named.
-    """
-    models = sorted(name[len(_GPUS_OF) :] for name in available if name.startswith(_GPUS_OF))
-    if accelerator_type is None and len(models) > 1:
-        raise ConfigError(
-            f"the cluster has GPUs of several models ({', '.join(models)}), and a run's votes are "
-            "those of one: give --accelerator-type one of them"
-        )
-
-
-def probe_worker(device: Device, *, verbose: bool, accelerator_type: str | None = None) -> Machine:
-    """What ``device`` means on a worker of the cluster: the driver may have no GPU.
-
-    With ``cuda`` this waits until the cluster has a GPU, so that autoscalers add one.
-
-    Raises:
-        ConfigError: GPUs are of several models and none is named.
-    """
-    with ray_cluster(verbose=verbose) as available:
-        wants_gpu = device == "cuda" or (device == "auto" and available.get("GPU", 0) >= 1)
-        if wants_gpu:
-            check_accelerators(available, accelerator_type)
-        task = ray.remote(probe_machine).options(**_one_worker(wants_gpu, accelerator_type))
-        machine: Machine = ray.get(task.remote("cuda" if wants_gpu else "cpu"))
-        return machine
-
-
-def load_on_worker(voter: Voter, numerics: Numerics, accelerator_type: str | None) -> str:
-    """Load a voter's network on one worker of the cluster that is joined; that node's name.
-
-    Raises:
-        JobError: It does not load there, or the worker is not what the run says.
-    """
-    cuda = numerics.device == "cuda"
-    task = ray.remote(_load).options(**_one_worker(cuda, accelerator_type))
-    try:
-        node: str = ray.get(task.remote(voter, numerics))
-    except RayError as error:
-        raise JobError(_last_line(error)) from error
-    return node
-
-
-def _load(voter: Voter, numerics: Numerics) -> str:
-    check_worker(voter, numerics)
-    build_classifier(voter, numerics)
-    return platform.node()
-
-
-def _one_worker(cuda: bool, accelerator_type: str | None) -> dict[str, Any]:
-    """Ray's options of a task that stands for an actor."""
-    pinned: dict[str, Any] = (
-        {"accelerator_type": accelerator_type} if cuda and accelerator_type else {}
-    )
-    return {"num_cpus": _DECODE_CPUS, "num_gpus": 1 if cuda else 0, **pinned}
 
 
 @contextmanager
@@ -202,13 +63,16 @@ def ray_cluster(*, verbose: bool) -> Iterator[Mapping[str, float]]:
 
 
 def _resources() -> dict[str, float]:
-    """What the cluster has, and under ``GPU:<model>`` its GPUs of each model."""
+    """What the cluster has, also by GPU model (``GPU:<model>``) and by node (``CPU:<node>``)."""
     found: dict[str, float] = dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
     for node in ray.nodes():  # type: ignore[no-untyped-call]
-        gpus = node["Resources"].get("GPU", 0.0) if node["Alive"] else 0.0
+        if not node["Alive"]:
+            continue
+        found[CPUS_OF + node["NodeID"]] = node["Resources"].get("CPU", 0.0)
+        gpus = node["Resources"].get("GPU", 0.0)
         for name in node["Resources"] if gpus else ():
             if name.startswith(_MODEL_RESOURCE):
-                model = _GPUS_OF + name.removeprefix(_MODEL_RESOURCE)
+                model = GPUS_OF + name.removeprefix(_MODEL_RESOURCE)
                 found[model] = found.get(model, 0.0) + gpus
     return found
 
@@ -227,67 +91,19 @@ def _silent_stderr() -> Iterator[None]:
         os.close(null)
 
 
-def run_units(
-    units: Sequence[pa.Table],
-    decode: DecodeUnit,
-    voter: Mapping[str, Any],
-    commit: CommitUnit,
-    share: Share,
-    *,
-    verbose: bool,
-) -> Iterator[pa.Table]:
-    """Stream units through decode, vote and commit; yields a receipt per committed unit.
-
-    Raises:
-        WorkersDiedError: Too many processes or nodes died.
-        JobError: A stage failed for good.
-    """
-    decode_deaths, vote_deaths = Deaths(commit.store, "decode"), Deaths(commit.store, "vote")
-    pinned: dict[str, Any] = (
-        {"accelerator_type": share.accelerator_type} if share.accelerator_type else {}
-    )
-    with _data_context(verbose=verbose), warnings.catch_warnings():
-        # Bounded restarts have no other name yet (Ray 2.60); they go with these in 2.64.
-        warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
-        dataset = (
-            ray.data.from_arrow(list(units))
-            .map_batches(
-                Guarded(partial(DecodeUnit, decode.options, decode.preprocess), decode_deaths),
-                batch_size=None,
-                batch_format="pyarrow",
-                num_cpus=_DECODE_CPUS,
-            )
-            .map_batches(
-                Guarded,
-                fn_constructor_args=(partial(VoteOnUnit, **voter), vote_deaths),
-                batch_size=None,
-                batch_format="pyarrow",
-                compute=ActorPoolStrategy(size=share.actors),
-                num_cpus=share.cpus,
-                num_gpus=share.gpus or None,
-                **_BOUNDED,
-                **pinned,
-            )
-            .map_batches(
-                commit,
-                batch_size=None,
-                batch_format="pyarrow",
-                num_cpus=_COMMIT_CPUS,
-            )
-        )
-        with _in_words():
-            yield from dataset.iter_batches(
-                batch_size=None, batch_format="pyarrow", prefetch_batches=0
-            )
-
-
 @contextmanager
-def _in_words() -> Iterator[None]:
+def in_words() -> Iterator[None]:
     """Turn Ray's errors into ours: a task that failed, or workers that died."""
     try:
         yield
     except RayTaskError as error:
+        if isinstance(error, ConfigError):  # the worker's own words, as Ray sees to
+            raise ConfigError(str(error.cause)) from error
         raise JobError(_last_line(error)) from error
+    except ActorDiedError as error:
+        # One that fails as it begins is not what dies of an image or with a node: it never will.
+        kind = JobError if error.actor_init_failed else WorkersDiedError
+        raise kind(_last_line(error)) from error
     except RayError as error:
         raise WorkersDiedError(_last_line(error)) from error
 
@@ -299,45 +115,126 @@ def _last_line(error: BaseException) -> str:
     return f"{type(cause).__name__}: {lines[-1] if lines else 'no message'}"
 
 
-@contextmanager
-def _data_context(*, verbose: bool) -> Iterator[None]:
-    """Settings of this job's dataset, put back afterwards."""
-    context = DataContext.get_current()
-    settings = {
-        "target_max_block_size": _BLOCK_BYTES,
-        "enable_progress_bars": verbose,
-        "execution_no_progress_timeout_s": _SILENCE_SECONDS,
-        "print_on_execution_start": verbose,
-    }
-    # Names differ between Ray releases; setting one that does not exist would be silent.
-    known = {name: getattr(context, name) for name in settings if hasattr(context, name)}
-    logger = logging.getLogger("ray.data")
-    level = logger.level
-    try:
-        for name in known:
-            setattr(context, name, settings[name])
-        if not verbose:
-            logger.setLevel(logging.ERROR)
-        yield
-    finally:
-        logger.setLevel(level)
-        for name, value in known.items():
-            setattr(context, name, value)
+def probe_worker(
+    device: Device, *, verbose: bool, accelerator_type: str | None = None, mixed: bool = False
+) -> Machine:
+    """What ``device`` means on the workers of the cluster: the driver may have no GPU.
 
+    Every node that could hold an actor is asked. Where none has a GPU yet and one is wanted, this
+    waits until the cluster has one, so that autoscalers add it.
 
-def run_tasks(
-    task: Callable[[_In], _Out], items: Sequence[_In], *, verbose: bool
-) -> Iterator[_Out]:
-    """Apply a function to every item as a Ray Data job, one CPU an item; results as they come.
+    Args:
+        device: What was asked for.
+        verbose: Show Ray's own log.
+        accelerator_type: The GPU model that is asked for; None for whatever there is.
+        mixed: Whether votes of several models are wanted.
 
     Raises:
-        WorkersDiedError: Too many processes or nodes died.
-        JobError: The function failed.
+        ConfigError: Devices are of several models where one is needed, or there is no CUDA.
+        JobError: Workers died of the question.
     """
-    with _data_context(verbose=verbose):
-        dataset = ray.data.range(len(items), override_num_blocks=len(items)).map(
-            lambda row: {"result": task(items[row["id"]])}, num_cpus=1
+    with ray_cluster(verbose=verbose) as available:
+        cuda = device == "cuda" or (device == "auto" and available.get("GPU", 0) >= 1)
+        if cuda:
+            check_accelerators(available, accelerator_type, mixed=mixed)
+        task, needs = ray.remote(_describe), _one_worker(cuda, accelerator_type)
+        # Where there is no such node yet: any that comes.
+        places: list[Any] = [
+            {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True)}
+            for node in _nodes_for_actors(cuda, accelerator_type)
+        ] or [{}]
+        kind: Device = "cuda" if cuda else "cpu"
+        with in_words():
+            found = _answers([task.options(**needs, **place).remote(kind) for place in places])
+    return one_machine(found, mixed=mixed)
+
+
+def _describe(device: Device) -> tuple[str, Machine]:
+    return platform.node(), probe_machine(device)
+
+
+def _nodes_for_actors(cuda: bool, accelerator_type: str | None) -> list[str]:
+    """Ids of the nodes that an actor fits on."""
+    wanted = ["GPU"] if cuda else ["CPU"]
+    if cuda and accelerator_type is not None:
+        wanted.append(_MODEL_RESOURCE + accelerator_type)
+    return [
+        node["NodeID"]
+        for node in ray.nodes()  # type: ignore[no-untyped-call]
+        if node["Alive"] and all(node["Resources"].get(name, 0.0) > 0 for name in wanted)
+    ]
+
+
+def _answers(asked: list["ray.ObjectRef[Any]"]) -> list[tuple[str, Machine]]:
+    """What nodes say: of one in any case, of those that are busy with other jobs perhaps not."""
+    ready: list[Any] = []
+    while not ready:
+        ready, _ = ray.wait(asked, timeout=_WAIT_SECONDS)
+        if not ready:
+            # A cluster that is to grow, or other jobs: both can take for ever.
+            print("waiting for a worker that can vote ...", file=sys.stderr, flush=True)
+    ready, busy = ray.wait(asked, num_returns=len(asked), timeout=_WAIT_SECONDS)
+    for one in busy:
+        ray.cancel(one)
+    return ray.get(ready)
+
+
+def one_machine(found: Sequence[tuple[str, Machine]], *, mixed: bool) -> Machine:
+    """The machine that a run's identity speaks of, from what nodes say of themselves.
+
+    Args:
+        found: Names of nodes, and what they are.
+        mixed: Whether votes of several device models are wanted.
+
+    Raises:
+        ConfigError: The nodes' devices are of several models, and votes of one are wanted.
+    """
+    nodes: dict[str, set[str]] = {}
+    for name, machine in found:
+        nodes.setdefault(machine.device_model, set()).add(name)
+    if len(nodes) > 1 and not mixed:
+        said = "; ".join(
+            f"{model} on {', '.join(sorted(names)[:3])}{', ...' if len(names) > 3 else ''}"
+            for model, names in sorted(nodes.items())
         )
-        with _in_words():
-            for row in dataset.iter_rows():
-                yield row["result"]
+        pin = (
+            "--accelerator-type where Ray's names tell them apart"
+            if found[0][1].device == "cuda"
+            else "`ray start --num-cpus 0` on the nodes that shall not vote"
+        )
+        raise ConfigError(
+            f"the cluster has devices of several models ({said}), and a run's votes are those of "
+            f"one: keep to one ({pin}), or mix them with --allow-mixed-devices, which is another "
+            "run whose rows say their device"
+        )
+    # Of equal processors the node with the fewest CPUs decides the threads: all have so many.
+    return min((machine for _, machine in found), key=lambda machine: machine.cpus)
+
+
+def load_on_worker(voter: Voter, numerics: Numerics, accelerator_type: str | None) -> str:
+    """Load a voter's network on one worker of the cluster that is joined; that node's name.
+
+    Raises:
+        JobError: It does not load there, or the worker is not what the run says.
+    """
+    cuda = numerics.device == "cuda"
+    task = ray.remote(_load).options(**_one_worker(cuda, accelerator_type))
+    try:
+        node: str = ray.get(task.remote(voter, numerics))
+    except RayError as error:
+        raise JobError(_last_line(error)) from error
+    return node
+
+
+def _load(voter: Voter, numerics: Numerics) -> str:
+    check_worker(voter, numerics)
+    build_classifier(voter, numerics)
+    return platform.node()
+
+
+def _one_worker(cuda: bool, accelerator_type: str | None) -> dict[str, Any]:
+    """Ray's options of a task that stands for an actor."""
+    pinned: dict[str, Any] = (
+        {"accelerator_type": accelerator_type} if cuda and accelerator_type else {}
+    )
+    return {"num_cpus": DECODE_CPUS, "num_gpus": 1 if cuda else 0, **pinned}

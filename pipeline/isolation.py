@@ -29,10 +29,10 @@ _MOST_DEATHS = 8
 class Handler(Protocol):
     """A stage's work on the rows of one unit, which have their ``unit``."""
 
-    def __call__(self, rows: pa.Table) -> pa.Table:
+    def __call__(self, rows: pa.Table, /) -> pa.Table:
         """The stage's output, a row for each of ``rows``, in order."""
 
-    def failed(self, rows: pa.Table, reason: str) -> pa.Table:
+    def failed(self, rows: pa.Table, reason: str, /) -> pa.Table:
         """The stage's output for rows that have ``reason`` as their error."""
 
 

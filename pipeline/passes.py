@@ -4,9 +4,13 @@ Workers may die more often than Ray restarts them. What is missing then goes thr
 as a pass commits something.
 """
 
+import contextlib
 import itertools
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -15,11 +19,13 @@ from pipeline.config import VotesConfig
 from pipeline.decoding import DecodeUnit
 from pipeline.faulty import faulty_images
 from pipeline.identity import finished
+from pipeline.isolation import Handler
 from pipeline.lease import Lease
 from pipeline.manifest import Manifest, ManifestError
 from pipeline.numerics import Numerics
 from pipeline.progress import VotesProgress
 from pipeline.resolve import Voter
+from pipeline.shares import plan_share
 from pipeline.sources.listing import Listing, SourceOptions
 from pipeline.store import StoreError, VotesStore
 
@@ -44,10 +50,31 @@ class VotesJob:
     lease: Lease
     config: VotesConfig
 
+    def handlers(self, schema: pa.Schema) -> tuple[Callable[[], Handler], Callable[[], Handler]]:
+        """What makes the handlers of decoding tasks and of voting actors, both picklable."""
+        from pipeline.voting import VoteOnUnit  # noqa: PLC0415  (it imports torch)
 
-def finish_run(
-    job: VotesJob, wanted: Manifest, listing: Listing, *, verbose: bool
-) -> tuple[int, float]:
+        return (
+            partial(DecodeUnit, self.options, self.voter.preprocess),
+            partial(VoteOnUnit, self.voter, self.numerics, schema),
+        )
+
+
+class Finished(NamedTuple):
+    """A finished run, and what this call did for it.
+
+    Attributes:
+        manifest: As it was when the run was finished.
+        voted: Images voted on.
+        seconds: How long that took.
+    """
+
+    manifest: Manifest
+    voted: int
+    seconds: float
+
+
+def finish_run(job: VotesJob, wanted: Manifest, listing: Listing, *, verbose: bool) -> Finished:
     """Vote on what has no votes, and say in the manifest that the run is finished.
 
     Args:
@@ -56,16 +83,13 @@ def finish_run(
         listing: Every image of the run.
         verbose: Show Ray's own log.
 
-    Returns:
-        Images voted on, and the seconds it took.
-
     Raises:
         ManifestError, StoreError, LeaseError, JobError: The job failed; running again resumes.
     """
     store = job.store
     manifest = open_run(store, wanted, overwrite=job.config.overwrite)
-    if store.is_finished():  # by the job that was waited for
-        return 0, 0.0
+    if (found := store.finished()) is not None:  # by the job that was waited for
+        return Finished(found, 0, 0.0)
     store.clean_up()
     units = plan_units(listing.table, int(manifest.execution["unit_images"]))
     voted, seconds = 0, 0.0
@@ -87,8 +111,9 @@ def finish_run(
     store.clean_up()
     faults = faulty_images(store, manifest).to_dict()
     done = finished(manifest, seconds)
-    store.write_manifest(replace(done, execution={**done.execution, "faulty": faults}))
-    return voted, seconds
+    done = replace(done, execution={**done.execution, "faulty": faults})
+    store.write_manifest(done)
+    return Finished(done, voted, seconds)
 
 
 def _vote_on(
@@ -105,12 +130,8 @@ def _vote_on(
         The seconds it took, and what ended it early if too many workers died.
     """
     # Ray is not needed to say that a run is finished.
-    from pipeline.cluster import (  # noqa: PLC0415
-        WorkersDiedError,
-        plan_share,
-        ray_cluster,
-        run_units,
-    )
+    from pipeline.cluster import WorkersDiedError, ray_cluster  # noqa: PLC0415
+    from pipeline.stages import run_units  # noqa: PLC0415
 
     unit_rows = [unit.num_rows for unit in units]
     done = sum(unit_rows) - sum(unit.num_rows for unit in pending)
@@ -125,15 +146,18 @@ def _vote_on(
         )
         start = time.monotonic()
         died = None
-        receipts = run_units(
+        committed = run_units(
             pending,
-            DecodeUnit(job.options, job.voter.preprocess),
-            {"voter": job.voter, "numerics": job.numerics, "schema": schema},
+            *job.handlers(schema),
             CommitUnit(job.store, unit_rows, schema, manifest.votes_per_image),
             share,
             verbose=verbose,
         )
-        with VotesProgress(sum(unit_rows), done) as progress:
+        # Closed however this ends: workers must not go on for a job that has lost its lease.
+        with (
+            VotesProgress(sum(unit_rows), done) as progress,
+            contextlib.closing(committed) as receipts,
+        ):
             try:
                 for receipt in itertools.chain.from_iterable(map(pa.Table.to_pylist, receipts)):
                     job.lease.check()
@@ -163,10 +187,18 @@ def open_run(store: VotesStore, wanted: Manifest, *, overwrite: bool) -> Manifes
         store.delete()
     # Of two starts at once the first decides how units are cut; the other reads what it wrote.
     found = store.read_manifest() or store.create_manifest(wanted)
-    listed = wanted.execution["images"]
+    check_images(found, int(wanted.execution["images"]), store.manifest_path)
+    return found
+
+
+def check_images(found: Manifest, listed: int, where: str) -> None:
+    """Hold a stored manifest against the number of listed images.
+
+    Raises:
+        ManifestError: It says another.
+    """
     if found.execution.get("images") != listed:
         raise ManifestError(
-            f"{store.manifest_path}: execution.images says {found.execution.get('images')}, the "
-            f"source lists {listed}; run again with --overwrite"
+            f"{where}: execution.images says {found.execution.get('images')}, the source lists "
+            f"{listed}; run again with --overwrite"
         )
-    return found

@@ -8,6 +8,7 @@ from pipeline.config import VotesConfig
 from pipeline.numerics import Numerics, on_cluster
 from pipeline.preflight.findings import CheckError
 from pipeline.resolve import Voter
+from pipeline.shares import plan_share
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1", "local", "auto")
 _MODE = "RAY_AUTH_MODE"
@@ -59,8 +60,6 @@ def check_budget(config: VotesConfig, numerics: Numerics, available: Mapping[str
     Raises:
         ConfigError: It has too few CPUs or GPUs, or GPUs of several models.
     """
-    from pipeline.cluster import plan_share  # noqa: PLC0415  (Ray takes a second to import)
-
     share = plan_share(available, numerics, config.actors, _MANY_UNITS, config.accelerator_type)
     where = "the cluster" if on_cluster() else "this machine"
     gpus = f" and {available['GPU']:g} GPUs" if available.get("GPU") else ""

@@ -1,16 +1,17 @@
 """Sharing out CPUs and GPUs so that tasks can always run beside the actors."""
 
 import dataclasses
+import itertools
 import shutil
 
 from hypothesis import given
 from hypothesis import strategies as st
 from pytest import mark, raises
 
-from pipeline.cluster import plan_share
 from pipeline.config import ConfigError, VotesConfig
 from pipeline.numerics import Numerics, probe_machine, resolve_numerics
 from pipeline.resolve import resolve_voter
+from pipeline.shares import plan_share
 from pipeline.voting import WorkerError, check_worker
 
 
@@ -42,6 +43,22 @@ def test_decoding_and_committing_always_find_a_cpu(cpus, threads, actors, units)
     assert share.cpus > 0
     assert 1 <= share.actors <= units
     assert share.gpus == 0
+
+
+@given(nodes=st.lists(st.integers(0, 6), min_size=1, max_size=3), actors=st.integers(1, 5))
+def test_wherever_actors_land_a_node_can_still_decode_and_commit(nodes, actors):
+    """Ray places tasks on one node each: CPUs that are left over on several of them are no use."""
+    available = {"CPU": float(sum(nodes))}
+    available |= {f"CPU:{name}": float(cpus) for name, cpus in enumerate(nodes)}
+    try:
+        share = plan_share(available, numerics(threads=1), actors, 100)
+    except ConfigError:
+        assert max(nodes) < 1
+        return
+    for places in itertools.product(range(len(nodes)), repeat=share.actors):
+        left = [cpus - share.cpus * places.count(node) for node, cpus in enumerate(nodes)]
+        if min(left) >= 0:  # others cannot be
+            assert max(left) >= 0.75 - 1e-9
 
 
 def test_one_actor_a_gpu():

@@ -16,6 +16,7 @@ import pytest
 import pipeline.cluster
 import pipeline.lease
 import pipeline.sources.memory
+import pipeline.stages
 from jobs.run import run_all
 from jobs.votes import run_votes
 from pipeline.cluster import WorkersDiedError
@@ -25,7 +26,6 @@ from pipeline.flow import count_votes
 from pipeline.lease import LeaseError, held
 from pipeline.resolve import resolve_voter
 from pipeline.store import VotesStore
-from pipeline.voting import VoteOnUnit
 
 
 class Stages:
@@ -34,14 +34,14 @@ class Stages:
     def __init__(self):
         self.dies_after, self.units = [], []
 
-    def __call__(self, units, decode, voter, commit, share, *, verbose):
-        actor, left = VoteOnUnit(**voter), self.dies_after.pop(0) if self.dies_after else None
+    def __call__(self, units, decode, vote, commit, share, *, verbose):
+        actor, left = vote(), self.dies_after.pop(0) if self.dies_after else None
         for unit in units:
             if left == 0:
                 raise WorkersDiedError("ActorDiedError: too often")
             left = None if left is None else left - 1
             self.units.append(unit["unit"][0].as_py())
-            yield commit(actor(decode(unit)))
+            yield commit(actor(decode()(unit)))
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +52,7 @@ def stages(monkeypatch):
 
     stages = Stages()
     monkeypatch.setattr(pipeline.cluster, "ray_cluster", no_cluster)
-    monkeypatch.setattr(pipeline.cluster, "run_units", stages)
+    monkeypatch.setattr(pipeline.stages, "run_units", stages)
     return stages
 
 

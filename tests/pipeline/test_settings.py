@@ -13,6 +13,7 @@ import pytest
 from pytest import fixture, raises
 
 import pipeline.cluster
+import pipeline.stages
 from models.ablation import Patch
 from pipeline.certificates.exact import exact_margins
 from pipeline.config import ClaimsConfig, ConfigError, OutputConfig, VotesConfig
@@ -20,7 +21,6 @@ from pipeline.flow import count_votes
 from pipeline.reduction import certify_votes
 from pipeline.resolve import resolve_voter
 from pipeline.store import VotesStore
-from pipeline.voting import VoteOnUnit
 from tests.conftest import TINY_CLASSES, png, random_images
 
 
@@ -32,13 +32,13 @@ def stages_in_this_process(monkeypatch):
     def no_cluster(*, verbose):
         yield {"CPU": 2.0}
 
-    def run_units(units, decode, voter, commit, share, *, verbose):
-        actor = VoteOnUnit(**voter)
+    def run_units(units, decode, vote, commit, share, *, verbose):
+        actor = vote()
         for unit in units:
-            yield commit(actor(decode(unit)))
+            yield commit(actor(decode()(unit)))
 
     monkeypatch.setattr(pipeline.cluster, "ray_cluster", no_cluster)
-    monkeypatch.setattr(pipeline.cluster, "run_units", run_units)
+    monkeypatch.setattr(pipeline.stages, "run_units", run_units)
 
 
 def vote(shards, weights, out, **changes):

@@ -6,7 +6,8 @@ hook for tests. After the modules below are imported, their functions are wrappe
 - an image whose bytes hold POISON aborts the process that decodes it, as a bug in a C library does;
 - an image all of whose pixels are 13 aborts the process that votes on it;
 - SABOTAGE_LOG names a file to which a vote on a unit that begins adds a line: number and rows;
-- SABOTAGE_SECONDS makes each vote on a unit take so much longer.
+- SABOTAGE_SECONDS makes each vote on a unit take so much longer;
+- SABOTAGE_PROCESSOR is the name of the processor.
 """
 
 import importlib.abc
@@ -45,7 +46,16 @@ def _fragile_vote(module):
     module.VoteOnUnit.__call__ = vote
 
 
-_WRAP = {"pipeline.decode": _fragile_decode, "pipeline.voting": _fragile_vote}
+def _other_processor(module):
+    if "SABOTAGE_PROCESSOR" in os.environ:
+        module.processor = lambda: os.environ["SABOTAGE_PROCESSOR"]
+
+
+_WRAP = {
+    "pipeline.decode": _fragile_decode,
+    "pipeline.voting": _fragile_vote,
+    "pipeline.numerics": _other_processor,
+}
 
 
 class _Saboteur(importlib.abc.MetaPathFinder):

@@ -1,0 +1,235 @@
+"""The control plane by itself: a votes job without pixels and network, at any number of images.
+
+Listing, planning, Ray, reading, committing, counting and resuming are the job's own code; images
+are read and not decoded, and votes are made up from their ids. Each job is a process of its own, so
+that its peak memory is its own.
+"""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import time
+import zlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from models.ablation import Ablation
+from models.preprocess import PRESETS
+from models.smoothing import Ballot
+from pipeline.ballots import votes_table
+from pipeline.bench.synthetic import synthetic_votes
+from pipeline.config import OutputConfig, VotesConfig
+from pipeline.decoding import DECODED
+from pipeline.flow import plan_votes, source_options
+from pipeline.isolation import Handler
+from pipeline.lease import held
+from pipeline.passes import VotesJob, finish_run
+from pipeline.resolve import Voter
+from pipeline.sources.listing import SourceOptions
+from pipeline.sources.memory import remembered_listing
+from pipeline.sources.reading import read_bytes_of
+from pipeline.store import VotesStore
+
+_CLASSES, _SIZE, _PX = 1000, 19, 224
+# A listing of files that have just changed is not remembered.
+_SETTLE_SECONDS = 3.0
+_ENCODED = b"no picture" * 40
+_OUT, _DATA, _MEMORY = "out", "data", "actors"
+
+
+class Read:
+    """Reads encoded images and decodes none: the listing's rows, without pixels."""
+
+    def __init__(self, options: SourceOptions) -> None:
+        self.options = options
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """Rows of the listing to decoded rows without pixels, in order."""
+        encoded = read_bytes_of(rows.drop_columns(["unit"]), self.options)
+        assert all(encoded), "every image has bytes"
+        nothing = {"pixels": pa.nulls(len(encoded), pa.binary()), "error": pa.nulls(len(encoded))}
+        columns = {name: nothing[name] if name in nothing else rows[name] for name in DECODED.names}
+        return pa.table(columns).cast(DECODED)
+
+    def failed(self, rows: pa.Table, reason: str) -> pa.Table:
+        """Not called: nothing here can fail."""
+        raise NotImplementedError(reason)
+
+
+class MadeUp:
+    """Votes made up from ids; the actor's peak memory is left in ``folder``."""
+
+    def __init__(self, schema: pa.Schema, views: int, folder: str) -> None:
+        self.schema, self.views, self.folder = schema, views, Path(folder)
+
+    def __call__(self, decoded: pa.Table) -> pa.Table:
+        """Rows without pixels to votes, in order, with their ``unit``."""
+        votes_bv = made_up_votes(decoded["image_id"].to_pylist(), self.views)
+        ballot = Ballot(votes_bv, votes_bv[:, 0])
+        table = votes_table(decoded, np.arange(len(votes_bv)), ballot, self.schema)
+        (self.folder / str(os.getpid())).write_text(str(peak_mib()))
+        return table.append_column("unit", decoded["unit"])
+
+    def failed(self, rows: pa.Table, reason: str) -> pa.Table:
+        """Not called: nothing here can fail."""
+        raise NotImplementedError(reason)
+
+
+def made_up_votes(image_ids: list[str], views: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Votes that look like a network's, the same for the same ids; int64 (B, views)."""
+    seed = zlib.crc32("\n".join(image_ids).encode())
+    votes = synthetic_votes(len(image_ids), views, _CLASSES, np.random.default_rng(seed))
+    return votes.astype(np.int64)
+
+
+class _Job(VotesJob):
+    """The job with the made-up stages."""
+
+    def handlers(self, schema: pa.Schema) -> tuple[Callable[[], Handler], Callable[[], Handler]]:
+        folder = os.path.join(os.path.dirname(self.store.out), _MEMORY)
+        return (
+            partial(Read, self.options),
+            partial(MadeUp, schema, len(self.voter.ablation), folder),
+        )
+
+
+def measure_control_plane(folder: Path, shards: int, per_shard: int) -> dict[str, Any]:
+    """Seconds and memory of a first job over ``shards`` tars, and of one that resumes it.
+
+    Args:
+        folder: Empty; some 1 kB an image is written there.
+        shards: Tar files; they are links to one, since only their names must differ.
+        per_shard: Images in each.
+
+    Returns:
+        Plain JSON values; memory in MiB, of the driver and of the largest actor.
+    """
+    _write_shards(folder / _DATA, shards, per_shard)
+    (folder / _MEMORY).mkdir()
+    first = _job_in_child(folder)
+    store = VotesStore(str(folder / _OUT), first["run_id"])
+    manifest = store.begun()
+    units = int(manifest.execution["units"])
+    size = sum(path.stat().st_size for path in Path(store.folder).glob("unit-*.parquet"))
+    # As if it had been killed before the last unit.
+    store.write_manifest(
+        type(manifest)(
+            identity=manifest.identity,
+            execution={k: v for k, v in manifest.execution.items() if k != "faulty"},
+        )
+    )
+    Path(store.folder, f"unit-{units - 1:05d}.parquet").unlink()
+    again = _job_in_child(folder)
+    assert again["voted"] == manifest.execution["images"] - (units - 1) * int(
+        manifest.execution["unit_images"]
+    ), "a resume computes what is missing"
+    images = shards * per_shard
+    return {
+        "images": images,
+        "shards": shards,
+        "units": units,
+        "listing_seconds": first["planned"] - first["imported"],
+        "voting_seconds": first["voting"],
+        "overhead_ms_per_image": 1000 * first["voting"] / images,
+        "driver_start_mib": first["start_mib"],
+        "driver_planned_mib": first["planned_mib"],
+        "driver_peak_mib": first["peak_mib"],
+        "actor_peak_mib": max(float(path.read_text()) for path in (folder / _MEMORY).iterdir()),
+        "resume_planned_seconds": again["planned"] - again["started"],
+        "resume_first_commit_seconds": again["first_commit"] - again["started"],
+        "resume_peak_mib": again["peak_mib"],
+        "votes_bytes_per_image": size / images,
+    }
+
+
+def peak_mib() -> float:
+    """Most memory that this process has held since it began its program, in MiB.
+
+    ``ru_maxrss`` would count what the process was before that: a copy of its parent.
+    """
+    with open("/proc/self/status", encoding="ascii") as stream:
+        (line,) = (line for line in stream if line.startswith("VmHWM:"))
+    return int(line.split()[1]) / 1024
+
+
+def _write_shards(folder: Path, shards: int, per_shard: int) -> None:
+    folder.mkdir()
+    first = folder / "shard-00000.tar"
+    with tarfile.open(first, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for number in range(per_shard):
+            label = str(number % _CLASSES).encode()
+            for name, data in ((f"{number:06d}.jpg", _ENCODED), (f"{number:06d}.cls", label)):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    for number in range(1, shards):
+        os.link(first, folder / f"shard-{number:05d}.tar")
+    time.sleep(_SETTLE_SECONDS)
+
+
+def _job_in_child(folder: Path) -> dict[str, Any]:
+    code = f"from {__name__} import main; main()"  # not -m: actors must find the handlers by name
+    command = [sys.executable, "-c", code, str(folder), str(time.time())]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(  # noqa: S603  (this very module)
+        command, stdout=subprocess.PIPE, env=environment, check=True
+    )
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _job(folder: Path, started: float) -> dict[str, Any]:
+    """One job, in this process."""
+    imported, start_mib = time.time(), peak_mib()
+    config = VotesConfig(
+        data=str(folder / _DATA), weights="none", device="cpu", microbatch=16, threads=1
+    )
+    voter = Voter(
+        model="made-up",
+        num_classes=_CLASSES,
+        weights="none",
+        weights_sha256="0" * 64,
+        preprocess=PRESETS["imagenet"],
+        ablation=Ablation(kind="column", size=_SIZE, stride=1, height=_PX, width=_PX),
+        tokens="drop",
+    )
+    options, output = source_options(config, voter), OutputConfig(out=str(folder / _OUT))
+    with remembered_listing(output.out, config.data, options) as memory:
+        plan = plan_votes(config, voter, output, memory)
+    planned, planned_mib = time.time(), peak_mib()
+    with held(plan.store.lease_path, "bench", wait=False) as lease:
+        job = _Job(
+            voter=voter,
+            numerics=plan.numerics,
+            options=options,
+            store=plan.store,
+            lease=lease,
+            config=config,
+        )
+        done = finish_run(job, plan.wanted, plan.listing, verbose=False)
+    commits = (path.stat().st_mtime for path in Path(plan.store.folder).glob("unit-*.parquet"))
+    return {
+        "run_id": plan.store.run_id,
+        "voted": done.voted,
+        "voting": done.seconds,
+        "started": started,
+        "imported": imported,
+        "planned": planned,
+        "first_commit": min(at for at in commits if at >= started),
+        "start_mib": start_mib,
+        "planned_mib": planned_mib,
+        "peak_mib": peak_mib(),
+    }
+
+
+def main() -> None:
+    """One job: the folder and the second it was started in are the arguments."""
+    print(json.dumps(_job(Path(sys.argv[1]), float(sys.argv[2]))))

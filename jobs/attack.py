@@ -8,7 +8,7 @@ from rich.console import Console
 from pipeline.attack import MEANING
 from pipeline.attack.config import AttackConfig
 from pipeline.config import OutputConfig
-from pipeline.store import VotesStore
+from pipeline.questions import open_run
 
 # Failures told on the terminal; all are counted in the summary.
 _MOST_TOLD = 3
@@ -16,9 +16,7 @@ _MOST_TOLD = 3
 
 def run_attack(what: AttackConfig, output: OutputConfig) -> int:
     """Attack, report, and say where everything is; 1 if a certificate or its basis failed."""
-    from jobs.certify import only_run  # noqa: PLC0415
-
-    store = VotesStore(output.out, what.run_id or only_run(output.out))
+    store = open_run(output.out, what.run_id).store
     # torch and ray: --help and usage errors must not wait for them.
     from pipeline.attack.flow import attack_run  # noqa: PLC0415
     from pipeline.attack.report import print_attack  # noqa: PLC0415

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jobs.bench import log, reach
 from pipeline.config import ConfigError
 
 # Of the synthetic votes: rivals that each image has to choose from, and images a file.
@@ -25,6 +26,8 @@ class BenchCertificatesConfig:
         scale: Multiples of --images to certify as a Ray Data job as well, such as 1 4 16.
         folder: Where votes and results lie meanwhile, 1.2 kB an image [the system's own].
         json: Print JSON instead of text.
+        mlflow: Tracking server to log to as well [none].
+        experiment: MLflow experiment.
     """
 
     images: int = 50_000
@@ -34,6 +37,8 @@ class BenchCertificatesConfig:
     scale: tuple[int, ...] = ()
     folder: str | None = None
     json: bool = False
+    mlflow: str | None = None
+    experiment: str = "patchcert-bench"
 
     def __post_init__(self) -> None:
         for name in ("images", "loop", "rounds"):
@@ -54,6 +59,7 @@ def run_bench_certificates(config: BenchCertificatesConfig) -> int:
     from pipeline.bench.certificates import measure_certificates  # noqa: PLC0415
     from pipeline.bench.hardware import hardware, in_words  # noqa: PLC0415
 
+    reach(config.mlflow, config.experiment)
     with tempfile.TemporaryDirectory(dir=config.folder) as folder:
         result = measure_certificates(
             Path(folder),
@@ -64,6 +70,7 @@ def run_bench_certificates(config: BenchCertificatesConfig) -> int:
             scale=config.scale,
         )
     result["hardware"] = hardware(torch_too=False)
+    log("bench certificates", result, config)
     if config.json:
         print(json.dumps(result, indent=2))
         return 0

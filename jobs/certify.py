@@ -2,14 +2,19 @@
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from rich.console import Console
 
 from pipeline import storage
-from pipeline.config import ClaimsConfig, ConfigError, OutputConfig
+from pipeline.certificates.threats import Threat
+from pipeline.config import ClaimsConfig, OutputConfig
+from pipeline.questions import open_run
+from pipeline.questions.heatmap import picture_path, threats_to_draw
 from pipeline.reduction import Certified, certify_votes
 from pipeline.report import print_summary
-from pipeline.store import VotesStore, run_ids
+from pipeline.store import VotesStore
 from pipeline.tracking import log_run, redact, tracking_uri
 
 
@@ -22,7 +27,7 @@ def run_certify(
     ray: bool = False,
 ) -> int:
     """Certify a stored run and report it."""
-    store = VotesStore(output.out, run_id or only_run(output.out))
+    store = open_run(output.out, run_id).store
     tracking_uri(claims, output.out)
     report(store, claims, output, stride=stride, ray=ray or None)
     return 0
@@ -38,69 +43,95 @@ def report(
     ray: bool | None = None,
 ) -> Certified:
     """Certify, draw, log, print; the last line on standard output is ``run_id=...``."""
-    certified = certify_votes(
-        store, claims, stride=stride, overwrite=overwrite, ray=ray, verbose=output.verbose
-    )
-    picture_path = storage.join(output.out, "summary", f"run_id={store.run_id}.png")
-    ablation = certified.manifest.ablation
-    model = certified.manifest.identity["model"]["name"]
-    title = f"{model}, {ablation.kind} b={ablation.size} px, stride {ablation.stride}"
-    uri = tracking_uri(claims, output.out)
-    logged_path = storage.join(output.out, "summary", f"run_id={store.run_id}.tracked.json")
-    tracked = {"uri": redact(uri or "none"), "experiment": claims.experiment}
-    up_to_date = (
-        not certified.computed
-        and storage.exists(picture_path)
-        and storage.exists(logged_path)
-        and json.loads(storage.read_bytes(logged_path)) == tracked
-    )
-    if not up_to_date:
-        # matplotlib takes a second to import, which a finished run need not wait for.
-        from pipeline.picture import draw_certified_accuracy  # noqa: PLC0415
-
-        picture = draw_certified_accuracy(certified.summary, title)
-        storage.write_atomically(picture_path, picture)
-        log_run(certified, picture, claims, output.out)
-        storage.write_atomically(logged_path, json.dumps(tracked).encode())
+    settled = settle(store, claims, output, stride=stride, overwrite=overwrite, ray=ray)
+    certified = settled.certified
     if output.json:
         print(json.dumps(certified.summary, indent=2, sort_keys=True))
     else:
         console = Console(highlight=False)
         print_summary(certified.summary, console)
-        _print_places(certified, store, picture_path, uri, console)
+        _print_places(settled, store, console)
     print(f"run_id={store.run_id}")
     return certified
 
 
-def _print_places(
-    certified: Certified, store: VotesStore, picture: str, uri: str | None, console: Console
-) -> None:
+class Settled(NamedTuple):
+    """A certified run, drawn and logged.
+
+    Attributes:
+        certified: The run.
+        pictures: Where its pictures lie, by what they show.
+        uri: MLflow's tracking server; None where nothing is logged.
+    """
+
+    certified: Certified
+    pictures: Mapping[str, str]
+    uri: str | None
+
+
+def settle(
+    store: VotesStore,
+    claims: ClaimsConfig,
+    output: OutputConfig,
+    *,
+    stride: int | None = None,
+    overwrite: bool = False,
+    ray: bool | None = None,
+) -> Settled:
+    """Certify, draw and log what is not there yet; print nothing."""
+    certified = certify_votes(
+        store, claims, stride=stride, overwrite=overwrite, ray=ray, verbose=output.verbose
+    )
+    pictures = {"picture": storage.join(output.out, "summary", f"run_id={store.run_id}.png")}
+    threats = threats_to_draw(certified.manifest, certified.summary)
+    if threats:
+        pictures["heat map"] = picture_path(store)
+    uri = tracking_uri(claims, output.out)
+    logged_path = storage.join(output.out, "summary", f"run_id={store.run_id}.tracked.json")
+    tracked = {"uri": redact(uri or "none"), "experiment": claims.experiment}
+    up_to_date = (
+        not certified.computed
+        and all(map(storage.exists, pictures.values()))
+        and storage.exists(logged_path)
+        and json.loads(storage.read_bytes(logged_path)) == tracked
+    )
+    if not up_to_date:
+        drawn = _draw(certified, store, threats, pictures["picture"])
+        log_run(certified, drawn, claims, output.out)
+        storage.write_atomically(logged_path, json.dumps(tracked).encode())
+    return Settled(certified, pictures, uri)
+
+
+def _draw(
+    certified: Certified, store: VotesStore, threats: Sequence[Threat], path: str
+) -> dict[str, bytes]:
+    """Draw and write the pictures of a run; PNG by name of the artifact."""
+    # matplotlib takes a second to import, which a finished run need not wait for.
+    from pipeline.picture import draw_certified_accuracy  # noqa: PLC0415
+    from pipeline.questions.heatmap_picture import draw_run  # noqa: PLC0415
+
+    ablation = certified.manifest.ablation
+    model = certified.manifest.identity["model"]["name"]
+    title = f"{model}, {ablation.kind} b={ablation.size} px, stride {ablation.stride}"
+    drawn = {"certified_accuracy": draw_certified_accuracy(certified.summary, title)}
+    storage.write_atomically(path, drawn["certified_accuracy"])
+    if threats:
+        drawn["heatmap"] = draw_run(open_run(store.out, store.run_id), threats).picture
+    return drawn
+
+
+def _print_places(settled: Settled, store: VotesStore, console: Console) -> None:
     """Where everything is, one path a line, whole, so that it can be copied."""
     places = {
         "votes": store.folder,
-        **certified.folders,
-        "summary": certified.summary_path,
-        "picture": picture,
+        **settled.certified.folders,
+        "summary": settled.certified.summary_path,
+        **settled.pictures,
     }
-    if uri is not None:
-        places["MLflow"] = f"mlflow ui --backend-store-uri {redact(uri)}"
+    if settled.uri is not None:
+        places["MLflow"] = f"mlflow ui --backend-store-uri {redact(settled.uri)}"
     for name, place in places.items():
         console.print(f"{name + ':':14}{place}", soft_wrap=True, markup=False)
-
-
-def only_run(out: str) -> str:
-    """The one run under ``out``.
-
-    Raises:
-        ConfigError: There is none, or more than one.
-    """
-    runs = run_ids(out)
-    if len(runs) != 1:
-        found = ", ".join(runs) or "none"
-        raise ConfigError(
-            f"--out {out} holds {len(runs)} runs ({found}): give --run-id one of them"
-        )
-    return runs[0]
 
 
 if __name__ == "__main__":

@@ -5,11 +5,11 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.config import ClaimsConfig
+from jobs.patches import AsksPatches
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassesConfig:
+class ClassesConfig(AsksPatches):
     """Which accuracies of which run.
 
     Attributes:
@@ -27,18 +27,6 @@ class ClassesConfig:
     sort: Literal["label", "worst"] = "label"
     out: str = "out"
     json: bool = False
-
-    def __post_init__(self) -> None:
-        self.claims  # noqa: B018  (fails where a text means nothing)
-
-    @property
-    def claims(self) -> ClaimsConfig:
-        """What is asked for, as of ``patchcert certify``.
-
-        Raises:
-            ConfigError: A text means nothing.
-        """
-        return ClaimsConfig(patch=self.patch)
 
 
 def run_classes(what: ClassesConfig) -> int:
@@ -58,7 +46,7 @@ def run_classes(what: ClassesConfig) -> int:
 
     run = open_run(what.out, what.run_id)
     outcomes = outcomes_of(run)
-    questions = columns(outcomes, what.claims.threats, what.rule)
+    questions = columns(outcomes, what.threats, what.rule)
     rows = by_class(outcomes)
     if what.sort == "worst":
         rows.sort(key=lambda row: row.shares[questions[-1]].value or 0.0)

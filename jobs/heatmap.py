@@ -3,11 +3,11 @@
 import sys
 from dataclasses import dataclass
 
-from pipeline.config import ClaimsConfig
+from jobs.patches import AsksPatches
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeatmapConfig:
+class HeatmapConfig(AsksPatches):
     """Which places of which patches are looked at.
 
     Attributes:
@@ -21,18 +21,6 @@ class HeatmapConfig:
     patch: tuple[int | str, ...] | None = None
     out: str = "out"
 
-    def __post_init__(self) -> None:
-        self.claims  # noqa: B018  (fails where a text means nothing)
-
-    @property
-    def claims(self) -> ClaimsConfig:
-        """What is asked for, as of ``patchcert certify``.
-
-        Raises:
-            ConfigError: A text means nothing.
-        """
-        return ClaimsConfig(patch=self.patch)
-
 
 def run_heatmap(what: HeatmapConfig) -> int:
     """Count, draw, and say where the worst places are.
@@ -44,26 +32,19 @@ def run_heatmap(what: HeatmapConfig) -> int:
     # Arrow and matplotlib: --help and usage errors must not wait for them.
     from rich.console import Console  # noqa: PLC0415
 
-    from pipeline import storage  # noqa: PLC0415
     from pipeline.certificates.threats import Threat  # noqa: PLC0415
     from pipeline.questions import open_run  # noqa: PLC0415
-    from pipeline.questions.heatmap import breaking_maps, write_maps  # noqa: PLC0415
-    from pipeline.questions.heatmap_picture import draw_maps  # noqa: PLC0415
+    from pipeline.questions.heatmap_picture import draw_run  # noqa: PLC0415
     from pipeline.questions.reports import print_maps  # noqa: PLC0415
     from pipeline.resolve import default_patches  # noqa: PLC0415
 
     run = open_run(what.out, what.run_id)
-    usual = map(Threat.square, default_patches(run.ablation))
-    threats = set(what.claims.threats or usual)
-    maps = breaking_maps(run, sorted(threats, key=lambda threat: threat.order))
-    written = write_maps(maps)
-    picture = storage.join(what.out, "summary", f"run_id={run.run_id}.heatmap.png")
-    storage.write_atomically(picture, draw_maps(maps))
+    drawn = draw_run(run, what.threats or tuple(map(Threat.square, default_patches(run.ablation))))
     console = Console(highlight=False)
-    print_maps(maps, console)
-    for path in written:
+    print_maps(drawn.maps, console)
+    for path in drawn.locations:
         console.print(f"locations:  {path}", soft_wrap=True, markup=False)
-    console.print(f"picture:    {picture}", soft_wrap=True, markup=False)
+    console.print(f"picture:    {drawn.path}", soft_wrap=True, markup=False)
     print(f"run_id={run.run_id}")
     return 0
 

@@ -50,6 +50,8 @@ def run_sql(query: str | None, how: SqlConfig) -> int:
     if query is None and sys.stdin.isatty():
         raise ConfigError('give a query, such as "from runs"; docs/cookbook.md has more')
     query = sys.stdin.read() if query is None else query
+    if not query.strip():
+        raise ConfigError('the query is empty: give one, such as "from runs"')
     if not storage.exists(how.out):
         raise ConfigError(
             f"--out {how.out}: there is no such folder; `patchcert run` writes results there"

@@ -9,17 +9,16 @@ import sys
 from pipeline.attack import MEANING
 from pipeline.attack.config import WitnessConfig
 from pipeline.config import OutputConfig
-from pipeline.store import VotesStore
+from pipeline.questions import open_run
 
 _MOST_TOLD = 3
 
 
 def run_witness(what: WitnessConfig, output: OutputConfig) -> int:
     """Replay, and say what was found; 1 if the rule and the votes disagree."""
-    from jobs.certify import only_run  # noqa: PLC0415
     from pipeline.attack.witness import replay_witnesses  # noqa: PLC0415
 
-    store = VotesStore(output.out, what.run_id or only_run(output.out))
+    store = open_run(output.out, what.run_id).store
     replayed = replay_witnesses(store, what)
     summary = {
         "run_id": store.run_id,

@@ -6,7 +6,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.certificates.partial import MISSING
 from pipeline.certificates.votes import pad_sets
+from pipeline.claims import Voted
+from pipeline.curtailing import demand_all_votes
+from pipeline.store import StoreError
 
 if TYPE_CHECKING:
     # It imports torch, which reading votes does not need.
@@ -43,7 +47,7 @@ def votes_table(
     for index, row in enumerate(readable):
         cast = ballot.votes_bv[index] if ballot.vote_sets is None else ballot.vote_sets[index]
         if ballot.vote_sets is None:
-            columns["votes"][row] = cast.astype(np.uint16)
+            columns["votes"][row] = pa.array(cast, pa.uint16(), mask=cast == MISSING)
         else:
             columns["vote_sets"][row] = [votes[votes >= 0].tolist() for votes in cast]
         columns["counts"][row] = ranked = ranked_counts(cast)
@@ -67,19 +71,41 @@ def ranked_counts(votes: IntArray) -> list[dict[str, int]]:
     return [{"class": int(classes[i]), "votes": int(counts[i])} for i in order]
 
 
-def votes_array(table: pa.Table, theta: float | None) -> IntArray:
+def votes_array(table: pa.Table, voted: Voted, asker: str = "this question") -> IntArray:
     """Votes of the rows without an error: (N, V), or sets (N, V, T) with -1 in empty slots.
+
+    Every question that counts all votes reads them here, so that none is answered from a part.
 
     Args:
         table: Rows with ``votes``, or with ``vote_sets`` under threshold voting.
-        theta: The threshold; None for argmax votes.
+        voted: Whose votes they are.
+        asker: What is asked, as a refusal begins.
+
+    Raises:
+        ConfigError: Not all votes were cast, by request (``--decide``).
+        StoreError: Not all votes are there.
     """
-    cells = table["votes" if theta is None else "vote_sets"].drop_null().combine_chunks()
+    demand_all_votes(voted, asker)
+    cells = table["votes" if voted.theta is None else "vote_sets"].drop_null().combine_chunks()
     if not len(cells):
-        return np.empty((0, 1) if theta is None else (0, 1, 1), dtype=np.int64)
-    if theta is None:
+        return np.empty((0, 1) if voted.theta is None else (0, 1, 1), dtype=np.int64)
+    if voted.theta is None:
+        if cells.flatten().null_count:
+            raise StoreError(
+                "votes are missing, and the manifest says nothing of it; delete the run and vote "
+                "again"
+            )
         flat: IntArray = cells.flatten().to_numpy().astype(np.int64)
         return flat.reshape(len(cells), -1)
     sets = cells.flatten()
     sizes = sets.value_lengths().to_numpy().reshape(len(cells), -1).astype(np.int64)
     return pad_sets(sets.flatten().to_numpy(), sizes).astype(np.int64)
+
+
+def partial_votes_array(table: pa.Table) -> IntArray:
+    """Votes of the rows without an error, ``MISSING`` where they were not cast; (N, V)."""
+    cells = table["votes"].drop_null().combine_chunks()
+    if not len(cells):
+        return np.empty((0, 1), np.int64)
+    flat: IntArray = cells.flatten().cast(pa.int64()).fill_null(MISSING).to_numpy()
+    return flat.reshape(len(cells), -1)

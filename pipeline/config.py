@@ -78,6 +78,8 @@ class VotesConfig:
         voting: One vote for the largest logit, or one for every class of softmax >= theta.
         theta: Threshold of --voting threshold [0.2].
         gaps: Store the gap of the top two logits of every ablation.
+        decide: End an image's vote once no missing vote can change its prediction or any
+            certificate asked for (--patch, --rule); its votes answer nothing else.
         preprocess: Preset of all the options below [the weights' own, else the model's].
         resize: Shorter side in pixels before the crop, or none for images of the exact size.
         crop: Centre crop in pixels: a side, or HEIGHTxWIDTH.
@@ -87,11 +89,13 @@ class VotesConfig:
         dtype: Arithmetic [bfloat16 on CUDA, float32 on CPU].
         device: Where the network runs.
         microbatch: Sequences a forward pass, a multiple of 16 [64 on CPU, 512 on CUDA].
-        threads: CPU threads an actor [at most 4].
+        threads: CPU threads an actor [at most 4; 1 with --allow-mixed-devices].
         accelerator_type: Ray's name of the GPU model to vote on (L4, A100, H100, ...); needed
             where a cluster has several, since a run's votes are those of one.
+        allow_mixed_devices: Vote on devices of several models; each row says its own.
         actors: Copies of the network [one a GPU, or as many as the CPUs bear].
-        unit_images: Images committed at once [a 16th of all, from 16 to 256].
+        unit_images: Images committed at once [a 16th of all, from 16 to 256; with --decide a
+            fourth, up to two microbatches: of fewer, less is saved].
         overwrite: Compute again what this very run has already written.
         wait: Wait for another job that is at the same run, rather than refuse.
         max_error_rate: Share of images with an error above which the job fails at its end, after
@@ -119,6 +123,7 @@ class VotesConfig:
     voting: VotingName = "argmax"
     theta: float | None = None
     gaps: bool = False
+    decide: bool = False
     preprocess: PresetName | None = None
     resize: str | None = None
     crop: str | None = None
@@ -130,6 +135,7 @@ class VotesConfig:
     microbatch: int | None = None
     threads: int | None = None
     accelerator_type: str | None = None
+    allow_mixed_devices: bool = False
     actors: int | None = None
     unit_images: int | None = None
     overwrite: bool = False
@@ -155,6 +161,11 @@ class VotesConfig:
             raise ConfigError(
                 f"--microbatch {self.microbatch}: it must be a multiple of {MICROBATCH_STEP}; "
                 "other shapes are not known to treat every place in the batch alike"
+            )
+        if self.allow_mixed_devices and self.accelerator_type is not None:
+            raise ConfigError(
+                f"--accelerator-type {self.accelerator_type} binds votes to one GPU model, "
+                "--allow-mixed-devices to none: choose one of them"
             )
         if not 0 <= self.max_error_rate <= 1:
             raise ConfigError(f"--max-error-rate {self.max_error_rate}: give a share from 0 to 1")
@@ -188,6 +199,13 @@ class VotesConfig:
             raise ConfigError(f"--seed {self.seed}: only random positions have a seed")
 
     def _check_voting(self) -> None:
+        for wants, flag, reason in (
+            (self.voting != "argmax", "--voting threshold", "an ablation has sets of votes there"),
+            (self.randomized is not None, "--randomized", "its certificate is about a sample"),
+            (self.gaps, "--gaps", "a gap is stored for every ablation"),
+        ):
+            if self.decide and wants:
+                raise ConfigError(f"--decide: not with {flag}, for {reason}; leave one of them out")
         if self.theta is None:
             return
         if self.voting != "threshold":
@@ -253,6 +271,40 @@ class ClaimsConfig:
             return None if self.patch is None else tuple(map(Threat.parse, self.patch))
         except ValueError as error:
             raise ConfigError(f"--{error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecidedConfig:
+    """What votes have to decide where nothing is certified yet.
+
+    Attributes:
+        patch: With --decide: as in certify [23 32 39, or 2 4 5 on the CIFAR-10 grid].
+        rule: With --decide: exact, uniform [both].
+    """
+
+    patch: tuple[int | str, ...] | None = None
+    rule: tuple[RuleName, ...] | None = None
+
+    def __post_init__(self) -> None:
+        self.claims  # noqa: B018  (fails where a text means nothing)
+
+    @property
+    def claims(self) -> ClaimsConfig:
+        """The request, as of ``patchcert certify``.
+
+        Raises:
+            ConfigError: A text means nothing.
+        """
+        return ClaimsConfig(patch=self.patch, rule=self.rule)
+
+    def check(self, what: VotesConfig) -> None:
+        """Raise ConfigError unless votes are to decide something."""
+        for flag in ("patch", "rule"):
+            if getattr(self, flag) is not None and not what.decide:
+                raise ConfigError(
+                    f"--{flag}: votes answer every one; give it to `patchcert certify`, or vote "
+                    "with --decide"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """The votes job: list images, work out which run they make, bring it to its end."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 from pipeline.config import ConfigError, OutputConfig, VotesConfig
@@ -8,8 +9,15 @@ from pipeline.faulty import Faulty
 from pipeline.identity import execution, identity
 from pipeline.lease import held
 from pipeline.manifest import Manifest
-from pipeline.numerics import Machine, Numerics, on_cluster, probe_machine, resolve_numerics
-from pipeline.passes import VotesJob, finish_run, open_run
+from pipeline.numerics import (
+    Machine,
+    Numerics,
+    demand_one_gpu_model,
+    on_cluster,
+    probe_machine,
+    resolve_numerics,
+)
+from pipeline.passes import Finished, VotesJob, check_images, finish_run
 from pipeline.resolve import Voter
 from pipeline.schema import MAX_CLASSES
 from pipeline.sources.listing import Listing, SourceOptions, list_images
@@ -68,7 +76,7 @@ def plan_votes(
     numerics = resolve_numerics(config, machine_that_votes(config, verbose=output.verbose))
     wanted = Manifest(
         identity=identity(config, voter, numerics, listing),
-        execution=execution(config, len(listing)),
+        execution=execution(config, numerics, len(listing)),
     )
     return VotesPlan(
         listing=listing,
@@ -95,6 +103,7 @@ def count_votes(
     voter: Voter,
     output: OutputConfig,
     preflight: Callable[[VotesPlan], None] | None = None,
+    watch: Callable[[VotesPlan], AbstractContextManager[None]] = lambda _: nullcontext(),
 ) -> VotesOutcome:
     """Vote on every image of the source that has no votes yet, and store the votes.
 
@@ -103,12 +112,39 @@ def count_votes(
         voter: ``config`` with everything filled in.
         output: Where votes go.
         preflight: Called where there is something to compute, before it begins.
+        watch: Entered, as a context, while it is computed.
 
     Raises:
         ConfigError, SourceError, WeightsError, UnknownModelError: The request is wrong.
         LeaseError: Another job is at the same run, and the request is not to wait for it.
         ManifestError, StoreError, JobError: The job failed.
     """
+    with _joined(verbose=output.verbose):
+        return _count_votes(config, voter, output, preflight, watch)
+
+
+@contextmanager
+def _joined(*, verbose: bool) -> Iterator[None]:
+    """Be in the cluster that a job runs on, from its first question to its last unit.
+
+    Each time Ray is joined it starts other workers, all of which would import torch again.
+    """
+    if not on_cluster():
+        yield
+        return
+    from pipeline.cluster import ray_cluster  # noqa: PLC0415  (Ray takes a second to import)
+
+    with ray_cluster(verbose=verbose):
+        yield
+
+
+def _count_votes(
+    config: VotesConfig,
+    voter: Voter,
+    output: OutputConfig,
+    preflight: Callable[[VotesPlan], None] | None,
+    watch: Callable[[VotesPlan], AbstractContextManager[None]],
+) -> VotesOutcome:
     options = source_options(config, voter)
     with remembered_listing(output.out, config.data, options) as memory:
         plan = plan_votes(config, voter, output, memory)
@@ -116,10 +152,16 @@ def count_votes(
         if config.overwrite or store.read_manifest() is None:
             # Weights that do not load should fail here, in words, before anything is written.
             _try_weights(voter, numerics)
-    if config.overwrite or not store.is_finished():
+    # Read once: from here on another job may overwrite the run, and what is said is of this one.
+    found = None if config.overwrite else store.finished()
+    if found is not None:
+        check_images(found, len(listing), store.manifest_path)
+        done = Finished(found, 0, 0.0)
+    else:
         if preflight is not None:
             preflight(plan)
-        with held(store.lease_path, f"run_id={store.run_id}", wait=config.wait) as lease:
+        name = f"run_id={store.run_id}"
+        with held(store.lease_path, name, wait=config.wait) as lease, watch(plan):
             job = VotesJob(
                 voter=voter,
                 numerics=numerics,
@@ -128,16 +170,13 @@ def count_votes(
                 lease=lease,
                 config=config,
             )
-            voted, seconds = finish_run(job, plan.wanted, listing, verbose=output.verbose)
-    else:
-        voted, seconds = 0, 0.0
-    manifest = open_run(store, plan.wanted, overwrite=False)
+            done = finish_run(job, plan.wanted, listing, verbose=output.verbose)
     return VotesOutcome(
         run_id=store.run_id,
         images=len(listing),
-        voted=voted,
-        seconds=seconds,
-        faulty=Faulty(**manifest.execution["faulty"]),
+        voted=done.voted,
+        seconds=done.seconds,
+        faulty=Faulty(**done.manifest.execution["faulty"]),
     )
 
 
@@ -154,12 +193,24 @@ def _try_weights(voter: Voter, numerics: Numerics) -> None:
 
 
 def machine_that_votes(config: VotesConfig, *, verbose: bool) -> Machine:
-    """The machine that votes: a worker of the cluster that a job runs on, or this one."""
+    """The machine that votes: a worker of the cluster that a job runs on, or this one.
+
+    Raises:
+        ConfigError: There is no such device, or devices of several models where one is needed.
+    """
     if not on_cluster():
-        return probe_machine(config.device)
+        machine = probe_machine(config.device)
+        if machine.device == "cuda" and not config.allow_mixed_devices:
+            demand_one_gpu_model()
+        return machine
     from pipeline.cluster import probe_worker  # noqa: PLC0415  (Ray takes a second to import)
 
-    return probe_worker(config.device, verbose=verbose, accelerator_type=config.accelerator_type)
+    return probe_worker(
+        config.device,
+        verbose=verbose,
+        accelerator_type=config.accelerator_type,
+        mixed=config.allow_mixed_devices,
+    )
 
 
 def _on_driver(numerics: Numerics) -> Numerics:

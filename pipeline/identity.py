@@ -15,12 +15,14 @@ from pipeline.numerics import Numerics
 from pipeline.resolve import Voter
 from pipeline.sources.listing import Listing
 
+_DIGEST_ROWS = 1 << 16
+
 
 def identity(
     config: VotesConfig, voter: Voter, numerics: Numerics, listing: Listing
 ) -> dict[str, Any]:
     """Everything that determines the votes, as plain JSON."""
-    return {
+    facts: dict[str, Any] = {
         "data": {
             "kind": listing.kind,
             "fingerprint": listing.fingerprint,
@@ -42,14 +44,19 @@ def identity(
         "preprocess": voter.preprocess.to_dict(),
         "numerics": numerics.to_dict(),
     }
+    if voter.curtailment is not None:
+        # Absent elsewhere, so that runs of all votes keep the ids that they have.
+        facts["decide"] = {**voter.curtailment.to_dict(), "order": "van der Corput"}
+    return facts
 
 
 def rows_digest(table: pa.Table) -> str:
     """Digest of the listed ids and labels: what options such as a label map decide."""
     digest = hashlib.sha256()
-    names = ("image_id", "label", "labels")
-    for image_id, label, labels in zip(*(table[name].to_pylist() for name in names), strict=True):
-        digest.update(f"{image_id}\0{label}\0{labels}\n".encode())
+    # A batch at a time: as Python objects, a million rows take several times their table's memory.
+    for batch in table.select(["image_id", "label", "labels"]).to_batches(_DIGEST_ROWS):
+        for image_id, label, labels in zip(*batch.to_pydict().values(), strict=True):
+            digest.update(f"{image_id}\0{label}\0{labels}\n".encode())
     return digest.hexdigest()
 
 
@@ -58,10 +65,12 @@ def has_several_labels(table: pa.Table) -> bool:
     return bool(table["labels"].null_count < table.num_rows)
 
 
-def execution(config: VotesConfig, images: int) -> dict[str, Any]:
+def execution(config: VotesConfig, numerics: Numerics, images: int) -> dict[str, Any]:
     """What is worth knowing about a run but does not change its votes."""
-    # Small enough to show progress and lose little, large enough to keep an actor busy.
-    unit_images = config.unit_images or min(256, max(16, -(-images // 16)))
+    # Small enough to show progress and lose little, large enough to keep an actor busy. Where votes
+    # end early, microbatches are filled up from a unit's other images while it has enough of them.
+    most, parts = (2 * numerics.microbatch, 4) if config.decide else (256, 16)
+    unit_images = config.unit_images or min(most, max(16, -(-images // parts)))
     return {
         "data": config.data,
         "weights": config.weights,

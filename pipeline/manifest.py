@@ -9,9 +9,17 @@ from typing import Any
 import pyarrow as pa
 
 from models.ablation import Ablation
+from pipeline.certificates.curtailment import Curtailment
+from pipeline.numerics import MIXED
 from pipeline.schema import votes_schema
 
 Json = Any
+
+AS_GIVEN = (
+    "imported votes: certificates hold of the votes as given; that a vote depends on nothing but "
+    "the pixels its ablation shows is not vouched for"
+)
+"""What is said beside every figure of a run that was imported."""
 
 
 class ManifestError(ValueError):
@@ -91,14 +99,35 @@ class Manifest:
         return draws
 
     @property
+    def curtailment(self) -> Curtailment | None:
+        """What ended each image's vote once it was decided; None where every ablation voted."""
+        decide = self.identity.get("decide")
+        return None if decide is None else Curtailment.from_dict(decide)
+
+    @property
     def votes_per_image(self) -> int:
-        """Ablations that voted on one image."""
+        """Ablations that voted on one image, or would have if its vote had not ended before."""
         return self.draws or len(self.ablation)
 
     @property
     def several_labels(self) -> bool:
         """Whether an image may have several right classes."""
         return bool(self.identity.get("data", {}).get("several_labels"))
+
+    @property
+    def mixed_devices(self) -> bool:
+        """Whether votes may be of several device models, each row saying its own."""
+        return bool(self.identity.get("numerics", {}).get("device_model") == MIXED)
+
+    @property
+    def imported(self) -> bool:
+        """Whether the votes were cast elsewhere, so that nothing of how is vouched for."""
+        return "imported" in self.identity
+
+    @property
+    def plain_known(self) -> bool:
+        """Whether the votes came with what the network says of each whole image."""
+        return bool(self.identity.get("imported", {}).get("plain", True))
 
     @property
     def schema(self) -> pa.Schema:
@@ -108,6 +137,7 @@ class Manifest:
             vote_sets=self.theta is not None,
             gaps=self.gaps,
             labels=self.several_labels,
+            devices=self.mixed_devices,
         )
 
     def to_json(self) -> bytes:

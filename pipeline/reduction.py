@@ -117,7 +117,8 @@ def _in_ray(
 ) -> Iterator[Tally]:
     """Parts as tasks of a Ray Data job."""
     # Ray takes seconds to import and to start, which a few hundred thousand images do not need.
-    from pipeline.cluster import ray_cluster, run_tasks  # noqa: PLC0415
+    from pipeline.cluster import ray_cluster  # noqa: PLC0415
+    from pipeline.stages import run_tasks  # noqa: PLC0415
 
     with ray_cluster(verbose=verbose):
         # Ray gives each task one CPU.

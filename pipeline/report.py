@@ -26,9 +26,14 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
     table.add_column("95 % interval", justify="right")
     table.add_column("images", justify="right")
     for name in ("plain", "smoothed"):
-        table.add_row("none", name, *_cells(summary[f"{name}_accuracy"]))
-    mean = summary["mean_ablation_accuracy"]
-    table.add_row("none", "mean over ablations", _percent(mean), "", "", end_section=True)
+        of = summary[f"{name}_accuracy"]
+        # Imported votes may come without plain predictions.
+        known = of["of"] or not summary["smoothed_accuracy"]["of"]
+        table.add_row("none", name, *(_cells(of) if known else ("unknown", "", "")))
+    if "decide" not in summary:
+        mean = summary["mean_ablation_accuracy"]
+        table.add_row("none", "mean over ablations", _percent(mean), "", "")
+    table.add_section()
     coarser = {entry["stride"]: entry for entry in summary["coarser"]}
     named = set()
     for entry in summary["certified_accuracy"]:
@@ -54,6 +59,16 @@ def claim_in_words(entry: dict[str, Any]) -> str:
         # Never let a probabilistic certificate pass for a proof.
         words += f" (confidence {100 * entry['confidence']:g} % an image)"
     return words
+
+
+def devices_in_words(devices: dict[str, int]) -> str:
+    """Whose votes those of a run on several device models are."""
+    named = ", ".join(f"{model} ({images:,} images)" for model, images in devices.items())
+    plural = "" if len(devices) == 1 else "s"
+    return (
+        f"votes of {len(devices)} device model{plural} (--allow-mixed-devices): {named or 'none'}; "
+        "bit-identity is promised within one"
+    )
 
 
 def _detection(curve: dict[str, Any], stride: int | None) -> Table:
@@ -85,6 +100,16 @@ def _caption(summary: dict[str, Any]) -> str:
         parts.append(f"{summary['images_with_error']} images with errors count as wrong")
     if summary["images_without_label"]:
         parts.append(f"{summary['images_without_label']} images without a label are left out")
+    if "basis" in summary:
+        parts.append(summary["basis"])
+    if "devices" in summary:
+        parts.append(devices_in_words(summary["devices"]))
+    if summary.get("decide", {}).get("of"):
+        saved = summary["decide"]
+        parts.append(
+            f"{_percent(saved['share_saved'])} of the votes were not needed (--decide): "
+            f"{saved['votes_cast']:,} cast of {saved['of']:,}"
+        )
     return "; ".join(parts)
 
 

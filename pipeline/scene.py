@@ -69,6 +69,8 @@ def make_scene(request: VotesConfig, patch_side: int | None) -> Scene:
         WeightsError, UnknownModelError, UnsupportedModelError: As for votes.
     """
     voter = resolve_voter(request) if request.weights else None
+    if voter is None and request.model is not None and request.tokens != "black":
+        _check_droppable(request.model)
     preprocess = voter.preprocess if voter else _preprocess(request)
     ablation = voter.ablation if voter else _ablation(request, preprocess)
     paper = default_patches(ablation)
@@ -102,6 +104,15 @@ def make_scene(request: VotesConfig, patch_side: int | None) -> Scene:
         + (f": {model}" if model else ""),
         caption=caption_of(patch, worst, names, len(ablation)),
     )
+
+
+def _check_droppable(model: str) -> None:
+    """Raise UnsupportedModelError where hidden tokens cannot be left out, as a run would."""
+    # torch and timm: a picture of the geometry alone needs neither.
+    from models.droppable import droppable  # noqa: PLC0415
+    from models.zoo import outline  # noqa: PLC0415
+
+    droppable(outline(model))
 
 
 def _preprocess(request: VotesConfig) -> Preprocess:

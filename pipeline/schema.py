@@ -7,9 +7,10 @@ VOTES = pa.schema(
         pa.field("image_id", pa.string(), nullable=False),
         # Null where the data does not know.
         pa.field("label", pa.int32()),
-        # The class that each ablation voted for, in the ablations' order.
+        # The class that each ablation voted for, in the ablations' order; null in the list where
+        # the image was decided without it (--decide).
         pa.field("votes", pa.list_(pa.uint16())),
-        # Most votes first, lowest class first on ties.
+        # Of the votes that were cast: most votes first, lowest class first on ties.
         pa.field("counts", pa.list_(pa.struct([("class", pa.uint16()), ("votes", pa.uint32())]))),
         # Smoothed: most votes, lowest class on ties.
         pa.field("prediction", pa.int32()),
@@ -25,10 +26,16 @@ _VIEWS = pa.field("views", pa.list_(pa.uint32()))
 _VOTE_SETS = pa.field("vote_sets", pa.list_(pa.list_(pa.uint16())))
 _GAPS = pa.field("gaps", pa.list_(pa.float16()))
 _LABELS = pa.field("labels", pa.list_(pa.int32()))
+_DEVICE = pa.field("device", pa.string())
 
 
 def votes_schema(
-    *, views: bool = False, vote_sets: bool = False, gaps: bool = False, labels: bool = False
+    *,
+    views: bool = False,
+    vote_sets: bool = False,
+    gaps: bool = False,
+    labels: bool = False,
+    devices: bool = False,
 ) -> pa.Schema:
     """Columns of a run's votes: ``VOTES`` and those its settings add.
 
@@ -37,8 +44,15 @@ def votes_schema(
         vote_sets: Add the classes that each ablation voted for, ascending; ``votes`` is null.
         gaps: Add the gap between the two largest logits of each ablation, rounded down.
         labels: Add every right class of an image, where there may be several; ``label`` is null.
+        devices: Add the device model that voted, where there may be several.
     """
-    added = ((views, _VIEWS), (vote_sets, _VOTE_SETS), (gaps, _GAPS), (labels, _LABELS))
+    added = (
+        (views, _VIEWS),
+        (vote_sets, _VOTE_SETS),
+        (gaps, _GAPS),
+        (labels, _LABELS),
+        (devices, _DEVICE),
+    )
     return pa.schema([*VOTES, *(field for wanted, field in added if wanted)])
 
 
@@ -59,8 +73,8 @@ CERTIFICATES = pa.schema(
         pa.field("stride", pa.int32()),
         # No such attacker can change it. For top_k 1 the prediction may be right or wrong.
         pa.field("certified", pa.bool_(), nullable=False),
-        # Votes to spare; certified iff >= 0; null for images with an error, and above top_k 1 for
-        # those without a label.
+        # Votes to spare; certified iff >= 0; null for images with an error, above top_k 1 for those
+        # without a label, and where votes ended early (--decide).
         pa.field("margin", pa.int32()),
         # Null for a proof; else the certificate is probabilistic, with this confidence an image.
         pa.field("confidence", pa.float64()),
@@ -75,11 +89,12 @@ IMAGES = pa.schema(
         pa.field("prediction", pa.int32()),
         pa.field("plain_prediction", pa.int32()),
         pa.field("error", pa.string()),
-        # Votes of the prediction less those of the runner-up; null for images with an error.
+        # Votes of the prediction less those of the runner-up; null for images with an error, and
+        # where votes ended early (--decide).
         pa.field("lead", pa.int32()),
         # Side of the largest square patch that cannot change the prediction, whatever its place;
-        # no smaller one can either. 0 where even one pixel can; null for images with an error and
-        # for votes that the rule is not about.
+        # no smaller one can either. 0 where even one pixel can; null for images with an error, for
+        # votes that the rule is not about, and where votes ended early (--decide).
         pa.field("largest_exact_px", pa.int32()),
         pa.field("largest_uniform_px", pa.int32()),
     ]

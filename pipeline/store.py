@@ -131,12 +131,16 @@ class VotesStore:
         """Units of a run without votes, ascending."""
         return sorted(set(range(int(manifest.execution["units"]))) - self.committed())
 
-    def is_finished(self) -> bool:
-        """Whether a job has brought this run to its end, and all of its votes are still there."""
+    def finished(self) -> Manifest | None:
+        """The manifest, if a job has brought this run to its end and all votes are still there.
+
+        Raises:
+            ManifestError: It contradicts its id.
+        """
         manifest = self.read_manifest()
-        return (
-            manifest is not None and "faulty" in manifest.execution and not self.missing(manifest)
-        )
+        if manifest is None or "faulty" not in manifest.execution or self.missing(manifest):
+            return None
+        return manifest
 
     def is_complete(self, manifest: Manifest) -> bool:
         """Whether every unit has its votes."""
@@ -153,13 +157,22 @@ class VotesStore:
             if _HALF_WRITTEN.search(path) or (note and int(note[1]) in committed):
                 storage.remove(path)
 
-    def commit(self, unit: int, table: pa.Table, schema: pa.Schema, votes: int) -> None:
+    def commit(
+        self, unit: int, table: pa.Table, schema: pa.Schema, votes: int, *, plain: bool = True
+    ) -> None:
         """Check one unit's rows, of ``votes`` votes an image, and write them.
+
+        Args:
+            unit: Its number.
+            table: Its rows.
+            schema: Columns of the run.
+            votes: Votes of an image.
+            plain: Whether plain predictions are known; imported votes may come without.
 
         Raises:
             StoreError: A row breaks a rule; nothing is written.
         """
-        check_rows(table, schema, votes)
+        check_rows(table, schema, votes, plain=plain)
         sink = io.BytesIO()
         pq.write_table(table, sink, compression="zstd")
         path = storage.join(self.folder, f"unit-{unit:05d}.parquet")
@@ -225,8 +238,10 @@ class VotesStore:
         storage.remove(self.manifest_path)
 
 
-def check_rows(table: pa.Table, schema: pa.Schema, votes: int) -> None:
+def check_rows(table: pa.Table, schema: pa.Schema, votes: int, *, plain: bool = True) -> None:
     """Hold rows of the votes dataset against what every reader may rely on.
+
+    Without ``plain`` no plain prediction is known.
 
     Raises:
         StoreError: Naming the first image that breaks a rule.
@@ -237,7 +252,9 @@ def check_rows(table: pa.Table, schema: pa.Schema, votes: int) -> None:
     # Threshold voting fills ``vote_sets`` in place of ``votes``.
     cast = "vote_sets" if "vote_sets" in schema.names else "votes"
     per_vote = [cast, *(name for name in ("views", "gaps") if name in schema.names)]
-    for column in (*per_vote, "counts", "prediction", "plain_prediction"):
+    device = [name for name in ("device",) if name in schema.names]
+    whole = ["plain_prediction"] if plain else []
+    for column in (*per_vote, *device, "counts", "prediction", *whole):
         _demand(pc.equal(table[column].is_valid(), voted), table, f"{column} or error, never both")
     for column in per_vote:
         lengths = pc.list_value_length(table[column])

@@ -15,7 +15,7 @@ from pipeline.certificates.detection import Leads
 from pipeline.certificates.uniform import most_touched
 from pipeline.claims import Alert, Claim, ablation_of, own_stride
 from pipeline.intervals import Proportion
-from pipeline.manifest import Manifest
+from pipeline.manifest import AS_GIVEN, Manifest
 
 IntArray = NDArray[np.int64]
 
@@ -57,7 +57,10 @@ class Tally:
         errors: Rows with an error.
         unlabelled: Rows without a label.
         plain_right: Labelled images that the whole-image network classifies rightly.
-        ablations_right: Votes for a right class, over labelled images.
+        ablations_right: Votes for a right class, over labelled images; not counted where votes
+            ended early.
+        votes_cast: Where votes ended early, how many were cast.
+        devices: Where votes may be of several device models, images by the one that voted.
         smoothed_right: Per stride, labelled images whose smoothed prediction is right.
         certified_right: Per claim, labelled images that are right and certified.
         certified: Per claim, images certified, right or wrong, labelled or not.
@@ -71,6 +74,8 @@ class Tally:
     unlabelled: int = 0
     plain_right: int = 0
     ablations_right: int = 0
+    votes_cast: int = 0
+    devices: Counter[str] = field(default_factory=Counter)
     smoothed_right: Counter[int | None] = field(default_factory=Counter)
     certified_right: Counter[Claim] = field(default_factory=Counter)
     certified: Counter[Claim] = field(default_factory=Counter)
@@ -99,10 +104,18 @@ class Tally:
             "images_with_error": self.errors,
             "images_without_label": self.unlabelled,
             "ablations": manifest.votes_per_image,
-            "plain_accuracy": Proportion(self.plain_right, labelled).to_dict(),
+            "plain_accuracy": (
+                Proportion(self.plain_right, labelled) if manifest.plain_known else Proportion(0, 0)
+            ).to_dict(),
             "smoothed_accuracy": Proportion(self.smoothed_right[own], labelled).to_dict(),
             # A mean over images of a share of ablations: no binomial interval applies.
-            "mean_ablation_accuracy": self.ablations_right / ballots if ballots else None,
+            "mean_ablation_accuracy": self.ablations_right / ballots
+            if ballots and manifest.curtailment is None
+            else None,
+            **self._saved(manifest),
+            **({"basis": AS_GIVEN} if manifest.imported else {}),
+            # Absent elsewhere, as in the manifest.
+            **({"devices": dict(sorted(self.devices.items()))} if manifest.mixed_devices else {}),
             "certified_accuracy": [
                 {
                     **claim.to_dict(),
@@ -132,6 +145,20 @@ class Tally:
                 }
                 for alert in sorted(self.leads_right, key=lambda alert: alert.order)
             ],
+        }
+
+    def _saved(self, manifest: Manifest) -> dict[str, Any]:
+        """What ended votes early, and the share of ablations that need not have voted."""
+        if manifest.curtailment is None:
+            return {}
+        every = (self.images - self.errors) * manifest.votes_per_image
+        return {
+            "decide": {
+                **manifest.curtailment.to_dict(),
+                "votes_cast": self.votes_cast,
+                "of": every,
+                "share_saved": 1 - self.votes_cast / every if every else None,
+            }
         }
 
     def _largest(self, labelled: int) -> dict[str, Any]:

@@ -9,9 +9,11 @@ import platform
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from models.classifier import base_classifier
+from models.curtailed import CurtailedClassifier
 from models.restricted import Restricted
 from models.sampling import draw_positions
 from models.smoothing import SmoothedClassifier
@@ -19,6 +21,7 @@ from models.voting import ThresholdVoting
 from models.weights import sha256_of
 from models.zoo import load_network
 from pipeline.ballots import votes_table
+from pipeline.curtailing import Suffices
 from pipeline.numerics import Numerics, pin_mkl, probe_machine
 from pipeline.resolve import Voter
 from pipeline.weight_files import local_weights
@@ -28,8 +31,11 @@ class VoteOnUnit:
     """One copy of the network; decoded rows to rows of the votes dataset."""
 
     def __init__(self, voter: Voter, numerics: Numerics, schema: pa.Schema) -> None:
-        check_worker(voter, numerics)
+        self.device_model = check_worker(voter, numerics)
         self.classifier = build_classifier(voter, numerics)
+        self.curtailed = None
+        if voter.curtailment is not None:
+            self.curtailed = CurtailedClassifier(self.classifier, Suffices(voter))
         self.voter, self.schema, self.threads = voter, schema, numerics.threads
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
@@ -54,11 +60,18 @@ class VoteOnUnit:
                     for image_id in rows["image_id"].to_pylist()
                 ]
             )
-        ballot = self.classifier(images, views_bv)
+        if self.curtailed is not None:
+            ballot = self.curtailed(images)
+        else:
+            ballot = self.classifier(images, views_bv)
         lowest = min(self.voter.classes or (0,))
         table = votes_table(
             decoded, readable, ballot, self.schema, views_bv=views_bv, lowest_class=lowest
         )
+        if "device" in self.schema.names:
+            place = self.schema.get_field_index("device")
+            voted = pc.if_else(table["error"].is_null(), self.device_model, None)
+            table = table.set_column(place, self.schema.field(place), voted)
         return table.append_column("unit", decoded["unit"])
 
     def failed(self, decoded: pa.Table, reason: str) -> pa.Table:
@@ -75,23 +88,30 @@ class WorkerError(RuntimeError):
     """A worker would cast other votes than the run's identity says."""
 
 
-def check_worker(voter: Voter, numerics: Numerics) -> None:
-    """Hold the worker's weights, device and libraries against the run's identity.
+def check_worker(voter: Voter, numerics: Numerics) -> str:
+    """Hold the worker's weights, device and libraries against the run's identity; its device model.
 
     Raises:
         WorkerError: One of them differs, named.
     """
     here = probe_machine("cuda" if numerics.device == "cuda" else "cpu")
     for name, ours, theirs in (
-        ("device model", here.device_model, numerics.device_model),
+        (
+            "device model",
+            numerics.device_model if numerics.mixed else here.device_model,
+            numerics.device_model,
+        ),
         ("library versions", here.versions, numerics.versions),
         ("weights sha256", sha256_of(local_weights(voter.weights)), voter.weights_sha256),
     ):
         if ours != theirs:
             raise WorkerError(
                 f"{name} on worker {platform.node()}: {ours}, but the run has {theirs}; its votes "
-                "would not be this run's. Use equal nodes, or run again with what is there"
+                "would not be this run's. Use equal nodes (of GPUs: --accelerator-type), or run "
+                "again with what is there"
+                + (", or mix them with --allow-mixed-devices" if name == "device model" else "")
             )
+    return here.device_model
 
 
 def build_classifier(voter: Voter, numerics: Numerics) -> SmoothedClassifier:

@@ -118,7 +118,7 @@ def _vote(
     )
     check_round_trip(path, on_the_grid(reopened.voter.preprocess), pixels)
     rows = vote_again(path, storage.join(base, "replay"), reopened, verbose=verbose)
-    votes = votes_array(rows, reopened.voter.theta)
+    votes = votes_array(rows, reopened.voter)
     predictions = rows["prediction"].to_numpy().astype(np.int64)
     digests = logit_digests(smoothed, pixels)
     clean, attacked = (

@@ -40,9 +40,16 @@ def reopen(manifest: Manifest, config: AttackConfig) -> Reopened:
     """The run's voter and arithmetic, if this machine can compute the same bits.
 
     Raises:
-        ConfigError: The weights are others, or this machine computes otherwise.
+        ConfigError: The votes were imported, the weights are others, or this machine computes
+            otherwise.
         WeightsError: The weights are missing.
     """
+    if manifest.imported:
+        raise ConfigError(
+            f"run_id={manifest.run_id} was imported: its votes were cast elsewhere, and without "
+            "the weights and the images nothing can be voted on again; attack a run of "
+            "`patchcert run`, or rewrite these votes with `patchcert witness`"
+        )
     facts, where = manifest.identity, manifest.execution
     weights = hub_or_path(config.weights or str(where["weights"]))
     voted, found = facts["model"]["weights_sha256"], sha256_of(local_weights(weights))

@@ -14,6 +14,7 @@ from pipeline.ballots import votes_array
 from pipeline.certificates import rules
 from pipeline.certificates.votes import VoteArray, renumbered
 from pipeline.config import ConfigError
+from pipeline.curtailing import demand_all_votes
 from pipeline.labels import Labels
 from pipeline.manifest import Manifest
 from pipeline.resolve import default_patches
@@ -75,7 +76,8 @@ class Victims:
 
 
 def check_attackable(manifest: Manifest) -> None:
-    """Raise ConfigError where votes were cast at positions drawn for each image."""
+    """Raise ConfigError where votes were cast at positions drawn for each image, or not all."""
+    demand_all_votes(manifest, "an attack or a witness")
     if manifest.draws is not None:
         raise ConfigError(
             f"run_id={manifest.run_id} is randomized: its certificate is about the ideal "
@@ -124,7 +126,7 @@ def take_census(store: VotesStore, manifest: Manifest, patch: Patch) -> Census:
         image_ids += voted["image_id"].to_pylist()
         right.append(Labels.of(voted).accept(voted["prediction"].to_numpy()))
         if voted.num_rows:
-            votes, classes = rule_votes(votes_array(voted, manifest.theta), manifest)
+            votes, classes = rule_votes(votes_array(voted, manifest), manifest)
             margins.append(rules.margins("exact", votes, manifest.ablation, patch, classes))
     return Census(
         image_ids=image_ids,
@@ -174,7 +176,7 @@ def read_victims(
     return Victims(
         image_ids=wanted.to_pylist(),
         margins_n=census.margins_n[chosen_n],
-        votes=votes_array(rows, manifest.theta),
+        votes=votes_array(rows, manifest),
         predictions_n=rows["prediction"].to_numpy().astype(np.int64),
         labels=Labels.of(rows),
     )

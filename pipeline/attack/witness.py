@@ -82,7 +82,7 @@ def _replay(
 ) -> pa.Table:
     """Rows of WITNESSES for a batch; counts and failures go into ``replayed``."""
     patch, ablation = replayed.patch, manifest.ablation
-    votes = votes_array(voted, manifest.theta)
+    votes = votes_array(voted, manifest)
     renumbered, classes = rule_votes(votes, manifest)
     found = witnesses(renumbered, ablation, patch, classes)
     numbers = np.arange(manifest.num_classes) if manifest.classes is None else manifest.classes

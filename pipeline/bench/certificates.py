@@ -197,9 +197,9 @@ def largest_by_loop(
 
 
 def _first_votes(store: VotesStore, images: int) -> NDArray[np.int64]:
-    tables = []
-    for unit in store.units(store.begun()):
-        tables.append(votes_array(store.read_unit(unit, ["votes"]), None))
+    tables, manifest = [], store.begun()
+    for unit in store.units(manifest):
+        tables.append(votes_array(store.read_unit(unit, ["votes"]), manifest))
         if sum(map(len, tables)) >= images:
             break
     return np.concatenate(tables)[:images]

@@ -74,7 +74,8 @@ def columns(
             + "; `patchcert certify --patch ... --rule ...` computes one"
         )
     shown = certified.values() if threats is None else [certified[threat] for threat in threats]
-    return [PLAIN, SMOOTHED, *sorted(shown, key=lambda question: question.order)]
+    first = [question for question in (PLAIN, SMOOTHED) if question in outcomes.right]
+    return [*first, *sorted(shown, key=lambda question: question.order)]
 
 
 def by_class(outcomes: Outcomes) -> list[ClassRow]:

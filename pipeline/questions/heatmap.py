@@ -1,20 +1,29 @@
 """Where a patch does harm: for each place, the images that it robs of their certificate."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from models.ablation import Patch
 from pipeline import storage
+from pipeline.certificates.exact import exact_margins
 from pipeline.certificates.landscape import Breaking, breaking
 from pipeline.certificates.threats import Threat
+from pipeline.claims import Claim
 from pipeline.config import ConfigError
 from pipeline.labels import Labels
+from pipeline.manifest import Manifest
 from pipeline.questions import rendering
 from pipeline.questions.run import Run
 from pipeline.schema import LOCATIONS
+from pipeline.store import VotesStore
+
+_BATCH_VOTES = 1 << 21
+# As many as have a line style of their own, and images that take a minute or so.
+_MOST_DRAWN, _MOST_IMAGES = 6, 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,32 +86,39 @@ class BreakingMap:
 
 
 def breaking_maps(run: Run, threats: Sequence[Threat]) -> list[BreakingMap]:
-    """Count over all images of a run, a unit at a time.
+    """Count over all images of a run, in bounded memory.
 
     Args:
         run: The run.
         threats: One rectangle each.
 
     Raises:
-        ConfigError: A threat is no single rectangle or does not fit the image, or the run's
-            positions were drawn at random.
+        ConfigError: A threat is no single rectangle or does not fit the image, the run's positions
+            were drawn at random, or none of its images could be voted on.
         ManifestError, StoreError: The votes are absent, incomplete or contradictory.
     """
     run.check_fixed()
     patches = [_patch(threat, run) for threat in threats]
     found: list[list[Breaking | None]] = [[None, None] for _ in patches]
-    for table, votes in run.batches():
+    for table, votes in run.batches(_BATCH_VOTES):
+        if not table.num_rows:
+            continue
         right = Labels.of(table).accept(table["prediction"].to_numpy().astype(np.int64))
         numbered = run.renumbered(votes)
         for sums, patch in zip(found, patches, strict=True):
+            # Certified images break nowhere, which the rule finds faster than all places can.
+            breaks = exact_margins(numbered, run.ablation, patch, run.num_classes) < 0
             for number, chosen in enumerate((right, ~right)):
-                part = breaking(numbered[chosen], run.ablation, patch, run.num_classes)
-                sums[number] = _added(sums[number], part)
-    return [
+                part = breaking(numbered[chosen & breaks], run.ablation, patch, run.num_classes)
+                sums[number] = _added(sums[number], part._replace(images=int(chosen.sum())))
+    maps = [
         BreakingMap(run=run, patch=patch, right=right, wrong=wrong)
         for patch, (right, wrong) in zip(patches, found, strict=True)
         if right is not None and wrong is not None
     ]
+    if not maps:
+        raise ConfigError(f"run {run.run_id}: no image could be voted on, so no place breaks any")
+    return maps
 
 
 def _patch(threat: Threat, run: Run) -> Patch:
@@ -126,6 +142,30 @@ def _added(sum_: Breaking | None, part: Breaking) -> Breaking:
         sum_.counts_yx + part.counts_yx,
         sum_.anywhere + part.anywhere,
     )
+
+
+def threats_to_draw(manifest: Manifest, summary: Mapping[str, Any]) -> list[Threat]:
+    """The single rectangles that a run has certificates against; of many, six from end to end.
+
+    None where it is not known what a patch at one place does (positions were drawn for each image,
+    votes ended early, or there are none), and none of a run that would take minutes: it can be
+    asked for.
+    """
+    voted = summary["images"] - summary["images_with_error"]
+    unknown = manifest.draws is not None or manifest.curtailment is not None
+    if unknown or not 0 < voted <= _MOST_IMAGES:
+        return []
+    claims = map(Claim.from_dict, summary["certified_accuracy"])
+    threats = {claim.threat for claim in claims if claim.threat.patch and claim.threat.count == 1}
+    ordered = sorted(threats, key=lambda threat: threat.order)
+    if len(ordered) <= _MOST_DRAWN:
+        return ordered
+    return [ordered[place] for place in np.linspace(0, len(ordered) - 1, _MOST_DRAWN).astype(int)]
+
+
+def picture_path(store: VotesStore) -> str:
+    """Where the picture of a run's breaking places lies."""
+    return storage.join(store.out, "summary", f"run_id={store.run_id}.heatmap.png")
 
 
 def write_maps(maps: Sequence[BreakingMap]) -> list[str]:

@@ -2,14 +2,18 @@
 
 import io
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from pipeline.questions.heatmap import BreakingMap
+from pipeline import storage
+from pipeline.certificates.threats import Threat
+from pipeline.questions.heatmap import BreakingMap, breaking_maps, picture_path, write_maps
+from pipeline.questions.run import Run
 
 # Okabe and Ito's palette, told apart by colour-blind readers, and a line style each.
 _STYLES = (
@@ -21,6 +25,38 @@ _STYLES = (
     ("#E69F00", "--"),
 )
 _PANEL_INCHES = 3.7
+
+
+class Drawn(NamedTuple):
+    """A run's heat map.
+
+    Attributes:
+        maps: What was counted, a patch each.
+        locations: Paths of the numbers, a file a patch.
+        path: Where the picture lies.
+        picture: PNG.
+    """
+
+    maps: list[BreakingMap]
+    locations: list[str]
+    path: str
+    picture: bytes
+
+
+def draw_run(run: Run, threats: Iterable[Threat]) -> Drawn:
+    """Count, draw, and write both.
+
+    Args:
+        run: The run.
+        threats: One rectangle each, at least one.
+
+    Raises:
+        ConfigError, ManifestError, StoreError: As ``breaking_maps``.
+    """
+    maps = breaking_maps(run, sorted(set(threats), key=lambda threat: threat.order))
+    drawn = Drawn(maps, write_maps(maps), picture_path(run.store), draw_maps(maps))
+    storage.write_atomically(drawn.path, drawn.picture)
+    return drawn
 
 
 def draw_maps(maps: Sequence[BreakingMap]) -> bytes:

@@ -55,8 +55,10 @@ def open_run(out: str | os.PathLike[str], run_id: str | None = None) -> "Run":
         fitting = [run_id]
     if len(fitting) == 1:
         return Run(out, fitting[0])
-    listed = ", ".join(fitting or found) or "none; `patchcert run` makes one"
-    if fitting and run_id is None:
+    if not found:
+        raise ConfigError(f"--out {out} holds 0 runs: `patchcert run` makes one")
+    listed = ", ".join(fitting or found)
+    if run_id is None:
         raise ConfigError(f"--out {out} holds {len(found)} runs ({listed}): name one of them")
     if fitting:
         raise ConfigError(
@@ -120,6 +122,11 @@ class Run:
         return self.manifest.ablation
 
     @property
+    def dtype(self) -> str:
+        """Arithmetic of the votes, float32 or bfloat16."""
+        return str(self.manifest.identity["numerics"]["dtype"])
+
+    @property
     def num_classes(self) -> int:
         """Number of classes that can be voted for."""
         return len(self.manifest.classes or range(self.manifest.num_classes))
@@ -134,7 +141,7 @@ class Run:
         """A dataset of the run, without rows where it has not been written.
 
         Args:
-            name: votes, certificates, images, detection or locations.
+            name: votes, certificates, images, detection, locations, witnesses or attacks.
             columns: Only these columns.
             into: As an Arrow table, a pandas or a polars data frame.
 
@@ -157,17 +164,29 @@ class Run:
                 raise ConfigError("polars is not installed: pip install polars") from error
         return table
 
-    def batches(self) -> Iterator[tuple[pa.Table, VoteArray]]:
-        """Rows of the votes without an error, and their votes, a unit at a time.
+    def batches(self, votes: int = 1) -> Iterator[tuple[pa.Table, VoteArray]]:
+        """Rows of the votes without an error, and their votes, some units at a time.
+
+        Args:
+            votes: As many units as hold so many votes; one at least.
 
         Raises:
             ManifestError, StoreError: The votes are absent, incomplete or contradictory.
         """
         unused = ("counts", "views", "gaps")
         names = [name for name in self.manifest.schema.names if name not in unused]
-        for table in self.store.read(names):
-            voted = table.filter(table["error"].is_null())
-            yield voted, _narrow(votes_array(voted, self.manifest.theta))
+        enough = votes // self.manifest.votes_per_image
+        waiting: list[pa.Table] = []
+        for unit in self.store.read(names):
+            waiting.append(unit.filter(unit["error"].is_null()))
+            if sum(table.num_rows for table in waiting) >= enough:
+                yield self._cast(pa.concat_tables(waiting))
+                waiting = []
+        if waiting:
+            yield self._cast(pa.concat_tables(waiting))
+
+    def _cast(self, rows: pa.Table) -> tuple[pa.Table, VoteArray]:
+        return rows, _narrow(votes_array(rows, self.manifest))
 
     @cached_property
     def votes(self) -> VotedImages:

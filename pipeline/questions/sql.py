@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from pipeline import storage
 from pipeline.config import ConfigError
-from pipeline.questions.stored import DATASETS, dataset, runs_and_claims
+from pipeline.questions.stored import DATASETS, dataset, folder_of, runs_and_claims
 
 VIEWS = ("runs", "claims", *DATASETS)
 """What can be queried."""
@@ -48,8 +48,9 @@ _WRITTEN_BY = {
     "certificates": "patchcert certify",
     "images": "patchcert certify",
     "detection": "patchcert certify --detect",
-    "locations": "patchcert heatmap",
+    "locations": "patchcert certify",
     "witnesses": "patchcert witness",
+    "attacks": "patchcert attack",
 }
 
 
@@ -128,12 +129,12 @@ class Answer:
 
 def unwritten(out: str, query: str) -> list[str]:
     """What to say of the views that a query names and that nothing has been written for yet."""
-    folders = {"runs": "votes", "claims": "summary"}
+    kept_in = {"runs": "votes", "claims": "summary"}
     return [
         f"{name} is empty: nothing of it lies under {out} yet; `{_WRITTEN_BY[name]}` writes it"
         for name in VIEWS
         if re.search(rf"\b{name}\b", query, re.IGNORECASE)
-        and not storage.exists(storage.join(out, folders.get(name, name)))
+        and not storage.exists(folder_of(out, kept_in.get(name, name)))
     ]
 
 

@@ -13,6 +13,7 @@ from pyarrow import fs as arrow_fs
 from pipeline import storage
 from pipeline.manifest import Manifest
 from pipeline.schema import (
+    ATTACKS,
     CERTIFICATES,
     DETECTION,
     IMAGES,
@@ -49,6 +50,8 @@ RUNS = pa.schema(
         pa.field("width", pa.int64()),
         pa.field("tokens", pa.string()),
         pa.field("theta", pa.float64()),
+        # What ended each image's vote once it was decided; null where every ablation voted.
+        pa.field("decide", pa.string()),
         pa.field("device", pa.string()),
         pa.field("dtype", pa.string()),
         pa.field("voting_seconds", pa.float64()),
@@ -95,8 +98,14 @@ DATASETS = {
     "detection": _nullable(DETECTION),
     "locations": _nullable(LOCATIONS),
     "witnesses": _nullable(WITNESSES),
+    "attacks": _nullable(ATTACKS),
 }
-"""Folders of Parquet files under ``<out>``, a ``run_id=`` folder a run, with their columns."""
+"""Parquet files under ``<out>``, a ``run_id=`` folder a run, with their columns."""
+
+
+def folder_of(out: str, name: str) -> str:
+    """Where a dataset lies: in a folder of its name, but for one that is older than the name."""
+    return storage.join(out, {"attacks": "attack"}.get(name, name))
 
 
 def dataset(out: str, name: str, runs: Sequence[str] | None = None) -> ds.Dataset:
@@ -108,7 +117,7 @@ def dataset(out: str, name: str, runs: Sequence[str] | None = None) -> ds.Datase
         runs: Only these runs; None for all.
     """
     schema = DATASETS[name]
-    folder = storage.join(out, name)
+    folder = folder_of(out, name)
     wanted = storage.list_folders(folder) if runs is None else [f"{_RUN}{run}" for run in runs]
     wanted = [run for run in wanted if run.startswith(_RUN)]
     listed = in_threads(storage.list_files, [storage.join(folder, run) for run in wanted])
@@ -205,6 +214,7 @@ def _run_row(manifest: Manifest) -> dict[str, Any]:
         "width": ablation.width,
         "tokens": identity.get("tokens"),
         "theta": manifest.theta,
+        "decide": None if manifest.curtailment is None else str(manifest.curtailment),
         "device": identity.get("numerics", {}).get("device"),
         "dtype": identity.get("numerics", {}).get("dtype"),
         "voting_seconds": execution.get("voting_seconds"),

@@ -125,7 +125,7 @@ def test_mistakes_get_one_message_and_code_2(flags, message, out, capsys):
 
 
 def test_a_run_that_was_never_begun(tmp_path, capsys):
-    assert main(["witness", "--out", str(tmp_path), "--run-id", "r0"]) == 1
-    assert "no votes under" in capsys.readouterr().err
+    assert main(["witness", "--out", str(tmp_path), "--run-id", "r0"]) == 2
+    assert "holds 0 runs: `patchcert run` makes one" in capsys.readouterr().err
     assert main(["attack", "--out", str(tmp_path)]) == 2
     assert "holds 0 runs" in capsys.readouterr().err

@@ -133,10 +133,33 @@ def test_heatmap(runs, capsys):
     assert "4x4 px" in capsys.readouterr().out
 
 
+def test_certify_draws_a_heat_map_of_what_it_was_asked(tmp_path, capsys):
+    votes = np.random.default_rng(0).integers(0, 2, (8, len(COARSE)))
+    run_id = write_run(tmp_path, votes, [0] * 8, ablation=COARSE, classes=3)
+    certify = ["certify", "--out", str(tmp_path), "--run-id", run_id[:5], "--mlflow", "none"]
+    assert main([*certify, "--patch", "2", "area:9"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    picture = tmp_path / "summary" / f"run_id={run_id}.heatmap.png"
+    assert f"heat map:     {picture}" in lines
+    locations = tmp_path / "locations" / f"run_id={run_id}"
+    assert [path.name for path in locations.iterdir()] == ["2x2.parquet"]
+    drawn = picture.read_bytes()
+    picture.write_bytes(b"kept where nothing new is asked")
+    assert main([*certify, "--patch", "2"]) == 0
+    assert picture.read_bytes() == b"kept where nothing new is asked"
+    picture.unlink()
+    assert main([*certify, "--patch", "2"]) == 0
+    assert picture.read_bytes() == drawn
+    assert main([*certify, "--patch", "5"]) == 0
+    assert {path.name for path in locations.iterdir()} == {"2x2.parquet", "5x5.parquet"}
+    assert picture.read_bytes() != drawn
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["sql", "FROM images; FROM runs"], "2 statements"),
+        (["sql", " "], "the query is empty"),
         (["sql", "FROM imges"], "Did you mean images?"),
         (["sql", "FROM images", "--csv", "--json"], "choose one of them"),
         (["sql", "FROM images", "--rows", "0"], "--rows 0"),

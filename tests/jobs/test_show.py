@@ -84,6 +84,7 @@ def test_only_the_allowed_classes_can_win_or_rival(image, tiny_weights, tmp_path
         (["--preprocess", "cifar10"], "the model takes 32x32"),
         (["--preprocess", "model"], "which model?"),
         (["--model", "deit_tinny_patch16_224"], "did you mean deit_tiny"),
+        (["--model", "swin_tiny_patch4_window7_224"], "use --tokens black"),
         (["--positions", "many"], "random:N"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -39,7 +39,7 @@ def finished_run(out: Path, data: str, weights: Path, **changes) -> VotesStore:
     listing = list_images(data, options, voter.num_classes)
     wanted = Manifest(
         identity=identity(config, voter, numerics, listing),
-        execution=execution(config, len(listing)),
+        execution=execution(config, numerics, len(listing)),
     )
     store = VotesStore(str(out), wanted.run_id)
     manifest = open_run(store, wanted, overwrite=False)

@@ -17,10 +17,12 @@ from pipeline import voting
 from pipeline.attack import flow, placements, reopened, replay
 from pipeline.attack.flow import attack_run
 from pipeline.certificates import rules
-from pipeline.config import ConfigError
+from pipeline.config import ClaimsConfig, ConfigError
+from pipeline.questions.sql import Answer, connect
+from pipeline.reduction import certify_votes
 from pipeline.schema import ATTACKS
 from pipeline.sources.listing import SourceError
-from tests.conftest import TINY_PREPROCESS, png, random_images, write_shard
+from tests.conftest import REPOSITORY, TINY_PREPROCESS, png, random_images, write_shard
 from tests.pipeline.attack.conftest import IMAGES, quick
 from tests.pipeline.attack.small_runs import finished_run, weights_with
 
@@ -313,3 +315,17 @@ def test_randomized_runs_are_refused(labelled, tiny_weights, tmp_path):
     store = finished_run(tmp_path, labelled, tiny_weights, randomized=12, stride=None)
     with pytest.raises(ConfigError, match="randomized: its certificate is about the ideal"):
         attack_run(store, quick())
+
+
+def test_the_recipe_in_sql_is_the_summary(copied):
+    """docs/cookbook.md: certified <= true <= empirical, from rows alone."""
+    attacked = attack_run(copied, quick())
+    certify_votes(copied, ClaimsConfig(patch=(8,)))
+    section = (REPOSITORY / "docs/cookbook.md").read_text().split("## Certified, true and")[1]
+    query = section.split("```sql\n")[1].split("```")[0]
+    with connect(copied.out) as connection:
+        (row,) = Answer(connection, query).table().to_pylist()
+    assert row["attacked"] == attacked.summary["attacked"]["uncertified"]["images"] > 0
+    for name in ("smoothed", "certified", "empirical"):
+        expected = attacked.summary[f"{name}_accuracy"]["value"]
+        assert row[name] == pytest.approx(expected)

@@ -4,13 +4,13 @@ import os
 
 import pytest
 
-from pipeline.cluster import check_accelerators, plan_share
 from pipeline.config import ClaimsConfig, ConfigError, VotesConfig
 from pipeline.numerics import Numerics
 from pipeline.preflight.findings import CheckError, PreflightError, demand, look_at
 from pipeline.preflight.stores import probe_output, reach_stores
 from pipeline.preflight.tracker import reach_tracker
 from pipeline.preflight.workers import check_budget, check_token
+from pipeline.shares import check_accelerators, plan_share
 
 
 def numerics(device: str) -> Numerics:
@@ -102,7 +102,7 @@ MIXED = {"CPU": 32.0, "GPU": 6.0, "GPU:L4": 4.0, "GPU:T4": 2.0}
 
 
 def test_gpus_of_several_models_are_refused_unless_one_is_named():
-    with pytest.raises(ConfigError, match=r"L4, T4.*--accelerator-type"):
+    with pytest.raises(ConfigError, match=r"4 x L4, 2 x T4.*--accelerator-type L4"):
         plan_share(MIXED, numerics("cuda"), None, 100)
     share = plan_share(MIXED, numerics("cuda"), None, 100, "L4")
     assert (share.actors, share.accelerator_type) == (4, "L4")
@@ -112,3 +112,4 @@ def test_gpus_of_several_models_are_refused_unless_one_is_named():
     assert plan_share(MIXED, numerics("cpu"), 2, 100, "L4").accelerator_type is None
     assert plan_share(MIXED, numerics("cuda"), 3, 100, "H100").actors == 3
     check_accelerators({"GPU": 4.0, "GPU:L4": 4.0}, None)
+    check_accelerators(MIXED, None, mixed=True)

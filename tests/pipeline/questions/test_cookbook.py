@@ -192,6 +192,20 @@ def test_which_class_wins(answered, images):
     assert all(row["rival"] != row["prediction"] for row in rows)
 
 
+def test_certified_true_empirical(answered, images):
+    rows = ask(answered, "Certified, true and empirical robust accuracy")
+    assert [row["run_id"] for row in rows] == sorted((answered.first, answered.second))
+    for row in rows:
+        labelled = [i for i in images[row["run_id"]].values() if i["label"] is not None]
+        right = [i for i in labelled if i["error"] is None and i["prediction"] == i["label"]]
+        certified = sum(i["margins"]["exact", 32] >= 0 for i in right)
+        assert (row["patch_px"], row["attacked"]) == (32, 3)
+        assert row["smoothed"] == pytest.approx(len(right) / len(labelled))
+        assert row["certified"] == pytest.approx(certified / len(labelled))
+        stand = certified + (len(right) - certified) * 2 / 3
+        assert row["empirical"] == pytest.approx(stand / len(labelled))
+
+
 def test_errors_are_listed(answered):
     rows = ask(answered, "Images with errors")
     assert [row["image_id"][-3:] for row in rows] == ["007", "007", "009"]

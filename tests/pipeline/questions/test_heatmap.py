@@ -10,10 +10,11 @@ from stored_runs import write_run
 from models.ablation import Ablation, Patch
 from pipeline.certificates import exact_margins
 from pipeline.certificates.threats import Threat
-from pipeline.config import ConfigError
-from pipeline.questions import open_run
-from pipeline.questions.heatmap import breaking_maps, write_maps
+from pipeline.config import ClaimsConfig, ConfigError
+from pipeline.questions import heatmap, open_run
+from pipeline.questions.heatmap import breaking_maps, threats_to_draw, write_maps
 from pipeline.questions.heatmap_picture import draw_maps
+from pipeline.reduction import certify_votes
 
 KINDS = {
     "column": {"size": 2, "stride": 1},
@@ -36,8 +37,10 @@ def stored(tmp_path, kind: str, labels: list | None = None):
     return open_run(tmp_path, run_id), np.delete(votes, (2, 19), axis=0)
 
 
+@pytest.mark.parametrize("batch_votes", [1, 1 << 21], ids="{} votes at once".format)
 @pytest.mark.parametrize("kind", KINDS)
-def test_counts_place_by_place(kind, tmp_path):
+def test_counts_place_by_place(kind, batch_votes, tmp_path, monkeypatch):
+    monkeypatch.setattr(heatmap, "_BATCH_VOTES", batch_votes)
     run, votes = stored(tmp_path, kind)
     labels = np.delete([1, 1, 1, 0] * 5, (2, 19))
     right = np.array([np.bincount(v).argmax() for v in votes]) == labels
@@ -85,6 +88,43 @@ def test_without_labels_all_images_count(tmp_path):
     assert found.shown.images == len(votes)
     assert found.worst == (0, int(found.wrong.counts_yx[0].argmax()))
     draw_maps([found])
+
+
+def test_which_patches_a_certified_run_draws(tmp_path, monkeypatch):
+    run, votes = stored(tmp_path, "block")
+    claims = ClaimsConfig(patch=(3, "2x5", 1, "area:4", "2of1", 2), rule=("uniform",))
+    summary = certify_votes(run.store, claims).summary
+    drawn = threats_to_draw(run.manifest, summary)
+    assert list(map(str, drawn)) == ["1x1", "2x2", "3x3", "2x5"]
+    claims = ClaimsConfig(patch=tuple(range(1, 9)))
+    summary = certify_votes(run.store, claims, overwrite=True).summary
+    assert [threat.side for threat in threats_to_draw(run.manifest, summary)] == [1, 2, 3, 5, 6, 8]
+    monkeypatch.setattr(heatmap, "_MOST_IMAGES", 17)
+    assert threats_to_draw(run.manifest, summary) == []
+    monkeypatch.undo()
+    for special in (
+        {"randomized": {"draws": votes.shape[1], "seed": 0}},
+        {"decide": {"threats": ["2x2"], "rules": ["exact"]}},
+    ):
+        other = write_run(tmp_path, votes, [1] * 18, ablation=run.ablation, **special)
+        assert threats_to_draw(open_run(tmp_path, other).manifest, summary) == []
+
+
+def test_a_run_of_unreadable_images(tmp_path):
+    """Certifying it draws nothing; asking for the map says why there is none."""
+    ablation, votes = (
+        Ablation(kind="row", height=8, width=9, size=3, stride=2),
+        np.ones((8, 4), int),
+    )
+    broken = write_run(tmp_path, votes, [1] * 8, ablation=ablation, errors=range(8))
+    run = open_run(tmp_path, broken)
+    summary = certify_votes(run.store, ClaimsConfig(patch=(2,))).summary
+    assert threats_to_draw(run.manifest, summary) == []
+    with pytest.raises(ConfigError, match="no image could be voted on"):
+        breaking_maps(run, PATCHES)
+    partly = write_run(tmp_path, votes, [1] * 8, ablation=ablation, errors=range(5), model="small")
+    (found,) = breaking_maps(open_run(tmp_path, partly), PATCHES[:1])
+    assert (found.right.images, found.wrong.images) == (3, 0)
 
 
 def test_a_deleted_run_leaves_no_places(tmp_path):

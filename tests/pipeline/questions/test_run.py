@@ -41,7 +41,7 @@ def test_examples(out):
 
 
 def test_a_run_is_named_by_the_beginning_of_its_id(tmp_path):
-    with pytest.raises(ConfigError, match="none; `patchcert run` makes one"):
+    with pytest.raises(ConfigError, match="0 runs: `patchcert run` makes one"):
         open_run(tmp_path)
     first = write_run(tmp_path, HAND, [0] * 6)
     assert open_run(tmp_path).run_id == first

@@ -1,0 +1,25 @@
+"""``--patch`` of the commands that ask about stored runs, in words as of ``patchcert certify``."""
+
+from pipeline.certificates.threats import Threat
+from pipeline.config import ClaimsConfig
+
+
+class AsksPatches:
+    """A config with a field ``patch``, whose texts are checked when it is made.
+
+    Attributes:
+        patch: Sides in pixels and texts; None where the flag was left out.
+
+    Raises:
+        ConfigError: A text means nothing.
+    """
+
+    patch: tuple[int | str, ...] | None
+
+    def __post_init__(self) -> None:
+        self.threats  # noqa: B018  (fails where a text means nothing)
+
+    @property
+    def threats(self) -> tuple[Threat, ...] | None:
+        """What is meant; None where the flag was left out."""
+        return ClaimsConfig(patch=self.patch).threats

@@ -1,0 +1,15 @@
+"""Which revision of this program runs, where that can be known."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+
+def git_revision() -> str | None:
+    """The commit of the checkout this runs from, ``-dirty`` where it is changed; else None."""
+    root = Path(__file__).parents[1]
+    git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    if not (root / ".git").exists() or not shutil.which("git"):
+        return None
+    answer = subprocess.run(git, capture_output=True, text=True, check=False)  # noqa: S603
+    return answer.stdout.strip() if answer.returncode == 0 else None

@@ -1,0 +1,69 @@
+"""``patchcert report``: runs as one HTML page. Also ``python -m jobs.report``."""
+
+import sys
+from dataclasses import dataclass
+
+from pipeline.config import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """What the page holds, and where it goes.
+
+    Attributes:
+        to: The page (.html), local or s3://.
+        data: Where the images lie, if no longer where they were voted on.
+        no_images: Show no pictures of images, and do not look for them.
+        intersect: Compare the images that runs have in common, where they are over different ones.
+        mlflow: Tracking server to log the page to; default: where the run was logged, else an
+            sqlite file in --out; none logs nothing.
+        experiment: MLflow experiment [where the run was logged, else patchcert].
+        out: Folder of all results, local or s3://.
+    """
+
+    to: str
+    data: str | None = None
+    no_images: bool = False
+    intersect: bool = False
+    mlflow: str | None = None
+    experiment: str | None = None
+    out: str = "out"
+
+    def __post_init__(self) -> None:
+        if not self.to.endswith((".html", ".htm")):
+            raise ConfigError(f"--to {self.to}: the page is HTML; end the name in .html")
+
+
+def run_report(run_ids: tuple[str, ...], what: ReportConfig) -> int:
+    """Write the page, log it, and say where it is.
+
+    Raises:
+        ConfigError: There is no such run, or it has not been certified.
+        ManifestError, StoreError: Votes or certificates are absent, incomplete or contradictory.
+        TrackingError: MLflow failed; the page is written.
+    """
+    # Arrow and matplotlib: --help and usage errors must not wait for them.
+    from pipeline import storage  # noqa: PLC0415
+    from pipeline.page.writing import page_of  # noqa: PLC0415
+    from pipeline.questions import open_run  # noqa: PLC0415
+    from pipeline.tracking import log_page, redact  # noqa: PLC0415
+
+    runs = [open_run(what.out, run_id) for run_id in run_ids or (None,)]
+    page = page_of(runs, intersect=what.intersect, images=not what.no_images, data=what.data)
+    storage.write_atomically(what.to, page)
+    print(f"page:   {what.to}")
+    for run in runs:
+        try:
+            uri = log_page(run.store, page, what.mlflow, what.experiment)
+            said = redact(uri) if uri else f"run {run.run_id} was not logged"
+        except ConfigError as error:  # no server is known; the page is there all the same
+            said = str(error)
+        print(f"MLflow: {said}")
+        print(f"run_id={run.run_id}")
+    return 0
+
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    sys.exit(main(["report", *sys.argv[1:]]))

@@ -1,0 +1,128 @@
+"""A few images of a run with the place where a patch comes closest to changing them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from models.ablation import BoolArray, IntArray, Patch
+from pipeline.ballots import votes_array
+from pipeline.certificates.witness import touched_at, witnesses
+from pipeline.claims import Claim
+from pipeline.config import ConfigError
+from pipeline.questions.outcomes import SMOOTHED, Outcomes, Question
+
+_EACH = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """One image of the gallery.
+
+    Attributes:
+        image_id: The image.
+        certified: Whether no patch of this size changes its prediction, which is right.
+        prediction: Smoothed, in words.
+        rival: The class that comes closest, in words.
+        margin: Exact margin at the worst place.
+        touched: Ablations that the patch touches there.
+        y: Upper edge of the worst place in pixels; None where the ablations cannot tell.
+        x: Left edge, likewise.
+        source: The picture as an address that holds it; None where it could not be read.
+    """
+
+    image_id: str
+    certified: bool
+    prediction: str
+    rival: str
+    margin: int
+    touched: int
+    y: int | None
+    x: int | None
+    source: str | None = None
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Images drawn at random, with a fixed seed, of the rightly predicted ones.
+
+    Attributes:
+        claim: The claim that they have, or have not.
+        patch: Its patch.
+        certified: Number of rightly predicted images that have it.
+        broken: Number of those that have not.
+        images: The images drawn, certified ones first.
+        pictureless: Why there are no pictures; empty where there are.
+    """
+
+    claim: Claim
+    patch: Patch
+    certified: int
+    broken: int
+    images: tuple[Shown, ...]
+    pictureless: str = ""
+
+
+def gallery_of(outcomes: Outcomes, claim: Claim, name_of: Callable[[int], str]) -> Gallery:
+    """Draw images and find their worst places; without pictures.
+
+    Raises:
+        ConfigError: The positions were drawn at random for each image, not all votes were cast,
+            the claim is not of the exact rule, or no image is known to be right.
+        ManifestError, StoreError: The votes are absent, incomplete or contradictory.
+    """
+    run, patch = outcomes.run, claim.threat.patch
+    run.check_fixed()
+    if claim.rule != "exact" or patch is None:
+        raise ConfigError(
+            f"run {run.run_id} has no exact certificate against a square patch; "
+            "`patchcert certify --rule exact` computes one"
+        )
+    right_n = outcomes.right[SMOOTHED]
+    certified_n = outcomes.right[Question("certified", claim._replace(stride=None))]
+    kinds = certified_n, right_n & ~certified_n
+    chosen = np.concatenate([_drawn(kind_n) for kind_n in kinds])
+    if not len(chosen):
+        raise ConfigError(f"run {run.run_id}: no image is known to be right")
+    ids = [outcomes.ids[int(place)].as_py() for place in chosen]
+    votes = _votes_of(outcomes, chosen)
+    found = witnesses(run.renumbered(votes), run.ablation, patch, run.num_classes)
+    corners_n2 = np.stack([found.ys_n, found.xs_n], axis=1)
+    touched_n = touched_at(run.ablation, patch, corners_n2).sum(axis=1)
+    kind = run.ablation.kind
+    classes = run.manifest.classes or range(run.manifest.num_classes)
+    images = tuple(
+        Shown(
+            image_id=ids[place],
+            certified=bool(certified_n[chosen[place]]),
+            prediction=name_of(classes[found.predictions_n[place]]),
+            rival=name_of(classes[found.rivals_n[place]]),
+            margin=int(found.margins_n[place]),
+            touched=int(touched_n[place]),
+            y=None if kind == "column" else int(found.ys_n[place]),
+            x=None if kind == "row" else int(found.xs_n[place]),
+        )
+        for place in range(len(ids))
+    )
+    return Gallery(claim, patch, int(kinds[0].sum()), int(kinds[1].sum()), images)
+
+
+def _drawn(kind_n: BoolArray) -> IntArray:
+    candidates = np.flatnonzero(kind_n)
+    some = np.random.default_rng(0).permutation(candidates)[:_EACH]
+    return np.sort(some)
+
+
+def _votes_of(outcomes: Outcomes, places: IntArray) -> NDArray[np.int64]:
+    """Votes of images by their places in the run's order; only their units are read."""
+    manifest = outcomes.run.manifest
+    cast = "votes" if manifest.theta is None else "vote_sets"
+    parts = []
+    for place in places.tolist():
+        unit = int(outcomes.units[place])
+        first = int(outcomes.units.searchsorted(unit))
+        rows = outcomes.run.store.read_unit(unit, ["image_id", "error", cast])
+        parts.append(rows.slice(place - first, 1))
+    return votes_array(pa.concat_tables(parts), manifest, "worst places")

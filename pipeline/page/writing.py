@@ -1,0 +1,80 @@
+"""From runs to the bytes of the page."""
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from importlib.resources import files
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from pipeline.config import ConfigError
+from pipeline.page import accuracy, charts, words
+from pipeline.page.chapter import chapter_of
+from pipeline.page.contrast import contrasts_of
+from pipeline.page.missing import Missing
+from pipeline.page.svg import SERIES
+from pipeline.questions.run import Run
+
+_LETTERS = "ABCDEF"
+_TEMPLATES = "template"
+
+
+def page_of(
+    runs: Sequence[Run], *, intersect: bool = False, images: bool = True, data: str | None = None
+) -> bytes:
+    """The page about some runs; the same bytes for the same results.
+
+    Args:
+        runs: One to six certified runs.
+        intersect: Compare runs over different images on those that both have.
+        images: Whether to show pictures of the images.
+        data: Where the images of all runs lie now; None for where they lay.
+
+    Raises:
+        ConfigError: A run has not been certified, is given twice, or there are too many.
+        ManifestError, StoreError: Votes or certificates are absent, incomplete or contradictory.
+    """
+    assert len(_LETTERS) == len(SERIES), "a colour a run"
+    if len({run.run_id for run in runs}) < len(runs):
+        raise ConfigError("a run is given twice; give each of them once")
+    if not 1 <= len(runs) <= len(_LETTERS):
+        raise ConfigError(f"{len(runs)} runs: a page holds one to {len(_LETTERS)} of them")
+    chapters = [
+        chapter_of(run, letter, images=images, data=data)
+        for run, letter in zip(runs, _LETTERS, strict=False)
+    ]
+    style, script = (Markup(_asset(name)) for name in ("style.css", "sort.js"))  # noqa: S704  (ours)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    text = (
+        _environment()
+        .get_template("page.html")
+        .render(
+            chapters=chapters,
+            contrasts=contrasts_of(chapters, intersect=intersect),
+            overlaid=accuracy.overlaid_chart(chapters) if len(chapters) > 1 else None,
+            style=style,
+            script=script,
+            # The page may load nothing at all, and run no other script.
+            policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+            f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
+        )
+    )
+    return text.encode()
+
+
+def _asset(name: str) -> str:
+    return files(__package__).joinpath(_TEMPLATES, name).read_text(encoding="utf-8").strip()
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader(__package__ or "", _TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.tests["missing"] = lambda value: isinstance(value, Missing)
+    environment.globals |= {"accuracy": accuracy, "charts": charts, "words": words}
+    return environment

@@ -2,10 +2,15 @@
 
 import sys
 
+from pipeline.config import EstimateConfig
 from pipeline.training.config import TrainConfig, TrainingPlace
 
 
-def run_train(what: TrainConfig, place: TrainingPlace) -> int:
+def run_train(
+    what: TrainConfig,
+    place: TrainingPlace,
+    asked: EstimateConfig = EstimateConfig(),  # noqa: B008  (frozen)
+) -> int:
     """Train, log the curves, and say where the weights are.
 
     Raises:
@@ -14,18 +19,23 @@ def run_train(what: TrainConfig, place: TrainingPlace) -> int:
         JobError, TrackingError: The job failed; run again to resume.
     """
     # torch, and perhaps Ray: --help and usage errors must not wait for them.
-    from pipeline.training.checkpoint import check_checkpoint, remove_checkpoint  # noqa: PLC0415
+    from pipeline.training.checkpoint import read_checkpoint, remove_checkpoint  # noqa: PLC0415
     from pipeline.training.curves import Curves  # noqa: PLC0415
+    from pipeline.training.forecast import forecast  # noqa: PLC0415
     from pipeline.training.learner import check_network  # noqa: PLC0415
     from pipeline.training.recipe import resolve_recipe  # noqa: PLC0415
     from pipeline.training.reporting import Logged  # noqa: PLC0415
 
     recipe = resolve_recipe(what)
+    # A checkpoint of another training should fail here, in words, before anything is started; and
+    # so should weights that do not load.
+    state = None if place.overwrite else read_checkpoint(place.out, recipe)
+    check_network(recipe)
+    if asked.dry_run:
+        print(*forecast(recipe, state, asked), sep="\n")
+        return 0
     if place.overwrite:
         remove_checkpoint(place.out)
-    check_checkpoint(place.out, recipe)
-    # Weights that do not load should fail here, in words, before anything is started.
-    check_network(recipe)
     curves = Curves(recipe, place)
     path = None
     try:

@@ -2,10 +2,7 @@
 
 import io
 import json
-import shutil
-import subprocess
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +13,7 @@ from models.weights import WeightsCard
 from pipeline import storage
 from pipeline.config import ConfigError
 from pipeline.manifest import canonical, flatten
+from pipeline.revision import git_revision
 from pipeline.training.recipe import Recipe
 
 _NAME = "checkpoint.pt"
@@ -53,11 +51,6 @@ def read_checkpoint(out: str, recipe: Recipe) -> dict[str, Any] | None:
             "resume, choose another --out, or start again with --overwrite"
         )
     return state
-
-
-def check_checkpoint(out: str, recipe: Recipe) -> None:
-    """Raise ConfigError if the checkpoint in ``out``, if any, is of another training."""
-    read_checkpoint(out, recipe)
 
 
 def remove_checkpoint(out: str) -> None:
@@ -101,10 +94,5 @@ def write_weights(
 def provenance() -> dict[str, str]:
     """Versions of what trains, and the git revision where this runs from a checkout."""
     found = {name: version(name) for name in ("patchcert", "torch", "timm", "torchvision")}
-    root = Path(__file__).parents[2]
-    git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
-    if (root / ".git").exists() and shutil.which("git"):
-        answer = subprocess.run(git, capture_output=True, text=True, check=False)  # noqa: S603
-        if answer.returncode == 0:
-            found["revision"] = answer.stdout.strip()
-    return found
+    revision = git_revision()
+    return found if revision is None else {**found, "revision": revision}

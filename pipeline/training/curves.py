@@ -7,6 +7,7 @@ from typing import Any
 from pipeline.config import ClaimsConfig
 from pipeline.manifest import flatten
 from pipeline.tracking import TrackingError, experiment_id, redact, tracking_uri
+from pipeline.tracking.description import origin
 from pipeline.training.config import TrainingPlace
 from pipeline.training.recipe import Recipe
 
@@ -46,7 +47,7 @@ class Curves:
             return
         ablation = recipe.voter.ablation
         name = f"train {recipe.voter.model} {ablation.kind} b{ablation.size} s{ablation.stride}"
-        tags = {_TAG: recipe.training_id, "patchcert.data": recipe.config.data}
+        tags = {_TAG: recipe.training_id, "patchcert.data": recipe.config.data} | origin()
         run = self._call(self._client.create_run, experiment, run_name=name, tags=tags)
         self._run = run.info.run_id
         for key, value in flatten(recipe.identity()).items():

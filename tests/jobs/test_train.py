@@ -106,3 +106,22 @@ def test_mistakes_are_one_line_and_exit_code_2(tmp_path, capsys, extra, message)
     said = capsys.readouterr().err
     assert message in said
     assert "Traceback" not in said
+
+
+def test_a_dry_run_counts_and_leaves_everything_as_it_is(trained, tmp_path, capsys):
+    folder, arguments = trained
+    before = {path: path.read_bytes() for path in (folder / "out").iterdir() if path.is_file()}
+    asked = ["--dry-run", "--images-per-second", "12", "--price-per-hour", "600"]
+    fresh = [*arguments[:-1], str(tmp_path / "new"), *asked]
+    assert main(fresh) == 0
+    steps = 2 * toy_recipe(folder, epochs=2).order.steps
+    said = capsys.readouterr().out
+    assert f"= {steps}\nthere already: 0" in said
+    # Steps of 12 images at 12 images/s: a second each, at 600 an hour.
+    assert f"cost:          {steps / 6:.2f}" in said
+    assert not (tmp_path / "new").exists()
+    assert main([*arguments, "--dry-run"]) == 0
+    assert f"there already: {steps} " in capsys.readouterr().out
+    assert main([*arguments, "--dry-run", "--overwrite"]) == 0
+    assert "there already: 0 " in capsys.readouterr().out
+    assert before == {path: path.read_bytes() for path in before}

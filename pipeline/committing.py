@@ -3,11 +3,28 @@
 from collections.abc import Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.store import VotesStore
 
-RECEIPT = pa.schema([("unit", pa.int64()), ("images", pa.int64()), ("errors", pa.int64())])
-"""What the driver learns of a committed unit."""
+RECEIPT = pa.schema(
+    [
+        *(("unit", pa.int64()), ("images", pa.int64()), ("errors", pa.int64())),
+        ("seconds", pa.float64()),
+    ]
+)
+"""What the driver learns of a committed unit: its number, its rows, how long an actor had it."""
+
+_NOT_KEPT = ["unit", "seconds"]
+
+
+def addressed(votes: pa.Table, decoded: pa.Table, seconds: float) -> pa.Table:
+    """Votes as ``CommitUnit`` takes them: with their ``unit``, and an image's share of ``seconds``.
+
+    A share, so that the sum is right for a unit that was voted on in parts.
+    """
+    shares = pa.array([seconds / max(votes.num_rows, 1)] * votes.num_rows, pa.float64())
+    return votes.append_column("unit", decoded["unit"]).append_column("seconds", shares)
 
 
 class CommitUnit:
@@ -37,7 +54,9 @@ class CommitUnit:
                 f"unit {sorted(units)}: {rows.num_rows} rows arrived, {expected} expected; "
                 "nothing was written, run again to resume"
             )
-        table = rows.drop_columns(["unit"]).cast(self.schema)
+        table = rows.drop_columns(_NOT_KEPT).cast(self.schema)
         self.store.commit(min(units), table, self.schema, self.votes)
-        receipt = [[min(units)], [table.num_rows], [table.num_rows - table["error"].null_count]]
+        errors = table.num_rows - table["error"].null_count
+        seconds = pc.sum(rows["seconds"]).as_py()
+        receipt = [[min(units)], [table.num_rows], [errors], [seconds]]
         return pa.table(receipt, schema=RECEIPT)

@@ -155,13 +155,13 @@ def _vote_on(
         )
         # Closed however this ends: workers must not go on for a job that has lost its lease.
         with (
-            VotesProgress(sum(unit_rows), done) as progress,
+            VotesProgress(sum(unit_rows), done, share.actors) as progress,
             contextlib.closing(committed) as receipts,
         ):
             try:
                 for receipt in itertools.chain.from_iterable(map(pa.Table.to_pylist, receipts)):
                     job.lease.check()
-                    progress.add(receipt["images"], receipt["errors"])
+                    progress.add(receipt["images"], receipt["errors"], receipt["seconds"])
             except WorkersDiedError as error:
                 died = error
         return time.monotonic() - start, died

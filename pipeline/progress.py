@@ -12,15 +12,18 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class VotesProgress:
-    """Progress over images, with rate, remaining time and errors.
+    """Progress over images, with rate, remaining time, busy actors and errors.
 
     Args:
         total: Images of the job.
         done: Images finished by earlier runs; they do not count towards the rate.
+        actors: Copies of the network that vote, each on a GPU if there are any.
     """
 
-    def __init__(self, total: int, done: int) -> None:
-        self.total, self.done, self.errors = total, done, 0
+    def __init__(self, total: int, done: int, actors: int) -> None:
+        self.total, self.done, self.errors, self.actors = total, done, 0, actors
+        self._busy = 0.0
+        self._voting_since: float | None = None
         self._resumed = done
         self._start = self._last_line = time.monotonic()
         self._bar: Progress | None = None
@@ -52,10 +55,14 @@ class VotesProgress:
         if self._bar:
             self._bar.stop()
 
-    def add(self, images: int, errors: int) -> None:
-        """Count a committed unit."""
+    def add(self, images: int, errors: int, seconds: float) -> None:
+        """Count a committed unit, with the time that an actor had it."""
+        if self._voting_since is None:
+            # Starting actors and loading weights is no idling.
+            self._voting_since = time.monotonic() - seconds
         self.done += images
         self.errors += errors
+        self._busy += seconds
         if self._bar:
             self._bar.update(self._task, completed=self.done, rate=self._rate())
             return
@@ -67,8 +74,19 @@ class VotesProgress:
     def _rate(self) -> str:
         rate = (self.done - self._resumed) / max(time.monotonic() - self._start, 1e-9)
         left = (self.total - self.done) / rate if rate else float("inf")
-        text = f"{rate:.1f} images/s, {left:.0f} s left"
+        text = f"{rate:.1f} images/s, {left:.0f} s left, actors {100 * self.busy:.0f} % busy"
         return text + (f", {self.errors} with errors" if self.errors else "")
+
+    @property
+    def busy(self) -> float:
+        """Share of their time that the actors voted, of units that are committed.
+
+        The rest is waiting: for images to be decoded, or for votes to be written.
+        """
+        if self._voting_since is None:
+            return 0.0
+        since = max(time.monotonic() - self._voting_since, 1e-9)
+        return min(self._busy / (self.actors * since), 1.0)
 
     @staticmethod
     def _print(line: str) -> None:

@@ -6,6 +6,7 @@ Units are the grain of progress, of retries and of resuming.
 """
 
 import platform
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ from models.voting import ThresholdVoting
 from models.weights import sha256_of
 from models.zoo import load_network
 from pipeline.ballots import votes_table
+from pipeline.committing import addressed
 from pipeline.curtailing import Suffices
 from pipeline.numerics import Numerics, pin_mkl, probe_machine
 from pipeline.resolve import Voter
@@ -39,7 +41,8 @@ class VoteOnUnit:
         self.voter, self.schema, self.threads = voter, schema, numerics.threads
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
-        """Decoded rows to votes, in order, with their ``unit``."""
+        """Decoded rows to votes, in order, addressed to their unit."""
+        start = time.monotonic()
         if self.threads:
             # OpenMP counts threads per calling thread, and Ray calls from another one than the
             # constructor's, where its own OMP_NUM_THREADS of one would hold.
@@ -72,7 +75,7 @@ class VoteOnUnit:
             place = self.schema.get_field_index("device")
             voted = pc.if_else(table["error"].is_null(), self.device_model, None)
             table = table.set_column(place, self.schema.field(place), voted)
-        return table.append_column("unit", decoded["unit"])
+        return addressed(table, decoded, time.monotonic() - start)
 
     def failed(self, decoded: pa.Table, reason: str) -> pa.Table:
         """Rows of images that cannot be handled, for one reason."""

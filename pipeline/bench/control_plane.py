@@ -26,6 +26,7 @@ from models.preprocess import PRESETS
 from models.smoothing import Ballot
 from pipeline.ballots import votes_table
 from pipeline.bench.synthetic import synthetic_votes
+from pipeline.committing import addressed
 from pipeline.config import OutputConfig, VotesConfig
 from pipeline.decoding import DECODED
 from pipeline.flow import plan_votes, source_options
@@ -71,12 +72,12 @@ class MadeUp:
         self.schema, self.views, self.folder = schema, views, Path(folder)
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
-        """Rows without pixels to votes, in order, with their ``unit``."""
+        """Rows without pixels to votes, in order, addressed to their unit."""
         votes_bv = made_up_votes(decoded["image_id"].to_pylist(), self.views)
         ballot = Ballot(votes_bv, votes_bv[:, 0])
         table = votes_table(decoded, np.arange(len(votes_bv)), ballot, self.schema)
         (self.folder / str(os.getpid())).write_text(str(peak_mib()))
-        return table.append_column("unit", decoded["unit"])
+        return addressed(table, decoded, 0.0)
 
     def failed(self, rows: pa.Table, reason: str) -> pa.Table:
         """Not called: nothing here can fail."""

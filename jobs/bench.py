@@ -3,10 +3,11 @@
 import json
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from pipeline.config import ConfigError, Device, Dtype
+from pipeline.config import ClaimsConfig, ConfigError, Device, Dtype
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,8 @@ class BenchConfig:
         rounds: How often each contender is timed; the least counts.
         pipeline: Images of a whole votes job on Ray beside the bare engine; 0 leaves it out.
         json: Print JSON instead of a table.
+        mlflow: Tracking server to log to as well [none].
+        experiment: MLflow experiment.
     """
 
     model: str = "deit_tiny_patch16_224"
@@ -36,6 +39,8 @@ class BenchConfig:
     rounds: int = 3
     pipeline: int = 0
     json: bool = False
+    mlflow: str | None = None
+    experiment: str = "patchcert-bench"
 
     def __post_init__(self) -> None:
         for name in ("size", "images", "rounds"):
@@ -60,6 +65,7 @@ def run_bench(config: BenchConfig) -> int:
     from pipeline.config import VotesConfig  # noqa: PLC0415
     from pipeline.numerics import probe_machine, resolve_numerics  # noqa: PLC0415
 
+    reach(config.mlflow, config.experiment)
     machine = probe_machine(config.device)
     asked = VotesConfig(data="-", weights="-", microbatch=config.microbatch)
     torch.set_num_threads(os.cpu_count() or 1)
@@ -85,7 +91,49 @@ def run_bench(config: BenchConfig) -> int:
         print(json.dumps(result, indent=2))
     else:
         print_bench(result, Console(highlight=False))
+    log(f"bench {config.model} b{config.size}", result, config)
     return 0
+
+
+class Logging(Protocol):
+    """What of a bench's request says where it is logged."""
+
+    @property
+    def mlflow(self) -> str | None: ...  # noqa: D102
+    @property
+    def experiment(self) -> str: ...  # noqa: D102
+
+
+def reach(mlflow: str | None, experiment: str) -> None:
+    """Ask the tracking server, if there is one, before minutes of measuring.
+
+    Raises:
+        CheckError: It does not answer.
+    """
+    if mlflow is None:
+        return
+    from pipeline.preflight.tracker import reach_tracker  # noqa: PLC0415
+
+    reach_tracker(ClaimsConfig(mlflow=mlflow, experiment=experiment), "")
+
+
+def log(name: str, result: Mapping[str, Any], config: Logging) -> None:
+    """Log a measurement, if there is a server; say where, on standard error."""
+    if config.mlflow in (None, "none"):
+        return
+    # MLflow takes two seconds to import, and a bare GPU machine need not have it.
+    from pipeline.tracking.measurements import log_measurement  # noqa: PLC0415
+
+    settings = {
+        key: value
+        for key, value in vars(config).items()
+        if key not in ("json", "mlflow", "experiment")
+    }
+    assert config.mlflow is not None
+    where = log_measurement(
+        name, result, settings, mlflow=config.mlflow, experiment=config.experiment
+    )
+    print(f"logged to MLflow at {where}", file=sys.stderr)
 
 
 def _pipeline(config: BenchConfig) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ jobs, so that ``--help`` and usage errors are immediate.
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Yaml
@@ -15,20 +15,33 @@ from cyclopts.config import Yaml
 from jobs.audit import AuditConfig
 from jobs.bench import BenchConfig
 from jobs.bench_certificates import BenchCertificatesConfig
+from jobs.bench_control_plane import BenchControlPlaneConfig
+from jobs.bench_decide import BenchDecideConfig
 from jobs.classes import ClassesConfig
 from jobs.compare import CompareConfig
 from jobs.convert import ConvertConfig
 from jobs.heatmap import HeatmapConfig
+from jobs.register import RegisterConfig
+from jobs.report import ReportConfig
 from jobs.show import ShowConfig
 from jobs.sql import SqlConfig
 from jobs.submit import SubmitConfig
 from pipeline.attack.config import AttackConfig, WitnessConfig
-from pipeline.config import ClaimsConfig, EstimateConfig, OutputConfig, VotesConfig
+from pipeline.config import (
+    ClaimsConfig,
+    DecidedConfig,
+    EstimateConfig,
+    OutputConfig,
+    VotesConfig,
+)
+from pipeline.interchange.config import ExportConfig, ImportConfig
+from pipeline.sweep.config import Axes, FixedConfig
 from pipeline.training.config import TrainConfig, TrainingPlace
 
 _CONFIG = "--config"
 _What = Annotated[VotesConfig, Parameter(name="*", group="What votes")]
 _Claims = Annotated[ClaimsConfig, Parameter(name="*", group="What is certified")]
+_Decided = Annotated[DecidedConfig, Parameter(name="*", group="What is decided")]
 _Attack = Annotated[AttackConfig, Parameter(name="*", group="What is attacked")]
 _Witness = Annotated[WitnessConfig, Parameter(name="*", group="What is rewritten")]
 _Estimate = Annotated[EstimateConfig, Parameter(name="*", group="Before it")]
@@ -63,13 +76,37 @@ def run(
 def votes(
     *,
     what: _What,
+    decided: _Decided = DecidedConfig(),  # noqa: B008
     output: _Output = OutputConfig(),  # noqa: B008
     before: _Estimate = EstimateConfig(),  # noqa: B008
 ) -> int:
     """Vote on every image and store the votes; resumes what is unfinished."""
     from jobs.votes import run_votes  # noqa: PLC0415
 
-    return run_votes(what, output, before)
+    return run_votes(what, output, before, decided)
+
+
+@app.command
+def sweep(
+    *,
+    axes: Annotated[Axes, Parameter(name="*", group="What varies")],
+    fixed: Annotated[FixedConfig, Parameter(name="*", group="What all have in common")],
+    claims: _Claims = ClaimsConfig(),  # noqa: B008
+    output: _Output = OutputConfig(),  # noqa: B008
+    dry_run: Annotated[bool, Parameter(group="Before it")] = False,
+) -> int:
+    """Run every combination of settings that is missing; nested MLflow runs, one table.
+
+    Args:
+        axes: Options with several values.
+        fixed: Options with one.
+        claims: What to certify.
+        output: Where results go.
+        dry_run: Say which points need votes, and how many; compute nothing.
+    """
+    from jobs.sweep import run_sweep  # noqa: PLC0415
+
+    return run_sweep(axes, fixed, claims, output, dry_run=dry_run)
 
 
 @app.command
@@ -173,11 +210,30 @@ def train(
     *,
     what: Annotated[TrainConfig, Parameter(name="*", group="What is learned")],
     place: Annotated[TrainingPlace, Parameter(name="*", group="Where")] = TrainingPlace(),  # noqa: B008
+    before: _Estimate = EstimateConfig(),  # noqa: B008
 ) -> int:
     """Fine-tune a network on ablations, into weights for `run`; resumes what is unfinished."""
     from jobs.train import run_train  # noqa: PLC0415
 
-    return run_train(what, place)
+    return run_train(what, place, before)
+
+
+@app.command
+def register(
+    run: str | None = None,
+    /,
+    *,
+    what: Annotated[RegisterConfig, Parameter(name="*", group="Where to")],
+) -> int:
+    """Enter a run's weights into MLflow's model registry, with its certified figures.
+
+    Args:
+        run: A run, or the beginning of its id; may be left out where --out holds one only.
+        what: Name of the entry, and where it goes.
+    """
+    from jobs.register import run_register  # noqa: PLC0415
+
+    return run_register(run, what)
 
 
 @app.command
@@ -199,7 +255,8 @@ def sql(
 
     Args:
         query: One query over the views runs, claims, votes, images, certificates, detection,
-            locations and witnesses, such as "from runs"; left out, it is read from standard input.
+            locations, witnesses and attacks, such as "from runs"; left out, it is read from
+            standard input.
         how: Where the results lie and how the answer is printed.
     """
     from jobs.sql import run_sql  # noqa: PLC0415
@@ -235,6 +292,32 @@ def bench_certificates(
     return run_bench_certificates(what)
 
 
+@bench.command(name="control-plane")
+def bench_control_plane(
+    *,
+    what: Annotated[
+        BenchControlPlaneConfig, Parameter(name="*", group="What is measured")
+    ] = BenchControlPlaneConfig(),  # noqa: B008  (frozen)
+) -> int:
+    """Measure what a job costs besides pixels and network, at any number of images."""
+    from jobs.bench_control_plane import run_bench_control_plane  # noqa: PLC0415
+
+    return run_bench_control_plane(what)
+
+
+@bench.command(name="decide")
+def bench_decide(
+    *,
+    what: Annotated[BenchDecideConfig, Parameter(name="*", group="What is replayed")] = (
+        BenchDecideConfig()  # noqa: B008
+    ),
+) -> int:
+    """Replay a run's votes as --decide would have cast them: the share that it saves."""
+    from jobs.bench_decide import run_bench_decide  # noqa: PLC0415
+
+    return run_bench_decide(what)
+
+
 @app.command
 def compare(
     first: str,
@@ -243,7 +326,7 @@ def compare(
     *,
     how: Annotated[CompareConfig, Parameter(name="*", group="Output")] = CompareConfig(),  # noqa: B008
 ) -> int:
-    """Compare two runs over the same images: paired differences, exact McNemar test.
+    """Compare two runs over the same images: paired differences, McNemar's test, equal votes.
 
     Args:
         first: A run, or the beginning of its id.
@@ -278,6 +361,23 @@ def heatmap(
 
 
 @app.command
+def report(
+    *runs: str,
+    what: Annotated[ReportConfig, Parameter(name="*", group="Output")],
+) -> int:
+    """Write one or several runs as one HTML page, whole in itself; log it to MLflow.
+
+    Args:
+        runs: Runs, or the beginnings of their ids; may be left out where --out holds one only. The
+            others are compared with the first.
+        what: What the page holds, and where it goes.
+    """
+    from jobs.report import run_report  # noqa: PLC0415
+
+    return run_report(runs, what)
+
+
+@app.command
 def audit(
     *,
     what: Annotated[AuditConfig, Parameter(name="*", group="What is compared")] = AuditConfig(),  # noqa: B008
@@ -286,6 +386,42 @@ def audit(
     from jobs.audit import run_audit  # noqa: PLC0415
 
     return run_audit(what)
+
+
+@app.command
+def export(
+    run: str | None = None,
+    /,
+    *,
+    what: Annotated[ExportConfig, Parameter(name="*", group="What is written")],
+) -> int:
+    """Write a run as files for a leaderboard: images, headline, manifest, votes if asked.
+
+    Args:
+        run: A run, or the beginning of its id; may be left out where --out holds one only.
+        what: What is written, and where.
+    """
+    from jobs.export import run_export  # noqa: PLC0415
+
+    return run_export(run, what)
+
+
+@app.command(name="import")
+def import_votes(
+    *files: str,
+    what: Annotated[ImportConfig, Parameter(name="*", group="What voted")] = ImportConfig(),  # noqa: B008
+    out: Annotated[str, Parameter(group="Output")] = "out",
+) -> int:
+    """Make a run of votes that were cast elsewhere, so that every question can be asked of them.
+
+    Args:
+        files: Votes (.npz or .parquet, see docs/interchange.md), local or s3://.
+        what: What voted.
+        out: Folder of all results, local or s3://.
+    """
+    from jobs.import_votes import run_import  # noqa: PLC0415
+
+    return run_import(files, what, out)
 
 
 @app.command
@@ -298,6 +434,17 @@ def systems(*, markdown: bool = False) -> int:
     from jobs.systems import run_systems  # noqa: PLC0415
 
     return run_systems(markdown=markdown)
+
+
+@app.command
+def completion(shell: Literal["bash", "zsh", "fish"], /) -> int:
+    """Print a shell's completion of this command: eval "$(patchcert completion bash)".
+
+    Args:
+        shell: Whose.
+    """
+    print(app.generate_completion(prog_name="patchcert", shell=shell))
+    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

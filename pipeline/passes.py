@@ -149,7 +149,7 @@ def _vote_on(
         committed = run_units(
             pending,
             *job.handlers(schema),
-            CommitUnit(job.store, unit_rows, schema, manifest.votes_per_image),
+            CommitUnit(job.store.anywhere(), unit_rows, schema, manifest.votes_per_image),
             share,
             verbose=verbose,
         )

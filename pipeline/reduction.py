@@ -94,7 +94,7 @@ def certify_votes(
         return done(earlier, computed=False)
     store.units(manifest)
     tally = Tally()
-    work = partial(certify_part, store, manifest, questions)
+    work = partial(certify_part, store.anywhere(), manifest, questions)
     if ray is None:
         ray = on_cluster() and len(parts) > 1
     for counted in _in_ray(work, parts, verbose=verbose) if ray else map(work, enumerate(parts)):

@@ -11,6 +11,7 @@ from models.ablation import Ablation
 from models.preprocess import PRESETS, Preprocess
 from models.systems import TokenMode
 from models.weights import HUB, WeightsCard, is_hub_name, read_card, sha256_of
+from pipeline import storage
 from pipeline.certificates.curtailment import Curtailment
 from pipeline.config import ConfigError, VotesConfig, crop_of
 from pipeline.sources.class_names import class_subset
@@ -111,13 +112,13 @@ def resolve_voter(config: VotesConfig) -> Voter:
 
 
 def hub_or_path(weights: str) -> str:
-    """The local copy of ``timm:NAME``; any path or address as it is.
+    """The local copy of ``timm:NAME``; any path in full: workers may run in another directory.
 
     Raises:
         UnknownModelError, WeightsError: It cannot be had from the hub.
     """
     if not is_hub_name(weights):
-        return weights
+        return storage.full_path(weights)
     from models.zoo import fetch_hub_weights  # noqa: PLC0415  (timm is heavy)
 
     return str(fetch_hub_weights(weights))

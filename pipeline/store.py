@@ -48,6 +48,10 @@ class VotesStore:
     out: str
     run_id: str
 
+    def anywhere(self) -> "VotesStore":
+        """The same store for Ray's workers, which may run in another directory."""
+        return VotesStore(storage.full_path(self.out), self.run_id)
+
     @property
     def folder(self) -> str:
         """Where this run's votes lie."""

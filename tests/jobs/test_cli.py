@@ -120,8 +120,9 @@ def test_one_mlflow_run_per_run_id(finished, shards, tiny_weights):
     assert names == {
         "manifest.json",
         "summary.json",
-        "summary_table.json",
+        "certified_accuracy.json",
         "certified_accuracy.png",
+        "heatmap.png",
     }
 
 

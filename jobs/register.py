@@ -1,0 +1,79 @@
+"""``patchcert register``: weights into MLflow's registry. Also ``python -m jobs.register``."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.config import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisterConfig:
+    """Which entry it becomes, and where.
+
+    Attributes:
+        name: Name of the model in the registry; weights of another run become another version.
+        weights: The weight file, if no longer where it was when it voted.
+        mlflow: Tracking server; default: where the run was logged.
+        experiment: MLflow experiment; default: where the run was logged.
+        out: Folder of all results, local or s3://.
+    """
+
+    name: str
+    weights: str | None = None
+    mlflow: str | None = None
+    experiment: str | None = None
+    out: str = "out"
+
+    def __post_init__(self) -> None:
+        if not self.name or set(self.name) & set("/:.%\"'"):
+            raise ConfigError(
+                f"--name {self.name!r}: give a name without any of / : . % and quotation marks"
+            )
+
+
+def run_register(run_id: str | None, what: RegisterConfig) -> int:
+    """Upload the weights, once, and say what is certified of them.
+
+    Raises:
+        ConfigError: There is no such run, it has not been certified or logged, or the weights are
+            not those that voted.
+        TrackingError: MLflow failed.
+    """
+    from models.weights import sha256_of  # noqa: PLC0415  (--help must not wait for Arrow)
+    from pipeline.questions import open_run  # noqa: PLC0415
+    from pipeline.resolve import hub_or_path  # noqa: PLC0415
+    from pipeline.tracking.certified import where_logged  # noqa: PLC0415
+    from pipeline.tracking.registry import register_weights  # noqa: PLC0415
+    from pipeline.weight_files import local_weights  # noqa: PLC0415
+
+    store = open_run(what.out, run_id).store
+    manifest, summary = store.begun(), store.read_summary()
+    if summary is None:
+        raise ConfigError(f"run {store.run_id} has not been certified; run `patchcert certify`")
+    asked = what.weights or manifest.execution.get("weights")
+    if asked is None:
+        raise ConfigError(f"run {store.run_id} does not say where its weights lie: give --weights")
+    path = Path(local_weights(hub_or_path(asked)))
+    if not path.is_file():
+        raise ConfigError(f"weights {asked}: no such file; say with --weights where they lie now")
+    voted = manifest.identity["model"]["weights_sha256"]
+    if sha256_of(str(path)) != voted:
+        raise ConfigError(
+            f"weights {asked}: not those that voted (sha256 {voted[:12]}...); give those with "
+            "--weights"
+        )
+    claims = where_logged(store, what.mlflow, what.experiment)
+    entry = register_weights(
+        manifest, summary, weights=path, name=what.name, claims=claims, out=what.out
+    )
+    done = "registered" if entry.new else "there already, brought up to date"
+    print(f"models:/{entry.name}/{entry.version}: {done}")
+    print(f"run_id={store.run_id}")
+    return 0
+
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    sys.exit(main(["register", *sys.argv[1:]]))

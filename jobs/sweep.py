@@ -1,0 +1,183 @@
+"""``patchcert sweep``: runs over a grid of settings. Also ``python -m jobs.sweep``."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import Any
+
+from rich.console import Console
+
+from jobs.before import checked, demand_stores, preflight
+from jobs.certify import settle
+from jobs.errors import exit_code_of
+from jobs.votes import say_votes
+from pipeline.claims import questions_of
+from pipeline.config import ClaimsConfig, ConfigError, OutputConfig, VotesConfig
+from pipeline.flow import count_votes, plan_votes, source_options
+from pipeline.numerics import on_cluster
+from pipeline.preflight.findings import demand
+from pipeline.preflight.tracker import reach_tracker
+from pipeline.resolve import resolve_voter
+from pipeline.sources.memory import ListingMemory, remembered_listing
+from pipeline.store import StoreError, VotesStore
+from pipeline.sweep.config import Axes, FixedConfig, configs_of
+from pipeline.sweep.forecast import forecast, lines
+from pipeline.sweep.grid import Answer, Point, answers
+from pipeline.sweep.table import claims_in, flat, print_sweep, row_of, summary_at
+from pipeline.tracking import run_name, watched
+from pipeline.tracking.sweeps import TrackedSweep
+
+
+def run_sweep(
+    axes: Axes,
+    fixed: FixedConfig,
+    claims: ClaimsConfig,
+    output: OutputConfig,
+    *,
+    dry_run: bool = False,
+) -> int:
+    """Vote where votes are missing, certify and log every point, and print one table.
+
+    Returns:
+        0, or 1 if a point failed; the others are brought to their end all the same.
+
+    Raises:
+        ConfigError, SourceError, WeightsError, UnknownModelError: A point's request is wrong;
+            nothing was computed.
+    """
+    configs = configs_of(axes, fixed)
+    if any(config.decide for config in configs):
+        raise ConfigError("--decide: its votes answer no other stride; use `patchcert run`")
+    for weights in dict.fromkeys(config.weights for config in configs):
+        demand_stores(next(one for one in configs if one.weights == weights), output)
+    if not dry_run:
+        demand(checked([("MLflow", lambda: reach_tracker(claims, output.out))]))
+    with ExitStack() as stack:
+        if on_cluster():
+            _join(stack, output)  # every plan asks a worker what it is
+        found = answers(_points(configs, claims, output, dry_run=dry_run), output.out)
+        if dry_run:
+            plan = forecast(found, output.out)
+            print(json.dumps(plan, indent=2) if output.json else "\n".join(lines(plan)))
+            return 0
+        if not on_cluster() and not all(answer.there for answer in found):
+            _join(stack, output)
+        asked = {name: values for name, values in vars(axes).items() if values is not None}
+        tracked = stack.enter_context(
+            TrackedSweep(found[0].point.wanted, asked, claims, output.out)
+        )
+        rows, failures = _brought_to_end(found, claims, output, tracked)
+        # First said, then logged: a server that has gone must not swallow it.
+        _say(rows, failures, axes.varying, output)
+        tracked.end([flat(row, claims_in(rows)) for row in rows], failed=any(failures))
+    return 1 if any(failures) else 0
+
+
+def _join(stack: ExitStack, output: OutputConfig) -> None:
+    """One Ray for all points."""
+    from pipeline.cluster import ray_cluster  # noqa: PLC0415  (it takes a second to import)
+
+    stack.enter_context(ray_cluster(verbose=output.verbose))
+
+
+def _points(
+    configs: Sequence[VotesConfig], claims: ClaimsConfig, output: OutputConfig, *, dry_run: bool
+) -> list[Point]:
+    """The points of a sweep, each of which can be answered."""
+    voters = [resolve_voter(config) for config in configs]
+    for voter in voters:
+        questions_of(voter, claims)
+    points = []
+    options = source_options(configs[0], voters[0])
+    kept: AbstractContextManager[ListingMemory] = nullcontext(ListingMemory())
+    if not dry_run:
+        kept = remembered_listing(output.out, configs[0].data, options)
+    with kept as first:
+        memory = first
+        for config, voter in zip(configs, voters, strict=True):
+            plan = plan_votes(config, voter, output, memory)
+            points.append(Point(config=config, voter=voter, wanted=plan.wanted))
+            # What was read for one point need not be read for the next.
+            memory = ListingMemory(known={**first.known, **first.found})
+    return points
+
+
+def _brought_to_end(
+    found: Sequence[Answer], claims: ClaimsConfig, output: OutputConfig, tracked: TrackedSweep
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """A row a point, and why it has no figures; points with votes of their own come first."""
+    done: dict[int, tuple[dict[str, Any], str]] = {}
+    failed: set[str] = set()
+    order = sorted(range(len(found)), key=lambda number: found[number].stride is not None)
+    for count, number in enumerate(order, 1):
+        answer = found[number]
+        where = f"point {count} of {len(found)}"
+        failure = ""
+        try:
+            if answer.stride is not None and answer.run_id in failed:
+                raise StoreError(f"run {answer.run_id}, whose votes it needs, failed")
+            row = _settled(answer, claims, output, tracked, where)
+        except Exception as error:
+            if exit_code_of(error) is None:
+                raise
+            row, failure = row_of(answer, None, None), str(error)
+            if answer.stride is None:
+                failed.add(answer.run_id)
+            print(f"patchcert: {where}: {error}", file=sys.stderr, flush=True)
+        done[number] = row, failure
+    rows, failures = zip(*(done[number] for number in range(len(found))), strict=True)
+    return list(rows), list(failures)
+
+
+def _settled(
+    answer: Answer, claims: ClaimsConfig, output: OutputConfig, tracked: TrackedSweep, where: str
+) -> dict[str, Any]:
+    """Bring one point to its end: its row."""
+    point, store = answer.point, VotesStore(output.out, answer.run_id)
+    name = run_name(point.wanted)
+    if answer.stride is not None:
+        print(f"{where}: {name}: from the votes of {answer.run_id}", file=sys.stderr, flush=True)
+        certified = settle(store, claims, output, stride=answer.stride).certified
+        summary = summary_at(certified.summary, certified.manifest, answer.stride)
+        tracked.answered(certified.manifest, point.wanted, summary, answer.stride)
+        return row_of(answer, certified.manifest, summary)
+    print(f"{where}: {name}", file=sys.stderr, flush=True)
+    outcome = count_votes(
+        point.config,
+        point.voter,
+        output,
+        preflight(point.config, point.voter, claims, output),
+        lambda plan: watched(plan.wanted, claims, output.out),
+    )
+    say_votes(outcome)
+    certified = settle(store, claims, output, overwrite=point.config.overwrite).certified
+    tracked.adopt(store.run_id)
+    outcome.faulty.check(outcome.images, point.config.max_error_rate)
+    summary = summary_at(certified.summary, certified.manifest, None)
+    return row_of(answer, certified.manifest, summary)
+
+
+def _say(
+    rows: Sequence[Mapping[str, Any]],
+    failures: Sequence[str],
+    varying: Sequence[str],
+    output: OutputConfig,
+) -> None:
+    if output.json:
+        said = [
+            {**row, "failure": failure or None} for row, failure in zip(rows, failures, strict=True)
+        ]
+        print(json.dumps(said, indent=2))
+    else:
+        print_sweep(rows, failures, varying, Console(highlight=False))
+    ids = dict.fromkeys(
+        row["run_id"] for row, failure in zip(rows, failures, strict=True) if not failure
+    )
+    print(f"run_id={' '.join(ids)}")
+
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    sys.exit(main(["sweep", *sys.argv[1:]]))

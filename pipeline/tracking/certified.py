@@ -1,0 +1,138 @@
+"""A certified run in MLflow: one MLflow run per ``run_id``, logged by the driver."""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline import storage
+from pipeline.config import ClaimsConfig
+from pipeline.manifest import Manifest, flatten
+from pipeline.reduction import Certified
+from pipeline.store import VotesStore
+from pipeline.tracking.description import (
+    DESCRIPTION,
+    RUN_ID,
+    dataset_input,
+    description,
+    run_name,
+    tags_of,
+)
+from pipeline.tracking.points import Point, points_of
+from pipeline.tracking.server import Tracker, connect, failures_in_words, tracking_uri
+from pipeline.tracking.tables import claims_table, log_table
+
+_AGAIN = (
+    "Votes, certificates and summary are written; run `patchcert certify` again once it answers"
+)
+
+
+def log_run(
+    certified: Certified, pictures: Mapping[str, bytes], claims: ClaimsConfig, out: str
+) -> str | None:
+    """Log a certified run, adding to its MLflow run where there is one; the tracking URI.
+
+    Args:
+        certified: The run.
+        pictures: PNG by name.
+        claims: Where to log it.
+        out: Folder of all results.
+
+    Raises:
+        TrackingError: MLflow failed.
+    """
+    if tracking_uri(claims, out) is None:
+        return None
+    with failures_in_words(claims, out, _AGAIN):
+        tracker = connect(claims, out)
+        assert tracker is not None
+        manifest, summary = certified.manifest, certified.summary
+        run = open_mlflow_run(tracker, manifest)
+        log_summary(tracker, run, manifest, summary)
+        tracker.log_points(run, pace_of(manifest))
+        client = tracker.client
+        client.log_dict(run, summary, "summary.json")
+        client.log_text(run, manifest.to_json().decode(), "manifest.json")
+        for name, picture in pictures.items():
+            log_bytes(tracker, run, f"{name}.png", picture)
+        tracker.finish(run)
+    return tracker.uri
+
+
+def open_mlflow_run(tracker: Tracker, manifest: Manifest) -> str:
+    """Id of the MLflow run of a run, begun where there is none; tags and params are set."""
+    found = tracker.find({RUN_ID: manifest.run_id})
+    run = found or tracker.create(run_name(manifest), {RUN_ID: manifest.run_id})
+    params = flatten(manifest.identity)
+    tracker.set(run.info.run_id, tags=tags_of(manifest), params=params)
+    return str(run.info.run_id)
+
+
+def log_summary(tracker: Tracker, run: str, manifest: Manifest, summary: Mapping[str, Any]) -> None:
+    """Dataset, metrics, tables and headline of an MLflow run."""
+    client = tracker.client
+    client.log_inputs(run, datasets=[dataset_input(manifest)])
+    tracker.log_points(run, points_of(summary))
+    log_table(tracker, run, "certified_accuracy", claims_table(summary))
+    said = description(summary, client.get_run(run).data.tags.get(DESCRIPTION))
+    if said is not None:
+        client.set_tag(run, DESCRIPTION, said)
+
+
+def pace_of(manifest: Manifest) -> list[Point]:
+    """What the votes took, over all calls that it took; none where that was not recorded."""
+    seconds = manifest.execution.get("voting_seconds")
+    if not seconds:
+        return []
+    images = manifest.execution["images"]
+    return [Point("votes/seconds", seconds), Point("votes/images_per_second", images / seconds)]
+
+
+def log_bytes(tracker: Tracker, run: str, name: str, data: bytes) -> None:
+    """Log a file, in place of an earlier one."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_bytes(data)
+        tracker.client.log_artifact(run, str(path))
+
+
+def log_page(
+    store: VotesStore, page: bytes, mlflow: str | None = None, experiment: str | None = None
+) -> str | None:
+    """Add a run's page to its MLflow run; the tracking URI, None where it has no MLflow run.
+
+    Args:
+        store: The run.
+        page: HTML.
+        mlflow: Tracking server; None for where the run was logged.
+        experiment: MLflow experiment; None for where the run was logged.
+
+    Raises:
+        TrackingError: MLflow failed.
+    """
+    claims = where_logged(store, mlflow, experiment)
+    if tracking_uri(claims, store.out) is None:
+        return None
+    with failures_in_words(claims, store.out, "The page is written"):
+        tracker = connect(claims, store.out)
+        assert tracker is not None
+        found = tracker.find({RUN_ID: store.run_id})
+        if found is None:
+            return None
+        log_bytes(tracker, found.info.run_id, "report.html", page)
+    return tracker.uri
+
+
+def where_logged(store: VotesStore, mlflow: str | None, experiment: str | None) -> ClaimsConfig:
+    """The server and experiment asked for; those a run was last logged to where nothing is."""
+    path = storage.join(store.out, "summary", f"run_id={store.run_id}.tracked.json")
+    known = json.loads(storage.read_bytes(path)) if storage.exists(path) else {}
+    uri = known.get("uri", "none")
+    # What was logged to cannot be used where its password was not kept or its file has gone.
+    file = Path(uri.removeprefix("sqlite:///"))
+    usable = file.is_file() if uri.startswith("sqlite:///") else "***" not in uri
+    return ClaimsConfig(
+        mlflow=uri if mlflow is None and usable else mlflow,
+        experiment=experiment or known.get("experiment", ClaimsConfig.experiment),
+    )

@@ -1,0 +1,134 @@
+"""What MLflow shows of a run beside its figures: a name to read, tags to search, a dataset."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.manifest import Manifest
+from pipeline.revision import git_revision
+
+RUN_ID = "patchcert.run_id"
+STRIDE = "patchcert.stride"
+"""Tags that one MLflow run is found by: whose votes, and which stride of them where not all."""
+
+DESCRIPTION = "mlflow.note.content"
+_OURS = "**Certified** "
+# Most models have it, and the image's side is a param.
+_COMMON_SUFFIX = "_patch16_224"
+
+
+def run_name(manifest: Manifest) -> str:
+    """Such as ``deit_tiny column b4 s1 drop float32``."""
+    identity, ablation = manifest.identity, manifest.ablation
+    positions = f"s{ablation.stride}"
+    if manifest.draws is not None:
+        positions = f"draws{manifest.draws}"
+    elif ablation.random is not None:
+        positions = f"random{ablation.random}"
+    words = [
+        identity["model"]["name"].replace(_COMMON_SUFFIX, ""),
+        ablation.kind,
+        f"b{ablation.size}",
+        positions,
+        identity["tokens"],
+        identity["numerics"]["dtype"],
+    ]
+    if manifest.theta is not None:
+        words.append(f"theta{manifest.theta:g}")
+    if manifest.curtailment is not None:
+        words.append("decided")
+    limit = identity["data"].get("limit")
+    if limit is not None:
+        words.append(f"first{limit}")
+    return " ".join(words)
+
+
+def tags_of(manifest: Manifest) -> dict[str, str]:
+    """What a run is found by, apart from its params."""
+    tags = {
+        RUN_ID: manifest.run_id,
+        "patchcert.data": manifest.execution["data"],
+        "patchcert.data_fingerprint": manifest.identity["data"]["fingerprint"],
+        "patchcert.weights": str(manifest.execution.get("weights")),
+        "patchcert.weights_sha256": manifest.identity["model"]["weights_sha256"],
+    }
+    return tags | origin()
+
+
+def origin() -> dict[str, str]:
+    """The revision of this program and the Ray job it runs as, where there are such."""
+    found = {"patchcert.git_revision": git_revision(), "patchcert.ray_job_id": ray_job_id()}
+    tags = {name: value for name, value in found.items() if value is not None}
+    if "patchcert.git_revision" in tags:
+        # MLflow's own name of it, which its pages show.
+        tags["mlflow.source.git.commit"] = tags["patchcert.git_revision"].removesuffix("-dirty")
+    return tags
+
+
+def ray_job_id() -> str | None:
+    """Id of the submitted Ray job whose driver this process is."""
+    try:
+        config = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+        found: str | None = config["metadata"]["job_submission_id"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return found
+
+
+def description(summary: Mapping[str, Any], before: str | None) -> str | None:
+    """A line of Markdown with the headline; None where someone has written another."""
+    if before is not None and not before.startswith(_OURS):
+        return None
+    coarser = {entry["stride"] for entry in summary["coarser"]}
+    claims = [
+        entry
+        for entry in summary["certified_accuracy"]
+        if entry["value"] is not None and entry["top_k"] == 1 and entry["stride"] not in coarser
+    ]
+    if not claims:
+        return None
+    # The exact rule never certifies less than the uniform one.
+    exact = [entry for entry in claims if entry["rule"] == "exact"]
+    parts = [
+        f"{100 * entry['value']:.1f} % at {entry['threat']} px ({entry['rule']})"
+        for entry in exact or claims
+    ]
+    smoothed = summary["smoothed_accuracy"]
+    return (
+        f"{_OURS}{', '.join(parts)}. Without a patch: {100 * smoothed['value']:.1f} % smoothed. "
+        f"{smoothed['of']:,} images."
+    )
+
+
+def dataset_name(manifest: Manifest) -> str:
+    """What the images are called: the last part of where they lie."""
+    place = Path(manifest.execution["data"])
+    # "*.tar" alone would say nothing.
+    return f"{place.parent.name}/{place.name}" if set(place.name) & set("*?{[") else place.name
+
+
+def dataset_input(manifest: Manifest) -> Any:
+    """The images as an MLflow dataset: name, source, digest of their contents."""
+    import warnings  # noqa: PLC0415
+
+    from mlflow.data.dataset_source_registry import resolve_dataset_source  # noqa: PLC0415
+    from mlflow.entities import Dataset, DatasetInput, InputTag  # noqa: PLC0415
+
+    place = manifest.execution["data"]
+    with warnings.catch_warnings():
+        # A local path fits two of MLflow's source classes, which warns; either will do.
+        warnings.simplefilter("ignore")
+        source = resolve_dataset_source(place)
+    dataset = Dataset(
+        name=dataset_name(manifest),
+        # MLflow takes digests of up to 36 characters.
+        digest=manifest.identity["data"]["fingerprint"][:32],
+        source_type=source._get_source_type(),
+        source=source.to_json(),
+        profile=json.dumps(
+            {"images": manifest.execution["images"], "layout": manifest.identity["data"]["kind"]}
+        ),
+    )
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "eval")])

@@ -1,0 +1,99 @@
+"""The figures of a summary as MLflow's metrics: a name, a value and an integer step.
+
+A curve has the patch's side in pixels as its step (an alert's, its threshold), so that MLflow draws
+certified accuracy against patch size. MLflow shows a curve's last point in its tables, there the
+least interesting; what was asked about is therefore there as a figure of its own too.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+
+class Point(NamedTuple):
+    """One value of a metric."""
+
+    name: str
+    value: float
+    step: int = 0
+
+
+def points_of(summary: Mapping[str, Any]) -> list[Point]:
+    """Every figure of a summary."""
+    labelled = summary["images"] > summary["images_without_label"]
+    points = [
+        Point(name, float(summary[name])) for name in ("images", "images_with_error", "ablations")
+    ]
+    if summary.get("decide", {}).get("of"):
+        points.append(Point("share_of_votes_saved", summary["decide"]["share_saved"]))
+    if not labelled:
+        return points
+    points += [
+        Point(name, summary[name]["value"])
+        for name in ("plain_accuracy", "smoothed_accuracy")
+        if summary[name]["value"] is not None  # imported votes may come without plain predictions
+    ]
+    if summary["mean_ablation_accuracy"] is not None:
+        points.append(Point("mean_ablation_accuracy", summary["mean_ablation_accuracy"]))
+    points += [
+        Point(f"smoothed_accuracy_stride{entry['stride']}", entry["smoothed_accuracy"]["value"])
+        for entry in summary["coarser"]
+    ]
+    return points + certified_figures(summary) + _curves(summary) + _detected(summary)
+
+
+def certified_figures(summary: Mapping[str, Any]) -> list[Point]:
+    """What was asked about, a figure each: ``certified_at/<rule>_<patch>``."""
+    return [
+        Point(f"certified_at/{_rule(entry, summary)}_{_plain(entry['threat'])}", entry["value"])
+        for entry in summary["certified_accuracy"]
+        if entry["value"] is not None
+    ]
+
+
+def _curves(summary: Mapping[str, Any]) -> list[Point]:
+    curves = {
+        (_rule(entry, summary), entry["patch_px"]): entry["value"]
+        for entry in summary["certified_accuracy"]
+        if entry["patch_px"] is not None
+    }
+    largest = summary["largest"]
+    for rule, hits in largest["hits"].items():
+        # Without a patch, every right prediction stays.
+        curves[rule, 0] = summary["smoothed_accuracy"]["value"]
+        for side, count in zip(largest["patch_px"], hits, strict=True):
+            curves[rule, side] = count / largest["of"]
+    return [
+        Point(f"certified_accuracy/{rule}", value, side)
+        for (rule, side), value in sorted(curves.items())
+    ]
+
+
+def _rule(entry: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+    """The rule of a claim, with what makes it another than the run's plain certificate."""
+    name = str(entry["rule"])
+    if entry["confidence"] is not None:
+        name += f"_{entry['confidence']:g}"
+    if entry["top_k"] > 1:
+        name += f"_top{entry['top_k']}"
+    if entry["stride"] in {coarser["stride"] for coarser in summary["coarser"]}:
+        name += f"_stride{entry['stride']}"
+    return name
+
+
+def _detected(summary: Mapping[str, Any]) -> list[Point]:
+    coarser = {entry["stride"] for entry in summary["coarser"]}
+    points = []
+    for curve in summary["detection"]:
+        stride = f"_stride{curve['stride']}" if curve["stride"] in coarser else ""
+        threat = _plain(curve["threat"])
+        for name in ("clean", "certified_recovery", "certified_detection"):
+            points += [
+                Point(f"detection{stride}/{threat}/{name}", hits / curve["of"], tau)
+                for tau, hits in zip(curve["tau"], curve[name], strict=True)
+            ]
+    return points
+
+
+def _plain(threat: str) -> str:
+    """A threat without what names of metrics may not have."""
+    return threat.replace("<=", "_").replace(" ", "_")

@@ -1,0 +1,157 @@
+"""`patchcert sweep` and `register` as a user meets them, on the tiny network."""
+
+import json
+import subprocess
+import sys
+
+import mlflow
+import pytest
+
+import jobs.sweep
+from jobs.cli import main
+from pipeline.cluster import JobError
+from pipeline.tracking import quiet_client
+from tests.conftest import TINY
+from tests.jobs.test_cli import flags
+
+STRIDES = ["--stride", "16", "32", "80", "--patch", "8", "--experiment", "a study"]
+
+
+@pytest.fixture(scope="module")
+def swept(shards, tiny_weights, tmp_path_factory, ray_session):
+    """Results of a sweep over three strides, of which one votes."""
+    out = tmp_path_factory.mktemp("sweep") / "out"
+    assert main(["sweep", *flags(shards, tiny_weights, out, *STRIDES)]) == 0
+    return out
+
+
+def study(out):
+    client = quiet_client(f"sqlite:///{out}/mlflow.db")
+    experiment = client.get_experiment_by_name("a study").experiment_id
+    return client, {run.info.run_name: run for run in client.search_runs([experiment])}
+
+
+def own() -> str:
+    return f"{TINY} column b24 s16 drop float32"
+
+
+def test_help_and_mistakes_import_nothing_heavy():
+    for arguments, code in ((["sweep", "--help"], 0), (["sweep", "--size", "1"], 2)):
+        source = (
+            "import sys\nfrom jobs.cli import main\n"
+            f"code = main({arguments!r})\n"
+            "assert not {'torch', 'ray', 'mlflow', 'pandas'} & set(sys.modules)\nsys.exit(code)"
+        )
+        done = subprocess.run([sys.executable, "-c", source], capture_output=True, check=False)
+        assert done.returncode == code, done.stderr
+
+
+def test_nested_runs_and_one_pass(swept):
+    assert len(list((swept / "votes").iterdir())) == 1
+    client, runs = study(swept)
+    parent = runs.pop("sweep over " + runs[own()].inputs.dataset_inputs[0].dataset.name)
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent.info.run_id}
+    assert set(runs) == {own(), *(own().replace("16", s) + " (from s16)" for s in ("32", "80"))}
+    mlflow.set_tracking_uri(f"sqlite:///{swept}/mlflow.db")
+    table = client.load_table(parent.info.experiment_id, "sweep.json", [parent.info.run_id])
+    assert list(table["stride"]) == [16, 32, 80]
+    assert list(table["views"]) == [10, 5, 2]
+
+
+def test_a_second_sweep_computes_nothing_and_doubles_nothing(
+    swept, shards, tiny_weights, capsys, monkeypatch
+):
+    def refuse(*_):
+        raise AssertionError("there is nothing to compute")
+
+    _, before = study(swept)
+    monkeypatch.setattr(jobs.sweep, "_join", refuse)
+    monkeypatch.setattr("pipeline.flow.finish_run", refuse)
+    assert main(["sweep", *flags(shards, tiny_weights, swept, *STRIDES, "--json")]) == 0
+    text, last = capsys.readouterr().out.strip().rsplit("\n", 1)
+    rows = json.loads(text)
+    assert [(row["stride"], row["votes of"]) for row in rows] == [
+        (16, None),
+        (32, "stride 16"),
+        (80, "stride 16"),
+    ]
+    assert last == f"run_id={rows[0]['run_id']}"
+    _, after = study(swept)
+    assert {name: run.data.metrics for name, run in after.items()} == {
+        name: run.data.metrics for name, run in before.items()
+    }
+
+
+def test_a_dry_run_says_what_is_missing_and_writes_nothing(swept, shards, tiny_weights, capsys):
+    files = sorted(swept.rglob("*"))
+    more = [*STRIDES, "--size", "24", "32", "--dry-run"]
+    assert main(["sweep", *flags(shards, tiny_weights, swept, *more)]) == 0
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert len(lines) == 7
+    assert "all 23 images are there" in lines[0]
+    assert "no pass of its own" in lines[1]
+    assert f"{23 * 11} sequences to compute, 0 of 23" in lines[3]
+    assert sorted(swept.rglob("*")) == files
+
+
+def test_one_that_fails_does_not_stop_the_others(
+    shards, tiny_weights, tmp_path, capsys, monkeypatch, ray_session
+):
+    count = jobs.sweep.count_votes
+
+    def fail_at_24(config, *rest):
+        if config.size == 24:
+            raise JobError("no luck")
+        return count(config, *rest)
+
+    monkeypatch.setattr(jobs.sweep, "count_votes", fail_at_24)
+    more = ["--size", "24", "48", "--stride", "40", "80", "--patch", "8", "--experiment", "a study"]
+    assert main(["sweep", *flags(shards, tiny_weights, tmp_path / "out", *more, "--json")]) == 1
+    captured = capsys.readouterr()
+    assert "no luck" in captured.err
+    rows = json.loads(captured.out.rsplit("run_id=", 1)[0])
+    assert [row["failure"] is None for row in rows] == [False, False, True, True]
+    assert rows[1]["failure"].startswith(f"run {rows[0]['run_id']}, whose votes")
+    _, runs = study(tmp_path / "out")
+    (parent,) = (run for name, run in runs.items() if name.startswith("sweep"))
+    assert parent.info.status == "FAILED"
+
+
+def test_what_cannot_be_swept_is_refused_before_anything(shards, tiny_weights, tmp_path, capsys):
+    for more, said in (
+        (["--size", "24", "500"], "500"),
+        (["--decide"], "--decide"),
+        (["--patch", "900"], "900"),
+    ):
+        assert main(["sweep", *flags(shards, tiny_weights, tmp_path / "out", *more)]) == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "out" / "votes").exists()
+
+
+def test_register_enters_the_weights_once(swept, tiny_weights, tmp_path, capsys):
+    for said in ("registered", "there already"):
+        assert main(["register", "--name", "tiny", "--out", str(swept)]) == 0
+        assert f"models:/tiny/1: {said}" in capsys.readouterr().out
+    client, runs = study(swept)
+    version = client.get_model_version("tiny", "1")
+    assert version.run_id == runs[own()].info.run_id
+    assert float(version.tags["certified_at.exact_8x8"]) == pytest.approx(
+        runs[own()].data.metrics["certified_at/exact_8x8"], abs=1e-5
+    )
+    assert "| certified 8x8 px, exact |" in version.description
+    folder = mlflow.artifacts.download_artifacts(
+        "models:/tiny/1", dst_path=str(tmp_path), tracking_uri=f"sqlite:///{swept}/mlflow.db"
+    )
+    (file,) = (tmp_path / folder).rglob("*.safetensors")
+    assert file.read_bytes() == tiny_weights.read_bytes()
+
+
+def test_register_refuses_other_weights_and_names(swept, tmp_path, capsys):
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(b"other")
+    given = ["register", "--name", "tiny", "--out", str(swept)]
+    assert main([*given, "--weights", str(other)]) == 2
+    assert "not those that voted" in capsys.readouterr().err
+    assert main([*given, "--experiment", "another"]) == 2
+    assert "is not in experiment another" in capsys.readouterr().err
+    assert main(["register", "--name", "a/b", "--out", str(swept)]) == 2

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXAMPLE := examples/cifar10
 
-.PHONY: install demo test test-services chaos check lint types format clean
+.PHONY: install demo test test-services programs chaos check lint types format clean
 
 install: $(STAMP)
 
@@ -23,11 +23,22 @@ demo: install
 test: install
 	$(BIN)/python -m pytest
 
-# Kills and whole jobs on Ray that take a minute each; then tests against servers that they start
-# themselves (S3, a Ray head with its job server). Two processes, since one can join one cluster.
-test-services: install
+# Kills, whole jobs on Ray and the commands of the documents; then tests against servers that they
+# start themselves (S3, PostgreSQL, MLflow, a Ray head with its job server) and a browser. Two
+# processes, since one can join one cluster.
+test-services: install programs
 	$(BIN)/python -m pytest -m services --ignore tests/services
 	$(BIN)/python -m pytest -m services tests/services
+
+# What the service tests start and Python's packages do not bring; only root can install it.
+programs:
+	@missing=; \
+	command -v chromium >/dev/null || missing=" chromium"; \
+	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$$missing postgresql"; \
+	test -z "$$missing" && exit 0; \
+	test "$$(id -u)" = 0 || { echo "the service tests need: apt-get install$$missing" >&2; exit 1; }; \
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+		apt-get install -y -qq --no-install-recommends $$missing >/dev/null
 
 # Kill something of a running job N times, resume, compare; SEED is the first seed.
 N ?= 50

@@ -100,28 +100,27 @@ def test_what_someone_wrote_of_a_run_stays(logged):
     assert only(out)[1].data.tags["mlflow.note.content"] == "our best so far"
 
 
-def test_a_page_goes_to_the_run_where_it_was_logged(logged, tmp_path):
+def test_a_page_goes_to_the_run_where_it_was_logged(logged):
     out, run_id = logged
     store = VotesStore(str(out), run_id)
     assert log_page(store, b"<html></html>") == f"sqlite:///{out}/mlflow.db"
     client, run = only(out)
     assert "report.html" in {one.path for one in client.list_artifacts(run.info.run_id)}
     assert log_page(store, b"", "none") is None
-    elsewhere = f"sqlite:///{tmp_path}/empty.db"
-    assert log_page(store, b"", elsewhere) is None, "there is no run to add it to"
+    assert log_page(store, b"", None, "elsewhere") is None, "there is no run to add it to"
 
 
-def test_a_run_is_there_while_it_votes(tmp_path, monkeypatch):
+def test_a_run_is_there_while_it_votes(logged, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
     manifest = Manifest(
         identity=identity(COLUMNS, 4, "tiny", None),
         execution={"data": "images/*.tar", "weights": "w.safetensors", "images": 3},
     )
-    claims, out = ClaimsConfig(experiment="a study"), str(tmp_path)
+    claims, out = ClaimsConfig(experiment="watched"), str(logged[0])
 
     def vote_in_vain() -> None:
         with watched(manifest, claims, out):
-            client, run = only(out)
+            client, run = only(out, "watched")
             assert run.info.status == "RUNNING"
             while "system/cpu_utilization_percentage" not in run.data.metrics:
                 run = client.get_run(run.info.run_id)
@@ -129,16 +128,16 @@ def test_a_run_is_there_while_it_votes(tmp_path, monkeypatch):
 
     with pytest.raises(RuntimeError, match="voting failed"):
         vote_in_vain()
-    assert only(out)[1].info.status == "FAILED"
+    assert only(out, "watched")[1].info.status == "FAILED"
     with watched(manifest, claims, out):
-        assert only(out)[1].info.status == "RUNNING"
-    assert only(out)[1].info.status == "FINISHED"
+        assert only(out, "watched")[1].info.status == "RUNNING"
+    assert only(out, "watched")[1].info.status == "FINISHED"
     with watched(manifest, ClaimsConfig(mlflow="none"), str(tmp_path / "nothing")):
         assert not (tmp_path / "nothing").exists()
 
 
-def test_points_are_logged_once(tmp_path):
-    tracker = connect(ClaimsConfig(), str(tmp_path))
+def test_points_are_logged_once(logged):
+    tracker = connect(ClaimsConfig(experiment="points"), str(logged[0]))
     run = tracker.create("r", {}).info.run_id
     points = [Point("curve", step / 7, step) for step in range(1500)]
     for _ in range(2):

@@ -86,6 +86,8 @@ class VotesConfig:
         interpolation: Filter of the resize.
         mean: Channel means to subtract, in [0, 1].
         std: Channel deviations to divide by, in [0, 1].
+        scaled_decode: Let libjpeg shrink large JPEGs as it decodes them, never below --resize:
+            faster, and other pixels.
         dtype: Arithmetic [bfloat16 on CUDA, float32 on CPU].
         device: Where the network runs.
         microbatch: Sequences a forward pass, a multiple of 16 [64 on CPU, 512 on CUDA].
@@ -130,6 +132,7 @@ class VotesConfig:
     interpolation: Interpolation | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    scaled_decode: bool = False
     dtype: Dtype | None = None
     device: Device = "auto"
     microbatch: int | None = None

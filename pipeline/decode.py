@@ -3,7 +3,10 @@
 import io
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+
+from models.preprocess import Preprocess
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 # Pillow's own bound against decompression bombs, as a constant: Image.MAX_IMAGE_PIXELS is a global
@@ -18,7 +21,16 @@ class UndecodableError(ValueError):
     """
 
 
-def decode(data: bytes | None) -> Image.Image:
+def prepared(data: bytes | None, preprocess: Preprocess) -> NDArray[np.uint8]:
+    """From encoded bytes to the model's input; uint8 (*model_px, 3).
+
+    Raises:
+        UndecodableError, WrongSizeError: The image cannot be used; the reason.
+    """
+    return preprocess(decode(data, preprocess.resize if preprocess.scaled_decode else None))
+
+
+def decode(data: bytes | None, at_least: int | None = None) -> Image.Image:
     """Decode a JPEG, PNG or WebP image to RGB, 8 bits a channel.
 
     Grey, palette and CMYK images become RGB and alpha is dropped, as Pillow's ``convert("RGB")``
@@ -29,9 +41,11 @@ def decode(data: bytes | None) -> Image.Image:
 
     Args:
         data: The encoded file; None for an image that the source lists without bytes.
+        at_least: A JPEG may come out at a half, a quarter or an eighth of its size, shrunk by
+            libjpeg as it decodes, as long as both sides keep so many pixels; None: as it is.
 
     Returns:
-        Mode RGB, of the size stored in the file, at most MAX_PIXELS.
+        Mode RGB, of the size stored in the file or a part of it, at most MAX_PIXELS.
 
     Raises:
         UndecodableError: For whatever may be wrong with the bytes.
@@ -46,6 +60,8 @@ def decode(data: bytes | None) -> Image.Image:
                 raise UndecodableError(
                     f"{image.width}x{image.height} px is over the bound of {MAX_PIXELS:,} pixels"
                 )
+            if at_least is not None:
+                image.draft(None, (at_least, at_least))  # of use to JPEG alone
             image.load()
             return _rgb(image)
     except UndecodableError:

@@ -6,7 +6,7 @@ Imports neither torch nor timm, so that decoding workers stay light.
 import pyarrow as pa
 
 from models.preprocess import Preprocess, WrongSizeError
-from pipeline.decode import UndecodableError, decode
+from pipeline.decode import UndecodableError, prepared
 from pipeline.sources.listing import SourceOptions
 from pipeline.sources.reading import read_bytes_of
 
@@ -39,7 +39,7 @@ class DecodeUnit:
         errors: list[str | None] = []
         for data in read_bytes_of(rows.drop_columns(["unit"]), self.options):
             try:
-                pixels.append(self.preprocess(decode(data)).tobytes())
+                pixels.append(prepared(data, self.preprocess).tobytes())
                 errors.append(None)
             except (UndecodableError, WrongSizeError) as error:
                 pixels.append(None)

@@ -209,6 +209,8 @@ def with_options(base: Preprocess, config: VotesConfig) -> Preprocess:
     }
     if config.crop is not None:
         changes["crop"] = crop_of(config.crop)
+    if config.scaled_decode:
+        changes["scaled_decode"] = True
     if config.resize is not None:
         changes["resize"] = None if config.resize == "none" else int(config.resize)
     try:

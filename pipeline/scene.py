@@ -13,7 +13,7 @@ from models.weights import read_card
 from pipeline import storage
 from pipeline.certificates.votes import renumbered
 from pipeline.config import ConfigError, VotesConfig
-from pipeline.decode import UndecodableError, decode
+from pipeline.decode import UndecodableError, prepared
 from pipeline.resolve import (
     Voter,
     default_patches,
@@ -147,7 +147,7 @@ def _ablation(request: VotesConfig, preprocess: Preprocess) -> Ablation:
 
 def _pixels(image: str, preprocess: Preprocess) -> NDArray[np.uint8]:
     try:
-        return preprocess(decode(storage.read_bytes(image)))
+        return prepared(storage.read_bytes(image), preprocess)
     except (UndecodableError, WrongSizeError) as error:
         raise ConfigError(f"--image {image}: {error}") from error
     except storage.failures() as error:

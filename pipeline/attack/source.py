@@ -41,7 +41,7 @@ class RoundTripError(RuntimeError):
 
 def on_the_grid(preprocess: Preprocess) -> Preprocess:
     """The same preprocessing for images that are on the attacker's grid already."""
-    return dataclasses.replace(preprocess, resize=None)
+    return dataclasses.replace(preprocess, resize=None, scaled_decode=False)
 
 
 def write_source(

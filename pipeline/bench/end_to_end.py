@@ -6,6 +6,7 @@ import os
 import tarfile
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from safetensors.torch import save_file
 from models.preprocess import PRESETS
 from pipeline.bench.clock import seconds_of
 from pipeline.config import Device, OutputConfig, VotesConfig
-from pipeline.decode import decode
+from pipeline.decode import decode, prepared
 from pipeline.flow import count_votes
 from pipeline.numerics import probe_machine, resolve_numerics
 from pipeline.resolve import resolve_voter
@@ -39,15 +40,16 @@ def photo(width: int, height: int, seed: int) -> bytes:
 
 
 def decode_rates(images: int = 24) -> dict[str, float]:
-    """Images a second that one core decodes and preprocesses, by size in pixels."""
+    """Images a second that one core decodes and preprocesses, by size in pixels and way."""
     rates = {}
-    look = PRESETS["imagenet"]
+    whole = PRESETS["imagenet"]
     for width, height in (_PHOTO, _LARGE):
         encoded = [photo(width, height, seed) for seed in range(min(images, 4))]
-        start = time.perf_counter()
-        for index in range(images):
-            look(decode(encoded[index % len(encoded)]))
-        rates[f"{width}x{height}"] = images / (time.perf_counter() - start)
+        for way, look in (("", whole), (" scaled", replace(whole, scaled_decode=True))):
+            start = time.perf_counter()
+            for index in range(images):
+                prepared(encoded[index % len(encoded)], look)
+            rates[f"{width}x{height}{way}"] = images / (time.perf_counter() - start)
     return rates
 
 

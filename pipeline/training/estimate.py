@@ -14,7 +14,7 @@ from models.classifier import base_classifier
 from models.preprocess import Preprocess, WrongSizeError
 from models.smoothing import SmoothedClassifier
 from pipeline.certificates import margins, smoothed_predictions
-from pipeline.decode import UndecodableError, decode
+from pipeline.decode import UndecodableError, prepared
 from pipeline.numerics import MICROBATCH
 from pipeline.resolve import Voter, default_patches
 from pipeline.sources.base import SourceError
@@ -55,7 +55,7 @@ class HeldOut:
         images = []
         for name, data in zip(rows["image_id"].to_pylist(), encoded, strict=True):
             try:
-                images.append(preprocess(decode(data)))
+                images.append(prepared(data, preprocess))
             except (UndecodableError, WrongSizeError) as error:
                 raise SourceError(
                     f"held-out image {name}: {error}; repair it or leave it out of --data"

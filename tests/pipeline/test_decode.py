@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import io
 import struct
 import warnings
@@ -10,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
+from models.preprocess import PRESETS, Preprocess
 from pipeline import decode as module
-from pipeline.decode import UndecodableError, decode
+from pipeline.decode import UndecodableError, decode, prepared
 
 RGB = np.random.default_rng(0).integers(0, 256, (16, 12, 3), dtype=np.uint8)
 
@@ -173,3 +175,44 @@ def test_whatever_the_decoder_raises(monkeypatch, error):
     with pytest.raises(UndecodableError) as caught:
         decode(encoded(picture(), "PNG"))
     assert str(caught.value) == f"damaged PNG data ({error.__name__})"
+
+
+PHOTO = Image.fromarray(
+    np.random.default_rng(1).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+).resize((1600, 1200), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize(
+    ("at_least", "size"),
+    [
+        (None, (1600, 1200)),
+        (601, (1600, 1200)),
+        (600, (800, 600)),
+        (256, (400, 300)),
+        (1, (200, 150)),
+    ],
+)
+def test_a_large_jpeg_comes_out_smaller_but_never_too_small(at_least, size):
+    assert decode(encoded(PHOTO, "JPEG"), at_least).size == size
+
+
+def test_other_formats_and_modes_do_not_mind():
+    assert decode(encoded(PHOTO, "PNG"), 64).size == PHOTO.size
+    grey = decode(encoded(PHOTO.convert("L"), "JPEG"), 256)
+    assert (grey.mode, grey.size) == ("RGB", (400, 300))
+    with pytest.raises(UndecodableError, match="truncated"):
+        decode(encoded(PHOTO, "JPEG")[:-4000], 256)
+
+
+def test_scaled_decoding_is_asked_for_and_differs_little():
+    whole = PRESETS["imagenet"]
+    scaled = dataclasses.replace(whole, scaled_decode=True)
+    data = encoded(PHOTO, "JPEG", quality=95)
+    assert np.array_equal(prepared(data, whole), whole(decode(data)))
+    differing = np.abs(prepared(data, scaled).astype(int) - prepared(data, whole))
+    assert 0 < differing.max() < 16
+    # Identities of runs that decode as ever say nothing of it.
+    assert "scaled_decode" not in whole.to_dict()
+    assert Preprocess(**scaled.to_dict()) == scaled
+    with pytest.raises(ValueError, match="--resize"):
+        dataclasses.replace(PRESETS["cifar10"], scaled_decode=True)

@@ -14,6 +14,7 @@ from jobs.errors import exit_code_of
 from jobs.votes import say_votes
 from pipeline.claims import questions_of
 from pipeline.config import ClaimsConfig, ConfigError, OutputConfig, VotesConfig
+from pipeline.faulty import Faulty
 from pipeline.flow import count_votes, plan_votes, source_options
 from pipeline.numerics import on_cluster
 from pipeline.preflight.findings import demand
@@ -139,6 +140,8 @@ def _settled(
     if answer.stride is not None:
         print(f"{where}: {name}: from the votes of {answer.run_id}", file=sys.stderr, flush=True)
         certified = settle(store, claims, output, stride=answer.stride).certified
+        counted = certified.manifest.execution
+        Faulty(**counted["faulty"]).check(counted["images"], point.config.max_error_rate)
         summary = summary_at(certified.summary, certified.manifest, answer.stride)
         tracked.answered(certified.manifest, point.wanted, summary, answer.stride)
         return row_of(answer, certified.manifest, summary)

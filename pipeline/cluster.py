@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipeline.config import ConfigError, Device
 from pipeline.numerics import Machine, Numerics, on_cluster, probe_machine
 from pipeline.resolve import Voter
-from pipeline.shares import CPUS_OF, DECODE_CPUS, GPUS_OF, check_accelerators
+from pipeline.shares import CPUS_OF, DECODE_CPUS, GPUS_OF, GPUS_ON, check_accelerators
 from pipeline.voting import build_classifier, check_worker
 
 # What Ray calls a node that has GPUs of a model.
@@ -63,7 +63,10 @@ def ray_cluster(*, verbose: bool) -> Iterator[Mapping[str, float]]:
 
 
 def _resources() -> dict[str, float]:
-    """What the cluster has, also by GPU model (``GPU:<model>``) and by node (``CPU:<node>``)."""
+    """What the cluster has, also by GPU model (``GPU:<model>``) and by node.
+
+    By node: ``CPU:<node>``, and ``GPU@<node>:<model>``.
+    """
     found: dict[str, float] = dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
     for node in ray.nodes():  # type: ignore[no-untyped-call]
         if not node["Alive"]:
@@ -74,6 +77,7 @@ def _resources() -> dict[str, float]:
             if name.startswith(_MODEL_RESOURCE):
                 model = GPUS_OF + name.removeprefix(_MODEL_RESOURCE)
                 found[model] = found.get(model, 0.0) + gpus
+                found[f"{GPUS_ON}{node['NodeID']}:{name.removeprefix(_MODEL_RESOURCE)}"] = gpus
     return found
 
 

@@ -110,6 +110,7 @@ def finish_run(job: VotesJob, wanted: Manifest, listing: Listing, *, verbose: bo
             )
     store.clean_up()
     faults = faulty_images(store, manifest).to_dict()
+    job.lease.check()  # the manifest is no longer ours to write if another job has taken the run
     done = finished(manifest, seconds)
     done = replace(done, execution={**done.execution, "faulty": faults})
     store.write_manifest(done)

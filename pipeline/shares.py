@@ -11,7 +11,7 @@ DECODE_CPUS, COMMIT_CPUS = 0.5, 0.25
 
 _TASK_CPUS = DECODE_CPUS + COMMIT_CPUS
 
-GPUS_OF, CPUS_OF = "GPU:", "CPU:"
+GPUS_OF, GPUS_ON, CPUS_OF = "GPU:", "GPU@", "CPU:"
 """What goes before a model where GPUs of a cluster are counted by model, and before a node where
 CPUs are counted by node."""
 
@@ -65,6 +65,8 @@ def plan_share(
         )
     nodes = [number for name, number in available.items() if name.startswith(CPUS_OF)] or [cpus]
     each = _largest_share(nodes, count)
+    if numerics.device == "cuda":
+        each = min(each, _share_beside_gpus(available, count, accelerator_type))
     if each <= 0:
         raise ConfigError(
             f"{count} actors on {cpus:g} CPUs: decoding and writing need {_TASK_CPUS:g} of them on "
@@ -88,6 +90,26 @@ def _largest_share(nodes: Sequence[float], actors: int) -> float:
     spare = [round(100 * (cpus - _TASK_CPUS)) for cpus in nodes if cpus >= _TASK_CPUS]
     for hundredths in range(100, 0, -1):
         if sum(left // hundredths + 1 for left in spare) > actors:
+            return hundredths / 100
+    return 0.0
+
+
+def _share_beside_gpus(
+    available: Mapping[str, float], actors: int, accelerator_type: str | None
+) -> float:
+    """The most CPUs, up to one, at which so many actors find a GPU and their CPUs on one node.
+
+    1 where the nodes' GPUs are not known, or too few by themselves: those are still to come.
+    """
+    nodes = []
+    for name, gpus in available.items():
+        node, _, model = name.removeprefix(GPUS_ON).partition(":")
+        if name.startswith(GPUS_ON) and accelerator_type in (None, model):
+            nodes.append((int(gpus), available.get(CPUS_OF + node, 0.0)))
+    if sum(gpus for gpus, _ in nodes) < actors:
+        return 1.0
+    for hundredths in range(100, 0, -1):
+        if sum(min(gpus, int(100 * cpus) // hundredths) for gpus, cpus in nodes) >= actors:
             return hundredths / 100
     return 0.0
 

@@ -233,7 +233,7 @@ class VotesStore:
         for path in storage.list_files(storage.join(self.out, "summary")):
             if path.rsplit("/", 1)[-1].startswith(f"{name}."):
                 storage.remove(path)
-        for derived in ("certificates", "images", "detection", "locations", "witnesses"):
+        for derived in ("certificates", "images", "detection", "locations", "witnesses", "attack"):
             for path in storage.list_files(storage.join(self.out, derived, name)):
                 storage.remove(path)
         for path in storage.list_files(self.folder):

@@ -94,8 +94,8 @@ def least_lead(poll: Poll, threat: Threat, fed: Callable[[Reach], CountArray]) -
                 break
             # Gathering all of them would be a copy for nothing.
             some = None if len(images) == len(poll) else images
-            fed_ln = reach.counts(poll.prefix(rank, some))
-            np.subtract(costs_ln if some is None else costs_ln[:, some], fed_ln, out=fed_ln)
+            rivals_ln = reach.counts(poll.prefix(rank, some))
+            fed_ln = (costs_ln if some is None else costs_ln[:, some]) - rivals_ln
             margins_n[images] = np.minimum(margins_n[images], leads_n[images] - reach.worst(fed_ln))
     return margins_n
 

@@ -96,7 +96,9 @@ class Poll:
             return whole.prefix(rank, places if images is None else places[images])
         if rank < _KEPT_RANKS:
             if rank not in self._kept:
-                self._kept[rank] = self.prefix_of(self.ranked.classes_nk[:, rank])
+                kept = self._kept[rank] = self.prefix_of(self.ranked.classes_nk[:, rank])
+                # Every threat reads them; a rule that wrote into them would falsify the next.
+                kept.flags.writeable = False
             kept = self._kept[rank]
             return kept if images is None else kept.take(images, axis=2)
         classes_n = self.ranked.classes_nk[:, rank]

@@ -62,7 +62,8 @@ def read_parquet(path: str, data: bytes) -> Columns:
         )
     told = (schema.metadata or {}).get(SPEC.encode())
     columns = {name: table[name].combine_chunks() for name in names}
-    plain = columns.get("plain_prediction")
+    plain, errors = columns.get("plain_prediction"), columns.get("error")
+    voted = errors is None or errors.null_count
     several = "labels" in names and (
         "label" not in names or columns["labels"].null_count < table.num_rows
     )
@@ -73,9 +74,9 @@ def read_parquet(path: str, data: bytes) -> Columns:
         else _numbers(path, "label", columns["label"]),
         ids=_strings(path, "image_id", columns.get("image_id")),
         plain_n=None
-        if plain is None or plain.null_count == len(plain)
+        if plain is None or (voted and plain.null_count == len(plain))
         else _numbers(path, "plain_prediction", plain),
-        errors=_strings(path, "error", columns.get("error")),
+        errors=_strings(path, "error", errors),
         told=None if told is None else told.decode(errors="replace"),
     )
 

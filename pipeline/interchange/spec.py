@@ -151,11 +151,12 @@ def _facts_of_file(told: str | None, where: str) -> dict[str, Any]:
 
 def _plausible(facts: Mapping[str, Any]) -> bool:
     """Whether every value of a file's text has its type."""
-    numbers = (value for name, value in facts.items() if name not in ("kind", "classes", "model"))
+    numbers = {n: value for n, value in facts.items() if n not in ("kind", "classes", "model")}
+    if numbers["random"] is None:  # offsets at a stride
+        del numbers["random"]
     classes = facts["classes"]
     return (
-        all(type(number) is int for number in numbers if number is not None)
-        and facts["num_classes"] is not None
+        all(type(number) is int for number in numbers.values())
         and isinstance(facts["model"], str)
         and isinstance(facts["kind"], str)
         and (

@@ -92,14 +92,19 @@ def description(summary: Mapping[str, Any], before: str | None) -> str | None:
     # The exact rule never certifies less than the uniform one.
     exact = [entry for entry in claims if entry["rule"] == "exact"]
     parts = [
-        f"{100 * entry['value']:.1f} % at {entry['threat']} px ({entry['rule']})"
+        f"{100 * entry['value']:.1f} % at {entry['threat']} px ({entry['rule']}{sure_of(entry)})"
         for entry in exact or claims
     ]
     smoothed = summary["smoothed_accuracy"]
     return (
         f"{_OURS}{', '.join(parts)}. Without a patch: {100 * smoothed['value']:.1f} % smoothed. "
-        f"{smoothed['of']:,} images."
+        f"{smoothed['of']:,} images." + (f" {summary['basis']}." if "basis" in summary else "")
     )
+
+
+def sure_of(entry: Mapping[str, Any]) -> str:
+    """How sure a probabilistic claim is, which must never pass for a proof."""
+    return "" if entry["confidence"] is None else f", confidence {entry['confidence']:g} an image"
 
 
 def dataset_name(manifest: Manifest) -> str:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from pipeline.claims import own_stride
 from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.manifest import Manifest
-from pipeline.tracking.description import RUN_ID, origin, run_name
+from pipeline.tracking.description import RUN_ID, origin, run_name, sure_of
 from pipeline.tracking.points import certified_figures
 from pipeline.tracking.server import Tracker, connect, failures_in_words, redact
 
@@ -109,6 +109,7 @@ def describe(manifest: Manifest, summary: Mapping[str, Any]) -> str:
     rows += [
         (
             f"certified {entry['threat']} px, {entry['rule']}"
+            + sure_of(entry)
             + (f", top {entry['top_k']}" if entry["top_k"] > 1 else "")
             + (f", stride {entry['stride']}" if entry["stride"] != own_stride(manifest) else ""),
             entry,

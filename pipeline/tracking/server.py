@@ -42,8 +42,8 @@ def tracking_uri(claims: ClaimsConfig, out: str) -> str | None:
 
 
 def redact(uri: str) -> str:
-    """The URI without a password."""
-    return re.sub(r"//[^/@]*@", "//***@", uri)
+    """The URI without a user, a password, or a query that may hold one."""
+    return re.sub(r"\?\S*", "?***", re.sub(r"//[^?#\s]*@", "//***@", uri))
 
 
 def experiment_id(claims: ClaimsConfig, uri: str, out: str) -> str:
@@ -110,13 +110,14 @@ class Tracker:
             self.client.log_batch(run, params=logged[start : start + _PARAMS_AT_ONCE])
 
     def log_points(self, run: str, points: Sequence[Point]) -> None:
-        """Log those points that are not in the history yet, so that nothing is there twice."""
+        """Log those points that are not what their step says last, so that nothing is twice."""
         from mlflow.entities import Metric  # noqa: PLC0415
 
-        history = {
-            name: {(one.step, one.value) for one in self.client.get_metric_history(run, name)}
-            for name in {point.name for point in points} & set(self._metrics(run))
-        }
+        history: dict[str, set[tuple[int, float]]] = {}
+        for name in {point.name for point in points} & set(self._metrics(run)):
+            # What was logged last of a step counts: a value may come back.
+            logged = sorted(self.client.get_metric_history(run, name), key=lambda m: m.timestamp)
+            history[name] = set({one.step: one.value for one in logged}.items())
         now = int(time.time() * 1000)
         new = [
             Metric(point.name, point.value, now, point.step)

@@ -77,10 +77,18 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_world(tmp_path_factory.mktemp("world"))
 
 
+@pytest.fixture(scope="module")
+def carried_out() -> set[tuple[str, ...]]:
+    """Commands that have ended well, as they were carried out."""
+    return set()
+
+
 @pytest.mark.services
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda c: c.place)
-def test_every_documented_command_can_be_carried_out(command, world, monkeypatch, capsys):
+def test_every_documented_command_can_be_carried_out(
+    command, world, carried_out, monkeypatch, capsys
+):
     appended = next(how for pattern, how in HOW if re.search(pattern, command.text))
     if appended is None:
         return
@@ -90,5 +98,9 @@ def test_every_documented_command_can_be_carried_out(command, world, monkeypatch
         monkeypatch.chdir(world / "two")
         ids = iter(two_runs(world))
         tokens = [next(ids) if re.fullmatch("r[0-9a-f]{4}", token) else token for token in tokens]
-    code = main(replaced(tokens, shlex.split(appended)))
+    tokens = replaced(tokens, shlex.split(appended))
+    if tuple(tokens) in carried_out:  # another page shows the same
+        return
+    code = main(tokens)
     assert code == 0, f"{command.text}: {capsys.readouterr().err}"
+    carried_out.add(tuple(tokens))

@@ -108,3 +108,14 @@ def test_weights_replaced_on_a_worker_are_refused(tiny_weights, tmp_path):
     copy.write_bytes(copy.read_bytes() + b"\0")
     with raises(WorkerError, match="weights sha256"):
         check_worker(voter, ours)
+
+
+def test_actors_find_their_cpus_beside_the_gpus():
+    """Plenty of CPUs on a node without a GPU are no use to them."""
+    found = {"CPU": 68.0, "CPU:a": 4.0, "CPU:b": 64.0}
+    found |= {"GPU": 8.0, "GPU:A": 8.0, "GPU@a:A": 8.0}
+    assert plan_share(found, numerics("cuda"), None, 100).cpus == 0.5
+    # With another model elsewhere, those of the one asked for count.
+    found |= {"GPU": 12.0, "GPU:B": 4.0, "GPU@b:B": 4.0}
+    assert plan_share(found, numerics("cuda"), None, 100, "A").cpus == 0.5
+    assert plan_share(found, numerics("cuda"), None, 100, "B").cpus == 1.0

@@ -9,6 +9,7 @@ from pipeline.config import ClaimsConfig
 from pipeline.reduction import certify_votes
 from pipeline.store import VotesStore
 from pipeline.sweep.table import summary_at
+from pipeline.tracking import redact
 from pipeline.tracking.points import certified_figures, points_of
 from tests.pipeline.questions.stored_runs import write_run
 
@@ -89,3 +90,18 @@ def test_a_lost_figure_would_be_seen(store):
     other = copy.deepcopy(summary)
     other["largest"]["hits"]["exact"][0] -= 1
     assert points_of(other) != points_of(summary)
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("postgresql://u:a/b@h/db", "postgresql://***@h/db"),
+        ("postgresql://u:p@ss@h/db", "postgresql://***@h/db"),
+        ("postgresql://h/db?user=u&password=x", "postgresql://h/db?***"),
+        ("http://h:5000/a@b", "http://***@b"),
+        ("sqlite:////a/b.db", "sqlite:////a/b.db"),
+    ],
+)
+def test_no_password_of_an_address_is_shown(uri, shown):
+    """Rather too little of an address than a part of a password."""
+    assert redact(uri) == shown

@@ -182,8 +182,8 @@ MUTANTS = [
     Mutant(
         EXACT_RULE,
         "fed votes stay",
-        "costs_ln[:, some], fed_ln",
-        "costs_ln[:, some], 0 * fed_ln",
+        "costs_ln[:, some]) - rivals_ln",
+        "costs_ln[:, some]) - 0 * rivals_ln",
         EXACT,
     ),
     Mutant(EXACT_RULE, "only the runner-up", "range(1, poll.ranks)", "range(1, 2)", EXACT),

@@ -1,0 +1,39 @@
+"""One poll is asked many questions: no answer may depend on those before it."""
+
+import itertools
+
+import numpy as np
+import pytest
+from cases import some_votes
+
+from models.ablation import Ablation
+from pipeline.certificates import RULES, Poll, Threat
+
+# A family of a single ablation is the case in which a count is a prefix sum itself.
+FAMILIES = [
+    Ablation(kind="column", size=3, stride=8, height=4, width=8),
+    Ablation(kind="column", size=3, stride=1, height=4, width=8),
+    Ablation(kind="row", size=2, stride=3, height=7, width=4),
+    Ablation(kind="block", size=2, stride=2, height=4, width=6),
+    Ablation(kind="block", size=3, stride=8, height=8, width=8),
+    Ablation(kind="block", size=2, stride=1, height=5, width=5, random=1, seed=3),
+    Ablation(kind="column", size=2, stride=1, height=4, width=9, random=4, seed=3),
+]
+THREATS = [Threat.square(1), Threat.square(2), Threat.square(3), Threat.parse("1x4")]
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@pytest.mark.parametrize("rule", ["exact", "uniform"])
+def test_every_order_of_questions_gives_the_answers_of_a_fresh_poll(family, rule):
+    votes, ask = some_votes(len(family), 3, 60), RULES[rule].margins
+    alone = {threat: ask(Poll(votes, family, 3), threat) for threat in THREATS}
+    for order in itertools.permutations(THREATS):
+        poll = Poll(votes, family, 3)
+        for threat in (*order, *order):
+            assert np.array_equal(ask(poll, threat), alone[threat]), (threat, order)
+
+
+def test_what_questions_share_cannot_be_written_into():
+    poll = Poll(some_votes(8, 3, 20), FAMILIES[1], 3)
+    with pytest.raises(ValueError, match="read-only"):
+        poll.prefix(0)[...] = 0

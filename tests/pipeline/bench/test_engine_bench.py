@@ -102,4 +102,6 @@ def test_a_whole_measurement_is_json_with_every_contender():
 
 def test_synthetic_photographs_decode():
     assert decode(photo(50, 37, 0)).size == (50, 37)
-    assert set(decode_rates(1)) == {"500x375", "2000x1500"}
+    assert set(decode_rates(1)) == {
+        f"{size}{way}" for size in ("500x375", "2000x1500") for way in ("", " scaled")
+    }

@@ -36,6 +36,7 @@ TINY_PREPROCESS = Preprocess(
 )
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in a hook of the same name
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests in several processes: a file stays together, and all that use Ray share one."""
     for item in items:

@@ -21,7 +21,7 @@ demo: install
 	$(BIN)/patchcert run --config $(EXAMPLE)/demo.yaml $(ARGS)
 
 test: install
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # Kills, whole jobs on Ray and the commands of the documents; then tests against servers that they
 # start themselves (S3, PostgreSQL, MLflow, a Ray head with its job server) and a browser. Two

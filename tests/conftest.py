@@ -36,14 +36,6 @@ TINY_PREPROCESS = Preprocess(
 )
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in a hook of the same name
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests in several processes: a file stays together, and all that use Ray share one."""
-    for item in items:
-        uses_ray = "ray_session" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("ray" if uses_ray else str(item.path)))
-
-
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real images and weights that are kept outside the repository."""

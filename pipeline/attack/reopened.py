@@ -3,15 +3,13 @@
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from models.preprocess import Preprocess
 from models.weights import sha256_of
 from pipeline.attack.config import AttackConfig
 from pipeline.config import ConfigError, VotesConfig
-from pipeline.decoding import DecodeUnit
+from pipeline.decoding import pixels_of_rows
 from pipeline.manifest import Manifest, flatten
 from pipeline.numerics import Numerics, probe_machine, resolve_numerics
 from pipeline.resolve import Voter, hub_or_path
@@ -98,17 +96,7 @@ def read_images(
             f"--data {data}: these are not the files that the run voted on (their fingerprint "
             "differs); give the run's own data, unchanged and in the same kind of storage"
         )
-    wanted = pa.array(image_ids, pa.string())
-    places = pc.index_in(wanted, listing.table["image_id"].combine_chunks())
-    rows = listing.table.take(places).append_column("unit", pa.nulls(len(places), pa.int64()))
-    ablation = manifest.ablation
-    scale = ablation.pixel_scale
-    shape = (ablation.height * scale, ablation.width * scale, 3)
-    images = np.empty((len(image_ids), ablation.height, ablation.width, 3), np.uint8)
-    for image, cell in zip(images, DecodeUnit(options, preprocess)(rows)["pixels"], strict=True):
-        # An exact enlargement: any of its copies is the pixel.
-        image[...] = np.frombuffer(cell.as_buffer(), np.uint8).reshape(shape)[::scale, ::scale]
-    return images
+    return pixels_of_rows(listing.table, image_ids, options, preprocess)
 
 
 def _request(numerics: Numerics, data: str, weights: str) -> VotesConfig:

@@ -6,14 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
 
 from models.preprocess import Preprocess
 from pipeline.config import ConfigError
-from pipeline.decoding import DecodeUnit
+from pipeline.decoding import pixels_of_rows
 from pipeline.questions.run import Run
 from pipeline.sources.base import SourceOptions
 from pipeline.sources.listing import list_images
@@ -48,19 +46,7 @@ def pixels_of(run: Run, image_ids: Sequence[str], data: str | None) -> NDArray[n
         listing = list_images(place, options, run.manifest.num_classes, memory)
     if listing.fingerprint != identity["data"]["fingerprint"]:
         raise ConfigError(f"the files at {place} are not those that the run voted on")
-    rows = pc.index_in(pa.array(image_ids), listing.table["image_id"].combine_chunks())
-    chosen = listing.table.take(rows).append_column("unit", pa.nulls(len(rows), pa.int64()))
-    decoded = DecodeUnit(options, Preprocess(**identity["preprocess"]))(chosen)
-    ablation = run.ablation
-    scale = ablation.pixel_scale
-    shape = (ablation.height * scale, ablation.width * scale, 3)
-    # An exact enlargement: any of its copies is the pixel.
-    return np.stack(
-        [
-            np.frombuffer(cell.as_buffer(), np.uint8).reshape(shape)[::scale, ::scale]
-            for cell in decoded["pixels"]
-        ]
-    )
+    return pixels_of_rows(listing.table, image_ids, options, Preprocess(**identity["preprocess"]))
 
 
 def data_uri(pixels: NDArray[np.uint8]) -> str:

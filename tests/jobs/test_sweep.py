@@ -139,9 +139,13 @@ def test_register_enters_the_weights_once(swept, tiny_weights, tmp_path, capsys)
         runs[own()].data.metrics["certified_at/exact_8x8"], abs=1e-5
     )
     assert "| certified 8x8 px, exact |" in version.description
-    folder = mlflow.artifacts.download_artifacts(
-        "models:/tiny/1", dst_path=str(tmp_path), tracking_uri=f"sqlite:///{swept}/mlflow.db"
-    )
+    # An address of a registered model is looked up at MLflow's own, process-wide server.
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{swept}/mlflow.db")
+    try:
+        folder = mlflow.artifacts.download_artifacts("models:/tiny/1", dst_path=str(tmp_path))
+    finally:
+        mlflow.set_tracking_uri(before)
     (file,) = (tmp_path / folder).rglob("*.safetensors")
     assert file.read_bytes() == tiny_weights.read_bytes()
 

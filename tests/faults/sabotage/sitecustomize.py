@@ -23,10 +23,10 @@ UNLUCKY = 13
 def _fragile_decode(module):
     real = module.decode
 
-    def decode(data):
+    def decode(data, *arguments):
         if data and POISON in data:
             os.abort()
-        return real(data)
+        return real(data, *arguments)
 
     module.decode = decode
 

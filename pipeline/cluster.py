@@ -4,16 +4,18 @@ The only module that starts Ray.
 """
 
 import contextlib
+import itertools
 import logging
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, RayError, RayTaskError
+from ray.exceptions import ActorDiedError, RayError, RayTaskError, UserCodeException
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.config import ConfigError, Device
@@ -24,6 +26,10 @@ from pipeline.voting import build_classifier, check_worker
 
 # What Ray calls a node that has GPUs of a model.
 _MODEL_RESOURCE = "accelerator_type:"
+# Between an exception and the one raised from it, in a traceback.
+_WRAPPED = "\nThe above exception was the direct cause of the following exception:\n"
+# A traceback's last line names the exception's module, elsewhere we do not.
+_MODULE = re.compile(r"^(?:\w+\.)+(?=\w+(?::|$))")
 # For nodes to say what they are; a worker that imports torch for the first time takes seconds.
 _WAIT_SECONDS = 30.0
 
@@ -115,8 +121,20 @@ def in_words() -> Iterator[None]:
 def _last_line(error: BaseException) -> str:
     """What went wrong in a worker, without the traceback around it."""
     cause = getattr(error, "cause", None) or error
+    if isinstance(cause, UserCodeException) and isinstance(error, RayTaskError):
+        return _raised_in_stage(error)
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     return f"{type(cause).__name__}: {lines[-1] if lines else 'no message'}"
+
+
+def _raised_in_stage(error: RayTaskError) -> str:
+    """What a stage of Ray Data raised: Ray keeps its own advice as the cause, ours as text only."""
+    before, wrapped, _ = str(error).rpartition(_WRAPPED)
+    # Frames are indented; the exception and the lines of its message are not.
+    said = before.rstrip().splitlines() if wrapped else []
+    message = list(itertools.takewhile(lambda line: not line.startswith(" "), reversed(said)))
+    told = " ".join(reversed(message)) or "a stage failed; --verbose shows Ray's own log"
+    return _MODULE.sub("", told)
 
 
 def probe_worker(

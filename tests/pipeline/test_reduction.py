@@ -11,10 +11,12 @@ from pytest import approx, fixture, raises
 
 from pipeline import parts as module
 from pipeline.ballots import ranked_counts, votes_table
+from pipeline.cluster import JobError
 from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.manifest import Manifest, ManifestError
 from pipeline.reduction import certify_votes
 from pipeline.schema import CERTIFICATES, DETECTION, IMAGES, VOTES
+from pipeline.stages import run_tasks
 from pipeline.store import StoreError, VotesStore, check_rows
 
 # Eight columns one pixel wide: a 1 px patch touches one vote of eight.
@@ -249,6 +251,15 @@ def test_ray_tasks_say_what_threads_say(store, monkeypatch, ray_session):
     found = [sorted(read(spread, name), key=str) for name in spread.folders]
     assert found == expected
     assert len(list(Path(spread.certificates_path).iterdir())) == 2
+
+
+def test_what_a_ray_task_raised_is_said_not_what_ray_says_of_it(ray_session):
+    def broken(unit: int) -> None:
+        raise StoreError(f"unit {unit}: 8 processes died\nover it; run again to resume")
+
+    with raises(JobError) as caught:
+        list(run_tasks(broken, [7], verbose=False))
+    assert str(caught.value) == "StoreError: unit 7: 8 processes died over it; run again to resume"
 
 
 def test_a_question_withdrawn_leaves_no_rows(store):

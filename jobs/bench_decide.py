@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from jobs.bench import log, reach
 from pipeline.config import DecidedConfig
 
 
@@ -19,6 +20,8 @@ class BenchDecideConfig:
         rule: exact, uniform [both].
         out: Folder of all results, local or s3://.
         json: Print JSON instead of text.
+        mlflow: Tracking server to log to as well [none].
+        experiment: MLflow experiment.
     """
 
     run_id: str | None = None
@@ -26,6 +29,8 @@ class BenchDecideConfig:
     rule: tuple[str, ...] | None = None
     out: str = "out"
     json: bool = False
+    mlflow: str | None = None
+    experiment: str = "patchcert-bench"
 
     def __post_init__(self) -> None:
         self.decided  # noqa: B018  (fails where a text means nothing)
@@ -44,6 +49,7 @@ def run_bench_decide(config: BenchDecideConfig) -> int:
     """Replay and print; 1 if an answer differs from that of all votes.
 
     Raises:
+        CheckError: The tracking server does not answer.
         ConfigError: There is no such run, or its votes cannot be replayed.
         ManifestError, StoreError: The votes are absent, incomplete or contradictory.
     """
@@ -53,12 +59,15 @@ def run_bench_decide(config: BenchDecideConfig) -> int:
     from pipeline.curtailing import curtailment_of  # noqa: PLC0415
     from pipeline.questions import open_run  # noqa: PLC0415
 
+    reach(config.mlflow, config.experiment)
     run = open_run(config.out, config.run_id)
     asked = curtailment_of(questions_of(run.manifest, config.decided.claims))
     found = replays(run, asked)
     where = hardware(torch_too=False)
+    result = {"run_id": run.run_id, "replays": found, "hardware": where}
+    log("decide", result, config)
     if config.json:
-        print(json.dumps({"run_id": run.run_id, "replays": found, "hardware": where}, indent=2))
+        print(json.dumps(result, indent=2))
     else:
         for one in found:
             print(_in_words(one))

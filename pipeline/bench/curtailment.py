@@ -50,8 +50,10 @@ def replay(
     ends_n = ends(votes, ablation, num_classes, asked)
     seconds = time.perf_counter() - start
     cast = int(ends_n.sum())
+    questions = asked.to_dict()
     return {
-        **asked.to_dict(),
+        "name": f"{' '.join(questions['threats'])} {' '.join(questions['rules'])}",
+        **questions,
         "images": len(votes),
         "votes_cast": cast,
         "of": votes.size,

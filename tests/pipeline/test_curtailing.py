@@ -30,6 +30,7 @@ from pipeline.questions.sql import Answer, connect
 from pipeline.reduction import certify_votes
 from pipeline.resolve import resolve_voter
 from pipeline.store import StoreError, VotesStore
+from pipeline.tracking.measurements import points_in
 
 SHAPE = {"kind": "column", "size": 2, "stride": 1, "height": 12, "width": 12}
 CLASSES = [0, 2, 3, 7]
@@ -281,6 +282,8 @@ def test_a_replay_of_all_votes_ends_where_the_job_did(both_runs, capsys):
     ask = ["--out", out, "--patch", "1", "8x20"]
     assert main(["bench", "decide", "--run-id", full, "--json", *ask]) == 0
     replayed = json.loads(capsys.readouterr().out)["replays"]
+    metrics = [point.name for point in points_in({"replays": replayed})]
+    assert len(metrics) == len(set(metrics)) > 3
     saved = VotesStore(out, ended).read_summary()["decide"]
     assert [one["threats"] for one in replayed] == [["1x1"], ["8x20"], ["1x1", "8x20"]]
     assert {name: replayed[-1][name] for name in saved} == saved

@@ -16,7 +16,7 @@ _REQUEST = (
 _JOB = (
     ("pipeline.manifest", "ManifestError"),
     ("pipeline.store", "StoreError"),
-    ("pipeline.cluster", "JobError"),
+    ("pipeline.failures", "JobError"),
     ("pipeline.tracking", "TrackingError"),
     ("pipeline.attack.source", "RoundTripError"),
     ("pipeline.preflight.findings", "CheckError"),

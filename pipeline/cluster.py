@@ -1,24 +1,23 @@
-"""Ray, local or a cluster: joining it, asking a worker what it is, and its errors in our words.
+"""Ray, local or a cluster: joining it, and asking a worker what it is.
 
 The only module that starts Ray.
 """
 
 import contextlib
-import itertools
 import logging
 import os
 import platform
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, RayError, RayTaskError, UserCodeException
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.config import ConfigError, Device
+from pipeline.failures import JobError, in_words, told
 from pipeline.numerics import Machine, Numerics, on_cluster, probe_machine
 from pipeline.resolve import Voter
 from pipeline.shares import CPUS_OF, DECODE_CPUS, GPUS_OF, GPUS_ON, check_accelerators
@@ -26,20 +25,9 @@ from pipeline.voting import build_classifier, check_worker
 
 # What Ray calls a node that has GPUs of a model.
 _MODEL_RESOURCE = "accelerator_type:"
-# Between an exception and the one raised from it, in a traceback.
-_WRAPPED = "\nThe above exception was the direct cause of the following exception:\n"
-# A traceback's last line names the exception's module, elsewhere we do not.
-_MODULE = re.compile(r"^(?:\w+\.)+(?=\w+(?::|$))")
 # For nodes to say what they are; a worker that imports torch for the first time takes seconds.
 _WAIT_SECONDS = 30.0
-
-
-class JobError(RuntimeError):
-    """The job failed; what it committed stays, and running again resumes."""
-
-
-class WorkersDiedError(JobError):
-    """Processes or nodes died more often than Ray restarts them; worth another pass."""
+_joined_here = False
 
 
 @contextmanager
@@ -48,24 +36,43 @@ def ray_cluster(*, verbose: bool) -> Iterator[Mapping[str, float]]:
 
     A cluster that was already joined is left as it was.
     """
+    global _joined_here  # noqa: PLW0603  (Ray's connection is the process's, too)
     started = not ray.is_initialized()
     if started:
-        quiet: dict[str, Any] = {} if verbose else {"logging_level": logging.ERROR}
-        if not on_cluster():
-            # The whole machine; no dashboard, which costs a second and a port. ``local``, since
-            # another Ray may be running here that nobody asked to join.
-            quiet |= {"address": "local", "include_dashboard": False, "num_cpus": os.cpu_count()}
-            if not verbose:
-                # Ray's core warns of each restartable actor; the driver outlives them here.
-                os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        # Workers' output is noise on a user's terminal; errors reach the driver as exceptions.
-        with contextlib.nullcontext() if verbose else _silent_stderr():
-            ray.init(log_to_driver=verbose, **quiet)
+        _join(verbose=verbose)
+        _joined_here = True
     try:
         yield _resources()
     finally:
         if started:
+            _joined_here = False
             ray.shutdown()
+
+
+def rejoin(*, verbose: bool) -> None:
+    """Leave the cluster and join it again, so that nothing of a pass that failed lives on there.
+
+    Ray Data only lets go of a dataset's actors, and Ray ends them when nobody can ask for what they
+    made: until then they keep their CPUs, and the next pass's actors may wait for these for ever.
+    The end of the connection is also theirs. One that the program around us made is left alone.
+    """
+    if _joined_here:
+        ray.shutdown()
+        _join(verbose=verbose)
+
+
+def _join(*, verbose: bool) -> None:
+    quiet: dict[str, Any] = {} if verbose else {"logging_level": logging.ERROR}
+    if not on_cluster():
+        # The whole machine; no dashboard, which costs a second and a port. ``local``, since
+        # another Ray may be running here that nobody asked to join.
+        quiet |= {"address": "local", "include_dashboard": False, "num_cpus": os.cpu_count()}
+        if not verbose:
+            # Ray's core warns of each restartable actor; the driver outlives them here.
+            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # Workers' output is noise on a user's terminal; errors reach the driver as exceptions.
+    with contextlib.nullcontext() if verbose else _silent_stderr():
+        ray.init(log_to_driver=verbose, **quiet)
 
 
 def _resources() -> dict[str, float]:
@@ -99,42 +106,6 @@ def _silent_stderr() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(null)
-
-
-@contextmanager
-def in_words() -> Iterator[None]:
-    """Turn Ray's errors into ours: a task that failed, or workers that died."""
-    try:
-        yield
-    except RayTaskError as error:
-        if isinstance(error, ConfigError):  # the worker's own words, as Ray sees to
-            raise ConfigError(str(error.cause)) from error
-        raise JobError(_last_line(error)) from error
-    except ActorDiedError as error:
-        # One that fails as it begins is not what dies of an image or with a node: it never will.
-        kind = JobError if error.actor_init_failed else WorkersDiedError
-        raise kind(_last_line(error)) from error
-    except RayError as error:
-        raise WorkersDiedError(_last_line(error)) from error
-
-
-def _last_line(error: BaseException) -> str:
-    """What went wrong in a worker, without the traceback around it."""
-    cause = getattr(error, "cause", None) or error
-    if isinstance(cause, UserCodeException) and isinstance(error, RayTaskError):
-        return _raised_in_stage(error)
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return f"{type(cause).__name__}: {lines[-1] if lines else 'no message'}"
-
-
-def _raised_in_stage(error: RayTaskError) -> str:
-    """What a stage of Ray Data raised: Ray keeps its own advice as the cause, ours as text only."""
-    before, wrapped, _ = str(error).rpartition(_WRAPPED)
-    # Frames are indented; the exception and the lines of its message are not.
-    said = before.rstrip().splitlines() if wrapped else []
-    message = list(itertools.takewhile(lambda line: not line.startswith(" "), reversed(said)))
-    told = " ".join(reversed(message)) or "a stage failed; --verbose shows Ray's own log"
-    return _MODULE.sub("", told)
 
 
 def probe_worker(
@@ -244,7 +215,7 @@ def load_on_worker(voter: Voter, numerics: Numerics, accelerator_type: str | Non
     try:
         node: str = ray.get(task.remote(voter, numerics))
     except RayError as error:
-        raise JobError(_last_line(error)) from error
+        raise JobError(told(error)) from error
     return node
 
 

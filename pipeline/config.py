@@ -5,6 +5,7 @@ mirrored by hand. None of this imports torch, ray or mlflow. A field that is Non
 ``pipeline.resolve`` from the weight file's header, the preset, or the paper's settings.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -100,6 +101,8 @@ class VotesConfig:
             fourth, up to two microbatches: of fewer, less is saved].
         overwrite: Compute again what this very run has already written.
         wait: Wait for another job that is at the same run, rather than refuse.
+        stall_minutes: Minutes without a finished unit after which what runs is given up and begun
+            again; an image that hangs three times becomes a row with an error.
         max_error_rate: Share of images with an error above which the job fails at its end, after
             everything is written.
     """
@@ -143,6 +146,7 @@ class VotesConfig:
     unit_images: int | None = None
     overwrite: bool = False
     wait: bool = False
+    stall_minutes: float = 60.0
     max_error_rate: float = 0.01
 
     def __post_init__(self) -> None:
@@ -170,6 +174,8 @@ class VotesConfig:
                 f"--accelerator-type {self.accelerator_type} binds votes to one GPU model, "
                 "--allow-mixed-devices to none: choose one of them"
             )
+        if not 0 < self.stall_minutes < math.inf:
+            raise ConfigError(f"--stall-minutes {self.stall_minutes}: it must be above 0")
         if not 0 <= self.max_error_rate <= 1:
             raise ConfigError(f"--max-error-rate {self.max_error_rate}: give a share from 0 to 1")
         self._check_positions()

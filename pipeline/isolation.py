@@ -1,9 +1,10 @@
-"""Images that kill the process that handles them, found and turned into rows with an error.
+"""Images that kill or hang the process that handles them, found and turned into rows with an error.
 
 A stage notes each unit it begins, and forgets it when the unit is done. What remains of a process
 that died is the note; Ray runs the unit again, and from the third time on the stage hands it, an
-image at a time, to a child process. The image under which the child dies becomes an error row. The
-notes lie beside the votes, so that the count outlives actors, nodes and drivers.
+image at a time, to a child process. The image under which the child dies, or that it does not get
+done with, becomes an error row. The notes lie beside the votes, so that the count outlives actors,
+nodes and drivers; a process that hangs dies with the pass that gives it up (``pipeline.passes``).
 """
 
 import multiprocessing
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import pyarrow as pa
 
@@ -66,10 +67,11 @@ class Guarded:
     Args:
         make: Makes the stage's handler; must be picklable, since children call it too.
         deaths: The stage's notes.
+        patience: Seconds a child may take for an image.
     """
 
-    def __init__(self, make: Callable[[], Handler], deaths: Deaths) -> None:
-        self.make, self.deaths = make, deaths
+    def __init__(self, make: Callable[[], Handler], deaths: Deaths, patience: float) -> None:
+        self.make, self.deaths, self.patience = make, deaths, patience
         self.handler = make()
 
     def __call__(self, rows: pa.Table) -> pa.Table:
@@ -86,18 +88,26 @@ class Guarded:
                 f"unit {unit}: {before} processes died over it, though its images were taken one "
                 "at a time; see the log of the cluster (out of memory?), then run again to resume"
             )
-        isolated = before >= _DEATHS_BEFORE_ISOLATION
         try:
-            return in_children(self.make, self.handler, rows) if isolated else self.handler(rows)
-        finally:
-            # Also after an exception, which is no death: it fails the job, in words.
+            if before >= _DEATHS_BEFORE_ISOLATION:
+                done = in_children(self.make, self.handler, rows, self.patience)
+            else:
+                done = self.handler(rows)
+        except Exception:
+            # No death: it fails the job, in words. An exit is one, when what hangs is given up.
             self.deaths.end(unit)
+            raise
+        self.deaths.end(unit)
+        return done
 
 
-def in_children(make: Callable[[], Handler], handler: Handler, rows: pa.Table) -> pa.Table:
+def in_children(
+    make: Callable[[], Handler], handler: Handler, rows: pa.Table, patience: float
+) -> pa.Table:
     """The output for ``rows``, each handled alone by a child process that may die over it.
 
-    An image is given up when a second child dies over it: the first may have been killed by chance.
+    An image is given up when a second child dies over it, or does not get done with it in
+    ``patience`` seconds: the first may have been killed, or slow, by chance.
 
     Raises:
         RuntimeError: A child fails before its first image, or in words.
@@ -105,37 +115,53 @@ def in_children(make: Callable[[], Handler], handler: Handler, rows: pa.Table) -
     parts: list[pa.Table] = []
     suspect = -1
     while len(parts) < rows.num_rows:
-        exitcode, ready = _work_through(make, rows, parts)
+        end = _work_through(make, rows, parts, patience)
         if len(parts) == rows.num_rows:
             break
-        if not ready or exitcode >= 0:
-            raise RuntimeError(f"a child process for single images ended with code {exitcode}")
+        if not end.ready or end.exitcode >= 0:
+            raise RuntimeError(f"a child process for single images ended with code {end.exitcode}")
         if suspect == len(parts):
-            reason = f"kills the process that handles it ({signal.Signals(-exitcode).name})"
+            how = signal.Signals(-end.exitcode).name
+            reason = (
+                f"takes its process more than {patience:g} s"
+                if end.late
+                else f"kills the process that handles it ({how})"
+            )
             parts.append(handler.failed(rows.slice(suspect, 1), reason))
         else:
             suspect = len(parts)
     return pa.concat_tables(parts).combine_chunks()
 
 
+class _End(NamedTuple):
+    """How a child came to its end, after it was ready to begin or before, by itself or too late."""
+
+    exitcode: int
+    ready: bool
+    late: bool
+
+
 def _work_through(
-    make: Callable[[], Handler], rows: pa.Table, parts: list[pa.Table]
-) -> tuple[int, bool]:
-    """Let one child add to ``parts`` until it is done or dead; its exit code, whether it began."""
+    make: Callable[[], Handler], rows: pa.Table, parts: list[pa.Table], patience: float
+) -> _End:
+    """Let one child add to ``parts`` until it is done, dead or late."""
     ours, theirs = multiprocessing.Pipe()
     # Not forked: the parent has threads, and perhaps a GPU.
     child = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs, make))
     child.start()
     theirs.close()
-    ready = False
+    ready = late = False
     with suppress(EOFError, OSError):
         ready = ours.recv()
         for index in range(len(parts), rows.num_rows):
             ours.send(rows.slice(index, 1))
+            if late := not ours.poll(patience):
+                child.kill()
+                break
             parts.append(ours.recv())
     ours.close()
     child.join()
-    return child.exitcode or 0, ready
+    return _End(child.exitcode or 0, ready, late)
 
 
 def _serve(connection: Connection, make: Callable[[], Handler]) -> None:

@@ -1,7 +1,8 @@
 """Passes of a votes job: what is missing goes through the cluster until all is committed.
 
-Workers may die more often than Ray restarts them. What is missing then goes through again, as long
-as a pass commits something.
+Workers may die more often than Ray restarts them, or hang. What is missing then goes through again,
+as long as a pass commits something; what hangs is isolated in the third pass over it
+(``pipeline.isolation``).
 """
 
 import contextlib
@@ -28,6 +29,9 @@ from pipeline.resolve import Voter
 from pipeline.shares import plan_share
 from pipeline.sources.listing import Listing, SourceOptions
 from pipeline.store import StoreError, VotesStore
+
+# Passes without a unit after which what hangs had its chance to be isolated.
+_BARREN_STALLS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +95,12 @@ def finish_run(job: VotesJob, wanted: Manifest, listing: Listing, *, verbose: bo
     if (found := store.finished()) is not None:  # by the job that was waited for
         return Finished(found, 0, 0.0)
     store.clean_up()
+    # Ray is not needed to say that a run is finished.
+    from pipeline.cluster import rejoin  # noqa: PLC0415
+    from pipeline.failures import StalledError  # noqa: PLC0415
+
     units = plan_units(listing.table, int(manifest.execution["unit_images"]))
-    voted, seconds = 0, 0.0
+    voted, barren, seconds = 0, 0, 0.0
     missing = store.missing(manifest)
     while missing:
         pending = [units[number] for number in missing]
@@ -100,10 +108,13 @@ def finish_run(job: VotesJob, wanted: Manifest, listing: Listing, *, verbose: bo
         seconds += took
         before, missing = missing, store.missing(manifest)
         voted += sum(units[number].num_rows for number in set(before) - set(missing))
-        if died is not None and len(missing) == len(before):
+        if died is not None:
+            barren = barren + 1 if len(missing) == len(before) else 0
             # What kills every worker before one unit is done will go on doing so.
-            raise died
-        if died is None and missing:
+            if barren > (_BARREN_STALLS if isinstance(died, StalledError) else 0):
+                raise died
+            rejoin(verbose=verbose)
+        elif missing:
             raise StoreError(
                 f"run_id={store.run_id}: {len(missing)} of {len(units)} units were not committed; "
                 "run again to resume"
@@ -130,8 +141,8 @@ def _vote_on(
     Returns:
         The seconds it took, and what ended it early if too many workers died.
     """
-    # Ray is not needed to say that a run is finished.
-    from pipeline.cluster import WorkersDiedError, ray_cluster  # noqa: PLC0415
+    from pipeline.cluster import ray_cluster  # noqa: PLC0415
+    from pipeline.failures import WorkersDiedError  # noqa: PLC0415
     from pipeline.stages import run_units  # noqa: PLC0415
 
     unit_rows = [unit.num_rows for unit in units]
@@ -152,6 +163,7 @@ def _vote_on(
             *job.handlers(schema),
             CommitUnit(job.store.anywhere(), unit_rows, schema, manifest.votes_per_image),
             share,
+            stall_seconds=60.0 * job.config.stall_minutes,
             verbose=verbose,
         )
         # Closed however this ends: workers must not go on for a job that has lost its lease.

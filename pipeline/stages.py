@@ -13,15 +13,18 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
-from pipeline.cluster import in_words
 from pipeline.committing import CommitUnit
+from pipeline.failures import in_words
 from pipeline.isolation import Deaths, Guarded, Handler
 from pipeline.shares import COMMIT_CPUS, DECODE_CPUS, Share
 
 # Actors die over images (pipeline.isolation sees to these) and with their nodes. Without a bound
 # an actor that cannot live at all would be restarted for ever.
 _BOUNDED: dict[str, Any] = {"max_restarts": 3, "max_task_retries": 3}
-_SILENCE_SECONDS = 1800
+# Reducing votes to certificates takes seconds a task.
+_TASK_SECONDS = 1800.0
+# A child that handles single images gives one up before the stage that waits for it is given up.
+_IMAGE_SHARE = 0.25
 # A unit must stay one block; Ray splits blocks above this size.
 _BLOCK_BYTES = 2**31 - 1
 
@@ -36,6 +39,7 @@ def run_units(
     commit: CommitUnit,
     share: Share,
     *,
+    stall_seconds: float,
     verbose: bool,
 ) -> Generator[pa.Table, None, None]:
     """Stream units through decode, vote and commit; yields a receipt per committed unit.
@@ -46,30 +50,33 @@ def run_units(
         vote: Makes that of an actor.
         commit: Writes a unit.
         share: What each actor gets.
+        stall_seconds: How long nothing may come to an end.
         verbose: Show Ray's own log.
 
     Raises:
         WorkersDiedError: Too many processes or nodes died.
+        StalledError: Nothing came to an end for so long.
         JobError: A stage failed for good.
     """
     decode_deaths, vote_deaths = Deaths(commit.store, "decode"), Deaths(commit.store, "vote")
     pinned: dict[str, Any] = (
         {"accelerator_type": share.accelerator_type} if share.accelerator_type else {}
     )
-    with _data_context(verbose=verbose), warnings.catch_warnings():
+    patience = _IMAGE_SHARE * stall_seconds
+    with _data_context(stall_seconds, verbose=verbose), warnings.catch_warnings():
         # Bounded restarts have no other name yet (Ray 2.60); they go with these in 2.64.
         warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
         dataset = (
             ray.data.from_arrow(list(units))
             .map_batches(
-                Guarded(decode, decode_deaths),
+                Guarded(decode, decode_deaths, patience),
                 batch_size=None,
                 batch_format="pyarrow",
                 num_cpus=DECODE_CPUS,
             )
             .map_batches(
                 Guarded,
-                fn_constructor_args=(vote, vote_deaths),
+                fn_constructor_args=(vote, vote_deaths, patience),
                 batch_size=None,
                 batch_format="pyarrow",
                 compute=ActorPoolStrategy(size=share.actors),
@@ -85,20 +92,20 @@ def run_units(
                 num_cpus=COMMIT_CPUS,
             )
         )
-        with in_words():
+        with in_words(stall_seconds):
             yield from dataset.iter_batches(
                 batch_size=None, batch_format="pyarrow", prefetch_batches=0
             )
 
 
 @contextmanager
-def _data_context(*, verbose: bool) -> Iterator[None]:
+def _data_context(stall_seconds: float, *, verbose: bool) -> Iterator[None]:
     """Settings of this job's dataset, put back afterwards."""
     context = DataContext.get_current()
     settings = {
         "target_max_block_size": _BLOCK_BYTES,
         "enable_progress_bars": verbose,
-        "execution_no_progress_timeout_s": _SILENCE_SECONDS,
+        "execution_no_progress_timeout_s": stall_seconds,
         "print_on_execution_start": verbose,
     }
     # Names differ between Ray releases; setting one that does not exist would be silent.
@@ -126,7 +133,7 @@ def run_tasks(
         WorkersDiedError: Too many processes or nodes died.
         JobError: The function failed.
     """
-    with _data_context(verbose=verbose):
+    with _data_context(_TASK_SECONDS, verbose=verbose):
         dataset = ray.data.range(len(items), override_num_blocks=len(items)).map(
             lambda row: {"result": task(items[row["id"]])}, num_cpus=1
         )

@@ -16,8 +16,9 @@ from ray.train.torch import TorchTrainer, get_device
 from ray.util.queue import Empty, Queue
 
 from pipeline import storage
-from pipeline.cluster import JobError, ray_cluster
+from pipeline.cluster import ray_cluster
 from pipeline.config import ConfigError
+from pipeline.failures import JobError
 from pipeline.training.config import TrainingPlace
 from pipeline.training.local import check_shares, prepare
 from pipeline.training.loop import Training

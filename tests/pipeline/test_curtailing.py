@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
-from pytest import fixture, mark, raises
+from pytest import MonkeyPatch, fixture, mark, raises
 from test_flow import config_for, rows_of
 from test_judging import rows_of as votes_rows
 
@@ -31,6 +31,7 @@ from pipeline.reduction import certify_votes
 from pipeline.resolve import resolve_voter
 from pipeline.store import StoreError, VotesStore
 from pipeline.tracking.measurements import points_in
+from tests.in_process import stages_here
 
 SHAPE = {"kind": "column", "size": 2, "stride": 1, "height": 12, "width": 12}
 CLASSES = [0, 2, 3, 7]
@@ -213,9 +214,14 @@ def test_units_fill_microbatches():
 
 
 @fixture(scope="module")
-def both_runs(shards, tiny_weights, tmp_path_factory, ray_session):
+def both_runs(shards, tiny_weights, tmp_path_factory):
     """(out, full run, run with --decide) over the two shards."""
-    out = str(tmp_path_factory.mktemp("out"))
+    with MonkeyPatch.context() as patch:
+        stages_here(patch)
+        return _both_runs(shards, tiny_weights, str(tmp_path_factory.mktemp("out")))
+
+
+def _both_runs(shards, tiny_weights, out):
     config = config_for(shards, tiny_weights)
     voter = resolve_voter(config)
     claims = ClaimsConfig(patch=(1, "8x20"), mlflow="none")

@@ -16,10 +16,11 @@ from rich.console import Console
 import pipeline.cluster
 import pipeline.stages
 import pipeline.voting
-from pipeline.cluster import JobError, WorkersDiedError, in_words, one_machine
+from pipeline.cluster import one_machine
 from pipeline.committing import CommitUnit
 from pipeline.config import ClaimsConfig, ConfigError, OutputConfig, VotesConfig
 from pipeline.decoding import DecodeUnit
+from pipeline.failures import JobError, WorkersDiedError, in_words
 from pipeline.flow import count_votes
 from pipeline.manifest import Manifest
 from pipeline.numerics import MIXED, Machine, demand_one_gpu_model, probe_machine, resolve_numerics
@@ -95,7 +96,7 @@ def two_models(monkeypatch):
     def no_cluster(*, verbose):
         yield {"CPU": 2.0}
 
-    def in_turns(units, decode, vote, commit, share, *, verbose):
+    def in_turns(units, decode, vote, commit, share, *, stall_seconds, verbose):
         actors = []
         for model in ("Zen 3", "Zen 4"):
             here = probe_machine("cpu")._replace(device_model=model)
@@ -187,6 +188,7 @@ def test_an_actor_on_another_device_ends_the_job_in_words(shards, tiny_weights, 
                 partial(VoteOnUnit, voter, numerics, VOTES),
                 CommitUnit(VotesStore(str(tmp_path), "r0"), [4], VOTES, len(voter.ablation)),
                 Share(actors=1, cpus=0.5, gpus=0.0),
+                stall_seconds=600,
                 verbose=False,
             )
         )

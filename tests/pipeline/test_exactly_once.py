@@ -3,7 +3,6 @@
 Real deaths of real processes are in ``tests/faults``.
 """
 
-import contextlib
 import dataclasses
 import json
 import threading
@@ -19,41 +18,19 @@ import pipeline.sources.memory
 import pipeline.stages
 from jobs.run import run_all
 from jobs.votes import run_votes
-from pipeline.cluster import WorkersDiedError
 from pipeline.config import ClaimsConfig, ConfigError, OutputConfig, VotesConfig
+from pipeline.failures import StalledError, WorkersDiedError
 from pipeline.faulty import ErrorRateError
 from pipeline.flow import count_votes
 from pipeline.lease import LeaseError, held
 from pipeline.resolve import resolve_voter
 from pipeline.store import VotesStore
-
-
-class Stages:
-    """The three stages in this process; ``dies_after`` units they die, once for each number."""
-
-    def __init__(self):
-        self.dies_after, self.units = [], []
-
-    def __call__(self, units, decode, vote, commit, share, *, verbose):
-        actor, left = vote(), self.dies_after.pop(0) if self.dies_after else None
-        for unit in units:
-            if left == 0:
-                raise WorkersDiedError("ActorDiedError: too often")
-            left = None if left is None else left - 1
-            self.units.append(unit["unit"][0].as_py())
-            yield commit(actor(decode()(unit)))
+from tests.in_process import stages_here
 
 
 @pytest.fixture(autouse=True)
 def stages(monkeypatch):
-    @contextlib.contextmanager
-    def no_cluster(*, verbose):
-        yield {"CPU": 2.0}
-
-    stages = Stages()
-    monkeypatch.setattr(pipeline.cluster, "ray_cluster", no_cluster)
-    monkeypatch.setattr(pipeline.stages, "run_units", stages)
-    return stages
+    return stages_here(monkeypatch)
 
 
 @pytest.fixture
@@ -96,6 +73,16 @@ def test_deaths_without_a_unit_in_between_end_the_job(config, stages, tmp_path):
     assert not list((tmp_path / "leases").iterdir())
     stages.dies_after = []
     assert vote(config, tmp_path).voted == 17
+
+
+def test_what_hangs_has_three_passes_to_be_isolated_in(config, stages, tmp_path):
+    stages.died = StalledError("nothing came to an end")
+    stages.dies_after = [1, 0, 0]
+    assert vote(config, tmp_path / "out").voted == 23
+    assert stages.passes == 4
+    stages.dies_after = [1, 0, 0, 0]
+    with pytest.raises(StalledError):
+        vote(config, tmp_path / "again")
 
 
 def test_a_run_that_another_job_is_at_is_refused_or_waited_for(

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from functools import partial
 from pathlib import Path
 
@@ -15,15 +16,17 @@ from pipeline.store import VotesStore
 class Doubling:
     """Doubles ``x``, except that ``deadly`` ones abort the process."""
 
-    def __init__(self, deadly=(), once=None, unborn=False):
+    def __init__(self, deadly=(), once=None, unborn=False, endless=()):
         if unborn:
             raise ValueError("no such network")
-        self.deadly, self.once = deadly, once
+        self.deadly, self.once, self.endless = deadly, once, endless
 
     def __call__(self, rows):
         for x in rows["x"].to_pylist():
             if x in self.deadly:
                 os.abort()
+            if x in self.endless:
+                time.sleep(3600)
             if self.once is not None and not Path(self.once).exists():
                 Path(self.once).touch()
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -42,20 +45,27 @@ REASON = "kills the process that handles it (SIGABRT)"
 
 def test_two_deadly_images_of_four():
     make = partial(Doubling, deadly=(1, 3))
-    table = in_children(make, make(), ROWS)
+    table = in_children(make, make(), ROWS, 600)
     assert table["x"].to_pylist() == [0, None, 4, None]
     assert table["error"].to_pylist() == [None, REASON, None, REASON]
 
 
+def test_an_image_without_end_is_given_up():
+    make = partial(Doubling, endless=(2,))
+    table = in_children(make, make(), ROWS, 1.5)
+    assert table["x"].to_pylist() == [0, 2, None, 6]
+    assert table["error"].to_pylist() == [None, None, "takes its process more than 1.5 s", None]
+
+
 def test_a_child_that_dies_once_costs_no_image(tmp_path):
     make = partial(Doubling, once=str(tmp_path / "died"))
-    assert in_children(make, make(), ROWS)["x"].to_pylist() == [0, 2, 4, 6]
+    assert in_children(make, make(), ROWS, 600)["x"].to_pylist() == [0, 2, 4, 6]
     assert (tmp_path / "died").exists()
 
 
 def test_a_child_that_cannot_begin_is_no_images_fault():
     with pytest.raises(RuntimeError, match="code 1"):
-        in_children(partial(Doubling, unborn=True), Doubling(), ROWS)
+        in_children(partial(Doubling, unborn=True), Doubling(), ROWS, 600)
 
 
 @pytest.fixture
@@ -72,7 +82,7 @@ def die_over(deaths, times):
 @pytest.mark.parametrize("times", [0, 1])
 def test_a_unit_that_killed_nobody_yet_is_handled_whole(deaths, times):
     die_over(deaths, times)
-    guarded = Guarded(Doubling, deaths)
+    guarded = Guarded(Doubling, deaths, 600)
     guarded.make = None  # a child could not be made
     assert guarded(ROWS)["x"].to_pylist() == [0, 2, 4, 6]
     assert not list(Path(deaths.store.folder).iterdir())
@@ -80,7 +90,7 @@ def test_a_unit_that_killed_nobody_yet_is_handled_whole(deaths, times):
 
 def test_the_third_time_images_are_taken_one_by_one(deaths):
     die_over(deaths, 2)
-    guarded = Guarded(partial(Doubling, deadly=(2,)), deaths)
+    guarded = Guarded(partial(Doubling, deadly=(2,)), deaths, 600)
     assert guarded(ROWS)["error"].to_pylist() == [None, None, REASON, None]
     assert not list(Path(deaths.store.folder).iterdir())
 
@@ -88,15 +98,26 @@ def test_the_third_time_images_are_taken_one_by_one(deaths):
 def test_the_number_of_deaths_is_bounded(deaths):
     die_over(deaths, 8)
     with pytest.raises(RuntimeError, match="unit 7: 8 processes died"):
-        Guarded(Doubling, deaths)(ROWS)
+        Guarded(Doubling, deaths, 600)(ROWS)
     assert deaths.begin(7) == 0  # a later job may try again
 
 
 def test_an_exception_is_no_death(deaths):
-    guarded = Guarded(Doubling, deaths)
+    guarded = Guarded(Doubling, deaths, 600)
     with pytest.raises(KeyError):
         guarded(ROWS.drop_columns(["x"]))
     assert deaths.begin(7) == 0
+
+
+def test_an_exit_is_a_death(deaths):
+    """What hangs is given up by ending its process, which Python code may notice."""
+
+    def leave(rows):
+        raise SystemExit
+
+    with pytest.raises(SystemExit):
+        Guarded(lambda: leave, deaths, 600)(ROWS)
+    assert deaths.begin(7) == 1
 
 
 def test_stages_count_apart_and_readers_see_no_notes(deaths):

@@ -11,8 +11,8 @@ from pytest import approx, fixture, raises
 
 from pipeline import parts as module
 from pipeline.ballots import ranked_counts, votes_table
-from pipeline.cluster import JobError
 from pipeline.config import ClaimsConfig, ConfigError
+from pipeline.failures import JobError
 from pipeline.manifest import Manifest, ManifestError
 from pipeline.reduction import certify_votes
 from pipeline.schema import CERTIFICATES, DETECTION, IMAGES, VOTES

@@ -4,7 +4,6 @@ The stages are called one after the other in this process, as Ray would call the
 ``test_flow.py`` runs them on Ray itself.
 """
 
-import contextlib
 import json
 
 import numpy as np
@@ -12,8 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 from pytest import fixture, raises
 
-import pipeline.cluster
-import pipeline.stages
 from models.ablation import Patch
 from pipeline.certificates.exact import exact_margins
 from pipeline.config import ClaimsConfig, ConfigError, OutputConfig, VotesConfig
@@ -22,23 +19,12 @@ from pipeline.reduction import certify_votes
 from pipeline.resolve import resolve_voter
 from pipeline.store import VotesStore
 from tests.conftest import TINY_CLASSES, png, random_images
+from tests.in_process import stages_here
 
 
 @fixture(autouse=True)
 def stages_in_this_process(monkeypatch):
-    """The three stages without the cluster between them."""
-
-    @contextlib.contextmanager
-    def no_cluster(*, verbose):
-        yield {"CPU": 2.0}
-
-    def run_units(units, decode, vote, commit, share, *, verbose):
-        actor = vote()
-        for unit in units:
-            yield commit(actor(decode()(unit)))
-
-    monkeypatch.setattr(pipeline.cluster, "ray_cluster", no_cluster)
-    monkeypatch.setattr(pipeline.stages, "run_units", run_units)
+    stages_here(monkeypatch)
 
 
 def vote(shards, weights, out, **changes):

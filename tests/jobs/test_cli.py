@@ -10,6 +10,7 @@ import pytest
 from jobs.cli import main
 from models.systems import SYSTEMS
 from tests.conftest import REPOSITORY
+from tests.in_process import stages_here
 
 HEAVY = ("torch", "ray", "mlflow", "timm", "matplotlib", "pandas")
 
@@ -126,7 +127,10 @@ def test_one_mlflow_run_per_run_id(finished, shards, tiny_weights):
     }
 
 
-def test_yaml_and_flags_mean_the_same(finished, shards, tiny_weights, tmp_path, capsys):
+def test_yaml_and_flags_mean_the_same(
+    finished, shards, tiny_weights, tmp_path, capsys, monkeypatch
+):
+    stages_here(monkeypatch)
     out, run_id = finished
     config = tmp_path / "run.yaml"
     config.write_text(

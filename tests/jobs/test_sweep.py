@@ -12,16 +12,19 @@ from jobs.cli import main
 from pipeline.failures import JobError
 from pipeline.tracking import quiet_client
 from tests.conftest import TINY
+from tests.in_process import stages_here
 from tests.jobs.test_cli import flags
 
 STRIDES = ["--stride", "16", "32", "80", "--patch", "8", "--experiment", "a study"]
 
 
 @pytest.fixture(scope="module")
-def swept(shards, tiny_weights, tmp_path_factory, ray_session):
+def swept(shards, tiny_weights, tmp_path_factory):
     """Results of a sweep over three strides, of which one votes."""
     out = tmp_path_factory.mktemp("sweep") / "out"
-    assert main(["sweep", *flags(shards, tiny_weights, out, *STRIDES)]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        stages_here(patch)
+        assert main(["sweep", *flags(shards, tiny_weights, out, *STRIDES)]) == 0
     return out
 
 
@@ -95,8 +98,9 @@ def test_a_dry_run_says_what_is_missing_and_writes_nothing(swept, shards, tiny_w
 
 
 def test_one_that_fails_does_not_stop_the_others(
-    shards, tiny_weights, tmp_path, capsys, monkeypatch, ray_session
+    shards, tiny_weights, tmp_path, capsys, monkeypatch
 ):
+    stages_here(monkeypatch)
     count = jobs.sweep.count_votes
 
     def fail_at_24(config, *rest):

@@ -28,6 +28,7 @@ from tests.conftest import (
     tiny_ablation,
     tiny_model,
 )
+from tests.in_process import stages_here
 
 pytestmark = mark.usefixtures("ray_session")
 
@@ -138,7 +139,8 @@ def test_resuming_computes_only_what_is_missing_and_the_same(
     assert rows_of(tmp_path / "out", resumed.run_id) == rows_of(out, outcome.run_id)
 
 
-def test_overwrite_starts_again(finished, shards, tiny_weights, tmp_path):
+def test_overwrite_starts_again(finished, shards, tiny_weights, tmp_path, monkeypatch):
+    stages_here(monkeypatch)
     out, outcome = finished
     shutil.copytree(out, tmp_path / "out")
     again = vote(config_for(shards, tiny_weights, overwrite=True), tmp_path / "out")
@@ -146,7 +148,8 @@ def test_overwrite_starts_again(finished, shards, tiny_weights, tmp_path):
     assert rows_of(tmp_path / "out", again.run_id) == rows_of(out, outcome.run_id)
 
 
-def test_other_settings_are_another_run_beside_it(finished, shards, tiny_weights):
+def test_other_settings_are_another_run_beside_it(finished, shards, tiny_weights, monkeypatch):
+    stages_here(monkeypatch)
     out, outcome = finished
     limited = vote(config_for(shards, tiny_weights, limit=3, stride=80), out)
     assert limited.run_id != outcome.run_id

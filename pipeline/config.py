@@ -102,7 +102,8 @@ class VotesConfig:
         overwrite: Compute again what this very run has already written.
         wait: Wait for another job that is at the same run, rather than refuse.
         stall_minutes: Minutes without a finished unit after which what runs is given up and begun
-            again; an image that hangs three times becomes a row with an error.
+            again; an image that hangs becomes a row with an error the third time. A unit that
+            honestly takes longer needs more of them, or fewer --unit-images.
         max_error_rate: Share of images with an error above which the job fails at its end, after
             everything is written.
     """

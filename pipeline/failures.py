@@ -53,7 +53,8 @@ def in_words(stall_seconds: float | None = None) -> Iterator[None]:
             raise
         raise StalledError(
             f"nothing came to an end for {(stall_seconds or 0) / 60:g} minutes (--stall-minutes): "
-            "an image or a worker hangs, or the cluster has no room; run again to resume"
+            "an image or a worker hangs, the cluster has no room, or units take that long here and "
+            "need more minutes or fewer --unit-images; run again to resume"
         ) from error
 
 

@@ -9,9 +9,11 @@ nodes and drivers; a process that hangs dies with the pass that gives it up (``p
 
 import multiprocessing
 import signal
+import time
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Literal, NamedTuple, Protocol
 
@@ -23,6 +25,8 @@ from pipeline.store import VotesStore
 Stage = Literal["decode", "vote"]
 # A node that is taken away also counts as a death, so the first is no reason yet.
 _DEATHS_BEFORE_ISOLATION = 2
+# How many times longer than the slowest of the others an image may take, and what is never late.
+_LATE, _LEAST_LIMIT = 10.0, 30.0
 # Beyond this it is not the images: even children for single images do not help.
 _MOST_DEATHS = 8
 
@@ -106,31 +110,69 @@ def in_children(
 ) -> pa.Table:
     """The output for ``rows``, each handled alone by a child process that may die over it.
 
-    An image is given up when a second child dies over it, or does not get done with it in
-    ``patience`` seconds: the first may have been killed, or slow, by chance.
+    An image is given up at the second child that dies over it, since the first may have been killed
+    by chance; or that is late with it, where others of the unit were in time. How fast the machine
+    is never decides alone: late is ten times the slowest of the others, which also bounds how long
+    several images without end can hold up a unit. ``patience`` is all there is before the first.
+
+    Args:
+        make: Makes the child's handler.
+        handler: Says what a row with an error looks like.
+        rows: The images.
+        patience: Seconds a child may take for an image.
 
     Raises:
-        RuntimeError: A child fails before its first image, or in words.
+        RuntimeError: A child fails before its first image, or in words, or all images are late.
     """
-    parts: list[pa.Table] = []
-    suspect = -1
-    while len(parts) < rows.num_rows:
-        end = _work_through(make, rows, parts, patience)
-        if len(parts) == rows.num_rows:
+    work = _Work(patience)
+    pending = deque(range(rows.num_rows))
+    deaths: Counter[int] = Counter()
+    while pending:
+        end = _work_through(make, rows, pending, work)
+        if not pending:
             break
         if not end.ready or end.exitcode >= 0:
             raise RuntimeError(f"a child process for single images ended with code {end.exitcode}")
-        if suspect == len(parts):
-            how = signal.Signals(-end.exitcode).name
-            reason = (
-                f"takes its process more than {patience:g} s"
-                if end.late
-                else f"kills the process that handles it ({how})"
+        suspect = pending[0]
+        deaths[suspect] += 1
+        if end.late and not work.slowest and all(deaths[image] for image in pending):
+            raise RuntimeError(
+                f"no image of this unit was done in {patience:g} s, which is a fourth of "
+                "--stall-minutes: if that is how long they take, give more minutes"
             )
-            parts.append(handler.failed(rows.slice(suspect, 1), reason))
-        else:
-            suspect = len(parts)
-    return pa.concat_tables(parts).combine_chunks()
+        if deaths[suspect] == 1:
+            if end.late:  # others first: they tell how long an image takes here
+                pending.rotate(-1)
+            continue
+        reason = (
+            "has no end, while others of its unit came to theirs"
+            if end.late
+            else f"kills the process that handles it ({signal.Signals(-end.exitcode).name})"
+        )
+        work.done[suspect] = handler.failed(rows.slice(suspect, 1), reason)
+        pending.popleft()
+    return pa.concat_tables(work.done[image] for image in range(rows.num_rows)).combine_chunks()
+
+
+@dataclass
+class _Work:
+    """What children have done, and how long one may take for the next image."""
+
+    patience: float
+    done: dict[int, pa.Table] = field(default_factory=dict)
+    slowest: float = 0.0
+
+    @property
+    def limit(self) -> float:
+        """Seconds."""
+        if not self.slowest:
+            return self.patience
+        return min(self.patience, max(_LEAST_LIMIT, _LATE * self.slowest))
+
+    def add(self, image: int, output: pa.Table, seconds: float) -> None:
+        """An image is done."""
+        self.done[image] = output
+        self.slowest = max(self.slowest, seconds)
 
 
 class _End(NamedTuple):
@@ -142,9 +184,9 @@ class _End(NamedTuple):
 
 
 def _work_through(
-    make: Callable[[], Handler], rows: pa.Table, parts: list[pa.Table], patience: float
+    make: Callable[[], Handler], rows: pa.Table, pending: deque[int], work: _Work
 ) -> _End:
-    """Let one child add to ``parts`` until it is done, dead or late."""
+    """Let one child take images from ``pending`` until none is left or it is dead or late."""
     ours, theirs = multiprocessing.Pipe()
     # Not forked: the parent has threads, and perhaps a GPU.
     child = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs, make))
@@ -153,12 +195,14 @@ def _work_through(
     ready = late = False
     with suppress(EOFError, OSError):
         ready = ours.recv()
-        for index in range(len(parts), rows.num_rows):
-            ours.send(rows.slice(index, 1))
-            if late := not ours.poll(patience):
+        while pending:
+            start = time.monotonic()
+            ours.send(rows.slice(pending[0], 1))
+            if late := not ours.poll(work.limit):
                 child.kill()
                 break
-            parts.append(ours.recv())
+            output = ours.recv()
+            work.add(pending.popleft(), output, time.monotonic() - start)
     ours.close()
     child.join()
     return _End(child.exitcode or 0, ready, late)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from pipeline import isolation
 from pipeline.isolation import Deaths, Guarded, in_children
 from pipeline.store import VotesStore
 
@@ -50,11 +51,20 @@ def test_two_deadly_images_of_four():
     assert table["error"].to_pylist() == [None, REASON, None, REASON]
 
 
-def test_an_image_without_end_is_given_up():
-    make = partial(Doubling, endless=(2,))
-    table = in_children(make, make(), ROWS, 1.5)
-    assert table["x"].to_pylist() == [0, 2, None, 6]
-    assert table["error"].to_pylist() == [None, None, "takes its process more than 1.5 s", None]
+def test_images_without_end_are_given_up(monkeypatch):
+    """The first of them before anything tells how long an image takes."""
+    monkeypatch.setattr(isolation, "_LEAST_LIMIT", 1.0)
+    make = partial(Doubling, endless=(0, 2))
+    table = in_children(make, make(), ROWS, 4)
+    assert table["x"].to_pylist() == [None, 2, None, 6]
+    reason = "has no end, while others of its unit came to theirs"
+    assert table["error"].to_pylist() == [reason, None, reason, None]
+
+
+def test_where_all_are_late_the_machine_is_slow():
+    make = partial(Doubling, endless=(0, 1, 2, 3))
+    with pytest.raises(RuntimeError, match=r"no image of this unit was done in 0.1 s.*stall"):
+        in_children(make, make(), ROWS, 0.1)
 
 
 def test_a_child_that_dies_once_costs_no_image(tmp_path):

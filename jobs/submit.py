@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pipeline.addresses import holds_userinfo, without_userinfo
 from pipeline.config import ConfigError
 
 _PACKAGES = ("jobs", "models", "pipeline")
@@ -58,11 +59,12 @@ def run_submit(command: Sequence[str], where: SubmitConfig) -> int:
         CheckError: Another machine's cluster is to be used without a token.
         SubmitError: The cluster cannot be reached, refuses, or loses the job.
     """
+    from pipeline.preflight.findings import Finding, demand  # noqa: PLC0415
     from pipeline.preflight.workers import check_token  # noqa: PLC0415
 
     if not command or command[0].startswith("-") or command[0] == "submit":
         raise ConfigError("submit: write the command after --, such as -- run --config run.yaml")
-    check_token(where.address)
+    demand([Finding("token", True, check_token(where.address))])
     with packed(command, where.include) as (folder, entrypoint):
         client = _client(where.address)
         name = f"patchcert-{uuid.uuid4().hex[:12]}"
@@ -92,8 +94,10 @@ def packed(command: Sequence[str], include: Sequence[str]) -> Iterator[tuple[str
     """A folder with what the job needs, and the job's command line in it.
 
     Raises:
-        ConfigError: A file is absent, lies elsewhere than below this folder, or is too large.
+        ConfigError: A file is absent, lies elsewhere than below this folder, or is too large, or an
+            address holds a password.
     """
+    _refuse_passwords(command)
     root = Path(__file__).parents[1]
     with tempfile.TemporaryDirectory(prefix="patchcert-submit-") as name:
         folder = Path(name)
@@ -113,18 +117,40 @@ def packed(command: Sequence[str], include: Sequence[str]) -> Iterator[tuple[str
 
 def _with_configs(command: list[str], folder: Path) -> list[str]:
     """The command with each ``--config`` file sent along and named as it is called there."""
+    for at, flag, path in list(_configs(command)):
+        place = f"{_CARRIED}/{Path(path).name}"
+        _carry(Path(path), folder, Path(place))
+        command[at] = flag + place
+    return command
+
+
+def _configs(command: Sequence[str]) -> Iterator[tuple[int, str, str]]:
+    """Place of each config file's token, what stands in it before the path, and the path."""
     for index, token in enumerate(command):
         flag, equals, path = token.partition("=")
         if flag != "--config":
             continue
-        if not equals and index + 1 == len(command):
+        if equals:
+            yield index, "--config=", path
+        elif index + 1 == len(command):
             raise ConfigError("--config: give the path of a YAML file")
-        at = index if equals else index + 1
-        path = path if equals else command[at]
-        place = f"{_CARRIED}/{Path(path).name}"
-        _carry(Path(path), folder, Path(place))
-        command[at] = f"--config={place}" if equals else place
-    return command
+        else:
+            yield index + 1, "", command[index + 1]
+
+
+def _refuse_passwords(command: Sequence[str]) -> None:
+    """Raise ConfigError where the command, or a config file, has an address with a password."""
+    found = [without_userinfo(token) for token in command if holds_userinfo(token)]
+    for _, _, path in _configs(command):
+        lines = _existing(Path(path)).read_text("utf-8", "replace").splitlines()
+        numbered = enumerate(lines, start=1)
+        found += [f"{path}, line {number}" for number, line in numbered if holds_userinfo(line)]
+    if found:
+        raise ConfigError(
+            f"{found[0]}: whoever sees the dashboard sees what is submitted; leave user and "
+            "password out of the address, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, on the cluster's nodes"
+        )
 
 
 def _below_here(path: str) -> Path:
@@ -138,10 +164,14 @@ def _below_here(path: str) -> Path:
 
 
 def _carry(source: Path, folder: Path, place: Path) -> None:
+    (folder / place).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(_existing(source), folder / place)
+
+
+def _existing(source: Path) -> Path:
     if not source.is_file():
         raise ConfigError(f"{source}: no such file to send along")
-    (folder / place).parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, folder / place)
+    return source
 
 
 def _refuse_large(folder: Path) -> None:

@@ -1,12 +1,12 @@
 """MLflow: the only code that knows of it, apart from a training's curves."""
 
+from pipeline.addresses import redact
 from pipeline.tracking.certified import log_page, log_run
 from pipeline.tracking.description import run_name
 from pipeline.tracking.server import (
     TrackingError,
     experiment_id,
     quiet_client,
-    redact,
     tracking_uri,
 )
 from pipeline.tracking.watching import watched

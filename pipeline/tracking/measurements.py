@@ -4,11 +4,12 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pipeline.addresses import redact
 from pipeline.config import ClaimsConfig
 from pipeline.manifest import flatten
 from pipeline.tracking.description import origin
 from pipeline.tracking.points import Point
-from pipeline.tracking.server import connect, failures_in_words, redact
+from pipeline.tracking.server import connect, failures_in_words
 from pipeline.tracking.tables import log_table
 
 # What MLflow takes in the name of a metric.

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import storage
+from pipeline.addresses import redact, without_userinfo
 from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.tracking.points import Point
 
@@ -36,14 +36,10 @@ def tracking_uri(claims: ClaimsConfig, out: str) -> str | None:
         return claims.mlflow
     if out.startswith(storage.S3):
         raise ConfigError(
-            f"--out {out}: an sqlite file cannot lie on S3; give --mlflow a server, or none"
+            f"--out {without_userinfo(out)}: an sqlite file cannot lie on S3; give --mlflow a "
+            "server, or none"
         )
     return f"sqlite:///{Path(storage.full_path(out)) / 'mlflow.db'}"
-
-
-def redact(uri: str) -> str:
-    """The URI without a user, a password, or a query that may hold one."""
-    return re.sub(r"\?\S*", "?***", re.sub(r"//[^?#\s]*@", "//***@", uri))
 
 
 def experiment_id(claims: ClaimsConfig, uri: str, out: str) -> str:

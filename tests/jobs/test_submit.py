@@ -56,3 +56,37 @@ def test_mistakes_are_found_before_anything_is_sent(arguments, code, message, ca
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     assert main(["submit", *arguments]) == code
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        (["--data", "s3://key:abc/pa55@b/x", "--mlflow", "none"], "s3://***@b/x"),
+        (["--data=S3://key:pa55@b/x"], "--data=S3://***@b/x"),
+        (["--mlflow", "https://u:pa55@h"], "https://***@h"),
+        (["--data", "x", "--config", "run.yaml"], "run.yaml, line 2"),
+        (["--data", "x", "--config=run.yaml"], "run.yaml, line 2"),
+    ],
+)
+def test_no_password_is_packed_or_repeated(command, named, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text("data: x\nmlflow: POSTGRESQL://u:pa55@h/db  # shared\n")
+    monkeypatch.setattr(submit.shutil, "copytree", lambda *_, **__: pytest.fail("packed"))
+    assert main(["submit", "--address", "http://127.0.0.1:9", "--", "run", *command]) == 2
+    said = capsys.readouterr().err
+    assert f"{named}: whoever sees the dashboard" in said
+    assert "pa55" not in said
+
+
+def test_an_at_sign_of_a_path_is_no_password(tmp_path):
+    command = [
+        "run",
+        "--data",
+        "s3://b/cat@2x/*.tar",
+        "--out",
+        "me@work",
+        "--mlflow",
+        "http://h:50",
+    ]
+    with packed(command, []) as (_, entrypoint):
+        assert shlex.split(entrypoint)[3:] == command

@@ -100,6 +100,10 @@ def test_a_lost_figure_would_be_seen(store):
         ("postgresql://h/db?user=u&password=x", "postgresql://h/db?***"),
         ("http://h:5000/a@b", "http://***@b"),
         ("sqlite:////a/b.db", "sqlite:////a/b.db"),
+        ("sqlite:////home/me@work/a:b@c.db", "sqlite:////home/me@work/a:b@c.db"),
+        ("postgresql://u:p?ss@h/db", "postgresql://***@h/db"),
+        ("postgresql://u:p#s?s@h/db?sslmode=x", "postgresql://***@h/db?***"),
+        ("see http://u:p@h, then me@h", "see http://***@h, then me@h"),
     ],
 )
 def test_no_password_of_an_address_is_shown(uri, shown):

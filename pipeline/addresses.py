@@ -1,0 +1,22 @@
+"""Addresses that name a user and a password: told from those that do not, and shown without."""
+
+import re
+
+# What stands before an @ behind the scheme. A user has no slash, but a password may: AWS's secrets
+# do. An @ that follows neither is part of a path (s3://bucket/a@b, or a file behind sqlite:///).
+_USERINFO = re.compile(r"(?<=://)(?=[^/\s@]*@|[^/\s:@]*:\S*@)\S*@")
+
+
+def holds_userinfo(text: str) -> bool:
+    """Whether an address in ``text`` has a user or a password."""
+    return _USERINFO.search(text) is not None
+
+
+def without_userinfo(text: str) -> str:
+    """``text`` with ``***`` for the user and the password of every address in it."""
+    return _USERINFO.sub("***@", text)
+
+
+def redact(text: str) -> str:
+    """``text`` without users and passwords, nor queries, which may hold one too."""
+    return re.sub(r"\?\S*", "?***", without_userinfo(text))

@@ -1,14 +1,21 @@
 """Names of many files in one: brace ranges, brace lists, and the order files are taken in."""
 
+import glob
+import os
 import re
 from collections.abc import Iterable
+
+from pipeline.addresses import without_userinfo
 
 _MAX_ALTERNATIVES = 1_000_000
 _BRACES = re.compile(r"\{(?:([0-9]+)\.\.([0-9]+)|([^{}]*,[^{}]*))\}")
 
 
 class PathError(ValueError):
-    """A path or pattern is malformed, or names nothing; the message quotes it."""
+    """A path or pattern is malformed, or names nothing; the message quotes it, but no password."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(without_userinfo(message))
 
 
 def natural_key(text: str) -> tuple[tuple[str | int, ...], str]:
@@ -46,3 +53,23 @@ def expand_braces(pattern: str) -> list[str]:
         if len(pending) + len(done) > _MAX_ALTERNATIVES:
             raise PathError(f"{pattern!r} has more than {_MAX_ALTERNATIVES:,} alternatives")
     return list(done)
+
+
+def local_matches(pattern: str) -> list[str]:
+    """Paths that a glob names, ``**`` for any depth; links are followed, fsspec's glob does not.
+
+    Raises:
+        OSError: A folder that it looks into cannot be read, which no glob minds.
+    """
+    above = pattern
+    while glob.has_magic(above):
+        above = os.path.dirname(above)
+        for folder in glob.iglob(above, recursive=True):
+            if os.path.isdir(folder):
+                os.scandir(folder).close()
+    return glob.glob(pattern, recursive=True)
+
+
+def hidden(path: str) -> int:
+    """How many parts of a path start with a dot, as macOS' ``._x.tar`` beside ``x.tar``."""
+    return sum(part.startswith(".") for part in path.split("/"))

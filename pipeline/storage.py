@@ -6,6 +6,8 @@ configuration, manifest or log can hold them.
 """
 
 import contextlib
+import errno
+import glob
 import os
 import sys
 import uuid
@@ -13,13 +15,16 @@ from typing import Any
 
 import fsspec
 
-from pipeline.patterns import PathError, expand_braces, natural_key
+from pipeline.addresses import holds_userinfo, redact
+from pipeline.patterns import PathError, expand_braces, hidden, local_matches, natural_key
 from pipeline.threads import in_threads
 
 S3 = "s3://"
 # Sequential scans of S3 objects fetch this much at once: with 0.1 MB images a request per tar
 # header would be bound by latency (about 3 MB/s), while 8 MiB requests fill the network.
 _READ_AHEAD = 8 * 2**20
+# What systems answer where a file system (exFAT, a shared folder, a mounted bucket) has no links.
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
 
 
 def filesystem(path: str) -> tuple[Any, str]:
@@ -28,19 +33,18 @@ def filesystem(path: str) -> tuple[Any, str]:
     Raises:
         PathError: The path is empty, has a scheme other than ``s3://``, or holds credentials.
     """
+    if path.lower().startswith(S3) and holds_userinfo(path):
+        # Not repeated in the message: a log keeps it.
+        raise PathError(
+            f"{S3}***@...: credentials in an address end up in logs and manifests; set "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
+        )
     if path.startswith(S3):
         from pipeline.s3 import s3_filesystem  # noqa: PLC0415  (local paths need none of it)
 
-        inner = path.removeprefix(S3).rstrip("/")
-        if "@" in inner.split("/")[0]:
-            # Not repeated in the message: a log keeps it.
-            raise PathError(
-                f"{S3}...@...: credentials in an address end up in logs and manifests; set "
-                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
-            )
-        return s3_filesystem(), inner
+        return s3_filesystem(), path.removeprefix(S3).rstrip("/")
     if not path or "://" in path:
-        raise PathError(f"{path!r} is not a path: use a local path or {S3}bucket/key")
+        raise PathError(f"{redact(path)!r} is not a path: use a local path or {S3}bucket/key")
     return fsspec.filesystem("file"), os.path.abspath(os.path.expanduser(path))
 
 
@@ -59,13 +63,16 @@ def failures() -> tuple[type[BaseException], ...]:
 
 
 def expand(pattern: str) -> list[str]:
-    """Every file that ``pattern`` names: braces and the globs ``*``, ``?``, ``[...]``.
+    """Every file that ``pattern`` names: braces and the globs ``*``, ``**``, ``?``, ``[...]``.
+
+    Links are followed. As in a shell, a wildcard stands for no name that starts with a dot.
 
     Returns:
         Absolute paths or URLs, in natural order, each once.
 
     Raises:
         PathError: An alternative of the braces, or a glob, names nothing.
+        OSError: A folder that a glob looks into cannot be read.
     """
     alternatives = expand_braces(pattern)
     found = in_threads(_matches, alternatives)
@@ -84,9 +91,11 @@ def _matches(path: str) -> list[str]:
     # A name that exists as written is meant as written, even one with brackets in it.
     if fs.exists(inner):
         return [full_path(path)]
-    if not any(character in inner for character in "*?["):
+    if not glob.has_magic(inner):
         return []
-    return [S3 + match if path.startswith(S3) else match for match in fs.glob(inner)]
+    if not path.startswith(S3):
+        return local_matches(inner)
+    return [S3 + match for match in fs.glob(inner) if hidden(match) == hidden(inner)]
 
 
 def join(base: str, *parts: str) -> str:
@@ -108,19 +117,33 @@ def is_directory(path: str) -> bool:
 
 def list_files(directory: str) -> list[str]:
     """Paths of the files directly in a directory, hidden ones too; none where there is none."""
-    fs, root = filesystem(directory)
-    with contextlib.suppress(FileNotFoundError):
-        names = [entry["name"] for entry in fs.ls(root, detail=True) if entry["type"] == "file"]
-        return sorted(S3 + name if directory.startswith(S3) else name for name in names)
-    return []
+    if directory.startswith(S3):
+        return sorted(S3 + entry["name"] for entry in _s3_entries(directory, "file"))
+    return sorted(entry.path for entry in _local_entries(directory) if entry.is_file())
 
 
 def list_folders(directory: str) -> list[str]:
     """Names of the folders directly in a directory; none where there is none."""
+    if directory.startswith(S3):
+        names = [entry["name"].rstrip("/") for entry in _s3_entries(directory, "directory")]
+        return sorted(name.rsplit("/", 1)[-1] for name in names)
+    return sorted(entry.name for entry in _local_entries(directory) if entry.is_dir())
+
+
+def _s3_entries(directory: str, kind: str) -> list[dict[str, Any]]:
     fs, root = filesystem(directory)
     with contextlib.suppress(FileNotFoundError):
-        entries = [e["name"] for e in fs.ls(root, detail=True) if e["type"] == "directory"]
-        return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in entries)
+        return [entry for entry in fs.ls(root, detail=True) if entry["type"] == kind]
+    return []
+
+
+def _local_entries(directory: str) -> list[os.DirEntry[str]]:
+    """What is in a directory; is_file() and is_dir() of these follow links, fsspec does not."""
+    with (
+        contextlib.suppress(FileNotFoundError, NotADirectoryError),
+        os.scandir(filesystem(directory)[1]) as entries,
+    ):
+        return list(entries)
     return []
 
 
@@ -144,7 +167,11 @@ def read_bytes(path: str, start: int | None = None, end: int | None = None) -> b
 
 
 def create(path: str, data: bytes) -> bool:
-    """Write a whole file if there is none, atomically; whether it was written."""
+    """Write a whole file if there is none, atomically; whether it was written.
+
+    Raises:
+        OSError: The file system has no hard links, or fails.
+    """
     fs, inner = filesystem(path)
     if path.startswith(S3):
         try:
@@ -159,6 +186,17 @@ def create(path: str, data: bytes) -> bool:
         os.link(hidden, inner)  # unlike a rename, it never replaces
     except FileExistsError:
         return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # Nothing else will do. A file that is created exclusively and then filled is there before
+        # it is whole: another job would take a lease that it cannot read yet for an abandoned one,
+        # and refuse a manifest. Of a job killed in between that manifest would be left for good.
+        raise OSError(
+            f"{directory}: its file system has no hard links ({error.strerror}), which see to it "
+            "that of jobs started at once just one begins a run; give --out on another (ext4, XFS, "
+            f"APFS, NFS), or on {S3}"
+        ) from error
     finally:
         os.unlink(hidden)
     return True

@@ -6,8 +6,8 @@ import uuid
 from collections.abc import Iterable
 
 from pipeline import storage
+from pipeline.addresses import redact
 from pipeline.preflight.findings import CheckError
-from pipeline.tracking import redact
 
 # A first contact need not be patient: nothing has been computed that could be lost.
 FIRST_CONTACT_SECONDS = 10.0
@@ -47,14 +47,14 @@ def _ask(path: str) -> None:
 
 
 def probe_output(out: str) -> str:
-    """Write, read and remove a small file where results will go.
+    """Create, read and remove a small file where results will go.
 
     Raises:
         CheckError, OSError: One of these fails.
     """
     path = storage.join(out, f".patchcert-probe-{uuid.uuid4().hex}")
     data = uuid.uuid4().bytes
-    storage.write_atomically(path, data)
+    storage.create(path, data)  # as runs are begun, which asks the most of a file system
     try:
         if storage.read_bytes(path) != data:
             raise CheckError(f"{out} gives back other bytes than were written; use another store")

@@ -4,14 +4,19 @@ import threading
 import time
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from jobs.cli import main
 from pipeline import storage
 from pipeline.patterns import PathError
 from pipeline.s3 import PatientS3FileSystem, patience
-from pipeline.sources.listing import SourceOptions, list_images
+from pipeline.sources.listing import SourceError, SourceOptions, list_images
+from pipeline.sources.reading import read_bytes_of
 from pipeline.weight_files import local_weights
+from tests.conftest import png, random_images, write_shard
+from tests.services.conftest import upload
 
 
 def test_what_is_written_is_read_listed_and_removed(s3):
@@ -98,6 +103,39 @@ def test_credentials_in_an_address_are_refused_and_not_repeated(s3):
     assert "pa55word" not in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", ["tar", "folder", "parquet"])
+def test_an_object_of_equal_size_in_its_place_is_not_read(s3, tmp_path, kind):
+    """Votes of its images would be filed under the fingerprint of the one that was listed."""
+    images = [png(image) for image in random_images(2, side=8)]
+    assert len(images[0]) == len(images[1])
+    suffix = {"tar": "a.tar", "folder": "0/a.png", "parquet": "a.parquet"}[kind]
+    bodies = []
+    for number, image in enumerate(images):
+        path = tmp_path / f"{number}.{kind}"
+        if kind == "tar":
+            write_shard(path, {"a.png": image})
+        elif kind == "folder":
+            path.write_bytes(image)
+        else:
+            pq.write_table(pa.table({"image": [image]}), path)
+        bodies.append(path.read_bytes())
+    assert len(bodies[0]) == len(bodies[1])
+    data = f"{s3}/replaced/{kind}"
+    storage.write_atomically(f"{data}/{suffix}", bodies[0])
+    listing = list_images(data, SourceOptions(), None)
+    assert read_bytes_of(listing.table, SourceOptions()) == [images[0]]
+    storage.write_atomically(f"{data}/{suffix}", bodies[1])
+    with pytest.raises(SourceError, match="is not what was listed: it changed since"):
+        read_bytes_of(listing.table, SourceOptions())
+
+
+def test_hidden_objects_are_not_meant_by_a_pattern(s3):
+    for name in ("a.tar", "._a.tar", ".h/b.tar"):
+        storage.write_atomically(f"{s3}/hidden/{name}", b"x")
+    assert storage.expand(f"{s3}/hidden/*.tar") == [f"{s3}/hidden/a.tar"]
+    assert storage.expand(f"{s3}/hidden/.h/*.tar") == [f"{s3}/hidden/.h/b.tar"]
+
+
 def test_weights_are_fetched_once_and_again_when_they_change(
     s3, tiny_weights, tmp_path, monkeypatch
 ):
@@ -117,12 +155,6 @@ def test_weights_are_fetched_once_and_again_when_they_change(
 
 
 def test_every_layout_lists_the_same_from_s3(s3, shards, tmp_path):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from tests.conftest import png, random_images
-    from tests.services.conftest import upload
-
     images = [png(image) for image in random_images(4)]
     folder = tmp_path / "folder"
     for index, data in enumerate(images):

@@ -100,6 +100,8 @@ class Lease:
             found = self._read()
             if found is None and not storage.exists(self.path):
                 continue  # released in between
+            if found is not None and found.token == self._mine.token:
+                break  # it was written, but the answer was lost and the request repeated
             if found is not None and not found.is_gone:
                 return found
             storage.write_atomically(self.path, self._renewed())

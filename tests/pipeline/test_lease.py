@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from pipeline import lease
+from pipeline import lease, storage
 from pipeline.lease import Holder, LeaseError, held
 
 
@@ -121,6 +121,17 @@ def test_heartbeats_renew_and_notice_a_takeover(path, monkeypatch):
         with pytest.raises(LeaseError, match="took the run over"):
             mine.check()
     assert path.exists()  # it is the other's
+
+
+def test_its_own_lease_is_no_other_job(path, monkeypatch):
+    """S3 wrote it, the answer was lost, and to the repeated request it is there already."""
+    real = storage.create
+    monkeypatch.setattr(storage, "create", lambda *given: real(*given) and False)
+    with hold(path) as mine:
+        assert json.loads(path.read_text())["token"] == mine._mine.token
+        with pytest.raises(LeaseError), hold(path):
+            pass
+    assert not path.exists()
 
 
 def _take(path, number, results, all_tried):

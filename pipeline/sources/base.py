@@ -15,7 +15,7 @@ Numbering = Literal["classes", "ilsvrc2012"]
 # One row an image. ``offset`` and ``size`` say where its encoded bytes are: in a tar, the byte
 # position and length of the member's data; in Parquet, the row number in the file and 0; in a
 # folder, 0 and the file's length.
-LISTING = pa.schema(
+LABELLED = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
         pa.field("label", pa.int32()),
@@ -25,6 +25,15 @@ LISTING = pa.schema(
         # Every class that is right, ascending; empty where none is known. Null, for all images,
         # unless the ground truth has several labels an image: then ``label`` is null instead.
         pa.field("labels", pa.list_(pa.int32())),
+    ]
+)
+# 64 bits each of what the store said of the file as it was listed, and of its contents: whoever
+# reads the bytes later can tell whether they are those that were listed.
+LISTING = pa.schema(
+    [
+        *LABELLED,
+        pa.field("state", pa.uint64(), nullable=False),
+        pa.field("digest", pa.uint64(), nullable=False),
     ]
 )
 # What a source hands over: labels as they were written, checked and narrowed in one place.

@@ -1,4 +1,9 @@
-"""From the names of class folders to class numbers, never by guess."""
+"""From the names of class folders to class numbers.
+
+A folder is named by its class number or by its wnid, or a label map says which class it is. Folders
+of other names, as many of them as the model has classes, are numbered in the order of their names,
+as torchvision's ``ImageFolder`` numbers them for training; anything else is refused.
+"""
 
 import csv
 import functools
@@ -7,6 +12,8 @@ import json
 import posixpath
 import re
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 from pipeline import storage
 from pipeline.sources.base import SourceError, SourceOptions
@@ -35,7 +42,8 @@ def folder_labels(
         num_classes: Classes of the model; None if unknown.
 
     Raises:
-        SourceError: The label map lacks a name, or the names alone do not tell the number.
+        SourceError: The label map lacks a name, the names alone do not tell the number, or two
+            are one number.
     """
     if options.label_map is not None:
         table = _label_map(options.label_map, num_classes)
@@ -46,6 +54,7 @@ def folder_labels(
         return {name: table[key] for name, key in keys.items()}
     numbers: dict[str, int | None] = dict.fromkeys(loose)
     if all(INTEGER.fullmatch(name) for name in classes):
+        _require_different(classes)
         return numbers | {name: int(name) for name in classes}
     if num_classes == 1000 and all(WNID.fullmatch(name) for name in classes):
         table = imagenet_numbers()
@@ -59,6 +68,16 @@ def folder_labels(
         f" do not tell their class numbers: they are neither integers nor, for a model of 1000 "
         f"classes, wnids, and there are not {num_classes or 'a known number of'} of them; {_REMEDY}"
     )
+
+
+def _require_different(names: list[str]) -> None:
+    folders: dict[int, str] = {}
+    for name in names:
+        if (other := folders.setdefault(int(name), name)) != name:
+            raise SourceError(
+                f"the class folders {other!r} and {name!r} are both class {int(name)}; put their "
+                f"images into one, rename one, or {_REMEDY}"
+            )
 
 
 def _require(names: list[str], table: dict[str, int], where: str) -> None:
@@ -165,13 +184,21 @@ def _label_map(path: str, num_classes: int | None) -> dict[str, int]:
 
 def _json_pairs(text: str) -> list[tuple[str, str]]:
     # Pairs rather than a dict, so that a name given twice is seen.
-    pairs = json.loads(text, object_pairs_hook=list)
+    pairs = parsed(text, list)
     # A bool is an int to isinstance.
     if not isinstance(pairs, list) or not all(
         isinstance(pair, tuple) and type(pair[1]) in (int, str) for pair in pairs
     ):
         raise ValueError("it must be one JSON object of names and integers, or wnids")
     return [(name, str(given)) for name, given in pairs]
+
+
+def parsed(text: str, pairs_hook: Callable[[list[tuple[str, Any]]], Any] = dict) -> Any:
+    """Parse JSON of the user's; ValueError, whatever is wrong with it."""
+    try:
+        return json.loads(text, object_pairs_hook=pairs_hook)
+    except RecursionError:
+        raise ValueError("its brackets are nested too deeply") from None
 
 
 def _table_pairs(text: str) -> list[tuple[str, str]]:

@@ -1,12 +1,13 @@
 """Files as their store describes them, which is what a source lists its images from."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.patterns import natural_key
-from pipeline.storage import S3, filesystem, full_path
+from pipeline.storage import S3, filesystem, full_path, open_read
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,27 @@ class StoredFile:
     etag: str | None = None
     modified_ns: int | None = None
     changed_ns: int | None = None
+
+    @property
+    def state(self) -> int:
+        """What the store says of the file but its path, as 64 bits."""
+        return short(f"{self.size} {self.etag} {self.modified_ns} {self.changed_ns}")
+
+
+def short(text: str) -> int:
+    """The first 64 bits of the sha256 of ``text``: enough to tell a file from its replacement."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def digest_of(file: StoredFile) -> str:
+    """The content tag of a file, or else the sha256 (hex) of its bytes."""
+    if file.etag is not None:  # S3 keeps one, and hashing the bytes would read them all
+        return file.etag
+    with open_read(file.path) as stream:
+        digest = hashlib.sha256()
+        while block := stream.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def stat(path: str) -> StoredFile:

@@ -5,14 +5,13 @@ a part of the images, in any order, is labelled rightly; only a complete folder 
 no number goes by the order of its names.
 """
 
-import json
 import re
 from collections.abc import Sequence
 
 from pipeline import storage
 from pipeline.patterns import natural_key
 from pipeline.sources.base import Kind, SourceError, SourceOptions
-from pipeline.sources.class_names import INTEGER, WNID, imagenet_numbers
+from pipeline.sources.class_names import INTEGER, WNID, imagenet_numbers, parsed
 from pipeline.sources.ilsvrc import wnids_of_ids
 
 _NUMBERED = re.compile(r"ILSVRC20\d\d_val_(\d{8})", re.ASCII)
@@ -25,6 +24,8 @@ _NUMBERING = (
     "ilsvrc2012 (1 to 1000, as in ILSVRC2012_validation_ground_truth.txt, which are in another "
     "order)"
 )
+
+_MOST_DIGITS = 9  # as of INTEGER: no class has more, and Arrow's integers hold them
 
 Labels = list[int] | list[list[int]]
 
@@ -47,6 +48,11 @@ def ground_truth(
     path = options.ground_truth
     assert path is not None
     options.refuse("label_map", "label_column", kind=kind)
+    if options.numbering == "ilsvrc2012" and path.lower().endswith(".json"):
+        raise SourceError(
+            f"the ground truth {path}: --numbering ilsvrc2012 has no meaning for JSON, whose "
+            "integers are the model's class numbers; leave it out, or translate the file"
+        )
     labels = _read(path, options, num_classes)
     places = _places(ids, len(labels), path, kind)
     chosen = [labels[place] for place in places]
@@ -102,13 +108,16 @@ def _wnid_labels(wnids: Sequence[str], path: str, num_classes: int | None) -> li
 
 def _json_labels(text: str) -> list[list[int]]:
     """ReaL's form (Beyer et al., "Are we done with ImageNet?", 2020): class numbers, 0 to 999."""
-    labels = json.loads(text)
+    labels = parsed(text)
     # bool is an int to isinstance.
     if not isinstance(labels, list) or not all(
         isinstance(several, list) and all(type(label) is int for label in several)
         for several in labels
     ):
         raise ValueError("it must be one JSON list with a list of integers for each image")
+    large = next((one for several in labels for one in several if abs(one) >= 10**_MOST_DIGITS), 0)
+    if large:
+        raise ValueError(f"it has a class number of over {_MOST_DIGITS} digits")
     return labels
 
 

@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.sources.base import LISTING, Kind, SourceError, SourceOptions
+from pipeline.sources.base import LABELLED, Kind, SourceError, SourceOptions
 from pipeline.sources.ground_truth import ground_truth
 
 _MAX_CLASS = 2**31 - 1
@@ -12,7 +12,7 @@ _MAX_CLASS = 2**31 - 1
 def with_labels(
     table: pa.Table, options: SourceOptions, kind: Kind, num_classes: int | None
 ) -> pa.Table:
-    """A source's RAW_LISTING as LISTING: -1 becomes null, a ground-truth file replaces labels.
+    """A source's RAW_LISTING as LABELLED: -1 becomes null, a ground-truth file replaces labels.
 
     Raises:
         SourceError: A label is no class that the model can answer, or the ground-truth file cannot
@@ -33,9 +33,9 @@ def with_labels(
     _check_range(pc.list_flatten(multiple), owners, num_classes)
     # Of several right labels some may be left out: the others can still be answered.
     _check_subset(labels, ids, options.classes)
-    columns = [*table.columns, multiple.cast(LISTING.field("labels").type)]
+    columns = [*table.columns, multiple.cast(LABELLED.field("labels").type)]
     columns[1] = labels.cast(pa.int32())
-    return pa.Table.from_arrays(columns, schema=LISTING)
+    return pa.Table.from_arrays(columns, schema=LABELLED)
 
 
 def _check_range(labels: pa.Array, ids: pa.ChunkedArray, num_classes: int | None) -> None:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from pipeline import storage
 from pipeline.patterns import PathError, expand_braces, natural_key
 from pipeline.sources.base import LISTING, Kind, Location, SourceError, SourceOptions
-from pipeline.sources.files import StoredFile, list_directory
+from pipeline.sources.files import StoredFile, digest_of, list_directory, short
 from pipeline.sources.labels import with_labels
 from pipeline.sources.memory import ListingMemory, Remembered
 from pipeline.sources.registry import SOURCES
@@ -85,7 +85,7 @@ def list_images(
 
         def open_file(file: StoredFile) -> Remembered:
             known = memory.known.get(file)
-            return known or Remembered(_digest(file), source.list_file(file, options))
+            return known or Remembered(digest_of(file), source.list_file(file, options))
 
         contents = in_threads(open_file, files)
         memory.found.update(zip(files, contents, strict=True))
@@ -99,6 +99,7 @@ def list_images(
         _check_unique(table)
         table = with_labels(table, options, kind, num_classes)
         digests = [one.digest for one in contents]
+        table = _with_states(table, files, digests)
         return Listing(table, _fingerprint(files, digests, root), kind)
 
 
@@ -185,18 +186,19 @@ def _check_unique(table: pa.Table) -> None:
     )
 
 
+def _with_states(table: pa.Table, files: list[StoredFile], digests: list[str]) -> pa.Table:
+    """LABELLED as LISTING: each image gets what tells its file from another in its place."""
+    # Asked of the store before the file was read, so that of a change in between nothing is kept.
+    by_file = pa.array([file.path for file in files], pa.string())
+    places = pc.index_in(table.column("file"), value_set=by_file)
+    states = pa.array([file.state for file in files], pa.uint64())
+    contents = pa.array([short(digest) for digest in digests], pa.uint64())
+    columns = [*table.columns, states.take(places), contents.take(places)]
+    return pa.Table.from_arrays(columns, schema=LISTING)
+
+
 def _fingerprint(files: list[StoredFile], digests: list[str], root: str) -> str:
     names = [file.path[len(root) :].lstrip("/") for file in files]
     sizes = [file.size for file in files]
     entries = sorted(zip(names, sizes, digests, strict=True))
     return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
-
-
-def _digest(file: StoredFile) -> str:
-    if file.etag is not None:  # S3 keeps one, and hashing the bytes would read them all
-        return file.etag
-    with storage.open_read(file.path) as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -140,6 +140,7 @@ def _image_column(schema: pa.Schema, path: str, named: str | None) -> str:
             usable[field.name] = leaf
     for name in [named] if named is not None else _IMAGE_COLUMNS:
         if name in usable:
+            _require_one(schema, path, name, "--image-column")
             return usable[name]
     what = f"column {named!r}" if named is not None else f"any of {', '.join(_IMAGE_COLUMNS)}"
     raise SourceError(
@@ -154,12 +155,22 @@ def _label_column(schema: pa.Schema, path: str, named: str | None) -> str | None
     name = next((name for name in names if name in schema.names), None)
     if name is None and named is None:
         return None
+    if name is not None:
+        _require_one(schema, path, name, "--label-column")
     if name is None or not pa.types.is_integer(schema.field(name).type):
         raise SourceError(
             f"{path}: column {name or named!r} must hold class numbers, as integers; columns: "
             f"{_columns(schema)}; name the right one with --label-column"
         )
     return name
+
+
+def _require_one(schema: pa.Schema, path: str, name: str, flag: str) -> None:
+    if (count := schema.names.count(name)) > 1:
+        raise SourceError(
+            f"{path}: {count} columns are named {name!r}, so which is meant is unknown; write the "
+            f"file with one of them, or name another with {flag}"
+        )
 
 
 def _columns(schema: pa.Schema) -> str:

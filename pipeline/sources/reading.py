@@ -1,8 +1,17 @@
-"""Encoded bytes of listed images: what a task does with its slice of the listing."""
+"""Encoded bytes of listed images: what a task does with its slice of the listing.
+
+A file must still be what was listed, since votes are filed under the fingerprint of the listing:
+on S3 the object of that content tag; locally the file of that size and those times, or, where these
+differ (it was touched, or a node has a copy of its own), one of the same contents.
+"""
+
+import functools
 
 import pyarrow as pa
 
-from pipeline.sources.base import Source, SourceError, SourceOptions
+from pipeline import storage
+from pipeline.sources.base import Source, SourceError, SourceOptions, changed
+from pipeline.sources.files import StoredFile, digest_of, short, stat
 from pipeline.sources.registry import SOURCES
 from pipeline.threads import in_threads
 
@@ -28,18 +37,37 @@ def read_bytes_of(rows: pa.Table, options: SourceOptions) -> list[bytes | None]:
     for index, path in enumerate(rows.column("file").to_pylist()):
         by_file.setdefault(path, []).append(index)
     offsets, sizes = rows.column("offset").to_pylist(), rows.column("size").to_pylist()
+    states, digests = rows.column("state"), rows.column("digest")
 
     def read(path: str) -> list[bytes | None]:
         places = by_file[path]
-        return _source_of(path).read(
-            path, [offsets[i] for i in places], [sizes[i] for i in places], options
-        )
+        source, state = _source_of(path), states[places[0]].as_py()
+        if not path.startswith(storage.S3):
+            state = _state_of_same(path, state, digests[places[0]].as_py())
+        found = source.read(path, [offsets[i] for i in places], [sizes[i] for i in places], options)
+        # Asked afterwards: what was read while the file changed is not of its listed state.
+        if stat(path).state != state:
+            changed(path)
+        return found
 
     result: list[bytes | None] = [None] * rows.num_rows
     for path, images in zip(by_file, in_threads(read, list(by_file)), strict=True):
         for index, data in zip(by_file[path], images, strict=True):
             result[index] = data
     return result
+
+
+def _state_of_same(path: str, state: int, digest: int) -> int:
+    """The state of a local file as of now, which has the contents that were listed."""
+    now = stat(path)
+    if now.state != state and _contents(now) != digest:
+        changed(path)
+    return now.state
+
+
+@functools.lru_cache(maxsize=4096)
+def _contents(file: StoredFile) -> int:
+    return short(digest_of(file))
 
 
 def _source_of(path: str) -> Source:

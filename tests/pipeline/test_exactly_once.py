@@ -185,5 +185,5 @@ def test_a_resume_reads_no_shard_again(config, tmp_path, monkeypatch):
     Path(VotesStore(str(tmp_path), finished.run_id).folder, "unit-00001.parquet").unlink()
     from pipeline.sources import listing
 
-    monkeypatch.setattr(listing, "_digest", lambda file: pytest.fail(f"{file.path} was read"))
+    monkeypatch.setattr(listing, "digest_of", lambda file: pytest.fail(f"{file.path} was read"))
     assert vote(config, tmp_path).voted == 6

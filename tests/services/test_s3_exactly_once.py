@@ -59,9 +59,9 @@ def test_a_listing_is_remembered_by_content_tags(s3, tmp_path, monkeypatch):
 
     def scanned():
         found = []
-        real = listing._digest
+        real = listing.digest_of
         with monkeypatch.context() as patch:
-            patch.setattr(listing, "_digest", lambda file: found.append(file.path) or real(file))
+            patch.setattr(listing, "digest_of", lambda file: found.append(file.path) or real(file))
             with remembered_listing(f"{s3}/listed/out", f"{s3}/listed/data", NO) as memory:
                 images = len(list_images(f"{s3}/listed/data", NO, None, memory))
         return images, [path.rsplit("/", 1)[-1] for path in sorted(found)]

@@ -8,13 +8,16 @@ import pyarrow as pa
 import pytest
 
 import pipeline.identity
+from jobs import bench_control_plane
 from jobs.cli import main
+from pipeline.bench import control_plane
 from pipeline.bench.control_plane import MadeUp, made_up_votes, peak_mib
 from pipeline.decoding import DECODED
 from pipeline.identity import rows_digest
 from pipeline.schema import VOTES
 from pipeline.sources.base import LISTING
 from pipeline.store import check_rows
+from pipeline.tracking.measurements import points_in
 
 
 def test_made_up_votes_depend_on_the_ids_alone(tmp_path):
@@ -43,6 +46,8 @@ def test_the_digest_of_all_rows_does_not_depend_on_how_many_are_taken_at_a_time(
             "offset": [0] * 4,
             "size": [1] * 4,
             "labels": [None, [1, 2], [], None],
+            "state": [0] * 4,
+            "digest": [0] * 4,
         },
         schema=LISTING,
     )
@@ -58,6 +63,22 @@ def test_the_digest_of_all_rows_does_not_depend_on_how_many_are_taken_at_a_time(
 def test_mistakes(given, message, capsys):
     assert main(["bench", "control-plane", *given]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_jobs_are_logged_where_it_is_asked(monkeypatch, capsys):
+    figures = {"images": 80, "listing_seconds": 1.5}
+    monkeypatch.setattr(bench_control_plane, "_in_words", str)
+    monkeypatch.setattr(control_plane, "measure_control_plane", lambda *_: figures)
+    logged = []
+    monkeypatch.setattr(bench_control_plane, "log", lambda *given: logged.append(given))
+    monkeypatch.setattr(bench_control_plane, "reach", lambda *given: logged.append(given))
+    command = ["bench", "control-plane", "--images", "80", "--per-shard", "40"]
+    assert main([*command, "--mlflow", "http://server", "--experiment", "speed"]) == 0
+    reached, (name, result, config) = logged
+    assert reached == ("http://server", "speed")
+    assert (name, config.mlflow, config.per_shard) == ("bench control-plane", "http://server", 40)
+    (point,) = (point for point in points_in(result) if "listing" in point.name)
+    assert (point.name, point.value) == ("jobs/80/listing_seconds", 1.5)
 
 
 @pytest.mark.services

@@ -3,7 +3,9 @@ import os
 
 import pytest
 
-from pipeline.sources.listing import SourceOptions, list_images
+from pipeline import storage
+from pipeline.sources import reading
+from pipeline.sources.listing import SourceError, SourceOptions, list_images
 from pipeline.sources.reading import read_bytes_of
 
 NO = SourceOptions()
@@ -56,6 +58,14 @@ def test_integer_names(tree):
     }
 
 
+@pytest.mark.parametrize("names", [("1", "01"), ("0", "-0"), ("-1", "-01")])
+def test_two_folders_of_one_number(tree, refusal, names):
+    message = refusal(tree(*(f"{name}/{name}.png" for name in names), "2/c.png"))
+    assert all(repr(name) in message for name in names)
+    assert f"class {int(names[0])}" in message
+    assert "--label-map" in message
+
+
 def test_wnids_map_through_the_list_not_the_subset(tree):
     root = tree("n02979186/a.png", "n01440764/b.png")  # ImageNette's cassette player and tench
     assert labels_of(root, 1000) == {"n01440764/b.png": 0, "n02979186/a.png": 482}
@@ -101,6 +111,7 @@ def test_images_without_a_folder_have_no_label(tree):
         (("m.json", '{"cat": 1, "cat": 2}'), ["'cat' two numbers, 1 and 2"]),
         (("m.json", '{"cat": true}'), ["JSON object of names and integers"]),
         (("m.json", "[1]"), ["JSON object of names and integers"]),
+        (("m.json", '{"a":' * 100_000), ["cannot be used", "nested too deeply"]),
         (("m.json", "{"), ["cannot be used"]),
         (("m.csv", "name,label\ncat,1"), ["line 1", "no heading"]),
         (("m.csv", "cat,1,2"), ["line 1"]),
@@ -127,6 +138,60 @@ def test_file_that_changes_after_listing(tree):
         file.write(b"more")
     with pytest.raises(ValueError, match=r"changed since"):
         read_bytes_of(listing.table, NO)
+
+
+def test_file_of_equal_size_in_its_place(tree, encode):
+    root = tree("0/a.png", "0/b.png")
+    listing = list_images(root, NO, 10)
+    path = os.path.join(root, "0/a.png")
+    before = os.stat(path)
+    with open(f"{path}.new", "wb") as file:
+        file.write(encode(9))
+    os.utime(f"{path}.new", ns=(before.st_atime_ns, before.st_mtime_ns))
+    os.rename(f"{path}.new", path)
+    after = os.stat(path)
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    with pytest.raises(SourceError, match=r"a\.png is not what was listed: it changed since"):
+        read_bytes_of(listing.table, NO)
+    assert read_bytes_of(listing.table.slice(1), NO) == [encode(1)]
+
+
+def test_a_copy_of_the_same_bytes_is_what_was_listed(tree, encode, monkeypatch):
+    """A node's own copy, or a file that was touched, has other times."""
+    root = tree("0/a.png")
+    listing = list_images(root, NO, 10)
+    path = os.path.join(root, "0/a.png")
+    with open(path, "wb") as file:
+        file.write(encode(0))
+    os.utime(path, ns=(1, 1))
+    hashed = []
+    real = reading.digest_of
+    monkeypatch.setattr(reading, "digest_of", lambda file: hashed.append(file.path) or real(file))
+    assert read_bytes_of(listing.table, NO) == [encode(0)]
+    assert read_bytes_of(listing.table, NO) == [encode(0)]
+    assert hashed == [path]  # once, not for every unit
+
+
+def test_file_that_changes_while_it_is_read(tree, encode, monkeypatch):
+    root = tree("0/a.png")
+    listing = list_images(root, NO, 10)
+    real = storage.read_bytes
+
+    def read_bytes(path, *span):
+        found = real(path, *span)
+        with open(path, "wb") as file:
+            file.write(encode(9))
+        return found
+
+    monkeypatch.setattr(storage, "read_bytes", read_bytes)
+    with pytest.raises(SourceError, match=r"changed since"):
+        read_bytes_of(listing.table, NO)
+
+
+def test_empty_files_are_listed_and_read(tree):
+    root = tree("0/a.png")
+    open(os.path.join(root, "0/a.png"), "wb").close()
+    assert read_bytes_of(list_images(root, NO, 10).table, NO) == [b""]
 
 
 def test_name_that_is_not_utf8(tree, refusal):

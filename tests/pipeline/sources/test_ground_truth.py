@@ -158,7 +158,17 @@ def test_faults(flat, beside, refusal, names, text, parts):
     assert all(part in message for part in parts), message
 
 
-@pytest.mark.parametrize("text", ["{}", "[1]", "[[true]]", "[["])
+def test_ilsvrc_ids_are_not_looked_for_in_json(flat, beside, refusal):
+    truth = beside("real.JSON", "[[1]]")
+    message = refusal(flat(*val(1)), 1000, ground_truth=truth, numbering="ilsvrc2012")
+    assert "--numbering ilsvrc2012 has no meaning for JSON" in message
+    table = list_images(flat(), SourceOptions(ground_truth=truth, numbering="classes"), 1000).table
+    assert table["labels"].to_pylist() == [[1]]
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", "[1]", "[[true]]", "[[", f"[[{2**63}]]", f"[[{-(10**30)}]]", "[" * 100_000]
+)
 def test_json_that_is_no_list_of_lists(flat, beside, refusal, text):
     message = refusal(flat(*val(1)), 1000, ground_truth=beside("t.json", text))
     assert "cannot be used" in message

@@ -24,9 +24,9 @@ def no_tick(monkeypatch):
 def reads(monkeypatch):
     """Names of the files that were read to be listed."""
     found = []
-    real = listing._digest
+    real = listing.digest_of
     monkeypatch.setattr(
-        listing, "_digest", lambda file: found.append(os.path.basename(file.path)) or real(file)
+        listing, "digest_of", lambda file: found.append(os.path.basename(file.path)) or real(file)
     )
     return found
 

@@ -92,12 +92,46 @@ def test_files_that_are_not_whole(tmp_path, refusal, encode):
 
 def test_damaged_page_is_named_when_read(tmp_path, encode):
     path = Path(write(tmp_path / "a.parquet", image=[encode(1)] * 3))
-    listing = list_images(str(path), NO, 10)
     raw = bytearray(path.read_bytes())
     raw[4:40] = b"\xff" * 36
     path.write_bytes(raw)
+    listing = list_images(str(path), NO, 10)
     with pytest.raises(ValueError, match=r"a\.parquet is not a readable Parquet file"):
         read_bytes_of(listing.table, NO)
+
+
+def test_file_of_equal_size_in_its_place(tmp_path, encode):
+    path = write(tmp_path / "a.parquet", image=[encode(1)] * 3)
+    listing = list_images(path, NO, 10)
+    size = Path(path).stat().st_size
+    write(tmp_path / "a.parquet", image=[encode(2)] * 3)
+    assert Path(path).stat().st_size == size
+    with pytest.raises(ValueError, match=r"changed since"):
+        read_bytes_of(listing.table, NO)
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "parts"),
+    [
+        (["image", "image", "label"], {}, ["2 columns are named 'image'", "--image-column"]),
+        (["image", "label", "label"], {}, ["2 columns are named 'label'", "--label-column"]),
+        (["image", "x", "x"], {"label_column": "x"}, ["'x'", "--label-column"]),
+    ],
+)
+def test_doubled_columns(tmp_path, refusal, encode, names, options, parts):
+    columns = [pa.array([encode(1)] if name == "image" else [1]) for name in names]
+    pq.write_table(pa.Table.from_arrays(columns, names), tmp_path / "a.parquet")
+    message = refusal(tmp_path / "a.parquet", **options)
+    assert all(part in message for part in parts), message
+
+
+def test_doubled_columns_that_are_not_asked_for(tmp_path, encode):
+    columns = [pa.array([encode(1)]), pa.array([7]), pa.array(["a"]), pa.array(["b"])]
+    table = pa.Table.from_arrays(columns, ["image", "label", "x", "x"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    listing = list_images(str(tmp_path / "a.parquet"), NO, 10)
+    assert listing.table["label"].to_pylist() == [7]
+    assert read_bytes_of(listing.table, NO) == [encode(1)]
 
 
 def test_no_rows(tmp_path, refusal):

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from models.preprocess import Preprocess
 
@@ -12,6 +12,8 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 # Pillow's own bound against decompression bombs, as a constant: Image.MAX_IMAGE_PIXELS is a global
 # that any library may lift. An RGB image at the bound takes 0.36 GB in memory.
 MAX_PIXELS = 89_478_485
+# What Pillow's decoders in C say in an OSError when they cannot get memory.
+_OUT_OF_MEMORY = "out of memory"
 
 
 class UndecodableError(ValueError):
@@ -49,10 +51,13 @@ def decode(data: bytes | None, at_least: int | None = None) -> Image.Image:
 
     Raises:
         UndecodableError: For whatever may be wrong with the bytes.
+        MemoryError: There is too little memory, which is no fault of theirs.
     """
     if not data:
         raise UndecodableError("no bytes" if data is None else "zero bytes")
     kind = "image"
+    # A global that any library may set: what is cut off would come out grey.
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             kind = image.format or kind
@@ -70,11 +75,17 @@ def decode(data: bytes | None, at_least: int | None = None) -> Image.Image:
         raise UndecodableError("not a JPEG, PNG or WebP image") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UndecodableError(f"over the bound of {MAX_PIXELS:,} pixels") from None
+    # The worker's, not the image's, whose demands are bounded: an error row would stay for good,
+    # while a job that fails resumes.
+    except MemoryError:
+        raise
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError, zlib.error,
-    # IndexError, MemoryError and more for bad bytes, and the list changes with its versions. One
-    # image must cost one row, so whatever comes is its fault. The text is left out: it may quote
-    # the bytes or a memory address.
+    # IndexError and more for bad bytes, and the list changes with its versions. One image must cost
+    # one row, so whatever comes is its fault. The text is left out: it may quote the bytes or a
+    # memory address.
     except Exception as error:
+        if str(error).startswith(_OUT_OF_MEMORY):
+            raise MemoryError(str(error)) from error
         fault = "truncated" if "truncated" in str(error).lower() else "damaged"
         raise UndecodableError(f"{fault} {kind} data ({type(error).__name__})") from error
 

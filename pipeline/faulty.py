@@ -37,12 +37,16 @@ class Faulty:
         Raises:
             ErrorRateError: It is above ``most``.
         """
-        if self.count <= most * images:
+        share = self.count / images
+        # Not ``count <= most * images``: 0.29 * 100 is below 29, while 29 / 100 is the same double
+        # as 0.29, both being the nearest to it.
+        if share <= most:
             return
+        digits = next(n for n in range(1, 20) if f"{share:.{n}%}" != f"{most:.{n}%}")
         raise ErrorRateError(
-            f"{self.count} of {images} images ({self.count / images:.1%}) have an error, more than "
-            f"--max-error-rate {most:.1%}: {self}. Everything is written, and they count as wrong; "
-            "mend the data, or allow the rate"
+            f"{self.count} of {images} images ({share:.{digits}%}) have an error, more than "
+            f"--max-error-rate {most:.{digits}%}: {self}. Everything is written, and they count as "
+            "wrong; mend the data, or allow the rate"
         )
 
     def __str__(self) -> str:

@@ -166,7 +166,7 @@ def test_flipped_bytes_never_escape(kind, draw):
         assert decode(bytes(data)).mode == "RGB"
 
 
-@pytest.mark.parametrize("error", [MemoryError, struct.error, SyntaxError, RecursionError])
+@pytest.mark.parametrize("error", [IndexError, struct.error, SyntaxError, RecursionError])
 def test_whatever_the_decoder_raises(monkeypatch, error):
     def fail(*args):
         raise error("secret bytes")
@@ -175,6 +175,24 @@ def test_whatever_the_decoder_raises(monkeypatch, error):
     with pytest.raises(UndecodableError) as caught:
         decode(encoded(picture(), "PNG"))
     assert str(caught.value) == f"damaged PNG data ({error.__name__})"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError("out of memory when reading image file")])
+def test_a_worker_short_of_memory_condemns_no_image(monkeypatch, error):
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr(module, "_rgb", fail)
+    with pytest.raises(MemoryError):
+        decode(encoded(picture(), "JPEG"))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_half_an_image_is_none_whatever_another_library_allows(monkeypatch, kind):
+    data = encoded(PHOTO.reduce(5), kind)
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with pytest.raises(UndecodableError):
+        decode(data[: len(data) // 2])
 
 
 PHOTO = Image.fromarray(

@@ -9,9 +9,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from models.weights import is_hub_name
+from pipeline import storage
 from pipeline.config import VotesConfig
 from pipeline.manifest import Manifest
 from pipeline.numerics import Numerics
+from pipeline.patterns import expand_braces
 from pipeline.resolve import Voter
 from pipeline.sources.listing import Listing
 
@@ -72,8 +75,8 @@ def execution(config: VotesConfig, numerics: Numerics, images: int) -> dict[str,
     most, parts = (2 * numerics.microbatch, 4) if config.decide else (256, 16)
     unit_images = config.unit_images or min(most, max(16, -(-images // parts)))
     return {
-        "data": config.data,
-        "weights": config.weights,
+        "data": _lasting(config.data),
+        "weights": config.weights if is_hub_name(config.weights) else _lasting(config.weights),
         "images": images,
         "unit_images": unit_images,
         "units": -(-images // unit_images),
@@ -82,6 +85,14 @@ def execution(config: VotesConfig, numerics: Numerics, images: int) -> dict[str,
         "cpus": os.cpu_count(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def _lasting(place: str) -> str:
+    """``place`` so that it means the same from every working folder; ``s3://`` as it is."""
+    full = storage.full_path(place)
+    # Alternatives that are absolute or on S3 themselves bear no folder before them.
+    meant = [storage.full_path(one) for one in expand_braces(place)]
+    return full if expand_braces(full) == meant else place
 
 
 def finished(manifest: Manifest, seconds: float) -> Manifest:

@@ -13,12 +13,13 @@ from models.preprocess import Preprocess
 from pipeline.config import ConfigError
 from pipeline.decoding import pixels_of_rows
 from pipeline.questions.run import Run
-from pipeline.sources.base import SourceOptions
+from pipeline.sources.base import SourceError, SourceOptions
 from pipeline.sources.listing import list_images
 from pipeline.sources.memory import remembered_listing
 
 # Pixels of CIFAR-10 and the like stay the pixels they are; photographs may lose a little.
 _SMALL_PX = 64
+_REMEDY = "`patchcert report --data ...` says where the run's images lie now"
 
 
 def pixels_of(run: Run, image_ids: Sequence[str], data: str | None) -> NDArray[np.uint8]:
@@ -32,20 +33,23 @@ def pixels_of(run: Run, image_ids: Sequence[str], data: str | None) -> NDArray[n
         data: Where they lie now; None for where they lay.
 
     Raises:
-        ConfigError: The run does not say where its images are, or these are others.
+        ConfigError: The run does not say where its images are, they are not there, or are others.
         SourceError: They cannot be read.
     """
     identity: Mapping[str, Any] = run.manifest.identity
     place = data or run.manifest.execution.get("data")
     if place is None or "preprocess" not in identity or "fingerprint" not in identity["data"]:
-        raise ConfigError("the run does not say where its images are")
+        raise ConfigError(f"the run does not say where its images are; {_REMEDY}")
     options = SourceOptions(
         image_column=identity["data"].get("image_column"), classes=run.manifest.classes
     )
     with remembered_listing(run.out, place, options) as memory:
-        listing = list_images(place, options, run.manifest.num_classes, memory)
+        try:
+            listing = list_images(place, options, run.manifest.num_classes, memory)
+        except SourceError as error:
+            raise ConfigError(f"{error}; {_REMEDY}") from error
     if listing.fingerprint != identity["data"]["fingerprint"]:
-        raise ConfigError(f"the files at {place} are not those that the run voted on")
+        raise ConfigError(f"the files at {place} are not those that the run voted on; {_REMEDY}")
     return pixels_of_rows(listing.table, image_ids, options, Preprocess(**identity["preprocess"]))
 
 

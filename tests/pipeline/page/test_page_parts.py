@@ -156,6 +156,7 @@ def test_pictures_that_are_others_or_nowhere_are_not_shown(pictured, tmp_path):
     ):
         gallery = chapter_of(run, "A", data=data).gallery
         assert said in gallery.pictureless
+        assert "`patchcert report --data ...`" in gallery.pictureless
         assert not any(shown.source for shown in gallery.images)
     assert chapter_of(run, "A", images=False).gallery.pictureless == "no pictures were asked for"
 

@@ -1,0 +1,50 @@
+"""Where a run says that its images and weights lie."""
+
+from types import SimpleNamespace
+
+import numpy as np
+from pytest import mark
+from safetensors.numpy import save_file
+
+from models.weights import WeightsCard
+from pipeline import storage
+from pipeline.config import VotesConfig
+from pipeline.identity import execution
+from pipeline.manifest import Manifest
+from pipeline.patterns import expand_braces
+from pipeline.questions.classes import class_names
+
+
+def places(data: str, weights: str) -> tuple[str, str]:
+    """What the manifest records of them."""
+    found = execution(VotesConfig(data=data, weights=weights), SimpleNamespace(microbatch=16), 5)
+    return found["data"], found["weights"]
+
+
+@mark.parametrize(
+    "data", ["images/val-{000..002}.tar", "images/*.tar", "images/", "./a/../b", "{a,b}/x.tar"]
+)
+def test_local_places_mean_the_same_from_another_folder(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    meant = [storage.full_path(one) for one in expand_braces(data)]
+    found = places(data, "w.safetensors")
+    assert found[1] == str(tmp_path / "w.safetensors")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert [storage.full_path(one) for one in expand_braces(found[0])] == meant
+
+
+@mark.parametrize("data", ["s3://bucket/val-{0..2}.tar", "{/a,/b}/x.tar"])
+def test_other_places_are_as_they_were_given(data):
+    assert places(data, "timm:deit_tiny_patch16_224") == (data, "timm:deit_tiny_patch16_224")
+    assert places(data, "s3://bucket/w.safetensors")[1] == "s3://bucket/w.safetensors"
+
+
+def test_classes_keep_their_names_in_another_folder(tmp_path, monkeypatch):
+    card = WeightsCard(classes=("cat", "dog"))
+    save_file({"w": np.zeros(1)}, tmp_path / "w.safetensors", metadata=card.to_metadata())
+    monkeypatch.chdir(tmp_path)
+    _, weights = places("x", "w.safetensors")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert class_names(Manifest(identity={}, execution={"weights": weights})) == ("cat", "dog")

@@ -36,8 +36,8 @@ def run_register(run_id: str | None, what: RegisterConfig) -> int:
     """Upload the weights, once, and say what is certified of them.
 
     Raises:
-        ConfigError: There is no such run, it has not been certified or logged, or the weights are
-            not those that voted.
+        ConfigError: There is no such run, it was imported, has not been certified or logged, or the
+            weights are not those that voted.
         TrackingError: MLflow failed.
     """
     from models.weights import sha256_of  # noqa: PLC0415  (--help must not wait for Arrow)
@@ -49,6 +49,11 @@ def run_register(run_id: str | None, what: RegisterConfig) -> int:
 
     store = open_run(what.out, run_id).store
     manifest, summary = store.begun(), store.read_summary()
+    if manifest.imported:
+        raise ConfigError(
+            f"run {store.run_id} was imported: its votes came without weights, so there are none "
+            "to register; register those of a run that `patchcert run` voted on"
+        )
     if summary is None:
         raise ConfigError(f"run {store.run_id} has not been certified; run `patchcert certify`")
     asked = what.weights or manifest.execution.get("weights")

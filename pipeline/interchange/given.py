@@ -6,6 +6,7 @@ Shape suffixes: N images of a file, V ablations, K labels of an image.
 import hashlib
 import json
 import posixpath
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,13 +94,28 @@ def read_given(path: str) -> Given:
     for name, column in columns._asdict().items():
         if name != "told" and column is not None and len(column) != count:
             raise ConfigError(f"{path}: {len(column)} {name} for votes of {count} images")
-    return Given(
+    given = Given(
         path=path,
         sha256=hashlib.sha256(data).hexdigest(),
         columns=columns,
         ids=[f"{stem}/{row}" for row in range(count)] if columns.ids is None else columns.ids,
         errors=[None] * count if columns.errors is None else columns.errors,
     )
+    for name, texts in (("image id", given.ids), ("error", given.errors)):
+        _require_utf8(path, name, texts)
+    return given
+
+
+def _require_utf8(path: str, name: str, texts: Sequence[str | None]) -> None:
+    """Raise ConfigError unless Parquet can hold every text: numpy's may be halves of characters."""
+    for row, text in enumerate(texts):
+        try:
+            (text or "").encode()
+        except UnicodeEncodeError:
+            raise ConfigError(
+                f"{path!a}, image {row}: its {name} {text!a} cannot be written as UTF-8; "
+                "give it another"
+            ) from None
 
 
 def check_given(given: Given, spec: Spec) -> None:

@@ -52,6 +52,7 @@ def read_parquet(path: str, data: bytes) -> Columns:
         file = pq.ParquetFile(io.BytesIO(data))
         schema = file.schema_arrow
         names = [name for name in _COLUMNS if name in schema.names]
+        _refuse_doubled(path, names, schema)
         table = file.read(columns=names)
     except (pa.ArrowException, OSError) as error:
         raise ConfigError(f"{path}: not a whole Parquet file ({error}); give it again") from error
@@ -79,6 +80,12 @@ def read_parquet(path: str, data: bytes) -> Columns:
         errors=_strings(path, "error", errors),
         told=None if told is None else told.decode(errors="replace"),
     )
+
+
+def _refuse_doubled(path: str, names: list[str], schema: pa.Schema) -> None:
+    for name in names:
+        if schema.names.count(name) > 1:
+            raise ConfigError(f"{path}: it has {schema.names.count(name)} columns {name}; keep one")
 
 
 def _lists(path: str, name: str, column: pa.Array, *, equally_long: bool = False) -> NDArray[Any]:
@@ -131,5 +138,8 @@ def _strings(path: str, name: str, column: pa.Array | None) -> Any:
         raise ConfigError(f"{path}: column {name} is {column.type}: it must be text")
     if name == "image_id" and column.null_count:
         raise ConfigError(f"{path}: column {name} has a null; every image needs an id of its own")
-    texts: list[str] = column.to_pylist()
+    try:
+        texts: list[str] = column.to_pylist()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: column {name} is not UTF-8 ({error}); write it anew") from error
     return texts

@@ -141,6 +141,7 @@ def _facts_of_file(told: str | None, where: str) -> dict[str, Any]:
         facts = json.loads(told)
         if set(facts) != set(_FLAGS) or not _plausible(facts):
             raise ValueError
+        facts["model"].encode()  # JSON may spell half a character
     except (ValueError, TypeError) as error:
         raise ConfigError(
             f"{where}: its spec cannot be read; export it again, or take the spec out of the file "

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -308,6 +309,14 @@ def _changed(array, at, value):
         ),
         ({"votes": VOTES, "labels": LABELS, "image_ids": ["a", "", "b"]}, r"an image id is empty"),
         (
+            {"votes": VOTES, "labels": LABELS, "image_ids": ["a", "b\ud800", "c"]},
+            r"image 1: its image id 'b\\ud800' cannot be written as UTF-8",
+        ),
+        (
+            {"votes": [[-1] * 8] * 3, "labels": LABELS, "errors": ["x", "\udfff", "y"]},
+            r"image 1: its error '\\udfff' cannot be written",
+        ),
+        (
             {"votes": VOTES, "labels": LABELS, "image_ids": [1, 2, 3]},
             r"image_ids of shape \(3,\).*text",
         ),
@@ -379,6 +388,18 @@ def test_a_mistake_in_parquet_is_named_and_nothing_is_written(columns, message, 
         import_votes([file], COLUMNS, str(tmp_path / "out"))
     assert "v.parquet" in str(raised.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_column_twice_and_text_that_is_none_are_named(tmp_path):
+    label = pa.array(LABELS)
+    twice = pa.table([pa.array(VOTES.tolist()), label, label], names=["votes", "label", "label"])
+    text = pa.Array.from_buffers(pa.string(), 3, pa.array([b"\xff", b"b", b"c"]).buffers())
+    broken = pa.table({"votes": VOTES.tolist(), "label": LABELS, "image_id": text})
+    for table, message in ((twice, r"2 columns label; keep one"), (broken, r"image_id is not UTF")):
+        pq.write_table(table, tmp_path / "v.parquet")
+        with pytest.raises(ConfigError, match=rf"v.parquet: .*{message}"):
+            import_votes([str(tmp_path / "v.parquet")], COLUMNS, str(tmp_path / "out"))
+        assert not (tmp_path / "out").exists()
 
 
 class Rude:
@@ -484,7 +505,13 @@ def test_files_of_different_runs_are_not_mixed(tmp_path):
         import_votes([told, one], COLUMNS, str(tmp_path / "out"))
     with pytest.raises(ConfigError, match=r"--size: .*told.npz says of itself that size is 2.* 3"):
         import_votes([told], ImportConfig(size=3), str(tmp_path / "out"))
-    for wrong in ({"size": 2.0}, {"classes": [3, 1]}, {"classes": [1, 9]}, {"model": None}):
+    for wrong in (
+        {"size": 2.0},
+        {"classes": [3, 1]},
+        {"classes": [1, 9]},
+        {"model": None},
+        {"model": "\ud800"},
+    ):
         bad = write_npz(
             tmp_path / "b.npz", votes=votes, labels=labels, spec=json.dumps(spec | wrong)
         )

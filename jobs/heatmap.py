@@ -39,7 +39,8 @@ def run_heatmap(what: HeatmapConfig) -> int:
     from pipeline.resolve import default_patches  # noqa: PLC0415
 
     run = open_run(what.out, what.run_id)
-    drawn = draw_run(run, what.threats or tuple(map(Threat.square, default_patches(run.ablation))))
+    threats = what.threats or tuple(map(Threat.square, default_patches(run.ablation)))
+    drawn = draw_run(run, threats, asked=True)
     console = Console(highlight=False)
     print_maps(drawn.maps, console)
     for path in drawn.locations:

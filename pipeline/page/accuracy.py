@@ -10,30 +10,32 @@ from matplotlib.ticker import MaxNLocator
 
 from pipeline.intervals import Proportion
 from pipeline.page.chapter import Chapter, curve_of
-from pipeline.page.svg import INK, LINES, PERCENT, SERIES, drawing, inline_svg
+from pipeline.page.svg import INK, drawing, inline_svg
+from pipeline.palette import LINES, PERCENT, RULES, SERIES, UNATTACKED
 
-_RULES = {"exact": 0, "uniform": 1}
+_CURVES = ("exact", "uniform")
 
 
 def accuracy_chart(chapter: Chapter) -> Markup | None:
     """Certified accuracy against patch size, by rule; None where there is nothing to draw."""
     points = _points(chapter)
-    curves = {rule: curve_of(chapter.summary, rule) for rule in _RULES}
+    curves = {rule: curve_of(chapter.summary, rule) for rule in _CURVES}
     if not points and not any(curves.values()):
         return None
     with drawing(3.3) as figure:
         axes = figure.subplots()
-        for rule, number in _RULES.items():
+        for rule, curve in curves.items():
             # The rules often agree: the wider line lies below.
-            _draw_curve(axes, curves[rule], number, rule, width=3.2 if rule == "uniform" else 1.5)
+            width = 3.2 if rule == "uniform" else 1.5
+            _draw_curve(axes, curve, RULES[rule], rule, width=width)
         _draw_points(axes, points)
-        for number, name in ((2, "smoothed"), (3, "plain")):
+        for name, line in UNATTACKED.items():
             value = chapter.summary[f"{name}_accuracy"]["value"]
             if value is not None:
                 axes.axhline(
                     value,
                     color=INK,
-                    linestyle=LINES[number],
+                    linestyle=line,
                     linewidth=1,
                     label=f"{name}, no patch",
                 )

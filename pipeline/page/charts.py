@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pipeline.page.margins import GROUPS, MarginCounts
-from pipeline.page.svg import FAINT, INK, LINES, PAPER, PERCENT, SERIES, drawing, inline_svg
+from pipeline.page.svg import FAINT, INK, PAPER, drawing, inline_svg
+from pipeline.palette import ALERTS, LINES, PERCENT, SERIES
 from pipeline.questions.heatmap import BreakingMap
 
 _MOST_BARS = 48
@@ -71,14 +72,13 @@ def detection_chart(curve: Mapping[str, Any], name: str) -> Markup:
     with drawing(3.2) as figure:
         axes = figure.subplots()
         series = (
-            ("clean", "right, no alert, no patch"),
-            ("certified_detection", "certified detection"),
-            ("certified_recovery", "certified recovery"),
+            ("clean", "right, no alert, no patch", INK),
+            ("certified_detection", "certified detection", SERIES[0]),
+            ("certified_recovery", "certified recovery", SERIES[1]),
         )
-        for number, (key, label) in zip((3, 0, 1), series, strict=True):
-            colour = INK if key == "clean" else SERIES[number]
+        for key, label, colour in series:
             shares = [hits / of for hits in curve[key]]
-            axes.plot(curve["tau"], shares, color=colour, linestyle=LINES[number], label=label)
+            axes.plot(curve["tau"], shares, color=colour, linestyle=ALERTS[key], label=label)
         axes.set(xlabel="alert where the lead is below (votes)", ylabel="of the labelled images")
         axes.set_ylim(0, 1)
         axes.margins(x=0.01)

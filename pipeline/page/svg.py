@@ -9,15 +9,11 @@ from typing import Any
 import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
-# What is drawn in one of these colours takes that of the page's style sheet. The series are Okabe
-# and Ito's palette, told apart by colour-blind readers; every one has a line style as well.
+from pipeline.palette import SERIES
+
+# What is drawn in one of these colours, or of the series, takes that of the page's style sheet.
 INK, FAINT, PAPER = "#010203", "#040506", "#fdfefd"
-SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3)))
-
-PERCENT = FuncFormatter(lambda share, _: f"{100 * share:.4g} %")
 
 _VARIABLES = {INK: "ink", FAINT: "faint", PAPER: "paper"} | {
     colour: f"series-{number}" for number, colour in enumerate(SERIES, 1)

@@ -13,7 +13,7 @@ from pipeline.page import accuracy, charts, words
 from pipeline.page.chapter import chapter_of
 from pipeline.page.contrast import contrasts_of
 from pipeline.page.missing import Missing
-from pipeline.page.svg import SERIES
+from pipeline.palette import SERIES
 from pipeline.questions.run import Run
 
 _LETTERS = "ABCDEF"

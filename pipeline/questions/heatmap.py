@@ -1,5 +1,6 @@
 """Where a patch does harm: for each place, the images that it robs of their certificate."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ from pipeline.store import VotesStore
 _BATCH_VOTES = 1 << 21
 # As many as have a line style of their own, and images that take a minute or so.
 _MOST_DRAWN, _MOST_IMAGES = 6, 1 << 20
+_LONGEST_NAME = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,9 +165,18 @@ def threats_to_draw(manifest: Manifest, summary: Mapping[str, Any]) -> list[Thre
     return [ordered[place] for place in np.linspace(0, len(ordered) - 1, _MOST_DRAWN).astype(int)]
 
 
-def picture_path(store: VotesStore) -> str:
-    """Where the picture of a run's breaking places lies."""
-    return storage.join(store.out, "summary", f"run_id={store.run_id}.heatmap.png")
+def picture_path(store: VotesStore, asked: Sequence[BreakingMap] = ()) -> str:
+    """Where the picture of a run's breaking places lies.
+
+    Args:
+        store: The run.
+        asked: What is on it, where it is not the one that belongs to the run's certificates.
+    """
+    patches = [f"{found.patch.height}x{found.patch.width}" for found in asked]
+    of = "-".join(["heatmap", *patches])
+    if len(of) > _LONGEST_NAME:
+        of = f"heatmap-{hashlib.sha256(of.encode()).hexdigest()[:16]}"
+    return storage.join(store.out, "summary", f"run_id={store.run_id}.{of}.png")
 
 
 def write_maps(maps: Sequence[BreakingMap]) -> list[str]:

@@ -8,22 +8,14 @@ from typing import NamedTuple
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 from pipeline import storage
 from pipeline.certificates.threats import Threat
+from pipeline.palette import LINES, PERCENT, SERIES
 from pipeline.questions.heatmap import BreakingMap, breaking_maps, picture_path, write_maps
 from pipeline.questions.run import Run
 
-# Okabe and Ito's palette, told apart by colour-blind readers, and a line style each.
-_STYLES = (
-    ("#0072B2", "-"),
-    ("#D55E00", "--"),
-    ("#009E73", "-."),
-    ("#CC79A7", ":"),
-    ("#56B4E9", "-"),
-    ("#E69F00", "--"),
-)
 _PANEL_INCHES = 3.7
 
 
@@ -43,18 +35,21 @@ class Drawn(NamedTuple):
     picture: bytes
 
 
-def draw_run(run: Run, threats: Iterable[Threat]) -> Drawn:
+def draw_run(run: Run, threats: Iterable[Threat], *, asked: bool = False) -> Drawn:
     """Count, draw, and write both.
 
     Args:
         run: The run.
         threats: One rectangle each, at least one.
+        asked: Whether these were asked for, rather than being those of the run's certificates: the
+            picture's name then says which they are.
 
     Raises:
         ConfigError, ManifestError, StoreError: As ``breaking_maps``.
     """
     maps = breaking_maps(run, sorted(set(threats), key=lambda threat: threat.order))
-    drawn = Drawn(maps, write_maps(maps), picture_path(run.store), draw_maps(maps))
+    path = picture_path(run.store, maps if asked else ())
+    drawn = Drawn(maps, write_maps(maps), path, draw_maps(maps))
     storage.write_atomically(drawn.path, drawn.picture)
     return drawn
 
@@ -82,9 +77,9 @@ def _title(found: BreakingMap) -> str:
         positions = f"stride {ablation.stride}"
     which = "rightly predicted images" if found.right.images else "images (no labels)"
     return (
-        f"{run.manifest.identity['model']['name']}, {ablation.kind} b={ablation.size} px, "
-        f"{positions}\nshare of {found.shown.images:,} {which} that a patch at each place leaves "
-        "uncertified (dot: the worst)"
+        f"Breaking places: {run.manifest.identity['model']['name']}, {ablation.kind} "
+        f"b={ablation.size} px, {positions}\nshare of {found.shown.images:,} {which} that a patch "
+        "at each place leaves uncertified (dot: the worst)"
     )
 
 
@@ -98,7 +93,7 @@ def _bands(maps: Sequence[BreakingMap]) -> Figure:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     for number, found in enumerate(maps):
-        colour, line = _STYLES[number % len(_STYLES)]
+        colour, line = SERIES[number % len(SERIES)], LINES[number % len(LINES)]
         share = found.share_yx.ravel()
         axes.plot(share, color=colour, linestyle=line, drawstyle="steps-mid", label=_label(found))
         worst = int(share.argmax())
@@ -111,7 +106,7 @@ def _bands(maps: Sequence[BreakingMap]) -> Figure:
     )
     axes.margins(x=0.01)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.yaxis.set_major_formatter(PERCENT)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, fontsize="small")
     return figure
@@ -132,7 +127,7 @@ def _blocks(maps: Sequence[BreakingMap]) -> Figure:
         axes.set_axis_off()
     bar = figure.colorbar(panels[0].images[0], ax=list(panels), shrink=0.8, pad=0.02)
     bar.set_label("uncertified because of this place")
-    bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+    bar.ax.yaxis.set_major_formatter(PERCENT)
     return figure
 
 
@@ -147,7 +142,7 @@ def _block(axes: Axes, found: BreakingMap, low: float, high: float) -> None:
         interpolation="nearest",
     )
     y, x = found.worst
-    axes.plot(x, y, "o", color="#D55E00", markeredgecolor="white", clip_on=False)
+    axes.plot(x, y, "o", color=SERIES[1], markeredgecolor="white", clip_on=False)
     axes.set(xlabel="left edge of the patch (px)", ylabel="upper edge (px)")
     axes.set_title(textwrap.fill(_label(found), 36), fontsize="small")
     for axis in (axes.xaxis, axes.yaxis):

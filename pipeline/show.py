@@ -1,6 +1,7 @@
 """One picture of one image: what the model sees, some ablations, their tokens, the worst patch."""
 
 import io
+import re
 import textwrap
 from typing import Any
 
@@ -26,30 +27,70 @@ def draw_scene(scene: Scene) -> bytes:
     """The picture as PNG."""
     # Never a window: jobs have no display.
     mpl.use("agg")
+    sink = io.BytesIO()
+    draw_figure(scene).savefig(sink, format="png", dpi=120)
+    return sink.getvalue()
+
+
+def draw_figure(scene: Scene) -> Figure:
+    """The picture."""
     figure = Figure(figsize=(14, 7), layout="constrained")
     # Room for the caption, which the layout would not make of itself.
-    lines = textwrap.fill(scene.caption, 165).count("\n") + 1
+    views = shown_views(scene.ablation)
+    # No line ends inside a sum.
+    whole = re.sub(r" ([-+]) ", "\N{NO-BREAK SPACE}\\1\N{NO-BREAK SPACE}", scene.caption)
+    caption = textwrap.fill(" ".join([whole, *explained(scene, views)]), 165)
+    lines = caption.count("\n") + 1
     below = 0.035 + 0.027 * lines
     figure.get_layout_engine().set(rect=(0, below, 1, 1 - below), w_pad=0.06, h_pad=0.08)  # type: ignore[union-attr,call-arg]
-    figure.text(0.5, 0.018, textwrap.fill(scene.caption, 165), ha="center", va="bottom")
+    figure.text(0.5, 0.018, caption, ha="center", va="bottom")
     figure.suptitle(scene.title, fontsize="x-large")
-    views = shown_views(scene.ablation)
-    grid = GridSpec(2, 2 + len(views), figure, width_ratios=[1.05, 0.02] + [1] * len(views))
+    grid = GridSpec(2, 2 + len(views), figure, width_ratios=[1, 0.02] + [1] * len(views))
     _draw_image(figure.add_subplot(grid[0, 0]), scene)
     _draw_landscape(figure.add_subplot(grid[1, 0]), scene)
     for place, view in enumerate(views):
         _draw_ablation(figure.add_subplot(grid[0, 2 + place]), scene, view)
         if scene.token_px is not None:
             _draw_tokens(figure.add_subplot(grid[1, 2 + place]), scene, view)
-    sink = io.BytesIO()
-    figure.savefig(sink, format="png", dpi=120)
-    return sink.getvalue()
+    return figure
 
 
 def shown_views(ablation: Ablation) -> list[int]:
     """Views to draw: spread evenly, from the first to the last, which wraps around the edge."""
     spread = np.linspace(0, len(ablation) - 1, min(_SHOWN_VIEWS, len(ablation)))
     return [int(view) for view in spread.round()]
+
+
+def explained(scene: Scene, views: list[int]) -> list[str]:
+    """What the colours of these views mean, in sentences; nothing of colours that they lack."""
+    said = []
+    if scene.votes_v is not None:
+        cast = {int(scene.votes_v[view]) for view in views}
+        words = [
+            text
+            for star, text in (
+                (scene.worst.prediction, "for the prediction are blue"),
+                (scene.worst.rival, "for the rival pink"),
+            )
+            if star in cast
+        ]
+        others = cast - {scene.worst.prediction, scene.worst.rival}
+        said.append(f"Votes {', '.join([*words, *(['others grey'] if others else [])])}.")
+    hidden = (_entering(scene, view) & ~_visible(scene, view) for view in views)
+    if scene.drops and any(pixels.any() for pixels in hidden):
+        said.append("Black in a kept token: pixels that the ablation hides.")
+    return said
+
+
+def _entering(scene: Scene, view: int) -> NDArray[np.bool_]:
+    """Pixels of the tokens that enter; bool (model height, model width)."""
+    if scene.token_px is None:
+        return np.zeros(scene.pixels.shape[:2], bool)
+    height, width = scene.token_px
+    rows, columns = scene.pixels.shape[0] // height, scene.pixels.shape[1] // width
+    enters = np.full(rows * columns, not scene.drops)
+    enters[scene.ablation.kept_tokens(view, scene.token_px)] = True
+    return enters.reshape(rows, columns).repeat(height, axis=0).repeat(width, axis=1)
 
 
 def _visible(scene: Scene, view: int) -> NDArray[np.bool_]:
@@ -151,19 +192,15 @@ def _draw_tokens(axes: Axes, scene: Scene, view: int) -> None:
     assert scene.token_px is not None
     height, width = scene.pixels.shape[:2]
     rows, columns = height // scene.token_px[0], width // scene.token_px[1]
-    kept = np.zeros(rows * columns, dtype=bool)
-    kept[scene.ablation.kept_tokens(view, scene.token_px)] = True
-    enters = kept if scene.drops else np.ones_like(kept)
-    entering = enters.reshape(rows, columns).repeat(scene.token_px[0], axis=0)
-    entering = entering.repeat(scene.token_px[1], axis=1)
     shown = np.where(_visible(scene, view)[:, :, None], scene.pixels / 255.0, 0.0)
-    _place(axes, scene, np.where(entering[:, :, None], shown, _DROPPED))
+    _place(axes, scene, np.where(_entering(scene, view)[:, :, None], shown, _DROPPED))
     step_y, step_x = scene.ablation.height / rows, scene.ablation.width / columns
     axes.hlines(np.arange(rows + 1) * step_y, 0, scene.ablation.width, "#999999", linewidth=0.4)
     axes.vlines(np.arange(columns + 1) * step_x, 0, scene.ablation.height, "#999999", linewidth=0.4)
+    of, kept = rows * columns, len(scene.ablation.kept_tokens(view, scene.token_px))
     said = (
-        f"keeps {kept.sum()} of {kept.size} tokens"
+        f"keeps {kept} of {of} tokens"
         if scene.drops
-        else f"all {kept.size} tokens enter,\n{kept.size - kept.sum()} of them black"
+        else f"all {of} tokens enter,\n{of - kept} of them black"
     )
     axes.set_title(said, fontsize=10)

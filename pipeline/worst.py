@@ -106,11 +106,11 @@ def caption_of(patch: Patch, worst: WorstCase, names: Sequence[str], views: int)
     if worst.margin is None:
         return f"{hit}, the most of all its locations."
     winner, rival = names
-    verdict = "certified" if worst.margin >= 0 else "not certified"
-    tie = ", which wins ties" if (worst.rival or 0) < (worst.prediction or 0) else ""
-    colours = "Votes for the prediction are blue, for the rival pink."
+    tie = f" - 1, since {rival} wins ties" if (worst.rival or 0) < (worst.prediction or 0) else ""
+    votes = f"{abs(worst.margin)} vote{'' if abs(worst.margin) == 1 else 's'}"
+    verdict = f"{votes} to spare, certified" if worst.margin >= 0 else f"{votes} short, uncertified"
     return (
         f"Prediction: {winner} ({worst.counts[0]} of {views} votes); closest rival: {rival} "
-        f"({worst.counts[1]}). {hit}: at worst {worst.left[0]} votes against "
-        f"{worst.left[1]} + {worst.touched}{tie}. Margin {worst.margin}: {verdict}. {colours}"
+        f"({worst.counts[1]}). {hit}: at worst {worst.left[0]} - "
+        f"({worst.left[1]} + {worst.touched}){tie}: {verdict}."
     )

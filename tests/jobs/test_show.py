@@ -10,6 +10,10 @@ import pytest
 from PIL import Image
 
 from jobs.cli import main
+from models.ablation import Ablation, Patch
+from pipeline.scene import Scene
+from pipeline.show import draw_figure, explained
+from pipeline.worst import smallest_margin
 from tests.conftest import png, random_images
 
 
@@ -57,7 +61,7 @@ def test_the_cifar_grid_counts_its_own_pixels(tmp_path, capsys):
 def test_votes_prediction_margin_and_rival(image, tiny_weights, tmp_path, capsys):
     draw(tmp_path, "--image", image, "--weights", str(tiny_weights), "--patch", "16")
     said = capsys.readouterr().out
-    for part in ("Prediction: class ", "of 10 votes", "closest rival: class ", "Margin "):
+    for part in ("Prediction: class ", "of 10 votes", "closest rival: class ", "at worst "):
         assert part in said
     assert "16x16 px at x = " in said
 
@@ -110,3 +114,45 @@ def test_geometry_needs_no_torch(image, tmp_path):
         "assert not {'torch', 'ray', 'timm', 'mlflow'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
+def scene_of(votes: list[int], **changes) -> Scene:
+    """A scene of eight bands of which six are drawn, with these votes."""
+    ablation = Ablation(kind="column", size=3, stride=4, height=32, width=32)
+    votes_v = np.array(votes)
+    patch = Patch.square(2)
+    given = {
+        "pixels": random_images(1, 32)[0],
+        "ablation": ablation,
+        "patch": patch,
+        "worst": smallest_margin(votes_v, ablation, patch, 5),
+        "token_px": (4, 4),
+        "drops": True,
+        "votes_v": votes_v,
+        "name_of": str,
+        "title": "",
+        "caption": "",
+    }
+    return Scene(**(given | changes))
+
+
+def test_only_colours_that_are_drawn_are_explained():
+    black = "Black in a kept token: pixels that the ablation hides."
+    said = explained(scene_of([1] * 8), [0, 4])
+    assert said == ["Votes for the prediction are blue.", black]
+    said = explained(scene_of([1, 1, 1, 1, 1, 2, 2, 3]), [0, 5])
+    assert said == ["Votes for the prediction are blue, for the rival pink.", black]
+    said = explained(scene_of([1, 1, 1, 1, 1, 2, 2, 3], drops=False), [0, 7])
+    assert said == ["Votes for the prediction are blue, others grey."]
+    whole = Ablation(kind="column", size=4, stride=4, height=32, width=32)
+    assert explained(scene_of([1] * 8, ablation=whole, votes_v=None), [0, 4]) == []
+
+
+def test_panels_of_a_row_are_equally_large():
+    figure = draw_figure(scene_of([1, 1, 1, 1, 1, 2, 2, 3]))
+    figure.draw_without_rendering()
+    places = [axes.get_window_extent() for axes in figure.axes if axes.get_title().count("\n")]
+    top = max(place.y1 for place in places)
+    images = [place for place in places if abs(place.y1 - top) < 2]
+    assert len(images) == 6
+    assert max(p.height for p in images) - min(p.height for p in images) < 2

@@ -61,7 +61,10 @@ def test_blocks_at_stride_1_are_quick():
 
 @pytest.mark.parametrize(
     ("lead", "verdict"),
-    [(9, "against 1 + 3, which wins ties. Margin 1: certified"), (6, "not certified")],
+    [
+        (9, "at worst 6 - (1 + 3) - 1, since dog wins ties: 1 vote to spare, certified."),
+        (6, "at worst 3 - (4 + 3) - 1, since dog wins ties: 5 votes short, uncertified."),
+    ],
 )
 def test_caption(lead, verdict):
     ablation = Ablation(kind="column", size=2, stride=1, height=10, width=10)
@@ -71,3 +74,11 @@ def test_caption(lead, verdict):
     assert verdict in said
     assert f"cat ({lead} of 10 votes)" in said
     assert "2x2 px at x = " in said
+
+
+def test_caption_where_the_prediction_wins_ties():
+    ablation = Ablation(kind="column", size=2, stride=1, height=10, width=10)
+    worst = smallest_margin(np.array([0] * 9 + [1]), ablation, Patch.square(2), 5)
+    said = caption_of(Patch.square(2), worst, ["cat", "dog"], 10)
+    assert worst.margin == 2
+    assert said.endswith("at worst 6 - (1 + 3): 2 votes to spare, certified.")

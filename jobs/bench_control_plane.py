@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jobs.bench import log, reach
 from pipeline.config import ConfigError
 
 
@@ -19,12 +20,16 @@ class BenchControlPlaneConfig:
         per_shard: Images a tar file.
         folder: Where data and votes lie meanwhile, 1 kB an image [the system's own].
         json: Print JSON instead of a table.
+        mlflow: Tracking server to log to as well [none].
+        experiment: MLflow experiment.
     """
 
     images: tuple[int, ...] = (1_000, 10_000, 100_000)
     per_shard: int = 1_000
     folder: str | None = None
     json: bool = False
+    mlflow: str | None = None
+    experiment: str = "patchcert-bench"
 
     def __post_init__(self) -> None:
         if self.per_shard < 1:
@@ -34,10 +39,15 @@ class BenchControlPlaneConfig:
 
 
 def run_bench_control_plane(config: BenchControlPlaneConfig) -> int:
-    """Measure and print, a line a job as it ends."""
+    """Measure and print, a line a job as it ends.
+
+    Raises:
+        CheckError: The tracking server does not answer.
+    """
     from pipeline.bench.control_plane import measure_control_plane  # noqa: PLC0415
     from pipeline.bench.hardware import hardware, in_words  # noqa: PLC0415
 
+    reach(config.mlflow, config.experiment)
     result: dict[str, Any] = {"jobs": [], "hardware": hardware(torch_too=False)}
     for count in config.images:
         with tempfile.TemporaryDirectory(dir=config.folder, prefix="patchcert-bench-") as folder:
@@ -45,6 +55,7 @@ def run_bench_control_plane(config: BenchControlPlaneConfig) -> int:
         result["jobs"].append(found)
         if not config.json:
             print(_in_words(found), flush=True)
+    log("bench control-plane", result, config)
     print(json.dumps(result, indent=2) if config.json else in_words(result["hardware"]))
     return 0
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import timm
-from PIL import Image
 from safetensors.torch import save_file
 
 from models.preprocess import PRESETS
 from pipeline.bench.clock import seconds_of
+from pipeline.bench.photos import LARGE, PHOTO, photo
 from pipeline.config import Device, OutputConfig, VotesConfig
 from pipeline.decode import decode, prepared
 from pipeline.flow import count_votes
@@ -24,26 +24,12 @@ from pipeline.numerics import probe_machine, resolve_numerics
 from pipeline.resolve import resolve_voter
 from pipeline.voting import build_classifier
 
-_PHOTO = (500, 375)
-_LARGE = (2000, 1500)
-
-
-def photo(width: int, height: int, seed: int) -> bytes:
-    """A JPEG with the detail and size of a photograph: smooth shapes and fine noise."""
-    rng = np.random.default_rng(seed)
-    coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
-    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), np.int16)
-    noisy = smooth + rng.integers(-12, 13, smooth.shape)
-    stream = io.BytesIO()
-    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(stream, "JPEG", quality=90)
-    return stream.getvalue()
-
 
 def decode_rates(images: int = 24) -> dict[str, float]:
     """Images a second that one core decodes and preprocesses, by size in pixels and way."""
     rates = {}
     whole = PRESETS["imagenet"]
-    for width, height in (_PHOTO, _LARGE):
+    for width, height in (PHOTO, LARGE):
         encoded = [photo(width, height, seed) for seed in range(min(images, 4))]
         for way, look in (("", whole), (" scaled", replace(whole, scaled_decode=True))):
             start = time.perf_counter()
@@ -78,7 +64,7 @@ def pipeline_over_engine(
         numerics = resolve_numerics(config, probe_machine(config.device))
         classifier = build_classifier(voter, numerics)
         pixels = np.stack(
-            [voter.preprocess(decode(photo(*_PHOTO, seed))) for seed in range(unit_images)]
+            [voter.preprocess(decode(photo(*PHOTO, seed))) for seed in range(unit_images)]
         )
 
         def bare() -> float:
@@ -101,7 +87,7 @@ def _shards(folder: Path, images: int, per_shard: int = 64) -> str:
     for shard in range(math.ceil(images / per_shard)):
         with tarfile.open(folder / f"shard-{shard:03d}.tar", "w") as tar:
             for number in range(shard * per_shard, min(images, (shard + 1) * per_shard)):
-                data = photo(*_PHOTO, number)
+                data = photo(*PHOTO, number)
                 for name, content in ((f"{number:06d}.jpg", data), (f"{number:06d}.cls", b"0")):
                     member = tarfile.TarInfo(name)
                     member.size = len(content)

@@ -4,6 +4,7 @@ import os
 import platform
 import resource
 import time
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -38,6 +39,24 @@ def hardware(*, torch_too: bool = True) -> dict[str, Any]:
 def peak_memory_mib() -> float:
     """Most memory that this process has ever held at once, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def peak_gpu_memory_mib(task: Callable[[], object], device: Any) -> float | None:
+    """Most memory of a GPU that is held at once during a call, in MiB; None elsewhere.
+
+    Args:
+        task: The call.
+        device: A ``torch.device``.
+    """
+    if device.type != "cuda":
+        return None
+    import torch  # noqa: PLC0415
+
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    task()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) / 2**20
 
 
 def in_words(facts: dict[str, Any]) -> str:

@@ -14,9 +14,12 @@ def print_bench(result: dict[str, Any], console: Console) -> None:
     table = Table(
         title=f"{settings['model']}, columns of {settings['size']} px", title_justify="left"
     )
-    for name in ("what", "dtype", "images/s", "ablations/s", "nominal", "executed"):
+    paces = result["engine"]["paces"]
+    on_gpu = any(pace["peak_gpu_memory_mib"] is not None for pace in paces)
+    heads = ("what", "dtype", "images/s", "ablations/s", "nominal", "executed")
+    for name in (*heads, *(["GPU MiB"] if on_gpu else [])):
         table.add_column(name, justify="left" if name in ("what", "dtype") else "right")
-    for pace in result["engine"]["paces"]:
+    for pace in paces:
         table.add_row(
             pace["name"],
             pace["dtype"],
@@ -24,6 +27,7 @@ def print_bench(result: dict[str, Any], console: Console) -> None:
             f"{pace['ablations_a_second']:.4g}" if pace["ablations_a_second"] else "",
             _percent(pace["share_nominal"]),
             _percent(pace["share_executed"]),
+            *([f"{pace['peak_gpu_memory_mib']:.0f}"] if on_gpu else []),
         )
     console.print(table)
     for dtype, rate in result["engine"]["matmul_gflops"].items():
@@ -33,7 +37,7 @@ def print_bench(result: dict[str, Any], console: Console) -> None:
     for dtype, stages in result["engine"]["stages"].items():
         total = sum(stages.values())
         shares = ", ".join(f"{name} {100 * s / total:.0f} %" for name, s in stages.items())
-        console.print(f"time of a votes pass, {dtype}: {shares}")
+        console.print(f"time from bytes to votes, {dtype}: {shares}")
     for size, rate in result["decode"].items():
         console.print(f"decode and preprocess {size} JPEG: {rate:.0f} images/s a core")
     if result["pipeline"]:
@@ -42,7 +46,9 @@ def print_bench(result: dict[str, Any], console: Console) -> None:
             f"pipeline {pipeline['pipeline_images_a_second']:.3g} images/s, bare engine "
             f"{pipeline['engine_images_a_second']:.3g}: {pipeline['pipeline_over_engine']:.2f}x"
         )
-    console.print(f"peak memory {result['peak_memory_mib']:.0f} MiB")
+    console.print(
+        f"peak memory of the process, in which all of them ran: {result['peak_memory_mib']:.0f} MiB"
+    )
     console.print(in_words(result["hardware"]))
 
 

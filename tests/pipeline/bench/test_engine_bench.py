@@ -12,7 +12,8 @@ from models.classifier import base_classifier
 from models.preprocess import PRESETS
 from models.smoothing import SmoothedClassifier
 from pipeline.bench.clock import side_by_side
-from pipeline.bench.end_to_end import decode_rates, photo
+from pipeline.bench.compiled import compiled
+from pipeline.bench.end_to_end import decode_rates
 from pipeline.bench.engine import BLACK, PUBLISHED, EngineSettings, dropping, measure_engine
 from pipeline.bench.operations import (
     counted,
@@ -20,7 +21,9 @@ from pipeline.bench.operations import (
     operations_an_image,
     operations_of_matmul,
 )
+from pipeline.bench.photos import photo
 from pipeline.bench.published import PublishedDrop
+from pipeline.bench.stages import stage_seconds
 from pipeline.decode import decode
 from tests.conftest import random_images
 
@@ -97,7 +100,42 @@ def test_a_whole_measurement_is_json_with_every_contender():
     assert 0 < drop["share_executed"] < drop["share_nominal"]
     ratio = drop["ablations_a_second"] / paces[BLACK]["ablations_a_second"]
     assert result["ratios"]["dropping over black tokens, float32"] == pytest.approx(ratio)
-    assert {"attention", "MLP", "head"} < set(result["stages"]["float32"])
+    assert all(pace["peak_gpu_memory_mib"] is None for pace in paces.values())
+    assert {"decode, one core", "embed", "write"} < set(result["stages"]["float32"])
+
+
+def test_the_stages_of_a_pass_leave_it_as_it_was(network):
+    classifier, pixels = classifier_of(network), random_images(3, 224)
+    smoothed = SmoothedClassifier(classifier, CPU, 16)
+    before = smoothed(pixels).votes_bv
+    parts = [classifier, network, smoothed, classifier.encoder.last]
+    parts += [module for block in network.blocks for module in (block.attn, block.mlp)]
+    kept = [dict(vars(part)) for part in parts]
+    stages = stage_seconds(smoothed, pixels, CPU)
+    inside = {name.split(" ")[0] for name in stages}
+    assert inside == {"decode,", "embed", "attention", "MLP", "head", "vote", "other", "write"}
+    assert all(seconds > 0 for seconds in stages.values())
+    assert [dict(vars(part)) for part in parts] == kept
+    np.testing.assert_array_equal(smoothed(pixels).votes_bv, before)
+
+
+def test_a_network_is_compiled_for_one_shape_or_says_why_not(network):
+    batch, asked = torch.zeros(1, 3, 160, 160), []
+
+    def compiler(given, *, dynamic):
+        asked.append(dynamic)
+        return given
+
+    found, said = compiled(torch.nn.Identity(), batch, compiler)
+    assert (found(batch).shape, said, asked) == (batch.shape, "compiled", [False])
+
+    def broken(given, *, dynamic):
+        def fails(_):
+            raise RuntimeError("no C compiler")
+
+        return fails
+
+    assert compiled(network, batch, broken) == (network, "not compiled (RuntimeError)")
 
 
 def test_synthetic_photographs_decode():

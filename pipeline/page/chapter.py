@@ -8,6 +8,7 @@ from pipeline.claims import Questions, own_stride
 from pipeline.config import ConfigError
 from pipeline.intervals import Proportion
 from pipeline.manifest import Manifest, flatten
+from pipeline.page.certified import CertifiedTable, certified_table
 from pipeline.page.cost import Cost, cost_of
 from pipeline.page.focus import Focus, focus_of
 from pipeline.page.gallery import Gallery, gallery_of
@@ -28,10 +29,12 @@ class ClassTable:
     Attributes:
         questions: The columns.
         rows: A class each, with its name.
+        named: Whether the names are more than numbers.
     """
 
     questions: Sequence[Question]
     rows: Sequence[tuple[str, ClassRow]]
+    named: bool
 
 
 class CurveTable(NamedTuple):
@@ -97,6 +100,11 @@ class Chapter:
     def own_stride(self) -> int | None:
         """The stride of its own ablations; None for random positions."""
         return own_stride(self.manifest)
+
+    @property
+    def certified(self) -> CertifiedTable:
+        """Every certified accuracy."""
+        return certified_table(self.summary)
 
     @property
     def curve_table(self) -> CurveTable | None:
@@ -167,7 +175,7 @@ def chapter_of(run: Run, letter: str, *, images: bool = True, data: str | None =
         focus=focus,
         margins=of_focus(lambda given: margin_counts(outcomes, given.claim)),
         detection=of_focus(lambda given: detection_curve(run, summary, given.claim)),
-        classes=of_focus(lambda given: _class_table(outcomes, given, name_of)),
+        classes=of_focus(lambda given: _class_table(outcomes, given, name_of, named=bool(names))),
         places=of_focus(lambda given: breaking_maps(run, given.threats)),
         gallery=gallery,
         cost=unless_refused(lambda: cost_of(run.manifest, cast)),
@@ -189,12 +197,14 @@ def _summary_of(run: Run) -> dict[str, Any]:
     return summary
 
 
-def _class_table(outcomes: Outcomes, focus: Focus, name_of: Callable[[int], str]) -> ClassTable:
+def _class_table(
+    outcomes: Outcomes, focus: Focus, name_of: Callable[[int], str], *, named: bool
+) -> ClassTable:
     questions = columns(outcomes, focus.threats, focus.claim.rule)
     rows = by_class(outcomes)
     if not rows:
         raise ConfigError(f"run {outcomes.run.run_id}: no image has a label")
-    return ClassTable(questions, [(name_of(row.label), row) for row in rows])
+    return ClassTable(questions, [(name_of(row.label), row) for row in rows], named)
 
 
 def _with_pictures(run: Run, gallery: Gallery, data: str | None, *, wanted: bool) -> Gallery:

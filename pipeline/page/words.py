@@ -5,8 +5,10 @@ from typing import Any
 
 from pipeline.intervals import Proportion
 from pipeline.page.chapter import Chapter
+from pipeline.questions.comparison import Comparison
 from pipeline.questions.outcomes import Question
 from pipeline.questions.paired import Paired
+from pipeline.questions.reports import agreement_in_words
 from pipeline.report import claim_in_words
 
 NO_LABELS = "no labels"
@@ -48,9 +50,31 @@ def question_words(question: Question) -> str:
     return f"{question.claim.threat} px, {claim_words(question.claim.to_dict())}"
 
 
+def asked_words(entry: Mapping[str, Any], own_stride: int | None) -> str:
+    """What is asked of a patch, whatever the rule, as the heading of a row."""
+    parts = [f"{entry['threat']} px"]
+    if entry["top_k"] != 1:
+        parts.append(f"top {entry['top_k']}")
+    if entry["stride"] != own_stride:
+        parts.append(f"stride {entry['stride']}")
+    if entry["confidence"] is not None:
+        parts.append(f"confidence {100 * entry['confidence']:g}\N{NO-BREAK SPACE}%")
+    return ", ".join(parts)
+
+
 def claim_words(entry: Mapping[str, Any]) -> str:
     """A claim without its threat."""
     return claim_in_words(dict(entry))
+
+
+def votes_words(found: Comparison) -> str:
+    """How far two runs cast the same votes."""
+    if found.votes is None:
+        return (
+            "Votes: not compared one by one, since the two vote on other ablations, not on all of "
+            "them, or not for one class each."
+        )
+    return agreement_in_words(found.votes)
 
 
 def paired_cells(paired: Paired) -> tuple[str, ...]:

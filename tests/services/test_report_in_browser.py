@@ -139,7 +139,7 @@ def test_tables_sort_at_a_click_and_back(browser, pages):
     heads = browser.ask(
         "[...document.querySelectorAll('table.sortable thead th')].map(h => h.textContent.trim())"
     )
-    for name in ("smoothed", "4x4 px", "number"):
+    for name in ("smoothed", "4x4 px", "images"):
         place = heads.index(name)
         before = browser.ask(column.format(place, place))
         assert len(before) > 20
@@ -176,8 +176,35 @@ def test_without_scripts_the_tables_are_there(browser, pages):
         browser.call("Emulation.setScriptExecutionDisabled", value=False)
 
 
+def test_what_scrolls_says_so_at_its_edge(browser, pages):
+    """The last pixels of a table wider than a phone are shaded, until it is scrolled to its end."""
+    browser.open(pages["one"], PHONE, phone=True)
+    box = "document.querySelector('.scroll.tall')"
+    assert browser.ask(f"{box}.scrollWidth > {box}.clientWidth")
+
+    def shade() -> int:
+        """Darkest pixel beside that edge, in a row without letters."""
+        browser.ask(f"{box}.scrollIntoView()")
+        right, top, bottom = browser.ask(
+            f"(r => [r.right, r.top, r.bottom])({box}.getBoundingClientRect())"
+        )
+        shot = Image.open(io.BytesIO(browser.screenshot(whole=False))).convert("L")
+        edge = np.asarray(shot)[int(top) + 60 : min(int(bottom), 800), int(right) - 3]
+        return int(np.median(edge))
+
+    more = shade()
+    browser.ask(f"{box}.scrollLeft = 10000")
+    assert shade() > more + 10
+
+
 def test_it_prints(browser, pages):
     browser.open(pages["one"], DESK, dark=True)
+    browser.call("Emulation.setEmulatedMedia", media="print")
+    shown = "[...document.querySelectorAll('details')].map(e => getComputedStyle(e).display)"
+    assert set(browser.ask(shown)) == {"none"}, "nothing of what is closed"
+    assert browser.ask("getComputedStyle(document.querySelector('.manifest')).display") == "none"
+    browser.ask("document.querySelector('.manifest details').open = true")
+    assert browser.ask("getComputedStyle(document.querySelector('.manifest')).display") == "block"
     printed = browser.pdf()
     assert printed.startswith(b"%PDF")
     assert 2 <= printed.count(b"/Type /Page\n") <= 12

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -32,10 +33,11 @@ from tests.conftest import REPOSITORY
 
 SECTIONS = (
     "Result",
+    "How to read this page",
     "Every patch size",
     "Margins",
     "Recovery and detection",
-    "Places",
+    "Places: where the patch lies",
     "Classes",
     "Images",
     "Cost",
@@ -67,10 +69,7 @@ def test_every_section_says_what_the_run_says(kind, tmp_path):
     _, labels = made_up_votes(1)
     run = certified_run(tmp_path, kind, labels=[None, *labels[1:]])
     page = Page(page_of([run]))
-    assert [text for level, text in page.headings if level == 2] == [
-        *SECTIONS,
-        "How to read this page",
-    ]
+    assert tuple(text for level, text in page.headings if level == 2) == SECTIONS
     (central,) = (
         entry
         for entry in run.summary["certified_accuracy"]
@@ -81,10 +80,14 @@ def test_every_section_says_what_the_run_says(kind, tmp_path):
     assert "provably stay so, whatever anyone writes into a patch of 2x2 px" in page.text
     counted = "40 images, 1 with an error (counted as wrong), 1 without a label (left out)."
     assert page.text.count(counted) >= 4
-    # Every certificate is a row with its hits.
+    # Every certificate is a cell with its hits: a row a patch, a column a rule.
+    rules = ["exact", "uniform"]
+    assert ["patch", *(f"{rule} sound" for rule in rules)] in page.rows
     for entry in run.summary["certified_accuracy"]:
-        cells = [row for row in page.rows if row[0].startswith(f"certified, {entry['rule']}")]
-        assert any(row[1] == entry["threat"] and f"{entry['hits']} / 39" in row for row in cells)
+        (row,) = (row for row in page.rows if row[0] == f"{entry['threat']} px")
+        cell = row[1 + rules.index(entry["rule"])]
+        assert cell.startswith(f"{100 * entry['value']:.1f}\N{NO-BREAK SPACE}%")
+        assert f"{entry['hits']} of 39, {entry['images_certified']}\N{NO-BREAK SPACE}kept" in cell
     assert len([row for row in page.rows if row[0].startswith("class ")]) == CLASSES
     assert "Probabilistic certificate, confidence" not in page.text
     assert page.text.count("Sound certificate.") >= 4
@@ -184,20 +187,25 @@ def test_the_same_results_are_the_same_bytes_anywhere(pair, tmp_path):
 def test_a_randomized_run_never_passes_for_a_proof(tmp_path):
     run = certified_run(tmp_path, draws=30)
     page = Page(page_of([run]))
-    before, _ = page.text.split("How to read this page")
-    assert "Sound certificate" not in before
-    assert "provably" not in before
-    assert "Probabilistic certificate, confidence 99.9 % an image." in before
-    assert "99.9 % confidence for each" in before
-    assert before.count("drawn at random for each image") >= 2  # no places, no gallery
-    assert "--detect: it counts the votes of all ablations" in before
+    result, rest = page.text.split("How to read this page")
+    said = result + rest[rest.index("Every patch size") :]
+    assert "Sound certificate" not in said
+    assert "provably" not in said
+    assert "sound" not in said
+    assert "Probabilistic certificate, confidence 99.9 % an image." in said
+    assert "99.9 % confidence for each" in result
+    assert "2x2 px, confidence 99.9 %" in result
+    assert ["patch", "randomized probabilistic"] in page.rows
+    assert said.count("drawn at random for each image") >= 2  # no places, no gallery
+    assert "--detect: it counts the votes of all ablations" in said
 
 
 def test_a_run_that_ended_early_says_what_it_cannot_answer(tmp_path):
     asked = {"threats": ["1x1", "2x2"], "rules": ["exact"]}
     run = certified_run(tmp_path, patch=(1, 2), decide=asked)
     page = Page(page_of([run]))
-    assert [row[1] for row in page.rows if row[0].startswith("certified, exact")] == ["1x1", "2x2"]
+    assert [row[0] for row in page.rows if row[0][1:] in ("x1 px", "x2 px")] == ["1x1 px", "2x2 px"]
+    assert ["patch", "exact sound"] in page.rows
     assert page.text.count("it needs votes that this run (--decide) has not cast") >= 3
     assert "provably stay so, whatever anyone writes into a patch of 2x2 px" in page.text
 
@@ -239,11 +247,28 @@ def test_restricted_classes_and_sets_of_votes(tmp_path):
         assert {int(rival) for rival in rivals} <= set(wide.values())
 
 
+def test_other_questions_have_rows_of_their_own(tmp_path):
+    run = certified_run(tmp_path)
+    certify_votes(run.store, ClaimsConfig(patch=(2,), top_k=(2,)), ray=False)
+    certify_votes(run.store, ClaimsConfig(patch=(2,)), stride=3, ray=False)
+    page = Page(page_of([open_run(tmp_path)]))
+    rows = {row[0]: row for row in page.rows if row and row[0].startswith("2x2 px")}
+    assert rows.keys() == {"2x2 px", "2x2 px, top 2", "2x2 px, stride 3"}
+    entry = next(e for e in open_run(tmp_path).summary["certified_accuracy"] if e["top_k"] == 2)
+    assert f"{entry['hits']} of 40" in rows["2x2 px, top 2"][1]
+
+
+def test_classes_without_names_are_not_numbered_twice(pair):
+    heads = [row for row in Page(pair.first).rows if row[0].strip() == "class"]
+    assert [head[-1] for head in heads] == ["errors"]
+
+
 def test_two_runs_are_compared_image_by_image(pair):
     runs, page, found = pair.runs, Page(pair.both), compare(*pair.runs)
     assert next(text for level, text in page.headings if level == 2) == "Comparison"
-    assert [text for level, text in page.headings if level == 2][1:3] == [
-        f"{letter} Run {run.run_id}" for letter, run in zip("AB", runs, strict=True)
+    assert [text for level, text in page.headings if level == 2][1:] == [
+        "How to read this page",
+        *(f"{letter} Run {run.run_id}" for letter, run in zip("AB", runs, strict=True)),
     ]
     for question, paired in found.tables.items():
         name = question.what if question.claim is None else f"{question.claim.threat} px, certified"
@@ -257,8 +282,19 @@ def test_two_runs_are_compared_image_by_image(pair):
         ]
         assert row[1:3] == [f"{100 * paired.first.value:.1f}", f"{100 * paired.second.value:.1f}"]
     assert "1 have an error in A and 2 in B" in page.text
+    votes = found.votes
+    assert (
+        f"Votes: {100 * votes.equal / votes.ablations:.2f} % of {votes.ablations} ablations of "
+        "38 images vote equally"
+    ) in page.text
     overlaid = next(svg for svg in page.svgs if "a curve a run" in svg)
     assert all(run.run_id in overlaid for run in runs)
+
+
+def test_runs_of_other_ablations_are_not_compared_vote_by_vote(pair, tmp_path):
+    other = certified_run(tmp_path, ablation=replace(FAMILIES["column"], size=3))
+    page = Page(page_of([pair.runs[0], other]))
+    assert "Votes: not compared one by one, since the two vote on other ablations" in page.text
 
 
 def test_runs_over_other_images_are_not_compared_unasked(tmp_path):
@@ -285,5 +321,4 @@ def test_certificates_against_no_square_leave_the_rest(tmp_path):
     run = certified_run(tmp_path, patch=("2x3", "area:4"))
     page = Page(page_of([run]))
     assert page.text.count("no certificate against a square patch") >= 4
-    assert "2x3" in page.text
-    assert [row for row in page.rows if row[0].startswith("certified, exact") and row[1] == "2x3"]
+    assert [row for row in page.rows if row[0] == "2x3 px"]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 from jobs.errors import exit_code_of
 from pipeline.config import ClaimsConfig, EstimateConfig, OutputConfig, VotesConfig
-from pipeline.flow import VotesPlan, plan_votes
+from pipeline.flow import VotesPlan, check_weights_header, plan_votes
 from pipeline.numerics import on_cluster
 from pipeline.preflight.estimate import estimate
 from pipeline.preflight.findings import Check, Finding, demand, look_at
@@ -58,12 +58,16 @@ def preflight(
 def say_estimate(
     what: VotesConfig, voter: Voter, output: OutputConfig, asked: EstimateConfig
 ) -> int:
-    """Print what the job would do."""
+    """Print what the job would do.
+
+    Raises:
+        ConfigError, SourceError, WeightsError, UnknownModelError: The job would refuse the request.
+    """
+    check_weights_header(voter)
     plan = plan_votes(what, voter, output, ListingMemory())
     found = estimate(plan, asked, overwrite=what.overwrite)
     if output.json:
         print(json.dumps(vars(found), indent=2, sort_keys=True))
     else:
-        print(*found.lines(), sep="\n")
-    print(f"run_id={found.run_id}")
+        print(*found.lines(), f"run_id={found.run_id}", sep="\n")
     return 0

@@ -119,6 +119,22 @@ def read_card(path: str) -> WeightsCard:
         raise WeightsError(f"weights {path}: malformed {_KEY} metadata ({error})") from error
 
 
+def read_shapes(path: str) -> dict[str, tuple[int, ...]] | None:
+    """Shapes of a safetensors file's tensors by name, from its header; None of other files.
+
+    Raises:
+        WeightsError: The file is missing or unreadable.
+    """
+    file = check_weights_path(path)
+    if file.suffix != ".safetensors":
+        return None
+    try:
+        with safe_open(file, framework="numpy") as archive:
+            return {key: tuple(archive.get_slice(key).get_shape()) for key in archive.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"weights {path}: not a readable safetensors file ({error})") from error
+
+
 def sha256_of(path: str) -> str:
     """Hex sha256 of a weight file's bytes."""
     with check_weights_path(path).open("rb") as stream:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from models.checkpoint import read_state
 from models.preprocess import Preprocess
-from models.weights import HUB, WeightsError
+from models.weights import HUB, WeightsError, read_shapes
 
 
 class UnknownModelError(ValueError):
@@ -82,18 +82,52 @@ def load_network(
     """
     check_model_name(name)
     state = read_state(weights)
-    network = timm.create_model(name, pretrained=False, num_classes=num_classes)
+    network = _built(name, num_classes, input_px)
+    _check_file(network, state, name, num_classes, weights)
+    network.load_state_dict(state)
+    return network.eval()
+
+
+def check_weights(
+    name: str, num_classes: int, weights: str, input_px: tuple[int, int] | None = None
+) -> None:
+    """Refuse what ``load_network`` would, by the file's header alone; nothing is loaded.
+
+    Only of safetensors: other files have no header, and no more than the name is checked.
+
+    Raises:
+        UnknownModelError: timm has no such model.
+        WeightsError: The file is missing or its keys or shapes are not exactly the network's.
+    """
+    check_model_name(name)
+    shapes = read_shapes(weights)
+    if shapes is None:
+        return
+    with torch.device("meta"):
+        network = _built(name, num_classes, input_px)
+        state = {key: torch.empty(shape) for key, shape in shapes.items()}
+    _check_file(network, state, name, num_classes, weights)
+
+
+def _built(name: str, num_classes: int, input_px: tuple[int, int] | None) -> nn.Module:
+    """The network with weights of no meaning."""
+    network: nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes)
     if input_px is not None and _fixed_px(network) not in (None, input_px):
         network = timm.create_model(
             name, pretrained=False, num_classes=num_classes, img_size=input_px
         )
+    return network
+
+
+def _check_file(
+    network: nn.Module, state: Mapping[str, Tensor], name: str, num_classes: int, weights: str
+) -> None:
+    """Raise WeightsError unless a file's tensors are exactly the network's."""
     remedy = "Give the --model, --num-classes and --crop these weights were trained with"
     if any(key.startswith("module.") for key in state):
         remedy = f"Its keys are a training wrapper's: `patchcert convert {weights} out.safetensors`"
     what = f"weights {weights} do not fit {name} with {num_classes} classes"
     check_fit(network, state, what, remedy)
-    network.load_state_dict(state)
-    return network.eval()
 
 
 def _fixed_px(network: nn.Module) -> tuple[int, int] | None:

@@ -13,6 +13,7 @@ from models.preprocess import PRESETS, Preprocess
 from models.weights import WeightsCard, WeightsError, read_card, sha256_of
 from models.zoo import (
     UnknownModelError,
+    check_weights,
     default_num_classes,
     default_preprocess,
     fetch_hub_weights,
@@ -182,3 +183,18 @@ def test_hub_names_that_timm_does_not_have():
         fetch_hub_weights("timm:deit_tinny_patch16_224")
     with raises(WeightsError, match="publishes none"):
         fetch_hub_weights("timm:vit_base_patch16_18x2_224")
+
+
+def test_a_header_alone_says_whether_weights_fit(tiny_weights, tmp_path):
+    check_weights(TINY, TINY_CLASSES, str(tiny_weights), (160, 160))
+    with raises(WeightsError, match=f"do not fit {TINY} with 10 classes: 2 of another shape"):
+        check_weights(TINY, 10, str(tiny_weights))
+    with raises(UnknownModelError, match="did you mean"):
+        check_weights("deit_tinny_patch16_224", 10, str(tiny_weights))
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(tiny_weights.read_bytes()[:1000])
+    with raises(WeightsError, match="not a readable safetensors file"):
+        check_weights(TINY, TINY_CLASSES, str(cut))
+    pickled = tmp_path / "pickled.pt"
+    pickled.write_bytes(b"never opened")
+    check_weights(TINY, TINY_CLASSES, str(pickled))

@@ -1,5 +1,6 @@
 """What a check found: one line, and the remedy where there is something to remedy."""
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -18,8 +19,18 @@ class Finding:
     ok: bool
     said: str
 
+    @property
+    def caution(self) -> bool:
+        """Whether it holds, and yet should be mended."""
+        return isinstance(self.said, Caution)
+
     def __str__(self) -> str:
-        return f"{'ok  ' if self.ok else 'FAIL'}  {self.name}: {self.said}"
+        mark = "FAIL" if not self.ok else "warn" if self.caution else "ok  "
+        return f"{mark}  {self.name}: {self.said}"
+
+
+class Caution(str):
+    """What a check says that holds, of something that should be mended."""
 
 
 Check = tuple[str, Callable[[], str]]
@@ -51,8 +62,12 @@ def look_at(checks: Iterable[Check], is_finding: Callable[[Exception], bool]) ->
 
 
 def demand(findings: Iterable[Finding]) -> None:
-    """Raise PreflightError with every finding that does not hold."""
-    wrong = [finding for finding in findings if not finding.ok]
+    """Raise PreflightError with every finding that does not hold; cautions go to standard error."""
+    found = list(findings)
+    for finding in found:
+        if finding.caution:
+            print(finding, file=sys.stderr, flush=True)
+    wrong = [finding for finding in found if not finding.ok]
     if wrong:
         lines = "\n".join(str(finding) for finding in wrong)
         raise PreflightError(f"not started, since checks before it failed:\n{lines}")

@@ -1,12 +1,13 @@
 """Checks of the cluster: its CPUs and GPUs, its token, and the weights on one of its workers."""
 
 import os
+import stat
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from pipeline.config import VotesConfig
 from pipeline.numerics import Numerics, on_cluster
-from pipeline.preflight.findings import CheckError
+from pipeline.preflight.findings import Caution, CheckError
 from pipeline.resolve import Voter
 from pipeline.shares import plan_share
 
@@ -20,6 +21,9 @@ def check_token(address: str | None) -> str:
 
     Whoever reaches Ray's port runs code as its user: a cluster without a token is open to all who
     do. ``RAY_AUTH_MODE=disabled``, set explicitly, says that the network is closed otherwise.
+
+    A token that others on this machine may read is a caution and no refusal: the network is closed
+    to all others, and a secret that Kubernetes mounts for a user other than root cannot be 0600.
 
     Raises:
         CheckError: There is no token, or the mode is left open.
@@ -35,17 +39,21 @@ def check_token(address: str | None) -> str:
             f"and here, with one token (`ray get-auth-token --generate`); {_MODE}=disabled "
             "accepts a cluster that anyone who reaches it can use"
         )
-    if not _has_token():
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return "token authentication"
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token")
+    if not os.path.isfile(path):
         raise CheckError(
             f"{_MODE}=token, but there is no token: put the cluster's into ~/.ray/auth_token "
             "(mode 0600), or into RAY_AUTH_TOKEN"
         )
+    rights = stat.S_IMODE(os.stat(path).st_mode)
+    if rights & 0o077:
+        return Caution(
+            f"token authentication, but {path} has mode {rights:04o}: whoever else may read it can "
+            f"run code on the cluster; chmod 600 {path}"
+        )
     return "token authentication"
-
-
-def _has_token() -> bool:
-    path = os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token")
-    return bool(os.environ.get("RAY_AUTH_TOKEN")) or os.path.isfile(path)
 
 
 def _host(address: str) -> str:

@@ -1,12 +1,13 @@
 """Each check holds, and fails in words with its remedy."""
 
+import errno
 import os
 
 import pytest
 
 from pipeline.config import ClaimsConfig, ConfigError, VotesConfig
 from pipeline.numerics import Numerics
-from pipeline.preflight.findings import CheckError, PreflightError, demand, look_at
+from pipeline.preflight.findings import Caution, CheckError, PreflightError, demand, look_at
 from pipeline.preflight.stores import probe_output, reach_stores
 from pipeline.preflight.tracker import reach_tracker
 from pipeline.preflight.workers import check_budget, check_token
@@ -46,12 +47,28 @@ def test_every_check_is_made_and_mistakes_of_ours_pass_through():
         list(look_at([("d", lambda: fail(KeyError("bug")))], is_finding))
 
 
+def test_a_caution_is_said_and_stops_nothing(capsys):
+    found = list(look_at([("a", lambda: Caution("mend it"))], lambda _: False))
+    demand(found)
+    assert capsys.readouterr().err == "warn  a: mend it\n"
+
+
 def test_output_is_probed_and_left_clean(tmp_path):
     probe_output(str(tmp_path))
     assert os.listdir(tmp_path) == []
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="Not a directory"):
         probe_output(str(tmp_path / "file" / "out"))
+
+
+def test_an_output_where_no_run_could_be_begun_is_found(tmp_path, monkeypatch):
+    def link(*_):
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "link", link)
+    with pytest.raises(OSError, match="no hard links"):
+        probe_output(str(tmp_path))
+    assert os.listdir(tmp_path) == []
 
 
 def test_local_paths_need_no_store():
@@ -87,6 +104,19 @@ def test_another_machine_needs_a_token(address, monkeypatch, tmp_path):
         check_token(address)
     monkeypatch.setenv("RAY_AUTH_TOKEN", "x")
     assert check_token(address) == "token authentication"
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    token = tmp_path / ".ray/auth_token"
+    token.parent.mkdir()
+    token.write_text("x")
+    for mode in (0o644, 0o640, 0o604, 0o620):
+        token.chmod(mode)
+        said = check_token(address)
+        assert isinstance(said, Caution)
+        assert f"mode {mode:04o}" in said
+        assert said.endswith(f"chmod 600 {token}")
+    for mode in (0o600, 0o400):
+        token.chmod(mode)
+        assert not isinstance(check_token(address), Caution)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     assert "can run code" in check_token(address)
 

@@ -34,6 +34,7 @@ def run_attack(what: AttackConfig, output: OutputConfig) -> int:
         }
         for name, place in places.items():
             console.print(f"{name + ':':14}{place}", soft_wrap=True, markup=False)
+        print(f"run_id={store.run_id}")
     if attacked.failures:
         lines = attacked.failures[:_MOST_TOLD]
         if len(attacked.failures) > len(lines):
@@ -41,7 +42,6 @@ def run_attack(what: AttackConfig, output: OutputConfig) -> int:
         saved = attacked.counterexamples[0].rsplit("/", 1)[0]
         said = "\n  ".join(lines)
         print(f"patchcert: FALSIFIED\n  {said}\n{MEANING}: {saved}", file=sys.stderr)
-    print(f"run_id={store.run_id}")
     return 1 if attacked.failures else 0
 
 

@@ -56,13 +56,13 @@ def run_audit(what: AuditConfig) -> int:
     path = storage.join(what.out, "audit", f"run_id={run.run_id}", "flips.parquet")
     storage.write_atomically(path, parquet(pa.concat_tables(audit.flips for audit in found)))
     if what.json:
-        rows = [{k: v for k, v in audit._asdict().items() if k != "flips"} for audit in found]
+        rows = [{"run_id": run.run_id, **audit._asdict(), "flips": path} for audit in found]
         print(json.dumps(rows, indent=2))
     else:
         console = Console(highlight=False)
         print_audits(found, console)
         console.print(f"broken certificates: {path}", soft_wrap=True, markup=False)
-    print(f"run_id={run.run_id}")
+        print(f"run_id={run.run_id}")
     return 0
 
 

@@ -1,5 +1,6 @@
 """``patchcert doctor``: the checks before a job, alone. Also ``python -m jobs.doctor``."""
 
+import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -23,12 +24,20 @@ from pipeline.sources.listing import find_files
 
 
 def run_doctor(what: VotesConfig, claims: ClaimsConfig, output: OutputConfig) -> int:
-    """Print a line a check; 1 if one fails."""
-    wrong = 0
+    """Print a line a check, as it is made, or all of them as JSON; 1 if one fails."""
+    found = []
     for finding in _findings(what, claims, output):
-        print(finding, flush=True)
-        wrong += not finding.ok
-    print(f"{wrong} of the checks failed" if wrong else "all checks hold")
+        found.append(finding)
+        if not output.json:
+            print(finding, flush=True)
+    wrong = sum(not finding.ok for finding in found)
+    if output.json:
+        checks = [{**vars(finding), "caution": finding.caution} for finding in found]
+        print(json.dumps({"ok": not wrong, "checks": checks}, indent=2))
+    else:
+        cautions = sum(finding.caution for finding in found)
+        said = f"{wrong} of the checks failed" if wrong else "all checks hold"
+        print(said + (f", {cautions} with a warning" if cautions else ""))
     return 1 if wrong else 0
 
 

@@ -15,7 +15,7 @@ from jobs.votes import say_votes
 from pipeline.claims import questions_of
 from pipeline.config import ClaimsConfig, ConfigError, OutputConfig, VotesConfig
 from pipeline.faulty import Faulty
-from pipeline.flow import count_votes, plan_votes, source_options
+from pipeline.flow import check_weights_header, count_votes, plan_votes, source_options
 from pipeline.numerics import on_cluster
 from pipeline.preflight.findings import demand
 from pipeline.preflight.tracker import reach_tracker
@@ -89,6 +89,8 @@ def _points(
     voters = [resolve_voter(config) for config in configs]
     for voter in voters:
         questions_of(voter, claims)
+        if dry_run:
+            check_weights_header(voter)
     points = []
     options = source_options(configs[0], voters[0])
     kept: AbstractContextManager[ListingMemory] = nullcontext(ListingMemory())
@@ -172,8 +174,8 @@ def _say(
             {**row, "failure": failure or None} for row, failure in zip(rows, failures, strict=True)
         ]
         print(json.dumps(said, indent=2))
-    else:
-        print_sweep(rows, failures, varying, Console(highlight=False))
+        return
+    print_sweep(rows, failures, varying, Console(highlight=False))
     ids = dict.fromkeys(
         row["run_id"] for row, failure in zip(rows, failures, strict=True) if not failure
     )

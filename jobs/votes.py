@@ -1,5 +1,6 @@
 """``patchcert votes``: images in, votes in Parquet. Also ``python -m jobs.votes``."""
 
+import json
 import sys
 from dataclasses import replace
 
@@ -28,7 +29,10 @@ def run_votes(
         return say_estimate(what, voter, output, asked)
     outcome = count_votes(what, voter, output, preflight(what, voter, None, output))
     say_votes(outcome)
-    print(f"run_id={outcome.run_id}")
+    if output.json:
+        print(json.dumps({**vars(outcome), "faulty": outcome.faulty.to_dict()}, indent=2))
+    else:
+        print(f"run_id={outcome.run_id}")
     outcome.faulty.check(outcome.images, what.max_error_rate)
     return 0
 

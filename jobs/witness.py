@@ -41,11 +41,11 @@ def run_witness(what: WitnessConfig, output: OutputConfig) -> int:
             "contradict the exact rule"
         )
         print(f"{'witnesses:':14}{replayed.rows_path}")
+        print(f"run_id={store.run_id}")
     for line in replayed.failures[:_MOST_TOLD]:
         print(f"patchcert: {line}", file=sys.stderr)
     if replayed.failures:
         print(f"patchcert: {MEANING}: {store.folder}", file=sys.stderr)
-    print(f"run_id={store.run_id}")
     return 1 if replayed.failures else 0
 
 

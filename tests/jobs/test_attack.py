@@ -62,9 +62,8 @@ def test_a_refuted_certificate_fails_the_job(out, capsys, monkeypatch):
     flags = ["--patch", "40", "--images", "6", "--steps", "6", "--locations", "1", "--json"]
     assert main(["attack", "--out", out, *flags, "--restarts", "1"]) == 1
     captured = capsys.readouterr()
-    text, last = captured.out.strip().rsplit("\n", 1)
-    summary = json.loads(text)
-    assert last == f"run_id={summary['run_id']}"
+    summary = json.loads(captured.out)
+    assert summary["run_id"].startswith("r")
     assert summary["failures"] > 0
     assert "FALSIFIED" in captured.err
     assert "is certified (margin" in captured.err
@@ -97,7 +96,7 @@ def test_a_rule_that_the_votes_contradict_fails_the_job(out, capsys, monkeypatch
     monkeypatch.setattr(witness, "witnesses", generous)
     assert main(["witness", "--out", out, "--patch", "8", "--json"]) == 1
     captured = capsys.readouterr()
-    assert json.loads(captured.out.rsplit("\n", 2)[0])["failures"] > 0
+    assert json.loads(captured.out)["failures"] > 0
     assert "is certified (margin" in captured.err
     assert "please report this" in captured.err
 

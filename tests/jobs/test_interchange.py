@@ -5,6 +5,7 @@ import os
 import re
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -76,8 +77,10 @@ def test_the_documented_snippet_and_commands(tmp_path, monkeypatch, capsys):
     assert theirs.ablation.stride == 10
     assert len(theirs.ablation) == 23
     assert main(["audit", "--patch", "32", "--out", "theirs/vit/", "--json"]) == 0
-    (audited,) = json.loads(capsys.readouterr().out.rsplit("\n", 2)[0])
+    (audited,) = json.loads(capsys.readouterr().out)
     assert (audited["stride"], audited["images"]) == (10, 47)
+    assert audited["run_id"] == theirs.run_id
+    assert pq.read_table(audited["flips"]).num_rows >= audited["wrongly"]
 
 
 def test_the_snippet_stops_at_what_is_not_one_evaluation(tmp_path, monkeypatch):
@@ -134,17 +137,17 @@ def test_there_and_back(tmp_path, monkeypatch, capsys):
         (["import", "v.npz"], "give --ablation, --size, --image-size, --num-classes"),
         (["export", "--to", "x"], "holds 0 runs"),
         (["export", "--to", "x", "--patch", "much"], "holds 0 runs"),
-        (["attack", "--run-id", "r"], "was imported"),
+        (["attack", "--patch", "2"], "was imported"),
+        (["register", "--name", "theirs"], "was imported: its votes came without weights"),
     ],
 )
 def test_mistakes_end_with_one_line(arguments, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     np.savez("v.npz", votes=np.zeros((2, 8), int), labels=[0, 1])
-    if arguments[0] == "attack":
+    if said.startswith("was imported"):
         meaning = ["--ablation", "column", "--size", "2", "--image-size", "8"]
         assert main(["import", "v.npz", *meaning, "--num-classes", "3"]) == 0
         capsys.readouterr()
-        arguments = ["attack", "--patch", "2"]
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert said in error

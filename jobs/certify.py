@@ -42,16 +42,16 @@ def report(
     overwrite: bool = False,
     ray: bool | None = None,
 ) -> Certified:
-    """Certify, draw, log, print; the last line on standard output is ``run_id=...``."""
+    """Certify, draw, log, and print the summary as JSON, or a table and at last ``run_id=...``."""
     settled = settle(store, claims, output, stride=stride, overwrite=overwrite, ray=ray)
     certified = settled.certified
     if output.json:
         print(json.dumps(certified.summary, indent=2, sort_keys=True))
     else:
         console = Console(highlight=False)
-        print_summary(certified.summary, console)
+        print_summary(certified.summary, console, certified.asked)
         _print_places(settled, store, console)
-    print(f"run_id={store.run_id}")
+        print(f"run_id={store.run_id}")
     return certified
 
 

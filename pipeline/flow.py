@@ -18,11 +18,13 @@ from pipeline.numerics import (
     resolve_numerics,
 )
 from pipeline.passes import Finished, VotesJob, check_images, finish_run
+from pipeline.progress import CalmProgress
 from pipeline.resolve import Voter
 from pipeline.schema import MAX_CLASSES
 from pipeline.sources.listing import Listing, SourceOptions, list_images
 from pipeline.sources.memory import ListingMemory, remembered_listing
 from pipeline.store import VotesStore
+from pipeline.weight_files import local_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +74,8 @@ def plan_votes(
     if voter.num_classes > MAX_CLASSES:
         raise ConfigError(f"--num-classes {voter.num_classes}: votes name at most {MAX_CLASSES}")
     options = source_options(config, voter)
-    listing = list_images(config.data, options, voter.num_classes, memory).head(config.limit)
+    with CalmProgress("listing images"):
+        listing = list_images(config.data, options, voter.num_classes, memory).head(config.limit)
     numerics = resolve_numerics(config, machine_that_votes(config, verbose=output.verbose))
     wanted = Manifest(
         identity=identity(config, voter, numerics, listing),
@@ -183,12 +186,35 @@ def _count_votes(
 def _try_weights(voter: Voter, numerics: Numerics) -> None:
     from pipeline.voting import build_classifier  # noqa: PLC0415  (it imports torch)
 
-    try:
+    with _flags_named():
         build_classifier(voter, _on_driver(numerics))
+
+
+def check_weights_header(voter: Voter) -> None:
+    """Refuse a network that timm has not, or weights that are not its own, and load nothing.
+
+    Raises:
+        ConfigError, WeightsError, UnknownModelError: The request is wrong.
+    """
+    from models.zoo import check_weights  # noqa: PLC0415  (it imports torch)
+
+    with _flags_named():
+        check_weights(
+            voter.model,
+            voter.num_classes,
+            local_weights(voter.weights),
+            voter.preprocess.model_px,
+        )
+
+
+@contextmanager
+def _flags_named() -> Iterator[None]:
+    """Of sizes that disagree, models speak of networks, users of flags."""
+    try:
+        yield
     except ValueError as error:
         if type(error) is not ValueError:
             raise
-        # Sizes that disagree: models speak of networks, users of flags.
         raise ConfigError(f"{error}; check --model, --preprocess and --crop") from error
 
 

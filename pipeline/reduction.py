@@ -12,6 +12,7 @@ from pipeline.config import ClaimsConfig
 from pipeline.manifest import Manifest
 from pipeline.numerics import on_cluster
 from pipeline.parts import DATASETS, certify_part, datasets_of, part_path, parts_of, questions_in
+from pipeline.progress import CalmProgress
 from pipeline.store import VotesStore
 from pipeline.summary import Tally
 
@@ -26,6 +27,7 @@ class Certified:
         summary_path: Where it lies.
         folders: Where the datasets lie, by name.
         computed: False where everything asked was there already.
+        asked: What was asked now; the summary answers all that ever was.
     """
 
     manifest: Manifest
@@ -33,6 +35,7 @@ class Certified:
     summary_path: str
     folders: dict[str, str]
     computed: bool
+    asked: Questions
 
     @property
     def certificates_path(self) -> str:
@@ -81,6 +84,7 @@ def certify_votes(
             summary_path=store.summary_path,
             folders=folders,
             computed=computed,
+            asked=asked,
         )
 
     parts = parts_of(manifest)
@@ -97,8 +101,11 @@ def certify_votes(
     work = partial(certify_part, store.anywhere(), manifest, questions)
     if ray is None:
         ray = on_cluster() and len(parts) > 1
-    for counted in _in_ray(work, parts, verbose=verbose) if ray else map(work, enumerate(parts)):
-        tally.add(counted)
+    counts = _in_ray(work, parts, verbose=verbose) if ray else map(work, enumerate(parts))
+    with CalmProgress("certifying", int(manifest.execution["images"])) as progress:
+        for counted in counts:
+            tally.add(counted)
+            progress.done = tally.images
     store.check_count(manifest, tally.images)
     written = {storage.full_path(path) for path in files}
     for name in DATASETS:

@@ -5,14 +5,25 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.certificates.threats import Threat
+from pipeline.claims import Alert, Claim, Questions
 from pipeline.intervals import Proportion
 
 # Of the images right without any alert, the shares that detection is shown at.
 _ANSWERED = (1.0, 0.95, 0.9, 0.8, 0.6)
 
 
-def print_summary(summary: dict[str, Any], console: Console) -> None:
-    """Print accuracies with their 95 % intervals, one line a claim, and what alerts detect."""
+def print_summary(
+    summary: dict[str, Any], console: Console, asked: Questions | None = None
+) -> None:
+    """Print accuracies with their 95 % intervals, one line a claim, and what alerts detect.
+
+    Args:
+        summary: All that is known of a run.
+        console: Where to.
+        asked: Only the answers to these, and how many others there are; None for all.
+    """
+    summary, others = _answers_to(asked, summary)
     images = summary["images"]
     table = Table(
         title=f"{images} images, {summary['ablations']} ablations each",
@@ -49,6 +60,30 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
     console.print(table)
     for curve in summary["detection"]:
         console.print(_detection(curve, curve["stride"] if curve["stride"] in coarser else None))
+    if others:
+        console.print(others, soft_wrap=True, markup=False)
+
+
+def _answers_to(asked: Questions | None, summary: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """The part of a summary that answers ``asked``, and a line on the rest, if there is one."""
+    if asked is None:
+        return summary, ""
+    claims, curves = summary["certified_accuracy"], summary["detection"]
+    part = {
+        **summary,
+        "certified_accuracy": [one for one in claims if Claim.from_dict(one) in asked.claims],
+        "detection": [
+            one
+            for one in curves
+            if Alert(Threat.parse(one["threat"]), one["stride"]) in asked.alerts
+        ],
+    }
+    more = len(claims) - len(part["certified_accuracy"])
+    alerts = len(curves) - len(part["detection"])
+    said = [f"{more} certified accuracies"] if more else []
+    said += [f"what alerts detect of {alerts} threats"] if alerts else []
+    line = f"asked before and stored too: {', '.join(said)} (the summary, `patchcert sql`)"
+    return part, line if said else ""
 
 
 def claim_in_words(entry: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from models.ablation import Ablation
 from pipeline.certificates import Leads, Threat
 from pipeline.claims import Alert, Claim
 from pipeline.manifest import Manifest
-from pipeline.picture import draw_certified_accuracy
+from pipeline.picture import _shown, draw_certified_accuracy
 from pipeline.report import print_summary
 from pipeline.summary import Tally, leads_by_tau
 
@@ -120,6 +120,16 @@ def test_tallies_add_up():
     assert summary["certified_accuracy"][0]["value"] == 0.6
     assert summary["largest"]["hits"]["exact"][:2] == [60, 50]
     assert summary["detection"][0]["clean"] == [2 * hits for hits in once["detection"][0]["clean"]]
+
+
+def test_of_many_alerts_three_patches_are_drawn(summary):
+    (curve,) = summary["detection"]
+    asked = [{**curve, "threat": f"{side}x{side}"} for side in (10, 3, 2, 5, 1)]
+    coarser = [{**curve, "threat": "7x7", "stride": 4}]
+    found = _shown({**summary, "detection": asked + coarser})
+    assert [shown["threat"] for shown in found] == ["1x1", "3x3", "10x10"]
+    assert _shown({**summary, "detection": coarser}) == coarser
+    assert _shown({**summary, "detection": asked[:2]}) == [asked[1], asked[0]]
 
 
 @mark.parametrize("unlabelled", [0, 50])

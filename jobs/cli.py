@@ -1,15 +1,18 @@
 """The ``patchcert`` command: parses, calls one job, turns mistakes into one line and a code.
 
-Exit codes: 0 done, 1 the job failed, 2 the request was wrong. Heavy imports happen inside the
-jobs, so that ``--help`` and usage errors are immediate.
+Exit codes: 0 done, 1 the job failed, 2 the request was wrong, 130 interrupted. Heavy
+imports happen inside the jobs, so that ``--help`` and usage errors are immediate.
 """
 
+import difflib
+import io
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, ArgumentCollection, CycloptsError, Parameter, UnknownOptionError
 from cyclopts.config import Yaml
 
 from jobs.audit import AuditConfig
@@ -47,13 +50,33 @@ _Witness = Annotated[WitnessConfig, Parameter(name="*", group="What is rewritten
 _Estimate = Annotated[EstimateConfig, Parameter(name="*", group="Before it")]
 _Output = Annotated[OutputConfig, Parameter(name="*", group="Output")]
 
+
+def _version() -> str:
+    """Of the installed distribution; a copy of the code alone, as on a cluster, has none."""
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
+
+    try:
+        return version("patchcert")
+    except PackageNotFoundError:
+        return "unknown: not installed"
+
+
+def _default(value: object) -> str | None:
+    """What --help says of a default; what is None or off is explained by the option's own text."""
+    if value is None or value is False or value == ():
+        return None
+    values = value if isinstance(value, tuple) else (value,)
+    return " ".join(f"{one:g}" if isinstance(one, float) else str(one) for one in values)
+
+
 app = App(
     name="patchcert",
     help="Certified accuracy of image classifiers against adversarial patches.\n\n"
     "Every command also takes --config FILE.yaml, with the flags below as keys; flags win.",
     help_format="plaintext",
+    version=_version,
     version_flags=["--version"],
-    default_parameter=Parameter(negative=(), consume_multiple=True, show_default=False),
+    default_parameter=Parameter(negative=(), consume_multiple=True, show_default=_default),
     result_action="return_value",
 )
 
@@ -471,7 +494,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def entry() -> None:
     """Console script."""
+    if sys.stdout is not None:
+        raw = _Stdout(sys.stdout.fileno(), "w", closefd=False)
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(raw),
+            encoding=sys.stdout.encoding,
+            errors=sys.stdout.errors,
+            line_buffering=raw.isatty(),
+        )
     sys.exit(main())
+
+
+class _Stdout(io.FileIO):
+    """Standard output whose reader may go, as of ``patchcert classes | head``.
+
+    What is printed then goes nowhere, and the command ends with its own exit code: that of an
+    attack that found something must not depend on who reads the table.
+    """
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            return len(data)
+
+
+class _File(Yaml):
+    """A config file, of which a key that is no option is named with the nearest that is one."""
+
+    def __call__(self, app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+        from pipeline.config import ConfigError  # noqa: PLC0415
+
+        try:
+            super().__call__(app, commands, arguments)
+        except UnknownOptionError as error:
+            key = (error.token.keyword or "").strip("[]")
+            known = [name.removeprefix("--") for one in arguments for name in one.names]
+            near = difflib.get_close_matches(key.replace("_", "-"), known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else "`--help` lists them"
+            raise ConfigError(
+                f"--config {self.path}: {key} is no option of `patchcert {' '.join(commands)}`; "
+                f"{hint}"
+            ) from error
 
 
 def _yaml_of(tokens: list[str]) -> tuple[Yaml, ...]:
@@ -491,7 +558,7 @@ def _yaml_of(tokens: list[str]) -> tuple[Yaml, ...]:
         tokens.pop(index)
         if not Path(value).is_file():
             raise ConfigError(f"--config {value}: no such file")
-        return (Yaml(value, use_commands_as_keys=False),)
+        return (_File(value, use_commands_as_keys=False),)
     return ()
 
 

@@ -55,7 +55,7 @@ class VotesConfig:
     Attributes:
         data: Images: WebDataset shards (dir/*.tar, shard-{000..049}.tar), Parquet files of
             encoded images (*.parquet), or a folder root/<class>/*.jpeg; a local path or s3://.
-        weights: Weight file (.safetensors).
+        weights: Weight file (.safetensors), local or s3://, or timm:NAME for published ones.
         model: timm name of the network; default: as the weight file says.
         num_classes: Length of the logits; default: as the weight file or the model says.
         limit: Only the first so many images.
@@ -69,8 +69,9 @@ class VotesConfig:
         classes: Classes that the logits are restricted to: numbers or wnids, comma-separated, or
             a file of them.
         ablation: Shape of what an ablation shows [the weights' own, else column].
-        size: Width of a band, or side of a block, in pixels [the weights' own, else 19].
-        stride: Distance of neighbouring offsets in pixels [1].
+        size: Width of a band, or side of a block, in pixels [the weights' own, else 19, or 4
+            on the CIFAR-10 grid].
+        stride: Distance of neighbouring offsets in pixels [the weights' own, else 1].
         positions: random:N votes on N fixed, public positions instead of every stride.
         randomized: Draw so many positions for each image (the randomized-smoothing reference;
             its certificates are probabilistic).
@@ -242,7 +243,7 @@ class ClaimsConfig:
             [23 32 39, or 2 4 5 on the CIFAR-10 grid].
         rule: Certificates to compute: exact, uniform [both; of a --randomized run, randomized].
         top_k: Places: 1 certifies that the prediction stays, k that a right class stays among the
-            k with most votes [1].
+            k with most votes.
         detect: Also compute what an alert at near ties detects, for every threshold.
         confidence: Confidence, for each image, of the randomized certificate.
         mlflow: Tracking server; default: an sqlite file in --out; none logs nothing.
@@ -349,7 +350,7 @@ class OutputConfig:
 
     Attributes:
         out: Folder of all results, local or s3://.
-        json: Print the summary as JSON instead of a table.
+        json: Print one JSON document in place of tables and run_id=...
         verbose: Show Ray's own log.
     """
 

@@ -17,13 +17,13 @@ class AttackConfig:
         label_column: As the run was given, if it was.
         label_map: As the run was given, if it was.
         patch: Side of the square patch in pixels [the smallest that the run was certified for].
-        images: Images to attack: half of them certified, half right but not certified [50].
-        steps: Gradient steps for each patch [20].
-        locations: Places on each image: the exact rule's worst, and every fourth at random [4].
+        images: Images to attack: half of them certified, half right but not certified.
+        steps: Gradient steps for each patch.
+        locations: Places on each image: the exact rule's worst, and every fourth at random.
         restarts: Patches at each place, from other first pixels, the odd ones for the second
-            strongest rival [2].
-        views: Ablations asked in one step; where more see the patch, so many drawn anew [128].
-        seed: Which images, places and first pixels [0].
+            strongest rival.
+        views: Ablations asked in one step; where more see the patch, so many drawn anew.
+        seed: Which images, places and first pixels.
     """
 
     run_id: str | None = None

@@ -3,6 +3,7 @@
 A new rule is one function of (poll, threat) that returns margins, and one line in ``RULES``.
 """
 
+import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -83,6 +84,21 @@ RULES: dict[str, Rule] = {
 }
 
 
+def rule_named(rule_name: str) -> Rule:
+    """The rule of this name.
+
+    Raises:
+        ValueError: There is none; the message has the nearest.
+    """
+    if rule_name not in RULES:
+        near = difflib.get_close_matches(rule_name, RULES, n=1, cutoff=0.5)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ValueError(
+            f"rule={rule_name!r}: there is no such rule{hint}; choose {', '.join(RULES)}"
+        )
+    return RULES[rule_name]
+
+
 def rule_for(rule_name: str, *, randomized: bool, confidence: float = CONFIDENCE) -> Rule:
     """The rule of this name, if its theorem holds for the votes of a run.
 
@@ -94,9 +110,7 @@ def rule_for(rule_name: str, *, randomized: bool, confidence: float = CONFIDENCE
     Raises:
         ValueError: There is no such rule, or it is not one for such votes.
     """
-    if rule_name not in RULES:
-        raise ValueError(f"rule={rule_name!r}: there is no such rule; choose {', '.join(RULES)}")
-    rule = RULES[rule_name]
+    rule = rule_named(rule_name)
     if rule.deterministic == randomized:
         fitting = [other.name for other in RULES.values() if other.deterministic != randomized]
         raise ValueError(

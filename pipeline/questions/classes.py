@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from models.weights import WeightsError, read_card
+from pipeline.certificates.rules import rule_named
 from pipeline.certificates.threats import Threat
 from pipeline.config import ConfigError
 from pipeline.intervals import Proportion
@@ -54,8 +55,13 @@ def columns(
         rule: Only certificates of this rule; None for exact, or randomized where that is stored.
 
     Raises:
-        ConfigError: A threat, or a rule, has no certificate.
+        ConfigError: There is no such rule, or a threat, or the rule, has no certificate.
     """
+    if rule is not None:
+        try:
+            rule_named(rule)
+        except ValueError as error:
+            raise ConfigError(f"--{error}") from error
     rules = {question.claim.rule for question in outcomes.right if question.claim}
     wanted = rule or ("randomized" if "randomized" in rules else "exact")
     certified = {

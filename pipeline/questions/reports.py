@@ -18,6 +18,8 @@ from pipeline.questions.paired import Paired
 from pipeline.questions.run import Run
 from pipeline.report import claim_in_words
 
+# Wider than any table.
+_UNBOUNDED = 10_000
 # Narrow enough for a terminal of 80 columns.
 _STYLE: dict[str, Any] = {
     "title_justify": "left",
@@ -47,7 +49,7 @@ def print_comparison(found: Comparison, console: Console) -> None:
         table.add_row(_patch(question), _words(question), *_paired_cells(paired))
     console.print(table)
     if found.votes is not None:
-        console.print(_agreement(found.votes), markup=False)
+        console.print(agreement_in_words(found.votes), markup=False)
     for note in found.notes:
         console.print(f"Note: {note}.", markup=False)
 
@@ -68,7 +70,7 @@ def _outline(run: Run) -> str:
     )
 
 
-def _agreement(votes: Agreement) -> str:
+def agreement_in_words(votes: Agreement) -> str:
     """How far the runs cast the same votes, in sentences."""
     if not votes.ablations:
         return "Votes: no image was voted on in both."
@@ -145,7 +147,7 @@ def _words(question: Question) -> str:
 def print_classes(
     rows: Sequence[ClassRow], questions: Sequence[Question], names: Sequence[str], console: Console
 ) -> None:
-    """Print shares with their Wilson intervals, a line a class.
+    """Print shares with their Wilson intervals, a line a class; where both have no room, shares.
 
     Args:
         rows: The classes.
@@ -153,34 +155,54 @@ def print_classes(
         names: Names of the classes by number; empty where they are not known.
         console: Where to.
     """
+    # Side by side where there is room on a line of 80.
+    between = " " if len(questions) <= 3 else "\n"
+    table = _classes(rows, questions, names, between)
+    unbounded = console.options.update_width(_UNBOUNDED)
+    if console.measure(table, options=unbounded).maximum > console.width:
+        table = _classes(rows, questions, names, None)
+    console.print(table)
+
+
+def _classes(
+    rows: Sequence[ClassRow],
+    questions: Sequence[Question],
+    names: Sequence[str],
+    between: str | None,
+) -> Table:
+    """The table; ``between`` a share and its interval, None for shares alone."""
     errors = sum(row.errors for row in rows)
     rules = {claim_in_words(claim.to_dict()) for _, claim in questions if claim is not None}
+    intervals = " (95 % interval)" if between else ""
+    notes = [f"{errors} images with errors count as wrong"] if errors else []
+    notes += [] if between else ["95 % intervals: --json, a wider terminal, or fewer --patch"]
     table = Table(
-        title="% of each class that is right (95 % interval)"
-        + "".join(f"; by patch: {rule}" for rule in sorted(rules)),
-        caption=f"{errors} images with errors count as wrong" if errors else None,
+        title=f"% of each class that is right{intervals}"
+        + "".join(f"; by patch{'' if between else ' in px'}: {rule}" for rule in sorted(rules)),
+        caption="; ".join(notes) or None,
         **_STYLE,
     )
     table.add_column("class", no_wrap=True, overflow="ellipsis")
-    table.add_column("images", justify="right")
+    table.add_column("images", justify="right", no_wrap=True)
     if errors:
-        table.add_column("errors", justify="right")
+        table.add_column("errors", justify="right", no_wrap=True)
     for question in questions:
         header = _patch(question) if question.claim else question.what
+        if not between:
+            header = header.removesuffix(" px")
         table.add_column(header, justify="right", no_wrap=True)
-    # Side by side where there is room on a line of 80.
-    between = " " if len(questions) <= 3 else "\n"
     for row in rows:
         name = names[row.label] if row.label < len(names) else ""
         counts = [str(row.images), *([str(row.errors)] if errors else [])]
         cells = [_share(row.shares[question], between) for question in questions]
         table.add_row(f"{row.label} {name}".strip(), *counts, *cells)
-    console.print(table)
+    return table
 
 
-def _share(share: Proportion, between: str) -> str:
+def _share(share: Proportion, between: str | None) -> str:
     low, high = share.interval() or (0.0, 1.0)
-    return f"{100 * share.hits / share.of:.1f}{between}({100 * low:.0f}-{100 * high:.0f})"
+    interval = f"{between}({100 * low:.0f}-{100 * high:.0f})" if between else ""
+    return f"{100 * share.hits / share.of:.1f}{interval}"
 
 
 def print_maps(maps: Sequence[BreakingMap], console: Console) -> None:

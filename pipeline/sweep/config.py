@@ -17,11 +17,12 @@ class Axes:
     """What varies: one or several values each; every combination is a point.
 
     Attributes:
-        weights: Weight files (.safetensors).
+        weights: Weight files (.safetensors), local or s3://, or timm:NAME for published ones.
         ablation: Shapes of what an ablation shows [the weights' own, else column].
-        size: Widths of a band, or sides of a block, in pixels [the weights' own, else 19].
+        size: Widths of a band, or sides of a block, in pixels [the weights' own, else 19, or 4 on
+            the CIFAR-10 grid].
         stride: Distances of neighbouring offsets in pixels; one that is a multiple of another is
-            answered from the other's votes [1].
+            answered from the other's votes [the weights' own, else 1].
         tokens: Hidden tokens are dropped, or enter black [the weights' own, else drop].
         voting: One vote for the largest logit, or one for every class of softmax >= theta.
         dtype: Arithmetic [bfloat16 on CUDA, float32 on CPU].

@@ -25,7 +25,8 @@ class TrainConfig:
 
     Attributes:
         data: Training images with labels, as for `run`; never the test set.
-        init: Weight file to start from, or timm:NAME; a head of another length is replaced.
+        init: Weight file to start from, local or s3://, or timm:NAME; a head of another length is
+            replaced.
         model: timm name of the network; default: as the weight file says.
         num_classes: Length of the logits [the weights' own, else as many as the labels name].
         limit: Only the first so many images.
@@ -33,8 +34,9 @@ class TrainConfig:
         label_column: Parquet column of class numbers.
         label_map: File that gives class folders their numbers (JSON, TSV or CSV).
         ablation: Shape of what an ablation shows [the weights' own, else column].
-        size: Width of a band, or side of a block, in pixels [the weights' own, else 19].
-        stride: Distance of neighbouring offsets in pixels [1].
+        size: Width of a band, or side of a block, in pixels [the weights' own, else 19, or 4 on
+            the CIFAR-10 grid].
+        stride: Distance of neighbouring offsets in pixels [the weights' own, else 1].
         tokens: Hidden tokens are dropped, or enter black [the weights' own, else drop].
         preprocess: Preset of size and normalization [the weights' own, else the model's].
         epochs: Passes over the training images.
@@ -46,7 +48,7 @@ class TrainConfig:
             continued from the average by another training.
         warmup: Steps of linear warm-up.
         weight_decay: Of matrices; vectors have none.
-        layer_decay: Learning rate of a layer, relative to the one above it [1: all alike].
+        layer_decay: Learning rate of a layer, relative to the one above it; 1: all alike.
         clip: Largest norm of a step's gradient.
         drop_path: Rate of stochastic depth.
         label_smoothing: Share of the target spread over all classes.

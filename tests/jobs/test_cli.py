@@ -1,14 +1,18 @@
 """The command as a user meets it: exit codes, messages, outputs, MLflow."""
 
 import json
+import os
 import subprocess
 import sys
+from importlib.metadata import version
 
 import mlflow
 import pytest
 
+import jobs.doctor
 from jobs.cli import main
 from models.systems import SYSTEMS
+from pipeline.preflight.findings import Caution, Finding
 from tests.conftest import REPOSITORY
 from tests.in_process import stages_here
 
@@ -83,9 +87,9 @@ def test_run_prints_a_table_the_places_and_the_id_last(finished, shards, tiny_we
 def test_json_is_the_summary_file(finished, capsys):
     out, run_id = finished
     assert main(["certify", "--out", str(out), "--patch", "8", "--json"]) == 0
-    text, last = capsys.readouterr().out.strip().rsplit("\n", 1)
-    assert last == f"run_id={run_id}"
-    assert json.loads(text) == json.loads((out / "summary" / f"run_id={run_id}.json").read_text())
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((out / "summary" / f"run_id={run_id}.json").read_text())
+    assert printed["run_id"] == run_id
 
 
 def test_certify_needs_no_images_no_weights_and_no_torch(finished, tmp_path):
@@ -188,6 +192,124 @@ def test_mistakes_get_one_message_and_code_2(more, message, shards, tiny_weights
     assert message in captured.err
     assert "Traceback" not in captured.err
     assert not list(out.rglob("*.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--model", "deit_tny_patch16_224"], "did you mean deit_tiny_patch16_224"),
+        (["--num-classes", "9"], "do not fit test_vit with 9 classes"),
+        (["--rule", "exat"], "did you mean exact?"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_dry_run_refuses_what_the_job_would(
+    more, message, shards, tiny_weights, tmp_path, capsys
+):
+    given = flags(shards, tiny_weights, tmp_path / "out", *more, "--dry-run")
+    assert main(["run", *given]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.out == ""
+
+
+def test_json_is_one_document(finished, shards, tiny_weights, capsys):
+    out, run_id = finished
+    given = [*flags(shards, tiny_weights, out), "--json"]
+    for command in (["votes", *given], ["votes", *given, "--dry-run"]):
+        assert main(command) == 0
+        assert json.loads(capsys.readouterr().out)["run_id"] == run_id
+    for command in (["audit", "--patch", "8"], ["witness", "--patch", "8"]):
+        assert main([*command, "--out", str(out), "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert (found[0] if isinstance(found, list) else found)["run_id"] == run_id
+
+
+def test_doctor_speaks_json(tiny_weights, tmp_path, capsys, monkeypatch):
+    lost = Finding("data", False, "no such file")
+    open_to_others = Finding("token", True, Caution("chmod 600 it"))
+    monkeypatch.setattr(jobs.doctor, "_findings", lambda *_: iter([lost, open_to_others]))
+    given = ["doctor", "--data", "absent", "--weights", str(tiny_weights)]
+    assert main([*given, "--json"]) == 1
+    assert json.loads(capsys.readouterr().out) == {
+        "ok": False,
+        "checks": [
+            {"name": "data", "ok": False, "said": "no such file", "caution": False},
+            {"name": "token", "ok": True, "said": "chmod 600 it", "caution": True},
+        ],
+    }
+    assert main(given) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "FAIL  data: no such file",
+        "warn  token: chmod 600 it",
+        "1 of the checks failed, 1 with a warning",
+    ]
+
+
+def test_certify_prints_what_was_asked_now(finished, capsys):
+    out, _ = finished
+    certify = ["certify", "--out", str(out), "--mlflow", "none"]
+    assert main([*certify, "--patch", "40", "48", "--detect"]) == 0
+    assert main([*certify, "--patch", "40"]) == 0
+    assert main([*certify, "--patch", "56"]) == 0
+    printed = capsys.readouterr().out.split("images, 10 ablations each")[1:]
+    assert ["40x40 px" in text for text in printed] == [True, True, False]
+    assert ["48x48 px" in text for text in printed] == [True, False, False]
+    assert ["Alert where" in text for text in printed] == [True, False, False]
+    assert "what alerts detect of 2 threats (the summary, `patchcert sql`)" in printed[2]
+
+
+def test_version_is_that_of_the_installation(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == version("patchcert") != "0.0.0"
+
+
+def test_help_says_every_default(capsys):
+    for command, said in (
+        ("run", ["[default: out]", "[default: 0.01]", "[default: 0.999]", "[default: patchcert]"]),
+        ("train", ["[default: 30]", "[default: 0.0003]", "[default: trained]"]),
+        ("bench", ["[default: 3]", "[default: 1 16]", "[default: 16]"]),
+    ):
+        assert main([command, "--help"]) == 0
+        # In columns: what is broken over lines is put together again.
+        text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+        assert [words for words in said if words not in text] == []
+        for value in ("None", "False", "()"):
+            assert f"[default: {value}]" not in text
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [("rul", "did you mean rule?"), ("unit_image", "did you mean unit-images?"), ("xyz", "--help")],
+)
+def test_a_key_that_is_no_option_is_named_with_the_nearest(key, hint, tmp_path, capsys):
+    config = tmp_path / "run.yaml"
+    config.write_text(f"data: x\nweights: y\n{key}: 1\n")
+    assert main(["run", "--config", str(config)]) == 2
+    said = capsys.readouterr().err
+    assert f"{key} is no option of `patchcert run`" in said
+    assert hint in said
+
+
+def test_a_reader_that_goes_is_no_failure(tmp_path):
+    """The pipe is closed before the first line; the command ends with its own exit code."""
+    code = "import sys; sys.argv[0] = 'patchcert'; from jobs.cli import entry; entry()"
+    for arguments, expected in ((["systems"], 0), (["certify", "--out", str(tmp_path)], 2)):
+        reader, writer = os.pipe()
+        os.close(reader)
+        command = [sys.executable, "-c", code, *arguments]
+        done = subprocess.run(
+            command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False, cwd=REPOSITORY
+        )
+        os.close(writer)
+        assert done.returncode == expected, done.stderr
+        assert "Broken pipe" not in done.stderr
+
+
+def test_a_folder_with_runs_one_level_below_is_named(finished, capsys):
+    out, _ = finished
+    assert main(["certify", "--out", str(out.parent)]) == 2
+    assert f"holds 0 runs: did you mean --out {out}?" in capsys.readouterr().err
 
 
 def test_unwritable_output_fails_the_job_in_words(shards, tiny_weights, tmp_path, capsys):

@@ -114,6 +114,19 @@ def test_classes(runs, capsys):
     assert shares == sorted(shares)
 
 
+def test_classes_keep_to_the_terminal(runs, capsys, monkeypatch):
+    out, (first, _) = runs
+    ask = ["classes", "--run-id", first, "--out", out]
+    for width, intervals in ((100, True), (50, False)):
+        monkeypatch.setenv("COLUMNS", str(width))
+        assert main(ask) == 0
+        said = capsys.readouterr().out
+        assert "…" not in said
+        assert ("(95 % interval)" in said.splitlines()[0]) == intervals
+    assert main([*ask, "--rule", "exat"]) == 2
+    assert "did you mean exact?" in capsys.readouterr().err
+
+
 def test_heatmap(runs, capsys):
     out, (first, _) = runs
     assert main(["heatmap", "--run-id", first, "--out", out, "--patch", "5", "2x8"]) == 0
@@ -121,6 +134,7 @@ def test_heatmap(runs, capsys):
     assert lines[-1] == f"run_id={first}"
     places = dict(line.split(maxsplit=1) for line in lines if line.startswith("picture"))
     assert Path(places["picture:"]).read_bytes().startswith(b"\x89PNG")
+    assert Path(places["picture:"]).name == f"run_id={first}.heatmap-5x5-2x8.png"
     assert sum(line.startswith("locations:") for line in lines) == 2
     query = "SELECT threat, count(*) AS n, max(x) AS x FROM locations GROUP BY ALL ORDER BY ALL"
     assert main(["sql", query, "--out", out, "--json"]) == 0
@@ -152,7 +166,12 @@ def test_certify_draws_a_heat_map_of_what_it_was_asked(tmp_path, capsys):
     assert picture.read_bytes() == drawn
     assert main([*certify, "--patch", "5"]) == 0
     assert {path.name for path in locations.iterdir()} == {"2x2.parquet", "5x5.parquet"}
-    assert picture.read_bytes() != drawn
+    drawn, before = picture.read_bytes(), drawn
+    assert drawn != before
+    # Other patches make another picture.
+    assert main(["heatmap", "--out", str(tmp_path), "--run-id", run_id[:5], "--patch", "3"]) == 0
+    assert picture.read_bytes() == drawn
+    assert picture.with_name(f"run_id={run_id}.heatmap-3x3.png").exists()
 
 
 @pytest.mark.parametrize(

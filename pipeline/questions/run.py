@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from models.ablation import Ablation, BoolArray, IntArray, Patch
+from pipeline import storage
 from pipeline.ballots import votes_array
 from pipeline.certificates.landscape import Landscape, landscapes
 from pipeline.certificates.randomized import CONFIDENCE
@@ -26,6 +27,8 @@ from pipeline.questions.stored import DATASETS, dataset
 from pipeline.store import VotesStore, run_ids
 
 Frame = Literal["arrow", "pandas", "polars"]
+# Folders that are looked into for runs where a folder holds none itself.
+_LOOKED_INTO = 20
 
 
 def open_run(out: str | os.PathLike[str], run_id: str | None = None) -> "Run":
@@ -56,7 +59,10 @@ def open_run(out: str | os.PathLike[str], run_id: str | None = None) -> "Run":
     if len(fitting) == 1:
         return Run(out, fitting[0])
     if not found:
-        raise ConfigError(f"--out {out} holds 0 runs: `patchcert run` makes one")
+        below = [storage.join(out, name) for name in storage.list_folders(out)[:_LOOKED_INTO]]
+        near = next((folder for folder in below if run_ids(folder)), None)
+        hint = "`patchcert run` makes one" if near is None else f"did you mean --out {near}?"
+        raise ConfigError(f"--out {out} holds 0 runs: {hint}")
     listed = ", ".join(fitting or found)
     if run_id is None:
         raise ConfigError(f"--out {out} holds {len(found)} runs ({listed}): name one of them")

@@ -214,7 +214,9 @@ def test_errors_are_listed(answered):
 def test_python(answered, monkeypatch, images):
     (code,) = re.findall(r"```python\n(.*?)```", SECTIONS["In Python"], re.DOTALL)
     monkeypatch.chdir(answered.out.parent)
-    names = {"FIRST": answered.first}
+    assert 'open_run("out")' in code
+    code = code.replace('open_run("out")', f'open_run("out", "{answered.first}")')
+    names = {}
     exec(compile(code, "cookbook", "exec"), names)
     of_run = images[answered.first].values()
     certified = [i["error"] is None and i["margins"]["exact", 32] >= 0 for i in of_run]

@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline.addresses import redact
 from pipeline.claims import own_stride
 from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.manifest import Manifest
 from pipeline.tracking.description import RUN_ID, origin, run_name, sure_of
 from pipeline.tracking.points import certified_figures
-from pipeline.tracking.server import Tracker, connect, failures_in_words, redact
+from pipeline.tracking.server import Tracker, connect, failures_in_words
 
 _WEIGHTS = "patchcert.weights_sha256"
 

@@ -1,0 +1,52 @@
+"""The app that commands are registered with, and groups of options that several of them share."""
+
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from pipeline.attack.config import AttackConfig, WitnessConfig
+from pipeline.config import (
+    ClaimsConfig,
+    DecidedConfig,
+    EstimateConfig,
+    OutputConfig,
+    VotesConfig,
+)
+
+What = Annotated[VotesConfig, Parameter(name="*", group="What votes")]
+Claims = Annotated[ClaimsConfig, Parameter(name="*", group="What is certified")]
+Decided = Annotated[DecidedConfig, Parameter(name="*", group="What is decided")]
+Attack = Annotated[AttackConfig, Parameter(name="*", group="What is attacked")]
+Witness = Annotated[WitnessConfig, Parameter(name="*", group="What is rewritten")]
+Estimate = Annotated[EstimateConfig, Parameter(name="*", group="Before it")]
+Output = Annotated[OutputConfig, Parameter(name="*", group="Output")]
+
+
+def _version() -> str:
+    """Of the installed distribution; a copy of the code alone, as on a cluster, has none."""
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
+
+    try:
+        return version("patchcert")
+    except PackageNotFoundError:
+        return "unknown: not installed"
+
+
+def _default(value: object) -> str | None:
+    """What --help says of a default; what is None or off is explained by the option's own text."""
+    if value is None or value is False or value == ():
+        return None
+    values = value if isinstance(value, tuple) else (value,)
+    return " ".join(f"{one:g}" if isinstance(one, float) else str(one) for one in values)
+
+
+app = App(
+    name="patchcert",
+    help="Certified accuracy of image classifiers against adversarial patches.\n\n"
+    "Every command also takes --config FILE.yaml, with the flags below as keys; flags win.",
+    help_format="plaintext",
+    version=_version,
+    version_flags=["--version"],
+    default_parameter=Parameter(negative=(), consume_multiple=True, show_default=_default),
+    result_action="return_value",
+)

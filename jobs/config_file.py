@@ -1,0 +1,49 @@
+"""``--config FILE.yaml``: options of any command, as keys."""
+
+import difflib
+from pathlib import Path
+
+from cyclopts import App, ArgumentCollection, UnknownOptionError
+from cyclopts.config import Yaml
+
+_CONFIG = "--config"
+
+
+class _File(Yaml):
+    """A config file, of which a key that is no option is named with the nearest that is one."""
+
+    def __call__(self, app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+        from pipeline.config import ConfigError  # noqa: PLC0415
+
+        try:
+            super().__call__(app, commands, arguments)
+        except UnknownOptionError as error:
+            key = (error.token.keyword or "").strip("[]")
+            known = [name.removeprefix("--") for one in arguments for name in one.names]
+            near = difflib.get_close_matches(key.replace("_", "-"), known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else "`--help` lists them"
+            raise ConfigError(
+                f"--config {self.path}: {key} is no option of `patchcert {' '.join(commands)}`; "
+                f"{hint}"
+            ) from error
+
+
+def yaml_of(tokens: list[str]) -> tuple[Yaml, ...]:
+    """Take ``--config FILE`` out of the tokens."""
+    from pipeline.config import ConfigError  # noqa: PLC0415
+
+    for index, token in enumerate(tokens):
+        if token == "--":  # noqa: S105  (a token of the command line)
+            break  # what follows is another command's
+        name, equals, value = token.partition("=")
+        if name != _CONFIG:
+            continue
+        if not equals:
+            if index + 1 == len(tokens):
+                raise ConfigError("--config: give the path of a YAML file")
+            value = tokens.pop(index + 1)
+        tokens.pop(index)
+        if not Path(value).is_file():
+            raise ConfigError(f"--config {value}: no such file")
+        return (_File(value, use_commands_as_keys=False),)
+    return ()

@@ -220,7 +220,7 @@ def test_json_is_one_document(finished, shards, tiny_weights, capsys):
         assert main(command) == 0
         assert json.loads(capsys.readouterr().out)["run_id"] == run_id
     for command in (["audit", "--patch", "8"], ["witness", "--patch", "8"]):
-        assert main([*command, "--out", str(out), "--json"]) == 0
+        assert main([*command, "--out", str(out), "--run-id", run_id, "--json"]) == 0
         found = json.loads(capsys.readouterr().out)
         assert (found[0] if isinstance(found, list) else found)["run_id"] == run_id
 
@@ -247,8 +247,8 @@ def test_doctor_speaks_json(tiny_weights, tmp_path, capsys, monkeypatch):
 
 
 def test_certify_prints_what_was_asked_now(finished, capsys):
-    out, _ = finished
-    certify = ["certify", "--out", str(out), "--mlflow", "none"]
+    out, run_id = finished
+    certify = ["certify", "--out", str(out), "--run-id", run_id, "--mlflow", "none"]
     assert main([*certify, "--patch", "40", "48", "--detect"]) == 0
     assert main([*certify, "--patch", "40"]) == 0
     assert main([*certify, "--patch", "56"]) == 0

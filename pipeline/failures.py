@@ -30,11 +30,11 @@ class StalledError(WorkersDiedError):
 
 
 @contextmanager
-def in_words(stall_seconds: float | None = None) -> Iterator[None]:
+def in_words(stalled: str | None = None) -> Iterator[None]:
     """Turn Ray's errors into ours: a task that failed, workers that died, or nothing at all.
 
     Args:
-        stall_seconds: How long a dataset may do nothing; only said.
+        stalled: What to say where a dataset did nothing for too long; None where there is none.
     """
     try:
         yield
@@ -49,13 +49,9 @@ def in_words(stall_seconds: float | None = None) -> Iterator[None]:
     except RayError as error:
         raise WorkersDiedError(told(error)) from error
     except Exception as error:
-        if type(error).__name__ != _NO_PROGRESS:
+        if stalled is None or type(error).__name__ != _NO_PROGRESS:
             raise
-        raise StalledError(
-            f"nothing came to an end for {(stall_seconds or 0) / 60:g} minutes (--stall-minutes): "
-            "an image or a worker hangs, the cluster has no room, or units take that long here and "
-            "need more minutes or fewer --unit-images; run again to resume"
-        ) from error
+        raise StalledError(stalled) from error
 
 
 def told(error: RayError) -> str:

@@ -113,7 +113,8 @@ def finish_run(job: VotesJob, wanted: Manifest, listing: Listing, *, verbose: bo
             # What kills every worker before one unit is done will go on doing so.
             if barren > (_BARREN_STALLS if isinstance(died, StalledError) else 0):
                 raise died
-            rejoin(verbose=verbose)
+            if missing:
+                rejoin(verbose=verbose)
         elif missing:
             raise StoreError(
                 f"run_id={store.run_id}: {len(missing)} of {len(units)} units were not committed; "

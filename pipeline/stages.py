@@ -92,7 +92,12 @@ def run_units(
                 num_cpus=COMMIT_CPUS,
             )
         )
-        with in_words(stall_seconds):
+        stalled = (
+            f"nothing came to an end for {stall_seconds / 60:g} minutes (--stall-minutes): "
+            "an image or a worker hangs, the cluster has no room, or units take that long here and "
+            "need more minutes or fewer --unit-images; run again to resume"
+        )
+        with in_words(stalled):
             yield from dataset.iter_batches(
                 batch_size=None, batch_format="pyarrow", prefetch_batches=0
             )
@@ -137,6 +142,10 @@ def run_tasks(
         dataset = ray.data.range(len(items), override_num_blocks=len(items)).map(
             lambda row: {"result": task(items[row["id"]])}, num_cpus=1
         )
-        with in_words():
+        stalled = (
+            f"no task came to an end for {_TASK_SECONDS / 60:g} minutes: a worker hangs, or the "
+            "cluster has no room; run again to resume"
+        )
+        with in_words(stalled):
             for row in dataset.iter_rows():
                 yield row["result"]

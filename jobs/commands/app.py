@@ -4,10 +4,8 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from pipeline.attack.config import AttackConfig, WitnessConfig
 from pipeline.config import (
     ClaimsConfig,
-    DecidedConfig,
     EstimateConfig,
     OutputConfig,
     VotesConfig,
@@ -15,9 +13,6 @@ from pipeline.config import (
 
 What = Annotated[VotesConfig, Parameter(name="*", group="What votes")]
 Claims = Annotated[ClaimsConfig, Parameter(name="*", group="What is certified")]
-Decided = Annotated[DecidedConfig, Parameter(name="*", group="What is decided")]
-Attack = Annotated[AttackConfig, Parameter(name="*", group="What is attacked")]
-Witness = Annotated[WitnessConfig, Parameter(name="*", group="What is rewritten")]
 Estimate = Annotated[EstimateConfig, Parameter(name="*", group="Before it")]
 Output = Annotated[OutputConfig, Parameter(name="*", group="Output")]
 

@@ -5,7 +5,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from jobs.audit import AuditConfig
-from jobs.commands.app import Attack, Output, Witness, app
+from jobs.commands.app import Output, app
 from pipeline.attack.config import AttackConfig, WitnessConfig
 from pipeline.config import (
     OutputConfig,
@@ -15,7 +15,7 @@ from pipeline.config import (
 @app.command
 def attack(
     *,
-    what: Attack = AttackConfig(),  # noqa: B008
+    what: Annotated[AttackConfig, Parameter(name="*", group="What is attacked")] = AttackConfig(),  # noqa: B008
     output: Output = OutputConfig(),  # noqa: B008
 ) -> int:
     """Try to refute a run's certificates with real patches, through the whole pipeline."""
@@ -27,7 +27,9 @@ def attack(
 @app.command
 def witness(
     *,
-    what: Witness = WitnessConfig(),  # noqa: B008
+    what: Annotated[
+        WitnessConfig, Parameter(name="*", group="What is rewritten")
+    ] = WitnessConfig(),  # noqa: B008
     output: Output = OutputConfig(),  # noqa: B008
 ) -> int:
     """Rewrite stored votes to change every image without a certificate: no model, no images."""

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from jobs.commands.app import Claims, Decided, Estimate, Output, What, app
+from jobs.commands.app import Claims, Estimate, Output, What, app
 from jobs.submit import SubmitConfig
 from pipeline.config import (
     ClaimsConfig,
@@ -33,7 +33,9 @@ def run(
 def votes(
     *,
     what: What,
-    decided: Decided = DecidedConfig(),  # noqa: B008
+    decided: Annotated[
+        DecidedConfig, Parameter(name="*", group="What is decided")
+    ] = DecidedConfig(),  # noqa: B008
     output: Output = OutputConfig(),  # noqa: B008
     before: Estimate = EstimateConfig(),  # noqa: B008
 ) -> int:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import REPOSITORY, TINY_CLASSES, TINY_PX, png, random_images, write_shard
 from tests.faults.chaos import SABOTAGE, VICTIMS
+from tests.faults.own_process import run_module
 
 pytestmark = pytest.mark.services
 
@@ -21,20 +22,9 @@ REASON = "kills the process that handles it (SIGABRT)"
 
 
 def test_whatever_is_killed_every_image_has_its_votes_once(tmp_path: Path):
-    """In a process of its own, since Ray reads the token of its cluster once."""
-    command = [sys.executable, "-m", "tests.faults.chaos", str(KILLS)]
-    done = subprocess.run(
-        command,
-        # Nothing of other services: no cluster, no token, no S3.
-        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    print(done.stdout)
-    assert done.returncode == 0, done.stdout + done.stderr
-    *kills, total = done.stdout.splitlines()
+    printed = run_module("tests.faults.chaos", tmp_path, str(KILLS))
+    print(printed)
+    *kills, total = printed.splitlines()
     found = re.fullmatch(r"(\d+) kills: (\d+) equal, (\d+) mid-run, (\d+) rows recomputed", total)
     assert found, total
     count, equal, mid_run, recomputed = map(int, found.groups())

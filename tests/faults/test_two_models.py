@@ -1,28 +1,17 @@
 """A cluster of two device models: refused by name, bound to one, or mixed and recorded."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.faults.own_process import run_module
 
 pytestmark = pytest.mark.services
 
 
 def test_a_run_is_of_one_device_model_unless_they_are_mixed(tmp_path):
-    """In a process of its own, since Ray reads the token of its cluster once."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.faults.two_models", str(tmp_path)],
-        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    jobs = json.loads(done.stdout.splitlines()[-1])
+    printed = run_module("tests.faults.two_models", tmp_path, str(tmp_path))
+    jobs = json.loads(printed.splitlines()[-1])
     cpu, cuda, pinned, mixed = (jobs[name] for name in ("cpu", "cuda", "pinned", "mixed"))
     # Processors are asked of every node, GPUs first of Ray.
     assert cpu["code"] == 2, cpu["said"]

@@ -7,6 +7,7 @@ Units are the grain of progress, of retries and of resuming.
 
 import platform
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -34,19 +35,22 @@ class VoteOnUnit:
 
     def __init__(self, voter: Voter, numerics: Numerics, schema: pa.Schema) -> None:
         self.device_model = check_worker(voter, numerics)
-        self.classifier = build_classifier(voter, numerics)
+        # OpenMP keeps a pool of threads, and their number, for each thread that calls it, and Ray
+        # constructs in one and calls from another. Two pools are more threads than cores, which
+        # then sleep where they wait for each other instead of spinning: a third of the time.
+        self.thread = ThreadPoolExecutor(1)
+        self.classifier = self.thread.submit(build_classifier, voter, numerics).result()
         self.curtailed = None
         if voter.curtailment is not None:
             self.curtailed = CurtailedClassifier(self.classifier, Suffices(voter))
-        self.voter, self.schema, self.threads = voter, schema, numerics.threads
+        self.voter, self.schema = voter, schema
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         """Decoded rows to votes, in order, addressed to their unit."""
+        return self.thread.submit(self._vote, decoded).result()
+
+    def _vote(self, decoded: pa.Table) -> pa.Table:
         start = time.monotonic()
-        if self.threads:
-            # OpenMP counts threads per calling thread, and Ray calls from another one than the
-            # constructor's, where its own OMP_NUM_THREADS of one would hold.
-            torch.set_num_threads(self.threads)
         decoded = decoded.combine_chunks()
         readable = np.flatnonzero(decoded["pixels"].is_valid().to_numpy())
         rows = decoded.take(pa.array(readable))

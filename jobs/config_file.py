@@ -1,6 +1,7 @@
 """``--config FILE.yaml``: options of any command, as keys."""
 
 import difflib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cyclopts import App, ArgumentCollection, UnknownOptionError
@@ -32,18 +33,31 @@ def yaml_of(tokens: list[str]) -> tuple[Yaml, ...]:
     """Take ``--config FILE`` out of the tokens."""
     from pipeline.config import ConfigError  # noqa: PLC0415
 
+    for place, flag, path in config_files(tokens):
+        del tokens[place if flag else place - 1 : place + 1]
+        if not Path(path).is_file():
+            raise ConfigError(f"--config {path}: no such file")
+        return (_File(path, use_commands_as_keys=False),)
+    return ()
+
+
+def config_files(tokens: Sequence[str]) -> Iterator[tuple[int, str, str]]:
+    """Each config file a command names: place of its token, what it has before the path, the path.
+
+    Raises:
+        ConfigError: There is no path.
+    """
+    from pipeline.config import ConfigError  # noqa: PLC0415
+
     for index, token in enumerate(tokens):
         if token == "--":  # noqa: S105  (a token of the command line)
             break  # what follows is another command's
-        name, equals, value = token.partition("=")
-        if name != _CONFIG:
+        flag, equals, path = token.partition("=")
+        if flag != _CONFIG:
             continue
-        if not equals:
-            if index + 1 == len(tokens):
-                raise ConfigError("--config: give the path of a YAML file")
-            value = tokens.pop(index + 1)
-        tokens.pop(index)
-        if not Path(value).is_file():
-            raise ConfigError(f"--config {value}: no such file")
-        return (_File(value, use_commands_as_keys=False),)
-    return ()
+        if equals:
+            yield index, f"{_CONFIG}=", path
+        elif index + 1 == len(tokens):
+            raise ConfigError("--config: give the path of a YAML file")
+        else:
+            yield index + 1, "", tokens[index + 1]

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from jobs.config_file import config_files
 from pipeline.addresses import holds_userinfo, without_userinfo
 from pipeline.config import ConfigError
 
@@ -117,31 +118,17 @@ def packed(command: Sequence[str], include: Sequence[str]) -> Iterator[tuple[str
 
 def _with_configs(command: list[str], folder: Path) -> list[str]:
     """The command with each ``--config`` file sent along and named as it is called there."""
-    for at, flag, path in list(_configs(command)):
+    for at, flag, path in list(config_files(command)):
         place = f"{_CARRIED}/{Path(path).name}"
         _carry(Path(path), folder, Path(place))
         command[at] = flag + place
     return command
 
 
-def _configs(command: Sequence[str]) -> Iterator[tuple[int, str, str]]:
-    """Place of each config file's token, what stands in it before the path, and the path."""
-    for index, token in enumerate(command):
-        flag, equals, path = token.partition("=")
-        if flag != "--config":
-            continue
-        if equals:
-            yield index, "--config=", path
-        elif index + 1 == len(command):
-            raise ConfigError("--config: give the path of a YAML file")
-        else:
-            yield index + 1, "", command[index + 1]
-
-
 def _refuse_passwords(command: Sequence[str]) -> None:
     """Raise ConfigError where the command, or a config file, has an address with a password."""
     found = [without_userinfo(token) for token in command if holds_userinfo(token)]
-    for _, _, path in _configs(command):
+    for _, _, path in config_files(command):
         lines = _existing(Path(path)).read_text("utf-8", "replace").splitlines()
         numbered = enumerate(lines, start=1)
         found += [f"{path}, line {number}" for number, line in numbered if holds_userinfo(line)]

@@ -51,6 +51,8 @@ class TrainConfig:
         layer_decay: Learning rate of a layer, relative to the one above it; 1: all alike.
         clip: Largest norm of a step's gradient.
         drop_path: Rate of stochastic depth.
+        token_dropout: Share of the tokens of each ablation left out at random while training, which
+            makes a step as much cheaper (PatchDropout, arXiv 2208.07220).
         label_smoothing: Share of the target spread over all classes.
         augment: none, crop (and flip), rand (RandAugment after it), trivial (TrivialAugment).
         mix: Blend pairs of images and labels: mixup or cutmix.
@@ -90,6 +92,7 @@ class TrainConfig:
     layer_decay: float = 1.0
     clip: float = 1.0
     drop_path: float = 0.0
+    token_dropout: float = 0.0
     label_smoothing: float = 0.05
     augment: Augmentation = "crop"
     mix: Mix = "none"
@@ -112,7 +115,7 @@ class TrainConfig:
         self._require("num_classes", 2, None)
         for name in ("warmup", "weight_decay", "validation", "estimate", "seed"):
             self._require(name, 0, None)
-        for name in ("drop_path", "label_smoothing", "average"):
+        for name in ("drop_path", "token_dropout", "label_smoothing", "average"):
             self._require(name, 0, 1, below=True)
         self._require("teacher_weight", 0, 1)
         for name in ("lr", "clip", "mix_alpha", "layer_decay"):

@@ -2,12 +2,15 @@
 
 import timm
 import torch
+from timm.layers.patch_dropout import PatchDropout
 from timm.optim._param_groups import param_groups_layer_decay, param_groups_weight_decay
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
 from models.checkpoint import read_state
+from models.droppable import ABSOLUTE, Droppable
 from models.zoo import check_fit, check_model_name, load_network
+from pipeline.config import ConfigError
 from pipeline.training.config import TrainConfig
 from pipeline.training.forward import AblationLogits
 from pipeline.training.recipe import Recipe
@@ -19,6 +22,7 @@ def starting_network(recipe: Recipe) -> nn.Module:
 
     Raises:
         WeightsError: The weights are not this network's, but for the head.
+        ConfigError: It has no dropout of tokens, and some is asked for.
     """
     voter = recipe.voter
     check_model_name(voter.model)
@@ -29,6 +33,8 @@ def starting_network(recipe: Recipe) -> nn.Module:
         num_classes=voter.num_classes,
         drop_path_rate=recipe.config.drop_path,
     )
+    if recipe.config.token_dropout:
+        _leave_tokens_out(network, recipe)
     state, own = read_state(local_weights(voter.weights)), network.state_dict()
     names = network.pretrained_cfg["classifier"]  # type: ignore[index]
     heads = tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
@@ -39,6 +45,17 @@ def starting_network(recipe: Recipe) -> nn.Module:
     check_fit(network, state, what, "Give the --model these weights were trained with")
     network.load_state_dict(state)
     return network
+
+
+def _leave_tokens_out(network: Droppable, recipe: Recipe) -> None:
+    """Set timm's own dropout of tokens, which networks of absolute positions have a place for."""
+    rate = recipe.config.token_dropout
+    if type(network) not in ABSOLUTE:
+        raise ConfigError(
+            f"--token-dropout {rate:g}: {recipe.voter.model} has no dropout of tokens; choose a "
+            "ViT or DeiT model, or leave it out"
+        )
+    network.patch_drop = PatchDropout(rate, num_prefix_tokens=network.num_prefix_tokens)
 
 
 def optimizer_of(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

@@ -98,6 +98,7 @@ def test_lower_layers_learn_slower_with_layer_decay(tmp_path):
         {"optimizer": "sgd", "schedule": "step", "lr": 0.01},
         {"dtype": "bfloat16", "views": 2},
         {"drop_path": 0.2},
+        {"token_dropout": 0.5, "teacher": "self"},
     ],
 )
 def test_every_option_learns_and_repeats(tmp_path, option):
@@ -115,6 +116,35 @@ def test_every_option_learns_and_repeats(tmp_path, option):
         assert all(torch.isfinite(value).all() for value in after.values())
         results.append(after)
     assert all(torch.equal(results[0][key], results[1][key]) for key in results[0])
+
+
+def test_half_of_the_tokens_of_an_ablation_are_left_out_of_training_and_of_nothing_else(tmp_path):
+    learners = [Learner(toy_recipe(tmp_path, token_dropout=rate), CPU) for rate in (0.0, 0.5)]
+    seen: list[set[int]] = []
+    for learner in learners:
+        lengths, prefix = set(), learner.network.num_prefix_tokens
+        learner.network.blocks[0].register_forward_pre_hook(
+            lambda _, given, lengths=lengths, prefix=prefix: lengths.add(given[0].shape[1] - prefix)
+        )
+        learner.step(*batch())
+        seen.append(lengths)
+    counts = set(learners[0].forward.classifier.token_counts.tolist())
+    assert seen == [counts, {count // 2 for count in counts}]
+
+    plain, dropping = learners
+    dropping.network.load_state_dict(plain.network.state_dict())
+    images, views = batch()[0], torch.zeros(12, 1, dtype=torch.int64)
+    for learner in learners:
+        learner.forward.eval()
+    torch.testing.assert_close(plain.forward(images, views), dropping.forward(images, views))
+
+
+def test_a_network_without_dropout_of_tokens_is_refused(tmp_path):
+    init = write_init(tmp_path / "o.safetensors", model="test_efficientnet")
+    request = {"model": "test_efficientnet", "tokens": "black", "init": str(init)}
+    check_network(toy_recipe(tmp_path, **request))
+    with pytest.raises(ConfigError, match=r"--token-dropout 0.5: test_efficientnet has no dropout"):
+        check_network(toy_recipe(tmp_path, **request, token_dropout=0.5))
 
 
 def test_a_teacher_file_advises_on_whole_images(tmp_path):

@@ -1,9 +1,4 @@
-"""What a user may ask for: frozen, self-validating, the source of every flag and YAML key.
-
-The command line and the YAML file are derived from these classes by cyclopts; nothing is
-mirrored by hand. None of this imports torch, ray or mlflow. A field that is None is filled in by
-``pipeline.resolve`` from the weight file's header, the preset, or the paper's settings.
-"""
+"""What decides the votes, and how they are computed."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +7,7 @@ from typing import Literal
 from models.ablation import AblationKind
 from models.preprocess import Interpolation, PresetName
 from models.systems import TokenMode, VotingName
-from pipeline.certificates.threats import Threat
+from pipeline.config.mistakes import ConfigError, at_least
 from pipeline.sources.base import Numbering
 
 # Where threads share out fewer rows, some kernels differ between places in the batch
@@ -21,19 +16,6 @@ MICROBATCH_STEP = 16
 
 Dtype = Literal["float32", "bfloat16"]
 Device = Literal["auto", "cpu", "cuda"]
-# A key of pipeline.certificates.RULES, which alone knows them all.
-RuleName = str
-
-
-class ConfigError(ValueError):
-    """A request that cannot be met as asked: message names the flag, the rule, the remedy."""
-
-
-def _at_least(minimum: int, **values: int | None) -> None:
-    for name, value in values.items():
-        if value is not None and value < minimum:
-            flag = name.replace("_", "-")
-            raise ConfigError(f"--{flag} {value}: it must be at least {minimum}")
 
 
 def crop_of(text: str) -> tuple[int, int]:
@@ -154,7 +136,7 @@ class VotesConfig:
     def __post_init__(self) -> None:
         if not self.data:
             raise ConfigError("--data is empty: give a path, a pattern or an s3:// address")
-        _at_least(
+        at_least(
             1,
             limit=self.limit,
             size=self.size,
@@ -165,7 +147,7 @@ class VotesConfig:
             unit_images=self.unit_images,
             randomized=self.randomized,
         )
-        _at_least(0, seed=self.seed)
+        at_least(0, seed=self.seed)
         if self.microbatch is not None and self.microbatch % MICROBATCH_STEP:
             raise ConfigError(
                 f"--microbatch {self.microbatch}: it must be a multiple of {MICROBATCH_STEP}; "
@@ -182,7 +164,7 @@ class VotesConfig:
             raise ConfigError(f"--max-error-rate {self.max_error_rate}: give a share from 0 to 1")
         self._check_positions()
         self._check_voting()
-        _at_least(2, num_classes=self.num_classes)
+        at_least(2, num_classes=self.num_classes)
         if (
             self.resize is not None
             and self.resize != "none"
@@ -231,129 +213,3 @@ class VotesConfig:
         kind, colon, count = (self.positions or "").partition(":")
         valid = kind == "random" and colon and count.isdecimal() and int(count) >= 1
         return int(count) if valid else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClaimsConfig:
-    """What to certify from votes, and where to log it.
-
-    Attributes:
-        patch: What the attacker may do: sides of square patches in pixels, or 16x48 (height x
-            width), area:1024 (any rectangle of at most so many pixels), 2of32 (two squares)
-            [23 32 39, or 2 4 5 on the CIFAR-10 grid].
-        rule: Certificates to compute: exact, uniform [both; of a --randomized run, randomized].
-        top_k: Places: 1 certifies that the prediction stays, k that a right class stays among the
-            k with most votes.
-        detect: Also compute what an alert at near ties detects, for every threshold.
-        confidence: Confidence, for each image, of the randomized certificate.
-        mlflow: Tracking server; default: an sqlite file in --out; none logs nothing.
-        experiment: MLflow experiment.
-    """
-
-    patch: tuple[int | str, ...] | None = None
-    rule: tuple[RuleName, ...] | None = None
-    top_k: tuple[int, ...] = (1,)
-    detect: bool = False
-    confidence: float = 0.999
-    mlflow: str | None = None
-    experiment: str = "patchcert"
-
-    def __post_init__(self) -> None:
-        if self.patch is not None and not self.patch:
-            raise ConfigError("--patch is empty: give one or more sides in pixels")
-        self.threats  # noqa: B018  (fails where a text means nothing)
-        if not self.top_k:
-            raise ConfigError("--top-k is empty: give one or more numbers of places")
-        for places in self.top_k:
-            _at_least(1, top_k=places)
-        if self.rule is not None and not self.rule:
-            raise ConfigError("--rule is empty: choose exact, uniform or both")
-        if not 0 < self.confidence < 1:
-            raise ConfigError(f"--confidence {self.confidence}: it must lie between 0 and 1")
-
-    @property
-    def threats(self) -> tuple[Threat, ...] | None:
-        """What ``patch`` means; None where it was left out.
-
-        Raises:
-            ConfigError: A text means nothing.
-        """
-        try:
-            return None if self.patch is None else tuple(map(Threat.parse, self.patch))
-        except ValueError as error:
-            raise ConfigError(f"--{error}") from error
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecidedConfig:
-    """What votes have to decide where nothing is certified yet.
-
-    Attributes:
-        patch: With --decide: as in certify [23 32 39, or 2 4 5 on the CIFAR-10 grid].
-        rule: With --decide: exact, uniform [both].
-    """
-
-    patch: tuple[int | str, ...] | None = None
-    rule: tuple[RuleName, ...] | None = None
-
-    def __post_init__(self) -> None:
-        self.claims  # noqa: B018  (fails where a text means nothing)
-
-    @property
-    def claims(self) -> ClaimsConfig:
-        """The request, as of ``patchcert certify``.
-
-        Raises:
-            ConfigError: A text means nothing.
-        """
-        return ClaimsConfig(patch=self.patch, rule=self.rule)
-
-    def check(self, what: VotesConfig) -> None:
-        """Raise ConfigError unless votes are to decide something."""
-        for flag in ("patch", "rule"):
-            if getattr(self, flag) is not None and not what.decide:
-                raise ConfigError(
-                    f"--{flag}: votes answer every one; give it to `patchcert certify`, or vote "
-                    "with --decide"
-                )
-
-
-@dataclass(frozen=True, kw_only=True)
-class EstimateConfig:
-    """What to say before the job in place of doing it.
-
-    Attributes:
-        dry_run: Say what would be computed, what a resume skips and what it costs; write nothing.
-        images_per_second: Speed of one actor, as `patchcert bench` or a run with --limit says it.
-        price_per_hour: Price of one actor's machine, in any currency.
-    """
-
-    dry_run: bool = False
-    images_per_second: float | None = None
-    price_per_hour: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("images_per_second", "price_per_hour"):
-            value = getattr(self, name)
-            flag = "--" + name.replace("_", "-")
-            if value is not None and not self.dry_run:
-                raise ConfigError(f"{flag} {value}: it belongs to --dry-run")
-            if value is not None and not 0 < value < float("inf"):
-                raise ConfigError(f"{flag} {value}: it must be above 0")
-        if self.price_per_hour is not None and self.images_per_second is None:
-            raise ConfigError("--price-per-hour: hours follow from --images-per-second; give both")
-
-
-@dataclass(frozen=True, kw_only=True)
-class OutputConfig:
-    """Where results lie and how they are printed.
-
-    Attributes:
-        out: Folder of all results, local or s3://.
-        json: Print one JSON document in place of tables and run_id=...
-        verbose: Show Ray's own log.
-    """
-
-    out: str = "out"
-    json: bool = False
-    verbose: bool = False

@@ -1,0 +1,25 @@
+"""What a user may ask for: frozen, self-validating, the source of every flag and YAML key.
+
+The command line and the YAML file are derived from these classes by cyclopts; nothing is
+mirrored by hand. None of this imports torch, ray or mlflow. A field that is None is filled in by
+``pipeline.resolve`` from the weight file's header, the preset, or the paper's settings.
+"""
+
+from pipeline.config.claims import ClaimsConfig, DecidedConfig, RuleName
+from pipeline.config.mistakes import ConfigError
+from pipeline.config.output import EstimateConfig, OutputConfig
+from pipeline.config.votes import MICROBATCH_STEP, Device, Dtype, VotesConfig, crop_of
+
+__all__ = [
+    "MICROBATCH_STEP",
+    "ClaimsConfig",
+    "ConfigError",
+    "DecidedConfig",
+    "Device",
+    "Dtype",
+    "EstimateConfig",
+    "OutputConfig",
+    "RuleName",
+    "VotesConfig",
+    "crop_of",
+]

@@ -1,0 +1,95 @@
+"""What is certified from votes."""
+
+from dataclasses import dataclass
+
+from pipeline.certificates.threats import Threat
+from pipeline.config.mistakes import ConfigError, at_least
+from pipeline.config.votes import VotesConfig
+
+# A key of pipeline.certificates.RULES, which alone knows them all.
+RuleName = str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaimsConfig:
+    """What to certify from votes, and where to log it.
+
+    Attributes:
+        patch: What the attacker may do: sides of square patches in pixels, or 16x48 (height x
+            width), area:1024 (any rectangle of at most so many pixels), 2of32 (two squares)
+            [23 32 39, or 2 4 5 on the CIFAR-10 grid].
+        rule: Certificates to compute: exact, uniform [both; of a --randomized run, randomized].
+        top_k: Places: 1 certifies that the prediction stays, k that a right class stays among the
+            k with most votes.
+        detect: Also compute what an alert at near ties detects, for every threshold.
+        confidence: Confidence, for each image, of the randomized certificate.
+        mlflow: Tracking server; default: an sqlite file in --out; none logs nothing.
+        experiment: MLflow experiment.
+    """
+
+    patch: tuple[int | str, ...] | None = None
+    rule: tuple[RuleName, ...] | None = None
+    top_k: tuple[int, ...] = (1,)
+    detect: bool = False
+    confidence: float = 0.999
+    mlflow: str | None = None
+    experiment: str = "patchcert"
+
+    def __post_init__(self) -> None:
+        if self.patch is not None and not self.patch:
+            raise ConfigError("--patch is empty: give one or more sides in pixels")
+        self.threats  # noqa: B018  (fails where a text means nothing)
+        if not self.top_k:
+            raise ConfigError("--top-k is empty: give one or more numbers of places")
+        for places in self.top_k:
+            at_least(1, top_k=places)
+        if self.rule is not None and not self.rule:
+            raise ConfigError("--rule is empty: choose exact, uniform or both")
+        if not 0 < self.confidence < 1:
+            raise ConfigError(f"--confidence {self.confidence}: it must lie between 0 and 1")
+
+    @property
+    def threats(self) -> tuple[Threat, ...] | None:
+        """What ``patch`` means; None where it was left out.
+
+        Raises:
+            ConfigError: A text means nothing.
+        """
+        try:
+            return None if self.patch is None else tuple(map(Threat.parse, self.patch))
+        except ValueError as error:
+            raise ConfigError(f"--{error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecidedConfig:
+    """What votes have to decide where nothing is certified yet.
+
+    Attributes:
+        patch: With --decide: as in certify [23 32 39, or 2 4 5 on the CIFAR-10 grid].
+        rule: With --decide: exact, uniform [both].
+    """
+
+    patch: tuple[int | str, ...] | None = None
+    rule: tuple[RuleName, ...] | None = None
+
+    def __post_init__(self) -> None:
+        self.claims  # noqa: B018  (fails where a text means nothing)
+
+    @property
+    def claims(self) -> ClaimsConfig:
+        """The request, as of ``patchcert certify``.
+
+        Raises:
+            ConfigError: A text means nothing.
+        """
+        return ClaimsConfig(patch=self.patch, rule=self.rule)
+
+    def check(self, what: VotesConfig) -> None:
+        """Raise ConfigError unless votes are to decide something."""
+        for flag in ("patch", "rule"):
+            if getattr(self, flag) is not None and not what.decide:
+                raise ConfigError(
+                    f"--{flag}: votes answer every one; give it to `patchcert certify`, or vote "
+                    "with --decide"
+                )

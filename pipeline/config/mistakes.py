@@ -1,0 +1,13 @@
+"""A request that cannot be met."""
+
+
+class ConfigError(ValueError):
+    """A request that cannot be met as asked: message names the flag, the rule, the remedy."""
+
+
+def at_least(minimum: int, **values: int | None) -> None:
+    """Raise ConfigError for the first of ``values``, named as flags, that is smaller."""
+    for name, value in values.items():
+        if value is not None and value < minimum:
+            flag = name.replace("_", "-")
+            raise ConfigError(f"--{flag} {value}: it must be at least {minimum}")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.config_file import config_files
-from pipeline.addresses import holds_userinfo, without_userinfo
+from pipeline.addresses import holds_password, redact
 from pipeline.config import ConfigError
 
 _PACKAGES = ("jobs", "models", "pipeline")
@@ -127,11 +127,11 @@ def _with_configs(command: list[str], folder: Path) -> list[str]:
 
 def _refuse_passwords(command: Sequence[str]) -> None:
     """Raise ConfigError where the command, or a config file, has an address with a password."""
-    found = [without_userinfo(token) for token in command if holds_userinfo(token)]
+    found = [redact(token) for token in command if holds_password(token)]
     for _, _, path in config_files(command):
         lines = _existing(Path(path)).read_text("utf-8", "replace").splitlines()
         numbered = enumerate(lines, start=1)
-        found += [f"{path}, line {number}" for number, line in numbered if holds_userinfo(line)]
+        found += [f"{path}, line {number}" for number, line in numbered if holds_password(line)]
     if found:
         raise ConfigError(
             f"{found[0]}: whoever sees the dashboard sees what is submitted; leave user and "

@@ -7,9 +7,18 @@ import re
 _USERINFO = re.compile(r"(?<=://)(?=[^/\s@]*@|[^/\s:@]*:\S*@)\S*@")
 
 
+# A query that gives a password by name, as addresses of databases do.
+_PASSWORD = re.compile(r"://\S*[?&][^=&\s]*(?:pass|pwd|secret|token|key)[^=&\s]*=[^&\s]", re.I)
+
+
 def holds_userinfo(text: str) -> bool:
     """Whether an address in ``text`` has a user or a password."""
     return _USERINFO.search(text) is not None
+
+
+def holds_password(text: str) -> bool:
+    """Whether an address in ``text`` has a user or a password, before its host or in its query."""
+    return holds_userinfo(text) or _PASSWORD.search(text) is not None
 
 
 def without_userinfo(text: str) -> str:

@@ -64,6 +64,7 @@ def test_mistakes_are_found_before_anything_is_sent(arguments, code, message, ca
         (["--data", "s3://key:abc/pa55@b/x", "--mlflow", "none"], "s3://***@b/x"),
         (["--data=S3://key:pa55@b/x"], "--data=S3://***@b/x"),
         (["--mlflow", "https://u:pa55@h"], "https://***@h"),
+        (["--mlflow=postgresql://h/db?user=u&password=pa55"], "postgresql://h/db?***"),
         (["--data", "x", "--config", "run.yaml"], "run.yaml, line 2"),
         (["--data", "x", "--config=run.yaml"], "run.yaml, line 2"),
     ],
@@ -78,11 +79,11 @@ def test_no_password_is_packed_or_repeated(command, named, capsys, monkeypatch, 
     assert "pa55" not in said
 
 
-def test_an_at_sign_of_a_path_is_no_password(tmp_path):
+def test_an_at_sign_or_a_question_mark_of_a_path_is_no_password(tmp_path):
     command = [
         "run",
         "--data",
-        "s3://b/cat@2x/*.tar",
+        "s3://b/cat@2x/shard-?key.tar",
         "--out",
         "me@work",
         "--mlflow",

@@ -21,7 +21,6 @@ from pipeline.failures import JobError, in_words, told
 from pipeline.numerics import Machine, Numerics, on_cluster, probe_machine
 from pipeline.resolve import Voter
 from pipeline.shares import CPUS_OF, DECODE_CPUS, GPUS_OF, GPUS_ON, check_accelerators
-from pipeline.voting import build_classifier, check_worker
 
 # What Ray calls a node that has GPUs of a model.
 _MODEL_RESOURCE = "accelerator_type:"
@@ -220,6 +219,9 @@ def load_on_worker(voter: Voter, numerics: Numerics, accelerator_type: str | Non
 
 
 def _load(voter: Voter, numerics: Numerics) -> str:
+    # It imports timm, of which drivers and whoever is asked what it is have no need.
+    from pipeline.voting import build_classifier, check_worker  # noqa: PLC0415
+
     check_worker(voter, numerics)
     build_classifier(voter, numerics)
     return platform.node()

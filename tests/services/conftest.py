@@ -69,11 +69,13 @@ class Head:
         address: Of its control store.
         dashboard: Of its dashboard.
         token: What it demands.
+        pid: Of the process that all of its own descend from.
     """
 
     address: str
     dashboard: str
     token: str
+    pid: int
 
 
 @pytest.fixture(scope="session")
@@ -101,7 +103,9 @@ def head(s3: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     process = subprocess.Popen(
         command, stdout=log, stderr=log, start_new_session=True, cwd=REPOSITORY
     )
-    found = Head(f"127.0.0.1:{control}", f"http://127.0.0.1:{dashboard}", token.read_text())
+    found = Head(
+        f"127.0.0.1:{control}", f"http://127.0.0.1:{dashboard}", token.read_text(), process.pid
+    )
     try:
         _await(found, process, folder / "log")
         yield found

@@ -10,6 +10,7 @@ import pytest
 from jobs.cli import main
 from pipeline import storage
 from tests.conftest import REPOSITORY
+from tests.faults.chaos import children, committed, kill, title
 from tests.services.conftest import upload
 
 FIXED = "microbatch: 16\nthreads: 1\nunit_images: 12\nactors: 1\nmax_error_rate: 1\n"
@@ -57,6 +58,37 @@ def test_no_wait_returns_at_once_and_says_how_to_stop(head, config, capsys):
         assert time.monotonic() < deadline
         time.sleep(0.5)
     assert client.get_job_status(job) == "SUCCEEDED"
+
+
+def test_a_job_that_loses_its_actor_too_often_goes_on_in_another_pass(
+    head, shards, tiny_weights, tmp_path
+):
+    """Ray restarts it three times; a fourth death ends the pass, and the next joins anew."""
+    out, log = tmp_path / "out", tmp_path / "log"
+    votes = ["votes", "--data", f"{shards}/*.tar", "--weights", tiny_weights, "--out", out]
+    small = ["--microbatch=16", "--threads=1", "--unit-images=1", "--actors=1"]
+    submit = [sys.executable, "-m", "jobs.cli", "submit", "--address", head.dashboard, "--"]
+    actors: list[int] = []
+    with log.open("wb") as stream:
+        job = subprocess.Popen(
+            [*submit, *votes, *small, "--max-error-rate=1"], stdout=stream, stderr=stream
+        )
+        while job.poll() is None:
+            actors += [pid for pid in _actors_below(head.pid) if pid not in actors]
+            begun = len(actors) < 4 or committed(out)
+            if actors and len(actors) < 5 and begun:
+                kill(actors[-1])
+            time.sleep(0.01)
+    assert job.returncode == 0, log.read_text()
+    assert len(actors) == 5, "of the second pass one was enough"
+    assert b"23 of 23 images" in log.read_bytes()
+
+
+def _actors_below(pid: int) -> list[int]:
+    """Processes of voting actors among the descendants of a process."""
+    below = children(pid)
+    here = [child for child in below if title(child).startswith("ray::MapWorker")]
+    return here + [actor for child in below for actor in _actors_below(child)]
 
 
 def test_plain_ray_job_submit_works_too(head):

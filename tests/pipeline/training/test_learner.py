@@ -118,6 +118,25 @@ def test_every_option_learns_and_repeats(tmp_path, option):
     assert all(torch.equal(results[0][key], results[1][key]) for key in results[0])
 
 
+@pytest.mark.parametrize("tokens", ["drop", "black"])
+def test_threads_do_not_decide_in_which_order_gradients_are_summed(tmp_path, tokens):
+    """Of a position that many sequences have, which two threads would add to as they come."""
+    recipe = toy_recipe(tmp_path, views=3, tokens=tokens)
+    threads, results = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    try:
+        for _ in range(3):
+            learner = Learner(recipe, CPU)
+            for step in range(2):
+                learner.step(*batch(seed=step))
+            results.append(weights(learner.network))
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(results[0][key], other[key]) for key in other)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 def test_half_of_the_tokens_of_an_ablation_are_left_out_of_training_and_of_nothing_else(tmp_path):
     learners = [Learner(toy_recipe(tmp_path, token_dropout=rate), CPU) for rate in (0.0, 0.5)]
     seen: list[set[int]] = []

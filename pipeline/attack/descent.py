@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from models.ablation import BoolArray, IntArray, Patch
 from models.smoothing import SmoothedClassifier
 from pipeline.attack.attempt import Attempt
-from pipeline.attack.gradient import VoteGradient, reproducible_gradients
+from pipeline.attack.gradient import VoteGradient
+from pipeline.gradients import reproducible_gradients
 
 # Grey levels of a step, falling evenly: far at first, so that a pixel can cross from one end of
 # its range to the other, and fine at last.

@@ -7,16 +7,13 @@ Shapes: A attempts, h x w pixels of the patch, H x W of the attacker's grid, C c
 of a pass.
 """
 
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils import deterministic
 
 from models.ablation import IntArray, Patch
 from models.restricted import Restricted
@@ -138,25 +135,6 @@ class VoteGradient:
             return
         for image, votes in zip(image_s, self.voting(logits), strict=True):
             counts_ac[image, votes[votes >= 0]] += 1
-
-
-@contextmanager
-def reproducible_gradients() -> Iterator[None]:
-    """Sums that do not depend on which thread adds first, so that a seed says all."""
-    before = torch.are_deterministic_algorithms_enabled()
-    # Otherwise all new memory would be filled with NaN first, which costs a third of the time.
-    memory: Any = deterministic  # its stubs lack the attribute
-    filled = memory.fill_uninitialized_memory
-    with warnings.catch_warnings():
-        # What has no such kernel, on CUDA, is left as it is.
-        warnings.filterwarnings("ignore", message=".*[Dd]eterministic.*")
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        memory.fill_uninitialized_memory = False
-        try:
-            yield
-        finally:
-            torch.use_deterministic_algorithms(before)
-            memory.fill_uninitialized_memory = filled
 
 
 def _lead_over(logits: Tensor, rivals_s: Tensor) -> Tensor:

@@ -1,8 +1,7 @@
 """The network being trained: one step, and all that a resumed training must know of the last."""
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.config import ConfigError
+from pipeline.gradients import reproducible_gradients
 from pipeline.training.forward import AblationLogits
 from pipeline.training.networks import optimizer_of, starting_network, teacher_of
 from pipeline.training.objective import followed, loss_of, mixed, target_of
@@ -74,7 +74,8 @@ class Learner:
             images_bhwc: Pixels of the attacker's grid; uint8.
             labels_b: Classes; int64.
         """
-        with _sums_in_order(self.device):
+        # On CUDA nothing is promised, and some kernels would be slower.
+        with reproducible_gradients() if self.device.type == "cpu" else nullcontext():
             self._step(images_bhwc, labels_b)
 
     def _step(self, images_bhwc: Tensor, labels_b: Tensor) -> None:
@@ -174,28 +175,6 @@ def check_network(recipe: Recipe) -> None:
         if type(error) is not ValueError:
             raise
         raise ConfigError(f"{error}; check --model and --preprocess") from error
-
-
-@contextmanager
-def _sums_in_order(device: torch.device) -> Iterator[None]:
-    """On a CPU, gradients that several threads add to one place are added in the same order.
-
-    Tokens of many sequences have the same position, whose gradient torch otherwise sums atomically.
-    On CUDA no order is promised.
-    """
-    settings: Any = torch.utils.deterministic
-    before, filled = (
-        torch.are_deterministic_algorithms_enabled(),
-        settings.fill_uninitialized_memory,
-    )
-    if device.type == "cpu":
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        settings.fill_uninitialized_memory = False  # it is there to find bugs, and slow
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
-        settings.fill_uninitialized_memory = filled
 
 
 def _rng(seed: int, step: int, stream: int) -> np.random.Generator:

@@ -12,8 +12,9 @@ from pipeline.attack import gradient as gradient_module
 from pipeline.attack.attempt import Attempt
 from pipeline.attack.counting import votes_for
 from pipeline.attack.descent import PatchDescent
-from pipeline.attack.gradient import VoteGradient, reproducible_gradients
+from pipeline.attack.gradient import VoteGradient
 from pipeline.attack.sight import sees_patch
+from pipeline.gradients import reproducible_gradients
 from tests.conftest import TINY_CLASSES, TINY_PREPROCESS, tiny_ablation, tiny_model
 from tests.pipeline.attack.conftest import IMAGES
 

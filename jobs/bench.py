@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pipeline.config import ClaimsConfig, ConfigError, Device, Dtype
+from pipeline.config import ClaimsConfig, ConfigError, Device, Dtype, at_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +43,7 @@ class BenchConfig:
     experiment: str = "patchcert-bench"
 
     def __post_init__(self) -> None:
-        for name in ("size", "images", "rounds"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"--{name} {getattr(self, name)}: it must be at least 1")
+        at_least(1, size=self.size, images=self.images, rounds=self.rounds)
         if not self.stride or min(self.stride) < 1:
             raise ConfigError("--stride: give one or more distances of at least 1 px")
         # The first two units are where its steady pace begins and ends.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.bench import log, reach
-from pipeline.config import ConfigError
+from pipeline.config import ConfigError, at_least
 
 # Of the synthetic votes: rivals that each image has to choose from, and images a file.
 _LEAST_CLASSES, _UNIT_IMAGES = 33, 256
@@ -41,11 +41,8 @@ class BenchCertificatesConfig:
     experiment: str = "patchcert-bench"
 
     def __post_init__(self) -> None:
-        for name in ("images", "loop", "rounds"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"--{name} {getattr(self, name)}: it must be at least 1")
-        if self.classes < _LEAST_CLASSES:
-            raise ConfigError(f"--classes {self.classes}: it must be at least {_LEAST_CLASSES}")
+        at_least(1, images=self.images, loop=self.loop, rounds=self.rounds)
+        at_least(_LEAST_CLASSES, classes=self.classes)
         if any(multiple < 1 for multiple in self.scale):
             raise ConfigError("--scale: every multiple must be at least 1")
         if self.scale and self.images % _UNIT_IMAGES:

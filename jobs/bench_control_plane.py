@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.bench import log, reach
-from pipeline.config import ConfigError
+from pipeline.config import ConfigError, at_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +32,7 @@ class BenchControlPlaneConfig:
     experiment: str = "patchcert-bench"
 
     def __post_init__(self) -> None:
-        if self.per_shard < 1:
-            raise ConfigError(f"--per-shard {self.per_shard}: it must be at least 1")
+        at_least(1, per_shard=self.per_shard)
         if any(count < 1 or count % self.per_shard for count in self.images):
             raise ConfigError(f"--images: give multiples of --per-shard {self.per_shard}")
 

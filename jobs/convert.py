@@ -7,7 +7,7 @@ from typing import Literal
 
 from models.ablation import AblationKind
 from models.preprocess import PresetName
-from pipeline.config import ConfigError
+from pipeline.config import ConfigError, at_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +36,8 @@ class ConvertConfig:
     trust_pickle: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("num_classes", 2), ("size", 1), ("stride", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                flag = name.replace("_", "-")
-                raise ConfigError(f"--{flag} {value}: it must be at least {least}")
+        at_least(2, num_classes=self.num_classes)
+        at_least(1, size=self.size, stride=self.stride)
 
 
 def run_convert(released: str, out: str, what: ConvertConfig) -> int:

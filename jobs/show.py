@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from models.ablation import AblationKind
 from models.preprocess import PresetName
 from models.systems import TokenMode
-from pipeline.config import ConfigError, Device, VotesConfig
+from pipeline.config import ConfigError, Device, VotesConfig, at_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +56,7 @@ class ShowConfig:
     def __post_init__(self) -> None:
         if not self.out.endswith(".png"):
             raise ConfigError(f"--out {self.out}: the picture is a PNG; end the name in .png")
-        if self.patch is not None and self.patch < 1:
-            raise ConfigError(f"--patch {self.patch}: it must be at least 1")
+        at_least(1, patch=self.patch)
         self.request()
 
     def request(self) -> VotesConfig:

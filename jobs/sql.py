@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass
 
-from pipeline.config import ConfigError
+from pipeline.config import ConfigError, at_least
 
 _TERMINAL_ROWS = 40
 
@@ -27,8 +27,7 @@ class SqlConfig:
     parquet: str | None = None
 
     def __post_init__(self) -> None:
-        if self.rows is not None and self.rows < 1:
-            raise ConfigError(f"--rows {self.rows}: it must be at least 1")
+        at_least(1, rows=self.rows)
         if self.csv + self.json + (self.parquet is not None) + (self.rows is not None) > 1:
             raise ConfigError("--csv, --json, --parquet, --rows: choose one of them")
 

@@ -5,8 +5,6 @@ import re
 # What stands before an @ behind the scheme. A user has no slash, but a password may: AWS's secrets
 # do. An @ that follows neither is part of a path (s3://bucket/a@b, or a file behind sqlite:///).
 _USERINFO = re.compile(r"(?<=://)(?=[^/\s@]*@|[^/\s:@]*:\S*@)\S*@")
-
-
 # A query that gives a password by name, as addresses of databases do.
 _PASSWORD = re.compile(r"://\S*[?&][^=&\s]*(?:pass|pwd|secret|token|key)[^=&\s]*=[^&\s]", re.I)
 

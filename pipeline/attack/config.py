@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipeline.config import ConfigError
+from pipeline.config import at_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +40,16 @@ class AttackConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("patch", "images", "steps", "locations", "restarts", "views"):
-            _at_least(1, name, getattr(self, name))
-        _at_least(0, "seed", self.seed)
+        at_least(
+            1,
+            patch=self.patch,
+            images=self.images,
+            steps=self.steps,
+            locations=self.locations,
+            restarts=self.restarts,
+            views=self.views,
+        )
+        at_least(0, seed=self.seed)
 
     def settings(self) -> dict[str, Any]:
         """What decides the patches, beside the run, as plain JSON."""
@@ -63,9 +70,4 @@ class WitnessConfig:
     patch: int | None = None
 
     def __post_init__(self) -> None:
-        _at_least(1, "patch", self.patch)
-
-
-def _at_least(minimum: int, name: str, value: int | None) -> None:
-    if value is not None and value < minimum:
-        raise ConfigError(f"--{name} {value}: it must be at least {minimum}")
+        at_least(1, patch=self.patch)

@@ -6,7 +6,7 @@ mirrored by hand. None of this imports torch, ray or mlflow. A field that is Non
 """
 
 from pipeline.config.claims import ClaimsConfig, DecidedConfig, RuleName
-from pipeline.config.mistakes import ConfigError
+from pipeline.config.mistakes import ConfigError, at_least
 from pipeline.config.output import EstimateConfig, OutputConfig
 from pipeline.config.votes import MICROBATCH_STEP, Device, Dtype, VotesConfig, crop_of
 
@@ -21,5 +21,6 @@ __all__ = [
     "OutputConfig",
     "RuleName",
     "VotesConfig",
+    "at_least",
     "crop_of",
 ]

@@ -9,7 +9,7 @@ from typing import Literal
 from models.ablation import AblationKind
 from models.preprocess import PresetName
 from models.systems import TokenMode
-from pipeline.config import ConfigError, Device, Dtype
+from pipeline.config import ConfigError, Device, Dtype, at_least
 
 Augmentation = Literal["none", "crop", "rand", "trivial"]
 Schedule = Literal["cosine", "step", "constant"]
@@ -171,9 +171,6 @@ class TrainingPlace:
     verbose: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("workers", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"--{name} {value}: it must be at least 1")
+        at_least(1, workers=self.workers, threads=self.threads)
         if self.checkpoint_minutes < 0:
             raise ConfigError("--checkpoint-minutes: it must be at least 0")

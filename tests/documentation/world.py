@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from jobs.cli import main
 from models.weights import WeightsCard
+from pipeline.training.checkpoint import WEIGHTS
 from tests.conftest import (
     REPOSITORY,
     lively_network,
@@ -20,6 +21,7 @@ from tests.conftest import (
     write_shard,
     write_tiny_weights,
 )
+from tests.documentation.commands import documented
 from tests.models.released import network_state, released_state, save_released
 
 DATA = "imagenet-val-{000000..000049}.tar"
@@ -46,16 +48,26 @@ def make_world(folder: Path) -> Path:
         ("resnet50", "resnet50", 1000),
         ("tf_efficientnet_lite0", "tf_efficientnet_lite0", 1000),
     ):
-        card = WeightsCard(model=model, num_classes=classes)
-        save_file(
-            network_state(model, classes),
-            folder / f"{name}.safetensors",
-            metadata=card.to_metadata(),
-        )
+        _weights(folder / f"{name}.safetensors", model, classes)
+    for trained in sorted(_trained()):
+        (folder / trained).mkdir()
+        _weights(folder / trained / WEIGHTS, "deit_tiny_patch16_224", 10)
     state = released_state(network_state("deit_tiny_patch16_224", 1000), vit=True)
     save_released(folder / "released.pt", state)
     _runs(folder)
     return folder
+
+
+def _weights(path: Path, model: str, classes: int) -> None:
+    card = WeightsCard(model=model, num_classes=classes)
+    save_file(network_state(model, classes), path, metadata=card.to_metadata())
+
+
+def _trained() -> set[str]:
+    """Where documented trainings write, since what follows them begins from their weights."""
+    tokens = [command.tokens for command in documented()]
+    outs = {tokens[tokens.index("--out") + 1] for tokens in tokens if tokens[0] == "train"}
+    return {out for out in outs if "://" not in out}
 
 
 def _cifar10(folder: Path) -> None:

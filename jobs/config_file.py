@@ -1,11 +1,12 @@
 """``--config FILE.yaml``: options of any command, as keys."""
 
-import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cyclopts import App, ArgumentCollection, UnknownOptionError
 from cyclopts.config import Yaml
+
+from models.nearest import did_you_mean
 
 _CONFIG = "--config"
 
@@ -21,8 +22,7 @@ class _File(Yaml):
         except UnknownOptionError as error:
             key = (error.token.keyword or "").strip("[]")
             known = [name.removeprefix("--") for one in arguments for name in one.names]
-            near = difflib.get_close_matches(key.replace("_", "-"), known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else "`--help` lists them"
+            hint = did_you_mean(key.replace("_", "-"), known) or "`--help` lists them"
             raise ConfigError(
                 f"--config {self.path}: {key} is no option of `patchcert {' '.join(commands)}`; "
                 f"{hint}"

@@ -1,6 +1,5 @@
 """Networks by name with weights from a local file: the only code that asks timm for models."""
 
-import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
 from models.checkpoint import read_state
+from models.nearest import did_you_mean
 from models.preprocess import Preprocess
 from models.weights import HUB, WeightsError, read_shapes
 
@@ -29,9 +29,8 @@ def check_model_name(name: str) -> None:
             raise UnknownModelError(f"model {name!r}: {error} timm publishes: {tags}") from error
         return
     stem = name.split(".", maxsplit=1)[0]
-    near = difflib.get_close_matches(stem, timm.list_models(), n=3, cutoff=0.5)
-    hint = f"; did you mean {', '.join(near)}?" if near else "; see timm.list_models()"
-    raise UnknownModelError(f"model {name!r}: timm has no model of that name{hint}")
+    hint = did_you_mean(stem, timm.list_models(), at_most=3) or "see timm.list_models()"
+    raise UnknownModelError(f"model {name!r}: timm has no model of that name; {hint}")
 
 
 def default_num_classes(name: str) -> int:

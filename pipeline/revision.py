@@ -1,7 +1,8 @@
-"""Which revision of this program runs, where that can be known."""
+"""Which revision of this program and of what it stands on runs, where that can be known."""
 
 import shutil
 import subprocess
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 
@@ -13,3 +14,11 @@ def git_revision() -> str | None:
         return None
     answer = subprocess.run(git, capture_output=True, text=True, check=False)  # noqa: S603
     return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+def installed_version(distribution: str) -> str | None:
+    """Its version; None where it is not installed, as a copy of the code alone on a cluster."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None

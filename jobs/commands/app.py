@@ -18,13 +18,9 @@ Output = Annotated[OutputConfig, Parameter(name="*", group="Output")]
 
 
 def _version() -> str:
-    """Of the installed distribution; a copy of the code alone, as on a cluster, has none."""
-    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
+    from pipeline.revision import installed_version  # noqa: PLC0415
 
-    try:
-        return version("patchcert")
-    except PackageNotFoundError:
-        return "unknown: not installed"
+    return installed_version("patchcert") or "unknown: not installed"
 
 
 def _default(value: object) -> str | None:

@@ -5,10 +5,10 @@ import platform
 import resource
 import time
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from pipeline.numerics import processor
+from pipeline.revision import installed_version
 
 _LIBRARIES = ("patchcert", "torch", "timm", "numpy", "pyarrow", "ray")
 
@@ -25,7 +25,7 @@ def hardware(*, torch_too: bool = True) -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "python": platform.python_version(),
-        "versions": {name: found for name in _LIBRARIES if (found := _version(name))},
+        "versions": {name: found for name in _LIBRARIES if (found := installed_version(name))},
     }
     if torch_too:
         import torch  # noqa: PLC0415
@@ -66,10 +66,3 @@ def in_words(facts: dict[str, Any]) -> str:
         where += f" ({facts['instructions']})"
     versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
     return f"{facts['date']}, {where}, {facts['memory_gib']} GiB; {versions}"
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

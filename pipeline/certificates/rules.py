@@ -3,7 +3,6 @@
 A new rule is one function of (poll, threat) that returns margins, and one line in ``RULES``.
 """
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +10,7 @@ from functools import partial
 import numpy as np
 
 from models.ablation import Ablation, IntArray, Patch
+from models.nearest import did_you_mean
 from pipeline.certificates.exact import exact
 from pipeline.certificates.partial import PartialPoll, least_exact, least_uniform
 from pipeline.certificates.poll import Poll, margins_of
@@ -91,10 +91,10 @@ def rule_named(rule_name: str) -> Rule:
         ValueError: There is none; the message has the nearest.
     """
     if rule_name not in RULES:
-        near = difflib.get_close_matches(rule_name, RULES, n=1, cutoff=0.5)
-        hint = f" (did you mean {near[0]}?)" if near else ""
+        hint = did_you_mean(rule_name, RULES)
         raise ValueError(
-            f"rule={rule_name!r}: there is no such rule{hint}; choose {', '.join(RULES)}"
+            f"rule={rule_name!r}: there is no such rule{hint and f' ({hint})'}; "
+            f"choose {', '.join(RULES)}"
         )
     return RULES[rule_name]
 

@@ -5,13 +5,13 @@ network, load no extension and change no setting. So nothing that a query says c
 ``<out>`` or write anywhere, and S3 needs no extension.
 """
 
-import difflib
 import re
 from collections.abc import Iterator
 
 import duckdb
 import pyarrow as pa
 
+from models.nearest import did_you_mean
 from pipeline import storage
 from pipeline.config import ConfigError
 from pipeline.questions.stored import DATASETS, dataset, folder_of, runs_and_claims
@@ -155,7 +155,6 @@ def _explained(error: Exception) -> str:
         return f"{text.splitlines()[0]}\nA query sees the views {', '.join(VIEWS)} and nothing else"
     if isinstance(error, duckdb.CatalogException) and text.startswith("Catalog Error: Table with"):
         asked = text.split("name ", 1)[1].split(" ", 1)[0]
-        near = difflib.get_close_matches(asked, VIEWS, n=1, cutoff=0.5)
-        hint = f"Did you mean {near[0]}? " if near else ""
-        return f"there is no view {asked}. {hint}The views are {', '.join(VIEWS)}"
+        hint = did_you_mean(asked, VIEWS)
+        return f"there is no view {asked}{hint and f' ({hint})'}; the views are {', '.join(VIEWS)}"
     return text

@@ -179,7 +179,7 @@ def test_certify_draws_a_heat_map_of_what_it_was_asked(tmp_path, capsys):
     [
         (["sql", "FROM images; FROM runs"], "2 statements"),
         (["sql", " "], "the query is empty"),
-        (["sql", "FROM imges"], "Did you mean images?"),
+        (["sql", "FROM imges"], "did you mean images?"),
         (["sql", "FROM images", "--csv", "--json"], "choose one of them"),
         (["sql", "FROM images", "--rows", "0"], "--rows 0"),
         (["compare", "r0000", "r1111"], "there is no such run"),

@@ -182,8 +182,11 @@ def test_the_sandbox_is_on(answered):
 
 def test_messages_say_what_to_do(answered, tmp_path):
     for query, said in (
-        ("FROM certificate", "Did you mean certificates[?] The views are runs, claims, votes"),
-        ("FROM nonsense", "there is no view nonsense. The views are"),
+        (
+            "FROM certificate",
+            "[(]did you mean certificates[?][)]; the views are runs, claims, votes",
+        ),
+        ("FROM nonsense", "there is no view nonsense; the views are"),
         ("SELECT imge_id FROM images", '"image_id"'),
         ("SELECT FROM WHERE", "syntax error"),
         ("SELECT 1; SELECT 2", "2 statements: ask one query at a time"),

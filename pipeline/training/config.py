@@ -54,6 +54,10 @@ class TrainConfig:
         token_dropout: Share of the tokens of each ablation left out at random while training, which
             makes a step as much cheaper (PatchDropout, arXiv 2208.07220).
         label_smoothing: Share of the target spread over all classes.
+        margin: Lead of the true class over the next, as a share of the votes, that the `views` of
+            an image are to reach together; what is missing adds to the loss (0: nothing does).
+            A patch that touches D of V views needs more than 2D/V.
+        margin_weight: Weight of what is missing, beside the cross-entropy.
         augment: none, crop (and flip), rand (RandAugment after it), trivial (TrivialAugment).
         mix: Blend pairs of images and labels: mixup or cutmix.
         mix_alpha: Parameter of the blend's Beta distribution.
@@ -94,6 +98,8 @@ class TrainConfig:
     drop_path: float = 0.0
     token_dropout: float = 0.0
     label_smoothing: float = 0.05
+    margin: float = 0.0
+    margin_weight: float = 4.0
     augment: Augmentation = "crop"
     mix: Mix = "none"
     mix_alpha: float = 0.8
@@ -115,13 +121,15 @@ class TrainConfig:
         self._require("num_classes", 2, None)
         for name in ("warmup", "weight_decay", "validation", "estimate", "seed"):
             self._require(name, 0, None)
-        for name in ("drop_path", "token_dropout", "label_smoothing", "average"):
+        for name in ("drop_path", "token_dropout", "label_smoothing", "margin", "average"):
             self._require(name, 0, 1, below=True)
         self._require("teacher_weight", 0, 1)
-        for name in ("lr", "clip", "mix_alpha", "layer_decay"):
+        for name in ("lr", "clip", "mix_alpha", "layer_decay", "margin_weight"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{_flag(name)} {getattr(self, name)}: it must be above 0")
         self._require("layer_decay", 0, 1)
+        if self.margin and self.views == 1:
+            raise ConfigError("--margin: one view has no vote to lead; give --views 2 or more")
         if self.teacher == "self" and not self.average:
             raise ConfigError("--teacher self: the teacher is the average; give --average")
         if self.select == "best" and not (self.validation and self.estimate):

@@ -14,7 +14,7 @@ from pipeline.config import ConfigError
 from pipeline.gradients import reproducible_gradients
 from pipeline.training.forward import AblationLogits
 from pipeline.training.networks import optimizer_of, starting_network, teacher_of
-from pipeline.training.objective import followed, loss_of, mixed, target_of
+from pipeline.training.objective import followed, loss_of, mixed, shortfall_of, target_of
 from pipeline.training.recipe import Recipe
 from pipeline.training.schedule import share_of_peak
 
@@ -96,6 +96,8 @@ class Learner:
                 target_bc = followed(target_bc, advice_bc, config.teacher_weight)
             logits_bnc = self._parallel(images, views_bn)
         loss = loss_of(logits_bnc, target_bc)
+        if config.margin:
+            loss = loss + config.margin_weight * shortfall_of(logits_bnc, truth_b, config.margin)
         share = share_of_peak(self.done, self.steps, config.warmup, config.schedule)
         for group in self.optimizer.param_groups:
             group["lr"] = config.lr * share * group.get("lr_scale", 1.0)

@@ -99,6 +99,7 @@ def test_lower_layers_learn_slower_with_layer_decay(tmp_path):
         {"dtype": "bfloat16", "views": 2},
         {"drop_path": 0.2},
         {"token_dropout": 0.5, "teacher": "self"},
+        {"margin": 0.9, "views": 3},
     ],
 )
 def test_every_option_learns_and_repeats(tmp_path, option):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from pipeline.training.objective import followed, loss_of, mixed, target_of
+from pipeline.training.objective import followed, loss_of, mixed, shortfall_of, target_of
 from pipeline.training.schedule import share_of_peak
 
 
@@ -16,6 +16,27 @@ def test_loss_is_torchs_smoothed_cross_entropy_over_all_ablations():
         logits.flatten(0, 1), labels.repeat_interleave(3), label_smoothing=0.1
     )
     torch.testing.assert_close(loss_of(logits, target_of(labels, 5, 0.1)), expected)
+
+
+def test_shortfall_is_what_the_mean_ballot_lacks_of_the_lead():
+    """Two views a class: votes 2:0, 1:1 and 0:2 lead by 1, 0 and -1."""
+    sure = 1000 * torch.eye(3)
+    logits = torch.stack([sure[[0, 0]], sure[[0, 1]], sure[[1, 1]]])
+    truth = torch.zeros(3, dtype=torch.int64)
+    one = [float(shortfall_of(logits[i : i + 1], truth[:1], 0.25)) for i in range(3)]
+    assert one == pytest.approx([0, 0.25, 1.25])
+    assert float(shortfall_of(logits, truth, 0.25)) == pytest.approx(0.5)
+
+
+def test_shortfall_moves_only_images_that_lack_something():
+    torch.manual_seed(0)
+    logits = torch.randn(2, 4, 3, requires_grad=True)
+    sure = torch.tensor([100.0, 0.0, 0.0])
+    shifted = torch.stack([logits[0] + sure, logits[1]])
+    shortfall_of(shifted, torch.tensor([0, 0]), 0.9).backward()
+    assert not logits.grad[0].any()
+    # Of the image that lacks, more of the true class helps in every view.
+    assert (logits.grad[1, :, 0] < 0).all()
 
 
 def test_targets_are_distributions_and_follow_the_teacher():

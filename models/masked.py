@@ -51,9 +51,9 @@ class BlackMasked(AblatedPixels):
         """One group: every ablation is an image of the full size. (0, all view numbers)."""
         yield 0, np.arange(len(self.ablation))
 
-    def tokens(self, images_bhwc: Tensor) -> Tensor:
-        """Normalized pixels (B, 3, H, W) in the arithmetic's type, from uint8 (B, H, W, 3)."""
-        return self.normalize(images_bhwc)
+    def arrange(self, pixels_bchw: Tensor) -> Tensor:
+        """Pixels as they lie; (B, 3, H, W)."""
+        return pixels_bchw
 
     def forward(self, tokens_bn: Tensor, image_s: Tensor, view_s: Tensor) -> Tensor:
         """Logits of sequences, each one ablation of one image; (S, C).

@@ -57,6 +57,18 @@ class AblatedPixels(nn.Module):
         """The arithmetic's type: that of the weights."""
         return next(self.network.parameters()).dtype
 
+    def tokens(self, images_bhwc: Tensor) -> Tensor:
+        """Normalized pixels in the arithmetic's type, as ``forward`` takes them.
+
+        Args:
+            images_bhwc: uint8 pixels as the preprocessing gives them, on this module's device.
+        """
+        return self.arrange(self.normalize(images_bhwc))
+
+    def arrange(self, pixels_bchw: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) in the order in which ``forward`` takes them, values unchanged."""
+        raise NotImplementedError
+
     def normalize(self, images_bhwc: Tensor) -> Tensor:
         """Normalized pixels in the arithmetic's type; (B, 3, H, W).
 

@@ -73,16 +73,11 @@ class TokenDropViT(AblatedPixels):
         """Ablations that keep equally many tokens: (token count, view numbers), ascending."""
         yield from views_alike(self.token_counts)
 
-    def tokens(self, images_bhwc: Tensor) -> Tensor:
-        """Normalized pixels of every token; (B, N, 3, P, P) in the arithmetic's type.
-
-        Args:
-            images_bhwc: uint8 pixels as the preprocessing gives them, on this module's device.
-        """
+    def arrange(self, pixels_bchw: Tensor) -> Tensor:
+        """Pixels token by token; (B, N, 3, P, P) of (B, 3, H, W)."""
         (rows, columns), (ty, tx) = self.grid, self.token_px
-        images = self.normalize(images_bhwc)
-        images = images.reshape(len(images), 3, rows, ty, columns, tx)
-        return images.permute(0, 2, 4, 1, 3, 5).reshape(len(images), rows * columns, 3, ty, tx)
+        pixels = pixels_bchw.reshape(len(pixels_bchw), 3, rows, ty, columns, tx)
+        return pixels.permute(0, 2, 4, 1, 3, 5).reshape(len(pixels), rows * columns, 3, ty, tx)
 
     def forward(self, tokens_bn: Tensor, image_s: Tensor, view_s: Tensor) -> Tensor:
         """Logits of sequences, each one ablation of one image; (S, C).

@@ -37,6 +37,12 @@ def test_training_votes_as_the_evaluation_does(forward):
         torch.testing.assert_close(logits[:, view], alone.detach(), rtol=1e-4, atol=1e-4)
 
 
+def test_tokens_are_those_of_the_enlarged_images(forward):
+    enlarged = IMAGES.repeat(PREPROCESS.pixel_scale, 1).repeat(PREPROCESS.pixel_scale, 2)
+    expected = forward.classifier.tokens(torch.from_numpy(enlarged))
+    assert torch.equal(forward.tokens(torch.from_numpy(IMAGES)), expected)
+
+
 def test_whole_images_too(forward):
     logits = forward.whole(torch.from_numpy(IMAGES)).detach()
     mode = "drop" if hasattr(forward.classifier, "kept") else "black"

@@ -2,12 +2,11 @@
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from models.ablation import AblationKind
 from models.preprocess import PresetName
-from pipeline.config import ConfigError, at_least
+from pipeline.config import at_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +46,9 @@ def run_convert(released: str, out: str, what: ConvertConfig) -> int:
         ConfigError: ``out`` exists, or is not named as safetensors are.
         UnknownModelError, WeightsError: As ``models.convert`` says.
     """
-    target = Path(out)
-    if target.suffix != ".safetensors":
-        raise ConfigError(f"{out}: converted weights are safetensors; end the name in .safetensors")
-    if target.exists():
-        raise ConfigError(f"{out}: exists already; remove it or choose another name")
+    from pipeline.weight_files import check_new_weights  # noqa: PLC0415
+
+    check_new_weights(out)
     lengths = {"size": what.size, "stride": what.stride}
     given = {name: value for name, value in lengths.items() if value is not None}
     # torch and timm: --help and usage errors must not wait for them.

@@ -1,4 +1,4 @@
-"""Weight files where this process can open them: local as they are, ``s3://`` from a cache."""
+"""Weight files: where this process can open them (``s3://`` from a cache), and new ones."""
 
 import hashlib
 import os
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from models.weights import WeightsError
 from pipeline import storage
+from pipeline.config import ConfigError
 from pipeline.sources.files import stat
 
 _CACHE = "PATCHCERT_CACHE"  # environment variable: folder in place of ~/.cache/patchcert
@@ -38,6 +39,14 @@ def local_weights(path: str) -> str:
             )
         storage.write_atomically(str(copy), data)
     return str(copy)
+
+
+def check_new_weights(out: str) -> None:
+    """Raise ConfigError unless ``out`` is a name for new weights."""
+    if not out.endswith(".safetensors"):
+        raise ConfigError(f"{out}: weights are written as safetensors; end the name in that")
+    if storage.exists(out):
+        raise ConfigError(f"{out}: exists already; remove it or choose another name")
 
 
 def cache_folder() -> Path:

@@ -1,4 +1,4 @@
-"""What votes: systems, convert, train, register."""
+"""What votes: systems, convert, train, average, register."""
 
 from typing import Annotated
 
@@ -56,6 +56,19 @@ def train(
     from jobs.train import run_train  # noqa: PLC0415
 
     return run_train(what, place, before)
+
+
+@app.command
+def average(weights: Annotated[list[str], Parameter(negative=())], /, *, out: str) -> int:
+    """Average weights that were trained from the same ones: one network, better than each.
+
+    Args:
+        weights: Files that `train` wrote, local or s3://; two or more.
+        out: Where the mean goes (.safetensors).
+    """
+    from jobs.average import run_average  # noqa: PLC0415
+
+    return run_average(weights, out)
 
 
 @app.command

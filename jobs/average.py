@@ -1,0 +1,32 @@
+"""``patchcert average``: the mean of trained weights. Also ``python -m jobs.average``."""
+
+import sys
+from collections.abc import Sequence
+
+
+def run_average(weights: Sequence[str], out: str) -> int:
+    """Average, and say what was written; the weights are only read.
+
+    Raises:
+        ConfigError: ``out`` exists, or is not named as safetensors are.
+        WeightsError: The files are not of one network.
+    """
+    from pipeline import storage  # noqa: PLC0415
+    from pipeline.weight_files import check_new_weights, local_weights  # noqa: PLC0415
+
+    check_new_weights(out)
+    # torch: --help and usage errors must not wait for it.
+    from safetensors.torch import save  # noqa: PLC0415
+
+    from models.averaging import average_weights  # noqa: PLC0415
+
+    state, card = average_weights([local_weights(path) for path in weights])
+    storage.write_atomically(out, save(state, metadata=card.to_metadata()))
+    print(f"{out}: the mean of {len(weights)} files of {card.model}, {card.num_classes} classes")
+    return 0
+
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    sys.exit(main(["average", *sys.argv[1:]]))

@@ -1,0 +1,73 @@
+"""The mean of networks that were fine-tuned from the same weights: one network."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.checkpoint import read_state
+from models.weights import WeightsCard, WeightsError, read_card, sha256_of
+
+_SAME = ("model", "num_classes", "classes", "preprocess", "ablation", "tokens")
+
+
+def average_weights(paths: Sequence[str]) -> tuple[dict[str, Tensor], WeightsCard]:
+    """The mean of each tensor over weight files, and a card with the recipe of every one.
+
+    A "model soup": trainings that begin at the same weights mostly end in one basin of the loss,
+    where the mean of their ends classifies better than each, and costs no more (Wortsman et al.
+    2022, arXiv 2203.05482). Weights of different beginnings have no such mean, and no file says
+    that it is one: only the votes on held-out images do.
+
+    Args:
+        paths: safetensors files, each as often as it is to count.
+
+    Returns:
+        Tensors in the types of the first file, summed in float64; and the card.
+
+    Raises:
+        WeightsError: There is one file only, or they are not of one network; the message has what
+            differs.
+    """
+    if len(paths) < 2:
+        raise WeightsError(f"{len(paths)} weight files: a mean takes two or more")
+    cards = [read_card(path) for path in paths]
+    for path, card in zip(paths[1:], cards[1:], strict=True):
+        differing = [name for name in _SAME if getattr(card, name) != getattr(cards[0], name)]
+        if differing:
+            told = "; ".join(
+                f"{name}: {getattr(cards[0], name)}, there {getattr(card, name)}"
+                for name in differing
+            )
+            raise WeightsError(f"weights {path}: not of the network of {paths[0]} ({told})")
+    first = read_state(paths[0])
+    sums = {name: torch.zeros(value.shape, dtype=torch.float64) for name, value in first.items()}
+    for path in paths:
+        _add(sums, first, read_state(path), path)
+    mean = {name: (sums[name] / len(paths)).to(value.dtype) for name, value in first.items()}
+    parts = [_provenance(path, card) for path, card in zip(paths, cards, strict=True)]
+    kept = {name: getattr(cards[0], name) for name in _SAME}
+    return mean, WeightsCard(**kept, recipe={"averaged": parts})
+
+
+def _add(
+    sums: dict[str, Tensor], first: Mapping[str, Tensor], state: Mapping[str, Tensor], path: str
+) -> None:
+    for name in sorted(sums.keys() | state.keys()):
+        shapes = [tuple(one[name].shape) if name in one else None for one in (first, state)]
+        if shapes[0] != shapes[1]:
+            raise WeightsError(
+                f"weights {path}: {name} has the shape {shapes[1]}, in the first file {shapes[0]}"
+            )
+        if not state[name].is_floating_point() or "running_" in name:
+            raise WeightsError(
+                f"weights {path}: {name} counts or describes batches of a training: the mean of "
+                "two is not that of the mean network; average networks without batch normalization"
+            )
+        sums[name] += state[name]
+
+
+def _provenance(path: str, card: WeightsCard) -> dict[str, Any]:
+    return {"file": Path(path).name, "sha256": sha256_of(path), "recipe": dict(card.recipe)}

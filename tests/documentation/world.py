@@ -50,7 +50,7 @@ def make_world(folder: Path) -> Path:
     ):
         _weights(folder / f"{name}.safetensors", model, classes)
     for trained in sorted(_trained()):
-        (folder / trained).mkdir()
+        (folder / trained).mkdir(exist_ok=True)
         _weights(folder / trained / WEIGHTS, "deit_tiny_patch16_224", 10)
     state = released_state(network_state("deit_tiny_patch16_224", 1000), vit=True)
     save_released(folder / "released.pt", state)

@@ -17,9 +17,9 @@ def average_weights(paths: Sequence[str]) -> tuple[dict[str, Tensor], WeightsCar
     """The mean of each tensor over weight files, and a card with the recipe of every one.
 
     A "model soup": trainings that begin at the same weights mostly end in one basin of the loss,
-    where the mean of their ends classifies better than each, and costs no more (Wortsman et al.
-    2022, arXiv 2203.05482). Weights of different beginnings have no such mean, and no file says
-    that it is one: only the votes on held-out images do.
+    where the mean of their ends often classifies better than each, and costs no more (Wortsman
+    et al. 2022, arXiv 2203.05482). Weights of different beginnings have no such mean, and no file
+    says that it is one: only the votes on held-out images do.
 
     Args:
         paths: safetensors files, each as often as it is to count.

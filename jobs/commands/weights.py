@@ -60,7 +60,7 @@ def train(
 
 @app.command
 def average(weights: Annotated[list[str], Parameter(negative=())], /, *, out: str) -> int:
-    """Average weights that were trained from the same ones: one network, better than each.
+    """Average weights that were trained from the same ones: one network, often better than each.
 
     Args:
         weights: Files that `train` wrote, local or s3://; two or more.

@@ -1,10 +1,8 @@
 """The mean of networks that were fine-tuned from the same weights: one network."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from models.checkpoint import read_state
@@ -43,31 +41,32 @@ def average_weights(paths: Sequence[str]) -> tuple[dict[str, Tensor], WeightsCar
             )
             raise WeightsError(f"weights {path}: not of the network of {paths[0]} ({told})")
     first = read_state(paths[0])
-    sums = {name: torch.zeros(value.shape, dtype=torch.float64) for name, value in first.items()}
-    for path in paths:
-        _add(sums, first, read_state(path), path)
+    _check_averageable(first, paths[0])
+    sums = {name: value.double() for name, value in first.items()}
+    for path in paths[1:]:
+        state = read_state(path)
+        _check_averageable(state, path)
+        _add(sums, state, path)
     mean = {name: (sums[name] / len(paths)).to(value.dtype) for name, value in first.items()}
-    parts = [_provenance(path, card) for path, card in zip(paths, cards, strict=True)]
-    kept = {name: getattr(cards[0], name) for name in _SAME}
-    return mean, WeightsCard(**kept, recipe={"averaged": parts})
+    parts = [card.origin(path, sha256_of(path)) for path, card in zip(paths, cards, strict=True)]
+    return mean, replace(cards[0], recipe={"averaged": parts})
 
 
-def _add(
-    sums: dict[str, Tensor], first: Mapping[str, Tensor], state: Mapping[str, Tensor], path: str
-) -> None:
-    for name in sorted(sums.keys() | state.keys()):
-        shapes = [tuple(one[name].shape) if name in one else None for one in (first, state)]
-        if shapes[0] != shapes[1]:
-            raise WeightsError(
-                f"weights {path}: {name} has the shape {shapes[1]}, in the first file {shapes[0]}"
-            )
-        if not state[name].is_floating_point() or "running_" in name:
+def _check_averageable(state: Mapping[str, Tensor], path: str) -> None:
+    """Raise WeightsError for tensors whose mean is not the mean network's."""
+    for name, value in state.items():
+        if not value.is_floating_point() or "running_" in name:
             raise WeightsError(
                 f"weights {path}: {name} counts or describes batches of a training: the mean of "
                 "two is not that of the mean network; average networks without batch normalization"
             )
+
+
+def _add(sums: dict[str, Tensor], state: Mapping[str, Tensor], path: str) -> None:
+    for name in sorted(sums.keys() | state.keys()):
+        theirs, before = (tuple(one[name].shape) if name in one else None for one in (state, sums))
+        if theirs != before:
+            raise WeightsError(
+                f"weights {path}: {name} has the shape {theirs}, in the first file {before}"
+            )
         sums[name] += state[name]
-
-
-def _provenance(path: str, card: WeightsCard) -> dict[str, Any]:
-    return {"file": Path(path).name, "sha256": sha256_of(path), "recipe": dict(card.recipe)}

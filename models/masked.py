@@ -51,10 +51,6 @@ class BlackMasked(AblatedPixels):
         """One group: every ablation is an image of the full size. (0, all view numbers)."""
         yield 0, np.arange(len(self.ablation))
 
-    def arrange(self, pixels_bchw: Tensor) -> Tensor:
-        """Pixels as they lie; (B, 3, H, W)."""
-        return pixels_bchw
-
     def forward(self, tokens_bn: Tensor, image_s: Tensor, view_s: Tensor) -> Tensor:
         """Logits of sequences, each one ablation of one image; (S, C).
 

@@ -66,8 +66,8 @@ class AblatedPixels(nn.Module):
         return self.arrange(self.normalize(images_bhwc))
 
     def arrange(self, pixels_bchw: Tensor) -> Tensor:
-        """Pixels (B, 3, H, W) in the order in which ``forward`` takes them, values unchanged."""
-        raise NotImplementedError
+        """Pixels (B, 3, H, W) in the order in which ``forward`` takes them: here as they lie."""
+        return pixels_bchw
 
     def normalize(self, images_bhwc: Tensor) -> Tensor:
         """Normalized pixels in the arithmetic's type; (B, 3, H, W).

@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
@@ -48,6 +48,11 @@ class WeightsCard:
     ablation: Mapping[str, Any] = field(default_factory=dict)
     tokens: str | None = None
     recipe: Mapping[str, Any] = field(default_factory=dict)
+
+    def origin(self, file: str, sha256: str) -> dict[str, Any]:
+        """What the recipe of weights made from these says of them: which file, and its recipe."""
+        recipe = {"recipe": dict(self.recipe)} if self.recipe else {}
+        return {"file": PurePath(file).name, "sha256": sha256, **recipe}
 
     def to_metadata(self) -> dict[str, str]:
         """The safetensors header entries that ``read_card`` reads back."""

@@ -44,7 +44,7 @@ def local_weights(path: str) -> str:
 def check_new_weights(out: str) -> None:
     """Raise ConfigError unless ``out`` is a name for new weights."""
     if not out.endswith(".safetensors"):
-        raise ConfigError(f"{out}: weights are written as safetensors; end the name in that")
+        raise ConfigError(f"{out}: weights are safetensors; end the name in .safetensors")
     if storage.exists(out):
         raise ConfigError(f"{out}: exists already; remove it or choose another name")
 

@@ -5,7 +5,7 @@ class ConfigError(ValueError):
     """A request that cannot be met as asked: message names the flag, the rule, the remedy."""
 
 
-def at_least(minimum: int, **values: int | None) -> None:
+def at_least(minimum: int, **values: float | None) -> None:
     """Raise ConfigError for the first of ``values``, named as flags, that is smaller."""
     for name, value in values.items():
         if value is not None and value < minimum:

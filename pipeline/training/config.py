@@ -116,34 +116,34 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not self.data:
             raise ConfigError("--data is empty: give a path, a pattern or an s3:// address")
-        for name in ("limit", "size", "stride", "epochs", "batch", "views"):
-            self._require(name, 1, None)
-        self._require("num_classes", 2, None)
-        for name in ("warmup", "weight_decay", "validation", "estimate", "seed"):
-            self._require(name, 0, None)
-        for name in ("drop_path", "token_dropout", "label_smoothing", "margin", "average"):
-            self._require(name, 0, 1, below=True)
-        self._require("teacher_weight", 0, 1)
+        at_least(
+            1,
+            limit=self.limit,
+            size=self.size,
+            stride=self.stride,
+            epochs=self.epochs,
+            batch=self.batch,
+            views=self.views,
+        )
+        at_least(2, num_classes=self.num_classes)
+        below_one = ("drop_path", "token_dropout", "label_smoothing", "margin", "average")
+        counts = ("warmup", "weight_decay", "validation", "estimate", "seed", "teacher_weight")
+        at_least(0, **{name: getattr(self, name) for name in (*counts, *below_one)})
         for name in ("lr", "clip", "mix_alpha", "layer_decay", "margin_weight"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{_flag(name)} {getattr(self, name)}: it must be above 0")
-        self._require("layer_decay", 0, 1)
+        for name in below_one:
+            if getattr(self, name) >= 1:
+                raise ConfigError(f"{_flag(name)} {getattr(self, name)}: it must be below 1")
+        for name in ("teacher_weight", "layer_decay"):
+            if getattr(self, name) > 1:
+                raise ConfigError(f"{_flag(name)} {getattr(self, name)}: it must be at most 1")
         if self.margin and self.views == 1:
             raise ConfigError("--margin: one view has no vote to lead; give --views 2 or more")
         if self.teacher == "self" and not self.average:
             raise ConfigError("--teacher self: the teacher is the average; give --average")
         if self.select == "best" and not (self.validation and self.estimate):
             raise ConfigError("--select best: it needs --validation and --estimate above 0")
-
-    def _require(self, name: str, least: float, most: float | None, *, below: bool = False) -> None:
-        value = getattr(self, name)
-        if value is None:
-            return
-        if value < least:
-            raise ConfigError(f"{_flag(name)} {value}: it must be at least {least}")
-        if most is not None and (value > most or (below and value == most)):
-            rule = "below" if below else "at most"
-            raise ConfigError(f"{_flag(name)} {value}: it must be {rule} {most}")
 
 
 def _flag(name: str) -> str:
@@ -180,5 +180,4 @@ class TrainingPlace:
 
     def __post_init__(self) -> None:
         at_least(1, workers=self.workers, threads=self.threads)
-        if self.checkpoint_minutes < 0:
-            raise ConfigError("--checkpoint-minutes: it must be at least 0")
+        at_least(0, checkpoint_minutes=self.checkpoint_minutes)

@@ -2,7 +2,6 @@
 
 import hashlib
 from dataclasses import dataclass, fields, replace
-from pathlib import PurePath
 from typing import Any, TypeVar
 
 import numpy as np
@@ -143,11 +142,7 @@ def resolve_recipe(config: TrainConfig) -> Recipe:
         config=config,
         voter=voter,
         classes=card.classes if len(card.classes) == num_classes else (),
-        init={
-            "file": PurePath(config.init).name,
-            "sha256": voter.weights_sha256,
-            **({"recipe": dict(card.recipe)} if card.recipe else {}),
-        },
+        init=card.origin(config.init, voter.weights_sha256),
         teacher_sha256=sha256_of(local_weights(file)) if file else None,
         listing=listing,
         options=options,

@@ -64,7 +64,7 @@ def test_converted_weights_say_all_that_a_run_needs(released, network, tmp_path,
         ("out.safetensors", ["--trust-pickle", "--model", "resnet_18"], "did you mean"),
         ("out.safetensors", ["--trust-pickle", "--size", "33"], "size=33"),
         ("out.safetensors", ["--size", "0"], "--size 0"),
-        ("out.pt", ["--trust-pickle"], "written as safetensors"),
+        ("out.pt", ["--trust-pickle"], "end the name in .safetensors"),
         ("there.safetensors", ["--trust-pickle"], "exists already"),
     ],
 )

@@ -217,10 +217,12 @@ def raylet_of(node: object) -> int:
 
 
 def children(pid: int) -> list[int]:
-    """Direct children of a process."""
+    """Direct children of a process, as far as the threads that began them still run."""
     found = []
     for path in Path("/proc").glob(f"{pid}/task/*/children"):
-        found += [int(word) for word in path.read_text().split()]
+        # A thread may end between being listed and being read.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found += [int(word) for word in path.read_text().split()]
     return found
 
 

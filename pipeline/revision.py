@@ -22,3 +22,8 @@ def installed_version(distribution: str) -> str | None:
         return version(distribution)
     except PackageNotFoundError:
         return None
+
+
+def program_version() -> str:
+    """This program's version, for people to read."""
+    return installed_version("patchcert") or "unknown: not installed"

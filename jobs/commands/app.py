@@ -18,9 +18,9 @@ Output = Annotated[OutputConfig, Parameter(name="*", group="Output")]
 
 
 def _version() -> str:
-    from pipeline.revision import installed_version  # noqa: PLC0415
+    from pipeline.revision import program_version  # noqa: PLC0415
 
-    return installed_version("patchcert") or "unknown: not installed"
+    return program_version()
 
 
 def _default(value: object) -> str | None:

@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from pipeline.labels import Labels
 from pipeline.manifest import Manifest
 from pipeline.questions.rendering import parquet, write_csv
 from pipeline.questions.run import Run
+from pipeline.revision import program_version
 from pipeline.summary import Tally
 
 _WRITERS = {"npz": write_npz, "parquet": write_parquet}
@@ -76,7 +76,7 @@ def export_run(run: Run, config: ExportConfig) -> dict[str, str]:
         if spec is not None and config.votes is not None:
             for name, columns in _votes_files(run, spec, config.votes):
                 write(name, _WRITERS[config.votes](columns))
-        summary = headline(manifest, tally.summary(manifest), version("patchcert"), written)
+        summary = headline(manifest, tally.summary(manifest), program_version(), written)
         put(SIGN, (json.dumps(summary, indent=2) + "\n").encode())
     return {name: storage.join(config.to, name) for name in (SIGN, *written)}
 

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 
 from pipeline import storage
 from pipeline.faulty import faulty_images
@@ -12,6 +11,7 @@ from pipeline.interchange.contents import Contents, look_through
 from pipeline.interchange.stored_rows import units_of
 from pipeline.lease import held
 from pipeline.manifest import Manifest
+from pipeline.revision import program_version
 from pipeline.store import VotesStore
 
 _UNKNOWN = "unknown"
@@ -97,7 +97,7 @@ def _manifest(contents: Contents) -> Manifest:
         "data": paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more",
         "weights": _UNKNOWN,
         "files": list(contents.files),
-        "imported_by": f"patchcert {version('patchcert')}",
+        "imported_by": f"patchcert {program_version()}",
         "images": contents.images,
         "unit_images": _UNIT_IMAGES,
         "units": -(-contents.images // _UNIT_IMAGES),

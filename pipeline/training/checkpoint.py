@@ -2,7 +2,6 @@
 
 import io
 import json
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from models.weights import WeightsCard
 from pipeline import storage
 from pipeline.config import ConfigError
 from pipeline.manifest import canonical, flatten
-from pipeline.revision import git_revision
+from pipeline.revision import git_revision, installed_version
 from pipeline.training.recipe import Recipe
 
 _NAME = "checkpoint.pt"
@@ -92,7 +91,7 @@ def write_weights(
 
 
 def provenance() -> dict[str, str]:
-    """Versions of what trains, and the git revision where this runs from a checkout."""
-    found = {name: version(name) for name in ("patchcert", "torch", "timm", "torchvision")}
-    revision = git_revision()
-    return found if revision is None else {**found, "revision": revision}
+    """Versions of what trains, as far as it is installed, and the git revision of a checkout."""
+    names = ("patchcert", "torch", "timm", "torchvision")
+    found = {name: installed_version(name) for name in names} | {"revision": git_revision()}
+    return {name: said for name, said in found.items() if said is not None}

@@ -1,5 +1,6 @@
 """The mean of weight files: its values, its provenance, and what is refused."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -44,6 +45,24 @@ def test_the_command_writes_the_mean_and_where_it_comes_from(tmp_path, capsys):
     assert [part["recipe"] for part in card.recipe["averaged"]] == [
         {"seed": seed} for seed in seeds
     ]
+
+
+def test_the_recipe_of_a_common_beginning_is_told_once(tmp_path):
+    path = write(tmp_path / "0.safetensors", one(1.0), seed="the first")
+    for generation in range(1, 6):
+        start = read_card(path).origin(path, sha256_of(path))
+        ends = [
+            write(tmp_path / f"{generation}{end}.safetensors", one(1.0), init=start, seed=end)
+            for end in "ab"
+        ]
+        path = str(tmp_path / f"{generation}.safetensors")
+        assert main(["average", *ends, "--out", path]) == 0
+    recipe = read_card(path).recipe
+    said = json.dumps(recipe)
+    assert said.count("the first") == 1
+    assert said.count('"seed": "a"') == said.count('"seed": "b"') == 5
+    first, second = (part["recipe"]["init"] for part in recipe["averaged"])
+    assert second == {"file": "4.safetensors", "sha256": first["sha256"]}
 
 
 def test_sums_are_taken_beyond_the_precision_of_the_files(tmp_path):

@@ -7,7 +7,7 @@ import timm
 import torch
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from pytest import mark, raises
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
 from models.preprocess import PRESETS, Preprocess
 from models.weights import WeightsCard, WeightsError, read_card, sha256_of
@@ -36,6 +36,13 @@ def test_card_round_trip(tmp_path):
     path = tmp_path / "w.safetensors"
     save_file({"x": torch.zeros(1)}, path, metadata=card.to_metadata())
     assert read_card(str(path)) == card
+
+
+def test_equal_weights_and_cards_are_equal_bytes():
+    # What identifies a run is the digest of the file, not of what is in it.
+    metadata = WeightsCard(model="vit", recipe={"epochs": 4, "seed": 1}).to_metadata()
+    state = {name: torch.arange(3.0) for name in "cab"}
+    assert len({save(state, metadata=dict(metadata)) for _ in range(16)}) == 1
 
 
 def test_file_without_a_card_says_nothing(tmp_path):

@@ -13,7 +13,7 @@ from pipeline.config import ConfigError, Device, Dtype, at_least
 
 Augmentation = Literal["none", "crop", "rand", "trivial"]
 Schedule = Literal["cosine", "step", "constant"]
-OptimizerName = Literal["adamw", "sgd"]
+OptimizerName = Literal["adamw", "sgd", "muon"]
 Mix = Literal["none", "mixup", "cutmix"]
 Precision = Literal["float16", "float32"]
 Selection = Literal["last", "best"]
@@ -42,7 +42,8 @@ class TrainConfig:
         epochs: Passes over the training images.
         batch: Images a step, over all workers.
         views: Ablations of each image a step, spread evenly over the family.
-        optimizer: AdamW, or SGD with momentum 0.9.
+        optimizer: AdamW; SGD with momentum 0.9; or Muon, which steps matrices along the
+            orthogonalized momentum of their gradients, and the rest by AdamW at half its rate.
         lr: Peak learning rate of a batch.
         schedule: Cosine to zero; a tenth at one and two thirds of the epochs; or constant, to be
             continued from the average by another training.

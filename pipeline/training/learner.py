@@ -13,8 +13,9 @@ from torch.nn.parallel import DistributedDataParallel
 from pipeline.config import ConfigError
 from pipeline.gradients import reproducible_gradients
 from pipeline.training.forward import AblationLogits
-from pipeline.training.networks import optimizer_of, starting_network, teacher_of
+from pipeline.training.networks import starting_network, teacher_of
 from pipeline.training.objective import followed, loss_of, mixed, shortfall_of, target_of
+from pipeline.training.optimizer import optimizer_of
 from pipeline.training.recipe import Recipe
 from pipeline.training.schedule import share_of_peak
 

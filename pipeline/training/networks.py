@@ -1,9 +1,8 @@
-"""What a training starts from: the network, its optimizer, its teacher."""
+"""The networks of a training: the one that learns, and its teacher."""
 
 import timm
 import torch
 from timm.layers.patch_dropout import PatchDropout
-from timm.optim._param_groups import param_groups_layer_decay, param_groups_weight_decay
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
@@ -11,7 +10,6 @@ from models.checkpoint import read_state
 from models.droppable import ABSOLUTE, Droppable
 from models.zoo import check_fit, check_model_name, load_network
 from pipeline.config import ConfigError
-from pipeline.training.config import TrainConfig
 from pipeline.training.forward import AblationLogits
 from pipeline.training.recipe import Recipe
 from pipeline.weight_files import local_weights
@@ -36,15 +34,25 @@ def starting_network(recipe: Recipe) -> nn.Module:
     if recipe.config.token_dropout:
         _leave_tokens_out(network, recipe)
     state, own = read_state(local_weights(voter.weights)), network.state_dict()
-    names = network.pretrained_cfg["classifier"]  # type: ignore[index]
-    heads = tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
-    of_head = [key for key in own if key.startswith(heads)]
+    of_head = parameters_of(network, "classifier")
     if any(key in state and state[key].shape != own[key].shape for key in of_head):
         state |= {key: own[key] for key in of_head}
     what = f"weights {voter.weights} do not fit {voter.model}"
     check_fit(network, state, what, "Give the --model these weights were trained with")
     network.load_state_dict(state)
     return network
+
+
+def parameters_of(network: nn.Module, layer: str) -> list[str]:
+    """Names of the parameters and buffers of what timm calls ``layer`` of a network.
+
+    Args:
+        network: Of timm.
+        layer: ``first_conv`` or ``classifier``; a network can have several of either.
+    """
+    names = network.pretrained_cfg[layer]  # type: ignore[index]
+    prefixes = tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
+    return [key for key in network.state_dict() if key.startswith(prefixes)]
 
 
 def _leave_tokens_out(network: Droppable, recipe: Recipe) -> None:
@@ -56,20 +64,6 @@ def _leave_tokens_out(network: Droppable, recipe: Recipe) -> None:
             "ViT or DeiT model, or leave it out"
         )
     network.patch_drop = PatchDropout(rate, num_prefix_tokens=network.num_prefix_tokens)
-
-
-def optimizer_of(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimizer, matrices decayed and vectors not, lower layers slower where asked."""
-    kept_out: set[str] = getattr(network, "no_weight_decay", set)()
-    if config.layer_decay < 1:
-        groups = param_groups_layer_decay(
-            network, config.weight_decay, kept_out, layer_decay=config.layer_decay
-        )
-    else:
-        groups = param_groups_weight_decay(network, config.weight_decay, True, kept_out)
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9)
-    return torch.optim.AdamW(groups, lr=config.lr, fused=True)
 
 
 def teacher_of(

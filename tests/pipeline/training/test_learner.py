@@ -96,6 +96,7 @@ def test_lower_layers_learn_slower_with_layer_decay(tmp_path):
         {"mix": "cutmix", "views": 3},
         {"tokens": "black"},
         {"optimizer": "sgd", "schedule": "step", "lr": 0.01},
+        {"optimizer": "muon", "layer_decay": 0.9},
         {"dtype": "bfloat16", "views": 2},
         {"drop_path": 0.2},
         {"token_dropout": 0.5, "teacher": "self"},

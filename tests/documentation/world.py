@@ -81,7 +81,7 @@ def _cifar10(folder: Path) -> None:
             labels.append(int(members[name.replace(".png", ".cls")]))
     times = 1300 // len(images) + 1
     table = pa.table({"image": images * times, "label": labels * times})
-    for name in ("cifar10_test", "cifar10_train", "kept", "train"):
+    for name in ("cifar10_test", "cifar10_train", "kept", "tail", "train"):
         pq.write_table(table, folder / f"{name}.parquet")
 
 

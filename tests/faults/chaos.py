@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -216,14 +217,13 @@ def raylet_of(node: object) -> int:
     return node.all_processes["raylet"][0].process.pid
 
 
-def children(pid: int) -> list[int]:
-    """Direct children of a process, as far as the threads that began them still run."""
-    found = []
-    for path in Path("/proc").glob(f"{pid}/task/*/children"):
-        # A thread may end between being listed and being read.
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            found += [int(word) for word in path.read_text().split()]
-    return found
+def children(pid: int, recursive: bool = False) -> list[int]:
+    """Children of a process, and theirs if ``recursive``; none of one that has ended."""
+    try:
+        found = psutil.Process(pid).children(recursive)
+    except psutil.NoSuchProcess:
+        return []
+    return [child.pid for child in found]
 
 
 def title(pid: int) -> str:

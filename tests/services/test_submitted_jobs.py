@@ -86,9 +86,8 @@ def test_a_job_that_loses_its_actor_too_often_goes_on_in_another_pass(
 
 def _actors_below(pid: int) -> list[int]:
     """Processes of voting actors among the descendants of a process."""
-    below = children(pid)
-    here = [child for child in below if title(child).startswith("ray::MapWorker")]
-    return here + [actor for child in below for actor in _actors_below(child)]
+    below = children(pid, recursive=True)
+    return [child for child in below if title(child).startswith("ray::MapWorker")]
 
 
 def test_plain_ray_job_submit_works_too(head):

@@ -8,13 +8,7 @@ from safetensors.torch import load_file
 from models.weights import WeightsError
 from pipeline.config import ConfigError
 from pipeline.training.learner import Learner, check_network, starting_network
-from tests.pipeline.training.toy import colours, toy_recipe, write_init
-
-CPU = torch.device("cpu")
-
-
-def batch(count: int = 12, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.from_numpy(colours(count, seed)), torch.arange(count) % 3
+from tests.pipeline.training.toy import CPU, batch, toy_recipe, write_init
 
 
 def weights(network: torch.nn.Module) -> dict[str, torch.Tensor]:

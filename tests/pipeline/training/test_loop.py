@@ -21,6 +21,7 @@ from pipeline.training.loop import Training
 from pipeline.voting import build_classifier
 from tests.conftest import png, write_shard
 from tests.pipeline.training.toy import (
+    CPU,
     colours,
     toy_config,
     toy_place,
@@ -28,8 +29,6 @@ from tests.pipeline.training.toy import (
     write_images,
     write_init,
 )
-
-CPU = torch.device("cpu")
 
 
 class Told:

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from pipeline.training.learner import Learner
-from tests.pipeline.training.test_learner import CPU, batch
-from tests.pipeline.training.toy import toy_recipe
+from tests.pipeline.training.toy import CPU, batch, toy_recipe
 
 LR = 1e-3
 

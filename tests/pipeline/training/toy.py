@@ -14,6 +14,7 @@ from pipeline.training.recipe import Recipe, resolve_recipe
 from tests.conftest import TINY, png, write_shard
 
 CLASSES = 3
+CPU = torch.device("cpu")
 # 20 px, enlarged to the 160 px of timm's smallest transformer.
 PREPROCESS = Preprocess(
     resize=None,
@@ -31,6 +32,11 @@ def colours(count: int, seed: int = 0) -> np.ndarray:
     for index in range(count):
         pixels[index, :, :, index % CLASSES] += 150
     return pixels
+
+
+def batch(count: int = 12, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images and classes of one step."""
+    return torch.from_numpy(colours(count, seed)), torch.arange(count) % CLASSES
 
 
 def write_images(path: Path, count: int, seed: int = 0, labelled: bool = True) -> Path:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from torch import Tensor
+from torch import Tensor, dtype
 
 from models.checkpoint import read_state
 from models.weights import WeightsCard, WeightsError, read_card, sha256_of
@@ -11,7 +11,9 @@ from models.weights import WeightsCard, WeightsError, read_card, sha256_of
 _SAME = ("model", "num_classes", "classes", "preprocess", "ablation", "tokens")
 
 
-def average_weights(paths: Sequence[str]) -> tuple[dict[str, Tensor], WeightsCard]:
+def average_weights(
+    paths: Sequence[str], save_as: dtype | None = None
+) -> tuple[dict[str, Tensor], WeightsCard]:
     """The mean of each tensor over weight files, and a card with the recipe of every one.
 
     A "model soup": trainings that begin at the same weights mostly end in one basin of the loss,
@@ -21,9 +23,10 @@ def average_weights(paths: Sequence[str]) -> tuple[dict[str, Tensor], WeightsCar
 
     Args:
         paths: safetensors files, each as often as it is to count.
+        save_as: Type of the mean; None for the types of the first file.
 
     Returns:
-        Tensors in the types of the first file, summed in float64; and the card.
+        Tensors, summed in float64, and the card.
 
     Raises:
         WeightsError: There is one file only, or they are not of one network; the message has what
@@ -47,7 +50,9 @@ def average_weights(paths: Sequence[str]) -> tuple[dict[str, Tensor], WeightsCar
         state = read_state(path)
         _check_averageable(state, path)
         _add(sums, state, path)
-    mean = {name: (sums[name] / len(paths)).to(value.dtype) for name, value in first.items()}
+    mean = {
+        name: (sums[name] / len(paths)).to(save_as or value.dtype) for name, value in first.items()
+    }
     parts = [card.origin(path, sha256_of(path)) for path, card in zip(paths, cards, strict=True)]
     return mean, replace(cards[0], recipe={"averaged": parts})
 

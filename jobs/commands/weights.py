@@ -10,7 +10,7 @@ from jobs.register import RegisterConfig
 from pipeline.config import (
     EstimateConfig,
 )
-from pipeline.training.config import TrainConfig, TrainingPlace
+from pipeline.training.config import Precision, TrainConfig, TrainingPlace
 
 
 @app.command
@@ -59,16 +59,23 @@ def train(
 
 
 @app.command
-def average(weights: Annotated[list[str], Parameter(negative=())], /, *, out: str) -> int:
+def average(
+    weights: Annotated[list[str], Parameter(negative=())],
+    /,
+    *,
+    out: str,
+    save_as: Precision | None = None,
+) -> int:
     """Average weights that were trained from the same ones: one network, often better than each.
 
     Args:
         weights: Files that `train` wrote, local or s3://; two or more.
         out: Where the mean goes (.safetensors).
+        save_as: Type of the written weights [the first file's].
     """
     from jobs.average import run_average  # noqa: PLC0415
 
-    return run_average(weights, out)
+    return run_average(weights, out, save_as)
 
 
 @app.command

@@ -78,6 +78,14 @@ def test_sums_are_taken_beyond_the_precision_of_the_files(tmp_path):
     assert torch.equal(mean["b"], expected[None])
 
 
+def test_the_mean_of_precise_weights_can_be_small(tmp_path):
+    paths = [write(tmp_path / f"{value}.safetensors", one(value)) for value in (0.1, 0.2)]
+    out = str(tmp_path / "mean.safetensors")
+    assert main(["average", *paths, "--save-as", "float16", "--out", out]) == 0
+    expected = torch.tensor([0.15]).to(torch.float16)
+    assert torch.equal(load_file(out)["b"], expected)
+
+
 @pytest.mark.parametrize(
     ("other", "card", "message"),
     [

@@ -1,14 +1,12 @@
 """``patchcert run``: the whole job. Also ``python -m jobs.run``, for ``ray job submit``."""
 
 import sys
-from dataclasses import replace
 
 from jobs.before import demand_stores, preflight, say_estimate
 from jobs.certify import report
 from jobs.votes import say_votes
 from pipeline.claims import questions_of
 from pipeline.config import ClaimsConfig, EstimateConfig, OutputConfig, VotesConfig
-from pipeline.curtailing import curtailment_of
 from pipeline.flow import count_votes
 from pipeline.resolve import resolve_voter
 from pipeline.store import VotesStore
@@ -25,9 +23,7 @@ def run_all(
     demand_stores(what, output)
     voter = resolve_voter(what)
     # What cannot be certified or logged should be known before hours of voting.
-    questions = questions_of(voter, claims)
-    if what.decide:
-        voter = replace(voter, curtailment=curtailment_of(questions))
+    questions_of(voter, claims)
     tracking_uri(claims, output.out)
     if asked.dry_run:
         return say_estimate(what, voter, output, asked)

@@ -13,7 +13,7 @@ from jobs.certify import settle
 from jobs.errors import exit_code_of
 from jobs.votes import say_votes
 from pipeline.claims import questions_of
-from pipeline.config import ClaimsConfig, ConfigError, OutputConfig, VotesConfig
+from pipeline.config import ClaimsConfig, OutputConfig, VotesConfig
 from pipeline.faulty import Faulty
 from pipeline.flow import check_weights_header, count_votes, plan_votes, source_options
 from pipeline.numerics import on_cluster
@@ -48,8 +48,6 @@ def run_sweep(
             nothing was computed.
     """
     configs = configs_of(axes, fixed)
-    if any(config.decide for config in configs):
-        raise ConfigError("--decide: its votes answer no other stride; use `patchcert run`")
     for weights in dict.fromkeys(config.weights for config in configs):
         demand_stores(next(one for one in configs if one.weights == weights), output)
     if not dry_run:

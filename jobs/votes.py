@@ -2,12 +2,9 @@
 
 import json
 import sys
-from dataclasses import replace
 
 from jobs.before import demand_stores, preflight, say_estimate
-from pipeline.claims import questions_of
-from pipeline.config import DecidedConfig, EstimateConfig, OutputConfig, VotesConfig
-from pipeline.curtailing import curtailment_of
+from pipeline.config import EstimateConfig, OutputConfig, VotesConfig
 from pipeline.flow import VotesOutcome, count_votes
 from pipeline.resolve import resolve_voter
 
@@ -16,15 +13,10 @@ def run_votes(
     what: VotesConfig,
     output: OutputConfig,
     asked: EstimateConfig = EstimateConfig(),  # noqa: B008  (frozen)
-    decided: DecidedConfig = DecidedConfig(),  # noqa: B008
 ) -> int:
     """Vote, and say where the votes are."""
-    decided.check(what)
     demand_stores(what, output)
     voter = resolve_voter(what)
-    if what.decide:
-        questions = questions_of(voter, decided.claims)
-        voter = replace(voter, curtailment=curtailment_of(questions))
     if asked.dry_run:
         return say_estimate(what, voter, output, asked)
     outcome = count_votes(what, voter, output, preflight(what, voter, None, output))

@@ -42,7 +42,7 @@ class Ballot(NamedTuple):
 
     Attributes:
         votes_bv: The class with the largest logit in each ablation, in the order of the
-            ablations or of ``views_bv``; -1 where none was cast (``models.curtailed``); int (B, n).
+            ablations or of ``views_bv``; int (B, n).
         plain_b: The class of the whole image by the same weights; int (B,).
         vote_sets: Under threshold voting, the classes that each ablation votes for, ascending,
             then -1; int32 (B, n, T). Else None.
@@ -117,22 +117,18 @@ class SmoothedClassifier:
         ballot = self._empty_ballot(views_bv.shape)
         if not count:
             return ballot
-        tokens = self.tokens(images_bhwc)
+        tokens = self.classifier.tokens(torch.from_numpy(images_bhwc).to(self.device))
         # View-major: neighbours in a microbatch read different images of the same band.
         view_f = np.ascontiguousarray(views_bv.T).reshape(-1)
         for group in range(self.group_v.max() + 1):
             of_group = np.flatnonzero(self.group_v[view_f] == group)
             for places in self._slices(self.microbatch, of_group):
-                logits = self.logits(tokens, places % count, view_f[places])
+                logits = self._logits(tokens, places % count, view_f[places])
                 self._count(ballot, logits, places % count, places // count)
-        ballot.plain_b[:] = self.plain(tokens, count)
+        ballot.plain_b[:] = self._plain(tokens, count)
         return ballot
 
-    def tokens(self, images_bhwc: NDArray[np.uint8]) -> Tensor:
-        """What the sequences of preprocessed images gather from."""
-        return self.classifier.tokens(torch.from_numpy(images_bhwc).to(self.device))
-
-    def logits(
+    def _logits(
         self, tokens: Tensor, image_s: NDArray[np.int64], view_s: NDArray[np.int64]
     ) -> Tensor:
         """Logits of at most a microbatch of ablations, all of one group (``group_v``); (S, C)."""
@@ -140,7 +136,7 @@ class SmoothedClassifier:
         images, views = self._sent(image_s[padded]), self._sent(view_s[padded])
         return self.classifier(tokens, images, views)[: len(view_s)]
 
-    def plain(self, tokens: Tensor, count: int) -> NDArray[np.int64]:
+    def _plain(self, tokens: Tensor, count: int) -> NDArray[np.int64]:
         """Class of each whole image; int (count,)."""
         plain_b = np.empty(count, np.int64)
         size = max(_STEP, self.microbatch // _WHOLE_SHARE // _STEP * _STEP)

@@ -26,10 +26,9 @@ class Answers:
     Attributes:
         predictions: Smoothed prediction, by stride.
         lead_n: Lead of the run's own prediction.
-        margins: By claim; of votes that ended early the least that they can be.
+        margins: By claim.
         leads: By alert.
         largest: Largest certified side, by rule; none of votes at drawn positions.
-        ended: Whether votes ended early: they decide certificates, and leave numbers open.
     """
 
     def __init__(self, images: int, questions: Questions, manifest: Manifest) -> None:
@@ -43,8 +42,7 @@ class Answers:
         strides.update(claim.stride for claim in claims)
         strides.update(alert.stride for alert in alerts)
         self.predictions = {stride: np.zeros(images, np.int64) for stride in strides}
-        self.ended = manifest.curtailment is not None
-        rules = () if manifest.draws or self.ended else ("uniform", "exact")
+        rules = () if manifest.draws else ("uniform", "exact")
         self.largest = {rule: np.zeros(images, np.int64) for rule in rules}
 
 
@@ -68,7 +66,7 @@ def rows_of(table: pa.Table, answers: Answers) -> tuple[pa.Table, pa.Table, pa.T
             | {
                 "prediction": prediction[claim.stride],
                 "certified": _spread(margins_n, voted).fill_null(-1).to_numpy() >= 0,
-                "margin": None if answers.ended else _spread(margins_n, voted),
+                "margin": _spread(margins_n, voted),
             },
         )
         for claim, margins_n in answers.margins.items()
@@ -93,8 +91,7 @@ def rows_of(table: pa.Table, answers: Answers) -> tuple[pa.Table, pa.Table, pa.T
         for rule in ("exact", "uniform")
         if rule in answers.largest
     }
-    lead = None if answers.ended else _spread(answers.lead_n, voted)
-    images = _rows(table, IMAGES, {"lead": lead, **largest})
+    images = _rows(table, IMAGES, {"lead": _spread(answers.lead_n, voted), **largest})
     return (
         pa.concat_tables([CERTIFICATES.empty_table(), *certificates]),
         images,

@@ -6,10 +6,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.certificates.partial import MISSING
 from pipeline.certificates.votes import pad_sets
 from pipeline.claims import Voted
-from pipeline.curtailing import demand_all_votes
 from pipeline.store import StoreError
 
 if TYPE_CHECKING:
@@ -47,7 +45,7 @@ def votes_table(
     for index, row in enumerate(readable):
         cast = ballot.votes_bv[index] if ballot.vote_sets is None else ballot.vote_sets[index]
         if ballot.vote_sets is None:
-            columns["votes"][row] = pa.array(cast, pa.uint16(), mask=cast == MISSING)
+            columns["votes"][row] = pa.array(cast, pa.uint16())
         else:
             columns["vote_sets"][row] = [votes[votes >= 0].tolist() for votes in cast]
         columns["counts"][row] = ranked = ranked_counts(cast)
@@ -71,41 +69,24 @@ def ranked_counts(votes: IntArray) -> list[dict[str, int]]:
     return [{"class": int(classes[i]), "votes": int(counts[i])} for i in order]
 
 
-def votes_array(table: pa.Table, voted: Voted, asker: str = "this question") -> IntArray:
+def votes_array(table: pa.Table, voted: Voted) -> IntArray:
     """Votes of the rows without an error: (N, V), or sets (N, V, T) with -1 in empty slots.
-
-    Every question that counts all votes reads them here, so that none is answered from a part.
 
     Args:
         table: Rows with ``votes``, or with ``vote_sets`` under threshold voting.
         voted: Whose votes they are.
-        asker: What is asked, as a refusal begins.
 
     Raises:
-        ConfigError: Not all votes were cast, by request (``--decide``).
         StoreError: Not all votes are there.
     """
-    demand_all_votes(voted, asker)
     cells = table["votes" if voted.theta is None else "vote_sets"].drop_null().combine_chunks()
     if not len(cells):
         return np.empty((0, 1) if voted.theta is None else (0, 1, 1), dtype=np.int64)
     if voted.theta is None:
         if cells.flatten().null_count:
-            raise StoreError(
-                "votes are missing, and the manifest says nothing of it; delete the run and vote "
-                "again"
-            )
+            raise StoreError("votes of some ablations are missing; delete the run and vote again")
         flat: IntArray = cells.flatten().to_numpy().astype(np.int64)
         return flat.reshape(len(cells), -1)
     sets = cells.flatten()
     sizes = sets.value_lengths().to_numpy().reshape(len(cells), -1).astype(np.int64)
     return pad_sets(sets.flatten().to_numpy(), sizes).astype(np.int64)
-
-
-def partial_votes_array(table: pa.Table) -> IntArray:
-    """Votes of the rows without an error, ``MISSING`` where they were not cast; (N, V)."""
-    cells = table["votes"].drop_null().combine_chunks()
-    if not len(cells):
-        return np.empty((0, 1), np.int64)
-    flat: IntArray = cells.flatten().cast(pa.int64()).fill_null(MISSING).to_numpy()
-    return flat.reshape(len(cells), -1)

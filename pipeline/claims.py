@@ -1,7 +1,7 @@
 """What is asked of a run's votes, and whether it can be answered."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, NamedTuple, Protocol
@@ -10,13 +10,11 @@ import numpy as np
 
 from models.ablation import Ablation
 from pipeline.certificates.coarser import coarser
-from pipeline.certificates.curtailment import Curtailment
 from pipeline.certificates.detection import detection
 from pipeline.certificates.poll import Poll
 from pipeline.certificates.rules import check_claim, rule_for
 from pipeline.certificates.threats import Threat
 from pipeline.config import ClaimsConfig, ConfigError
-from pipeline.curtailing import demand_asked
 from pipeline.resolve import default_patches
 
 
@@ -120,8 +118,6 @@ class Voted(Protocol):
         classes: Classes that the logits were restricted to; None for all.
         draws: Positions drawn for each image; None where every image has the same views.
         theta: Threshold of threshold voting; None for argmax votes.
-        curtailment: What was asked where an image's vote ended once it was decided; None where
-            every ablation voted.
     """
 
     @property
@@ -134,8 +130,6 @@ class Voted(Protocol):
     def draws(self) -> int | None: ...  # noqa: D102
     @property
     def theta(self) -> float | None: ...  # noqa: D102
-    @property
-    def curtailment(self) -> Curtailment | None: ...  # noqa: D102
 
 
 def own_stride(voted: Voted) -> int | None:
@@ -168,8 +162,7 @@ def questions_of(voted: Voted, claims: ClaimsConfig, stride: int | None = None) 
 
     Raises:
         ConfigError: A threat does not fit the image, a rule not the votes, the threat or the
-            places, the stride has ablations that did not vote, or the votes ended before they could
-            answer.
+            places, or the stride has ablations that did not vote.
     """
     randomized = voted.draws is not None
     stride = own_stride(voted) if stride is None else stride
@@ -177,7 +170,7 @@ def questions_of(voted: Voted, claims: ClaimsConfig, stride: int | None = None) 
     found, alerts = set(), set()
     try:
         ablation = ablation_of(voted, stride)
-        for threat in claims.threats or _usual_threats(voted, ablation):
+        for threat in claims.threats or map(Threat.square, default_patches(ablation)):
             for k, name in _places_and_rules(voted, claims):
                 rule = rule_for(name, randomized=randomized, confidence=claims.confidence)
                 check_claim(rule, ablation, threat, classes, k)
@@ -188,16 +181,7 @@ def questions_of(voted: Voted, claims: ClaimsConfig, stride: int | None = None) 
                 alerts.add(Alert(threat, stride))
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    questions = Questions(frozenset(found), frozenset(alerts))
-    demand_asked(voted, questions, own_stride(voted))
-    return questions
-
-
-def _usual_threats(voted: Voted, ablation: Ablation) -> Iterable[Threat]:
-    """Those that votes were cast for, else the paper's."""
-    if voted.curtailment is not None:
-        return voted.curtailment.threats
-    return map(Threat.square, default_patches(ablation))
+    return Questions(frozenset(found), frozenset(alerts))
 
 
 def _places_and_rules(voted: Voted, claims: ClaimsConfig) -> list[tuple[int, str]]:
@@ -206,8 +190,6 @@ def _places_and_rules(voted: Voted, claims: ClaimsConfig) -> list[tuple[int, str
         return list(product(claims.top_k, claims.rule))
     if voted.draws is not None:
         return [(k, "randomized") for k in claims.top_k]
-    if voted.curtailment is not None:
-        return list(product(claims.top_k, voted.curtailment.rules))
     return [(k, name) for k in claims.top_k for name in ("exact", "uniform")[: 2 if k == 1 else 1]]
 
 

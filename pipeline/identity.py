@@ -25,7 +25,7 @@ def identity(
     config: VotesConfig, voter: Voter, numerics: Numerics, listing: Listing
 ) -> dict[str, Any]:
     """Everything that determines the votes, as plain JSON."""
-    facts: dict[str, Any] = {
+    return {
         "data": {
             "kind": listing.kind,
             "fingerprint": listing.fingerprint,
@@ -47,10 +47,6 @@ def identity(
         "preprocess": voter.preprocess.to_dict(),
         "numerics": numerics.to_dict(),
     }
-    if voter.curtailment is not None:
-        # Absent elsewhere, so that runs of all votes keep the ids that they have.
-        facts["decide"] = {**voter.curtailment.to_dict(), "order": "van der Corput"}
-    return facts
 
 
 def rows_digest(table: pa.Table) -> str:
@@ -70,10 +66,8 @@ def has_several_labels(table: pa.Table) -> bool:
 
 def execution(config: VotesConfig, numerics: Numerics, images: int) -> dict[str, Any]:
     """What is worth knowing about a run but does not change its votes."""
-    # Small enough to show progress and lose little, large enough to keep an actor busy. Where votes
-    # end early, microbatches are filled up from a unit's other images while it has enough of them.
-    most, parts = (2 * numerics.microbatch, 4) if config.decide else (256, 16)
-    unit_images = config.unit_images or min(most, max(16, -(-images // parts)))
+    # Small enough to show progress and lose little, large enough to keep an actor busy.
+    unit_images = config.unit_images or min(256, max(16, -(-images // 16)))
     return {
         "data": _lasting(config.data),
         "weights": config.weights if is_hub_name(config.weights) else _lasting(config.weights),

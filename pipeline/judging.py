@@ -11,18 +11,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.answers import NO_MARGIN, Answers, rows_of
-from pipeline.ballots import partial_votes_array, votes_array
+from pipeline.ballots import votes_array
 from pipeline.certificates.coarser import coarser
-from pipeline.certificates.curtailment import bracket
 from pipeline.certificates.detection import Leads, detection
 from pipeline.certificates.largest import largest
-from pipeline.certificates.partial import MISSING, partial_polls
 from pipeline.certificates.poll import Poll, polls
 from pipeline.certificates.randomized import CONFIDENCE
 from pipeline.certificates.rules import RULES, rule_for
 from pipeline.certificates.votes import VoteArray, renumbered
 from pipeline.claims import Claim, Questions, own_stride
-from pipeline.curtailing import demand_asked
 from pipeline.labels import Labels
 from pipeline.manifest import Manifest
 from pipeline.store import StoreError
@@ -56,19 +53,13 @@ def judge(table: pa.Table, manifest: Manifest, questions: Questions) -> Judged:
         questions: What is asked; the dataset of images needs no question.
 
     Raises:
-        ConfigError: The votes ended before they could answer one.
-        StoreError: A stored prediction is not that of the votes beside it, or votes that ended do
-            not decide what they ended for.
+        StoreError: A stored prediction is not that of the votes beside it.
     """
     voted = table.filter(table["error"].is_null())
     labels = Labels.of(voted)
-    demand_asked(manifest, questions, own_stride(manifest))
-    ended = manifest.curtailment is not None
-    votes = partial_votes_array(voted) if ended else votes_array(voted, manifest)
+    votes = votes_array(voted, manifest)
     answers = Answers(len(votes), questions, manifest)
-    if len(votes) and ended:
-        _ask_ended(answers, votes, voted, manifest)
-    elif len(votes):
+    if len(votes):
         _ask(answers, votes, labels, manifest)
     differs = answers.predictions[own_stride(manifest)] != voted["prediction"].to_numpy()
     if differs.any():
@@ -84,9 +75,7 @@ def judge(table: pa.Table, manifest: Manifest, questions: Questions) -> Judged:
     )
     if manifest.mixed_devices:
         tally.devices.update(voted["device"].to_pylist())
-    if ended:
-        tally.votes_cast = int((votes != MISSING).sum())
-    elif len(votes):
+    if len(votes):
         accepted = labels.accept(votes)
         # Of a set of votes one right class is enough, and counts once.
         tally.ablations_right = int((accepted if votes.ndim == 2 else accepted.any(-1)).sum())
@@ -123,31 +112,6 @@ def _ask(answers: Answers, votes: IntArray, labels: Labels, manifest: Manifest) 
                 for rule, sides_n in answers.largest.items():
                     # The exact rule certifies whatever the uniform one does.
                     sides_n[images] = least_n = largest(poll, RULES[rule], least_n)
-
-
-def _ask_ended(answers: Answers, votes: IntArray, voted: pa.Table, manifest: Manifest) -> None:
-    """Fill in the answers of votes that ended early, each one proven from the votes alone.
-
-    Raises:
-        StoreError: The missing votes could change one.
-    """
-    classes = np.array(manifest.classes or range(manifest.num_classes))
-    (predictions_n,) = answers.predictions.values()
-    open_n = np.zeros(len(votes), bool)
-    for images, poll in partial_polls(
-        renumbered(votes, manifest.classes), manifest.ablation, len(classes)
-    ):
-        predictions_n[images] = classes[poll.predictions_n]
-        open_n[images] = ~poll.foregone_n
-        for claim, margins_n in answers.margins.items():
-            ends = bracket(poll, claim.threat, claim.rule)
-            margins_n[images] = ends.lower_n
-            open_n[images] |= ~ends.decided_n
-    if open_n.any():
-        raise StoreError(
-            f"image_id={voted['image_id'][int(open_n.argmax())]}: its vote ended (--decide) before "
-            "it decided what is asked; delete the run and vote again"
-        )
 
 
 def _margins(poll: Poll, claim: Claim, right_nk: IntArray) -> IntArray:

@@ -9,7 +9,6 @@ from typing import Any
 import pyarrow as pa
 
 from models.ablation import Ablation
-from pipeline.certificates.curtailment import Curtailment
 from pipeline.numerics import MIXED
 from pipeline.schema import votes_schema
 
@@ -99,14 +98,8 @@ class Manifest:
         return draws
 
     @property
-    def curtailment(self) -> Curtailment | None:
-        """What ended each image's vote once it was decided; None where every ablation voted."""
-        decide = self.identity.get("decide")
-        return None if decide is None else Curtailment.from_dict(decide)
-
-    @property
     def votes_per_image(self) -> int:
-        """Ablations that voted on one image, or would have if its vote had not ended before."""
+        """Ablations that voted on one image."""
         return self.draws or len(self.ablation)
 
     @property
@@ -156,7 +149,8 @@ class Manifest:
         """Read a manifest and hold it against the id it is filed under.
 
         Raises:
-            ManifestError: Not a manifest, or a field that contradicts the id, named.
+            ManifestError: Not a manifest, a field that contradicts the id, named, or a run whose
+                votes ended early.
         """
         try:
             body = json.loads(data)
@@ -165,6 +159,12 @@ class Manifest:
         except (ValueError, KeyError, TypeError) as error:
             raise ManifestError(f"{where}: not a manifest ({error}); delete the run") from error
         if manifest.run_id == run_id == body.get("run_id"):
+            if "decide" in manifest.identity:
+                raise ManifestError(
+                    f"{where}: the votes of run_id={run_id} ended early (--decide, an option of "
+                    "earlier versions), and certificates need the vote of every ablation; delete "
+                    "the run and vote again"
+                )
             return manifest
         actual = _checksums(manifest.identity)
         fields = sorted(

@@ -41,9 +41,8 @@ def print_summary(
         # Imported votes may come without plain predictions.
         known = of["of"] or not summary["smoothed_accuracy"]["of"]
         table.add_row("none", name, *(_cells(of) if known else ("unknown", "", "")))
-    if "decide" not in summary:
-        mean = summary["mean_ablation_accuracy"]
-        table.add_row("none", "mean over ablations", _percent(mean), "", "")
+    mean = summary["mean_ablation_accuracy"]
+    table.add_row("none", "mean over ablations", _percent(mean), "", "")
     table.add_section()
     coarser = {entry["stride"]: entry for entry in summary["coarser"]}
     named = set()
@@ -139,12 +138,6 @@ def _caption(summary: dict[str, Any]) -> str:
         parts.append(summary["basis"])
     if "devices" in summary:
         parts.append(devices_in_words(summary["devices"]))
-    if summary.get("decide", {}).get("of"):
-        saved = summary["decide"]
-        parts.append(
-            f"{_percent(saved['share_saved'])} of the votes were not needed (--decide): "
-            f"{saved['votes_cast']:,} cast of {saved['of']:,}"
-        )
     return "; ".join(parts)
 
 

@@ -12,7 +12,6 @@ from models.preprocess import PRESETS, Preprocess
 from models.systems import TokenMode
 from models.weights import HUB, WeightsCard, is_hub_name, read_card, sha256_of
 from pipeline import storage
-from pipeline.certificates.curtailment import Curtailment
 from pipeline.config import ConfigError, VotesConfig, crop_of
 from pipeline.sources.class_names import class_subset
 from pipeline.weight_files import local_weights
@@ -42,7 +41,6 @@ class Voter:
         draws: Positions drawn for each image by randomized smoothing; None votes on all.
         draw_seed: Seed of those draws.
         classes: Classes that the logits are restricted to, ascending; None for all.
-        curtailment: What ends an image's vote once it is decided; None casts every vote.
     """
 
     model: str
@@ -57,7 +55,6 @@ class Voter:
     draws: int | None = None
     draw_seed: int = 0
     classes: tuple[int, ...] | None = None
-    curtailment: Curtailment | None = None
 
 
 def resolve_voter(config: VotesConfig) -> Voter:

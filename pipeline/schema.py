@@ -7,10 +7,9 @@ VOTES = pa.schema(
         pa.field("image_id", pa.string(), nullable=False),
         # Null where the data does not know.
         pa.field("label", pa.int32()),
-        # The class that each ablation voted for, in the ablations' order; null in the list where
-        # the image was decided without it (--decide).
+        # The class that each ablation voted for, in the ablations' order.
         pa.field("votes", pa.list_(pa.uint16())),
-        # Of the votes that were cast: most votes first, lowest class first on ties.
+        # Most votes first, lowest class first on ties.
         pa.field("counts", pa.list_(pa.struct([("class", pa.uint16()), ("votes", pa.uint32())]))),
         # Smoothed: most votes, lowest class on ties.
         pa.field("prediction", pa.int32()),
@@ -73,8 +72,8 @@ CERTIFICATES = pa.schema(
         pa.field("stride", pa.int32()),
         # No such attacker can change it. For top_k 1 the prediction may be right or wrong.
         pa.field("certified", pa.bool_(), nullable=False),
-        # Votes to spare; certified iff >= 0; null for images with an error, above top_k 1 for those
-        # without a label, and where votes ended early (--decide).
+        # Votes to spare; certified iff >= 0; null for images with an error, and above top_k 1 for
+        # those without a label.
         pa.field("margin", pa.int32()),
         # Null for a proof; else the certificate is probabilistic, with this confidence an image.
         pa.field("confidence", pa.float64()),
@@ -89,12 +88,11 @@ IMAGES = pa.schema(
         pa.field("prediction", pa.int32()),
         pa.field("plain_prediction", pa.int32()),
         pa.field("error", pa.string()),
-        # Votes of the prediction less those of the runner-up; null for images with an error, and
-        # where votes ended early (--decide).
+        # Votes of the prediction less those of the runner-up; null for images with an error.
         pa.field("lead", pa.int32()),
         # Side of the largest square patch that cannot change the prediction, whatever its place;
-        # no smaller one can either. 0 where even one pixel can; null for images with an error, for
-        # votes that the rule is not about, and where votes ended early (--decide).
+        # no smaller one can either. 0 where even one pixel can; null for images with an error, and
+        # for votes that the rule is not about.
         pa.field("largest_exact_px", pa.int32()),
         pa.field("largest_uniform_px", pa.int32()),
     ]

@@ -57,9 +57,7 @@ class Tally:
         errors: Rows with an error.
         unlabelled: Rows without a label.
         plain_right: Labelled images that the whole-image network classifies rightly.
-        ablations_right: Votes for a right class, over labelled images; not counted where votes
-            ended early.
-        votes_cast: Where votes ended early, how many were cast.
+        ablations_right: Votes for a right class, over labelled images.
         devices: Where votes may be of several device models, images by the one that voted.
         smoothed_right: Per stride, labelled images whose smoothed prediction is right.
         certified_right: Per claim, labelled images that are right and certified.
@@ -74,7 +72,6 @@ class Tally:
     unlabelled: int = 0
     plain_right: int = 0
     ablations_right: int = 0
-    votes_cast: int = 0
     devices: Counter[str] = field(default_factory=Counter)
     smoothed_right: Counter[int | None] = field(default_factory=Counter)
     certified_right: Counter[Claim] = field(default_factory=Counter)
@@ -109,10 +106,7 @@ class Tally:
             ).to_dict(),
             "smoothed_accuracy": Proportion(self.smoothed_right[own], labelled).to_dict(),
             # A mean over images of a share of ablations: no binomial interval applies.
-            "mean_ablation_accuracy": self.ablations_right / ballots
-            if ballots and manifest.curtailment is None
-            else None,
-            **self._saved(manifest),
+            "mean_ablation_accuracy": self.ablations_right / ballots if ballots else None,
             **({"basis": AS_GIVEN} if manifest.imported else {}),
             # Absent elsewhere, as in the manifest.
             **({"devices": dict(sorted(self.devices.items()))} if manifest.mixed_devices else {}),
@@ -145,20 +139,6 @@ class Tally:
                 }
                 for alert in sorted(self.leads_right, key=lambda alert: alert.order)
             ],
-        }
-
-    def _saved(self, manifest: Manifest) -> dict[str, Any]:
-        """What ended votes early, and the share of ablations that need not have voted."""
-        if manifest.curtailment is None:
-            return {}
-        every = (self.images - self.errors) * manifest.votes_per_image
-        return {
-            "decide": {
-                **manifest.curtailment.to_dict(),
-                "votes_cast": self.votes_cast,
-                "of": every,
-                "share_saved": 1 - self.votes_cast / every if every else None,
-            }
         }
 
     def _largest(self, labelled: int) -> dict[str, Any]:

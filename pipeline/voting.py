@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 import torch
 
 from models.classifier import base_classifier
-from models.curtailed import CurtailedClassifier
 from models.restricted import Restricted
 from models.sampling import draw_positions
 from models.smoothing import SmoothedClassifier
@@ -24,7 +23,6 @@ from models.weights import sha256_of
 from models.zoo import load_network
 from pipeline.ballots import votes_table
 from pipeline.committing import addressed
-from pipeline.curtailing import Suffices
 from pipeline.numerics import Numerics, pin_mkl, probe_machine
 from pipeline.resolve import Voter
 from pipeline.weight_files import local_weights
@@ -40,9 +38,6 @@ class VoteOnUnit:
         # then sleep where they wait for each other instead of spinning: a third of the time.
         self.thread = ThreadPoolExecutor(1)
         self.classifier = self.thread.submit(build_classifier, voter, numerics).result()
-        self.curtailed = None
-        if voter.curtailment is not None:
-            self.curtailed = CurtailedClassifier(self.classifier, Suffices(voter))
         self.voter, self.schema = voter, schema
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
@@ -67,10 +62,7 @@ class VoteOnUnit:
                     for image_id in rows["image_id"].to_pylist()
                 ]
             )
-        if self.curtailed is not None:
-            ballot = self.curtailed(images)
-        else:
-            ballot = self.classifier(images, views_bv)
+        ballot = self.classifier(images, views_bv)
         lowest = min(self.voter.classes or (0,))
         table = votes_table(
             decoded, readable, ballot, self.schema, views_bv=views_bv, lowest_class=lowest

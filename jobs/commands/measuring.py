@@ -7,7 +7,6 @@ from cyclopts import App, Parameter
 from jobs.bench import BenchConfig
 from jobs.bench_certificates import BenchCertificatesConfig
 from jobs.bench_control_plane import BenchControlPlaneConfig
-from jobs.bench_decide import BenchDecideConfig
 from jobs.commands.app import app
 
 bench = App(name="bench", help="Measure speed, as ratios of things timed side by side.")
@@ -49,16 +48,3 @@ def bench_control_plane(
     from jobs.bench_control_plane import run_bench_control_plane  # noqa: PLC0415
 
     return run_bench_control_plane(what)
-
-
-@bench.command(name="decide")
-def bench_decide(
-    *,
-    what: Annotated[BenchDecideConfig, Parameter(name="*", group="What is replayed")] = (
-        BenchDecideConfig()  # noqa: B008
-    ),
-) -> int:
-    """Replay a run's votes as --decide would have cast them: the share that it saves."""
-    from jobs.bench_decide import run_bench_decide  # noqa: PLC0415
-
-    return run_bench_decide(what)

@@ -8,7 +8,6 @@ from jobs.commands.app import Claims, Estimate, Output, What, app
 from jobs.submit import SubmitConfig
 from pipeline.config import (
     ClaimsConfig,
-    DecidedConfig,
     EstimateConfig,
     OutputConfig,
 )
@@ -33,16 +32,13 @@ def run(
 def votes(
     *,
     what: What,
-    decided: Annotated[
-        DecidedConfig, Parameter(name="*", group="What is decided")
-    ] = DecidedConfig(),  # noqa: B008
     output: Output = OutputConfig(),  # noqa: B008
     before: Estimate = EstimateConfig(),  # noqa: B008
 ) -> int:
     """Vote on every image and store the votes; resumes what is unfinished."""
     from jobs.votes import run_votes  # noqa: PLC0415
 
-    return run_votes(what, output, before, decided)
+    return run_votes(what, output, before)
 
 
 @app.command

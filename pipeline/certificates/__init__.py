@@ -3,11 +3,10 @@
 A file a step: ``votes`` (what is accepted), ``threats`` (what the attacker may do), ``counts`` (who
 got how many), ``touched``, ``reach`` and ``pairs`` (what he can touch), ``poll`` (what rules start
 from); one theorem each in ``uniform``, ``exact``, ``randomized``, ``top_k``, ``detection``,
-``largest`` (every patch size), ``coarser`` (fewer ablations), ``partial`` and ``curtailment``
-(votes that are not all cast); ``rules``, the registry that the rest of the pipeline goes through;
-``landscape`` and ``witness`` (where and how a patch breaks an image). Imports numpy, scipy.special,
-the standard library and the numpy-only ``models.ablation``, so that certificates are computed where
-no model can run.
+``largest`` (every patch size), ``coarser`` (fewer ablations); ``rules``, the registry that the rest
+of the pipeline goes through; ``landscape`` and ``witness`` (where and how a patch breaks an image).
+Imports numpy, scipy.special, the standard library and the numpy-only ``models.ablation``, so that
+certificates are computed where no model can run.
 """
 
 from pipeline.certificates.coarser import coarser, subset

@@ -4,15 +4,12 @@ Shape suffixes: N images, V ablations (views), T slots of a vote set, L sets of 
 classes, K ranks of a tally. Arrays of a poll have the images last.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 
 from models.ablation import Ablation, IntArray, Patch
 from pipeline.certificates.poll import Poll, margins_of
-from pipeline.certificates.reach import Reach, reaches
+from pipeline.certificates.reach import reaches
 from pipeline.certificates.threats import Threat
-from pipeline.certificates.touched import CountArray
 from pipeline.certificates.votes import VoteArray
 
 
@@ -62,30 +59,10 @@ def exact(poll: Poll, threat: Threat) -> IntArray:
     Source: this project: the argument of Levine & Feizi, "(De)Randomized Smoothing", 2020, made
         for the touched set of each location instead of the size of the largest one.
     """
-    return least_lead(poll, threat, lambda reach: reach.sizes_l[:, None].astype(poll.dtype))
-
-
-def least_lead(poll: Poll, threat: Threat, fed: Callable[[Reach], CountArray]) -> IntArray:
-    """The least lead that an attacker can leave the prediction over any rival; int64 (N,).
-
-    With c and j as in ``exact``, f(v) in {0, 1} what view v can give j once it is touched, at least
-    [v votes j]:
-
-        min over I and j != c of  n_c - n_j - [j < c] - sum over v in I of
-            (f(v) + [v votes c] - [v votes j])
-
-    Args:
-        poll: The votes.
-        threat: What the attacker may do.
-        fed: f summed over each set of a reach; (L, N), or (L, 1) where it is that of every image.
-
-    Raises:
-        ValueError: As ``exact``.
-    """
     # More than any margin, which is at most the lead.
     margins_n = np.full(len(poll), len(poll.ablation) + 1, np.int64)
     for reach in reaches(poll.ablation, threat):
-        costs_ln = reach.counts(poll.prefix(0)) + fed(reach)
+        costs_ln = reach.counts(poll.prefix(0)) + reach.sizes_l[:, None].astype(poll.dtype)
         most_n = reach.worst(costs_ln)
         for rank in range(1, poll.ranks):
             leads_n = poll.leads_kn[rank]

@@ -12,7 +12,6 @@ import numpy as np
 from models.ablation import Ablation, IntArray, Patch
 from models.nearest import did_you_mean
 from pipeline.certificates.exact import exact
-from pipeline.certificates.partial import PartialPoll, least_exact, least_uniform
 from pipeline.certificates.poll import Poll, margins_of
 from pipeline.certificates.randomized import CONFIDENCE, randomized
 from pipeline.certificates.threats import Threat
@@ -22,7 +21,6 @@ from pipeline.certificates.votes import VoteArray
 
 MarginFunction = Callable[[Poll, Threat], IntArray]
 TopKFunction = Callable[[Poll, Threat, int, IntArray], IntArray]
-LeastFunction = Callable[[PartialPoll, Threat], IntArray]
 
 
 @dataclass(frozen=True)
@@ -36,10 +34,6 @@ class Rule:
             the views that the attacker can touch: ``largest`` relies on it.
         top_k: Margins by which given classes stay among the k first (``top_k.top_k``), where the
             rule speaks of that; else None.
-        least: The least margin over all completions of votes of which some are missing, where
-            the prediction is foregone; int64 (N,). With it, ``margins`` must be largest where all
-            of them are for the prediction, and never below those of ``uniform``
-            (``curtailment``). None where the rule needs every vote.
         deterministic: True where the votes must be those of every view of the ablation, in its
             order; False where they must be those of views drawn from it at random. Arrays do not
             tell which they are, so ``rule_for`` is told.
@@ -49,7 +43,6 @@ class Rule:
     guarantee: str
     margins: MarginFunction
     top_k: TopKFunction | None = None
-    least: LeastFunction | None = None
     deterministic: bool = True
 
 
@@ -70,14 +63,12 @@ RULES: dict[str, Rule] = {
             "uniform",
             "No rewriting of as many votes as the worst location touches changes the prediction.",
             uniform,
-            least=least_uniform,
         ),
         Rule(
             "exact",
             "No rewriting of the votes that any one location touches changes the prediction.",
             exact,
             top_k=top_k,
-            least=least_exact,
         ),
         _randomized(CONFIDENCE),
     )

@@ -5,7 +5,7 @@ mirrored by hand. None of this imports torch, ray or mlflow. A field that is Non
 ``pipeline.resolve`` from the weight file's header, the preset, or the paper's settings.
 """
 
-from pipeline.config.claims import ClaimsConfig, DecidedConfig, RuleName
+from pipeline.config.claims import ClaimsConfig, RuleName
 from pipeline.config.mistakes import ConfigError, at_least
 from pipeline.config.output import EstimateConfig, OutputConfig
 from pipeline.config.votes import MICROBATCH_STEP, Device, Dtype, VotesConfig, crop_of
@@ -14,7 +14,6 @@ __all__ = [
     "MICROBATCH_STEP",
     "ClaimsConfig",
     "ConfigError",
-    "DecidedConfig",
     "Device",
     "Dtype",
     "EstimateConfig",

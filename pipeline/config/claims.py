@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from pipeline.certificates.threats import Threat
 from pipeline.config.mistakes import ConfigError, at_least
-from pipeline.config.votes import VotesConfig
 
 # A key of pipeline.certificates.RULES, which alone knows them all.
 RuleName = str
@@ -59,37 +58,3 @@ class ClaimsConfig:
             return None if self.patch is None else tuple(map(Threat.parse, self.patch))
         except ValueError as error:
             raise ConfigError(f"--{error}") from error
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecidedConfig:
-    """What votes have to decide where nothing is certified yet.
-
-    Attributes:
-        patch: With --decide: as in certify [23 32 39, or 2 4 5 on the CIFAR-10 grid].
-        rule: With --decide: exact, uniform [both].
-    """
-
-    patch: tuple[int | str, ...] | None = None
-    rule: tuple[RuleName, ...] | None = None
-
-    def __post_init__(self) -> None:
-        self.claims  # noqa: B018  (fails where a text means nothing)
-
-    @property
-    def claims(self) -> ClaimsConfig:
-        """The request, as of ``patchcert certify``.
-
-        Raises:
-            ConfigError: A text means nothing.
-        """
-        return ClaimsConfig(patch=self.patch, rule=self.rule)
-
-    def check(self, what: VotesConfig) -> None:
-        """Raise ConfigError unless votes are to decide something."""
-        for flag in ("patch", "rule"):
-            if getattr(self, flag) is not None and not what.decide:
-                raise ConfigError(
-                    f"--{flag}: votes answer every one; give it to `patchcert certify`, or vote "
-                    "with --decide"
-                )

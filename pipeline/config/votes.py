@@ -62,8 +62,6 @@ class VotesConfig:
         voting: One vote for the largest logit, or one for every class of softmax >= theta.
         theta: Threshold of --voting threshold [0.2].
         gaps: Store the gap of the top two logits of every ablation.
-        decide: End an image's vote once no missing vote can change its prediction or any
-            certificate asked for (--patch, --rule); its votes answer nothing else.
         preprocess: Preset of all the options below [the weights' own, else the model's].
         resize: Shorter side in pixels before the crop, or none for images of the exact size.
         crop: Centre crop in pixels: a side, or HEIGHTxWIDTH.
@@ -80,8 +78,7 @@ class VotesConfig:
             where a cluster has several, since a run's votes are those of one.
         allow_mixed_devices: Vote on devices of several models; each row says its own.
         actors: Copies of the network [one a GPU, or as many as the CPUs bear].
-        unit_images: Images committed at once [a 16th of all, from 16 to 256; with --decide a
-            fourth, up to two microbatches: of fewer, less is saved].
+        unit_images: Images committed at once [a 16th of all, from 16 to 256].
         overwrite: Compute again what this very run has already written.
         wait: Wait for another job that is at the same run, rather than refuse.
         stall_minutes: Minutes without a finished unit after which what runs is given up and begun
@@ -112,7 +109,6 @@ class VotesConfig:
     voting: VotingName = "argmax"
     theta: float | None = None
     gaps: bool = False
-    decide: bool = False
     preprocess: PresetName | None = None
     resize: str | None = None
     crop: str | None = None
@@ -192,13 +188,6 @@ class VotesConfig:
             raise ConfigError(f"--seed {self.seed}: only random positions have a seed")
 
     def _check_voting(self) -> None:
-        for wants, flag, reason in (
-            (self.voting != "argmax", "--voting threshold", "an ablation has sets of votes there"),
-            (self.randomized is not None, "--randomized", "its certificate is about a sample"),
-            (self.gaps, "--gaps", "a gap is stored for every ablation"),
-        ):
-            if self.decide and wants:
-                raise ConfigError(f"--decide: not with {flag}, for {reason}; leave one of them out")
         if self.theta is None:
             return
         if self.voting != "threshold":

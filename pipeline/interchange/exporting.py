@@ -14,7 +14,6 @@ from pipeline.ballots import votes_array
 from pipeline.certificates.randomized import CONFIDENCE
 from pipeline.claims import Questions, own_stride, questions_of
 from pipeline.config import ClaimsConfig
-from pipeline.curtailing import demand_all_votes
 from pipeline.interchange.columns import Columns
 from pipeline.interchange.config import ExportConfig
 from pipeline.interchange.folder import SIGN, check_target, published
@@ -52,7 +51,6 @@ def export_run(run: Run, config: ExportConfig) -> dict[str, str]:
     questions = questions_of(manifest, _claims(run, config))
     spec = None
     if config.votes is not None:
-        demand_all_votes(manifest, "--votes")
         spec = Spec.of(manifest)
     run.store.units(manifest)
     tally, tables, written = Tally(), [], dict[str, dict[str, Any]]()

@@ -158,7 +158,6 @@ def chapter_of(run: Run, letter: str, *, images: bool = True, data: str | None =
     def name_of(label: int) -> str:
         return names[label] if label < len(names) else f"class {label}"
 
-    cast = summary.get("decide", {}).get("votes_cast")
     outcomes = outcomes_of(run)
     focus = unless_refused(lambda: focus_of(run.manifest, summary))
 
@@ -178,7 +177,7 @@ def chapter_of(run: Run, letter: str, *, images: bool = True, data: str | None =
         classes=of_focus(lambda given: _class_table(outcomes, given, name_of, named=bool(names))),
         places=of_focus(lambda given: breaking_maps(run, given.threats)),
         gallery=gallery,
-        cost=unless_refused(lambda: cost_of(run.manifest, cast)),
+        cost=unless_refused(lambda: cost_of(run.manifest)),
         settings=flatten(run.manifest.identity),
         records=flatten(run.manifest.execution),
     )

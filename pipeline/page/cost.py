@@ -37,12 +37,8 @@ class Cost:
         return self.votes / self.seconds
 
 
-def cost_of(manifest: Manifest, votes_cast: int | None = None) -> Cost:
+def cost_of(manifest: Manifest) -> Cost:
     """The cost that a manifest records.
-
-    Args:
-        manifest: Of the run.
-        votes_cast: Where not every ablation of every image voted: how many did.
 
     Raises:
         ConfigError: It records no time.
@@ -56,7 +52,7 @@ def cost_of(manifest: Manifest, votes_cast: int | None = None) -> Cost:
     on_gpu = device.startswith("cuda")
     return Cost(
         images=images,
-        votes=votes_cast or images * manifest.votes_per_image,
+        votes=images * manifest.votes_per_image,
         seconds=seconds,
         device=", ".join(
             str(part)

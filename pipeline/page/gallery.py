@@ -69,8 +69,8 @@ def gallery_of(outcomes: Outcomes, claim: Claim, name_of: Callable[[int], str]) 
     """Draw images and find their worst places; without pictures.
 
     Raises:
-        ConfigError: The positions were drawn at random for each image, not all votes were cast,
-            the claim is not of the exact rule, or no image is known to be right.
+        ConfigError: The positions were drawn at random for each image, the claim is not of the
+            exact rule, or no image is known to be right.
         ManifestError, StoreError: The votes are absent, incomplete or contradictory.
     """
     run, patch = outcomes.run, claim.threat.patch
@@ -125,4 +125,4 @@ def _votes_of(outcomes: Outcomes, places: IntArray) -> NDArray[np.int64]:
         first = int(outcomes.units.searchsorted(unit))
         rows = outcomes.run.store.read_unit(unit, ["image_id", "error", cast])
         parts.append(rows.slice(place - first, 1))
-    return votes_array(pa.concat_tables(parts), manifest, "worst places")
+    return votes_array(pa.concat_tables(parts), manifest)

@@ -19,7 +19,6 @@ class Estimate:
         sequences: Forward passes still to do: the views and the whole image, of each image.
         actor_hours: Hours of one actor (one GPU, on CUDA); None where its speed is not known.
         cost: At the given price; None where it is not known.
-        at_most: Whether it may be less, since an image's vote ends once it is decided.
     """
 
     run_id: str
@@ -29,17 +28,15 @@ class Estimate:
     sequences: int
     actor_hours: float | None
     cost: float | None
-    at_most: bool = False
 
     def lines(self) -> list[str]:
         """What a person reads."""
         left = self.images - self.done
-        bound = "at most " if self.at_most else ""
         said = [
             f"images:        {self.images:,}",
             f"there already: {self.done:,} (a resume skips them)",
-            f"to compute:    {left:,} images x ({bound}{self.views:,} views + 1 whole) = "
-            f"{bound}{self.sequences:,} sequences",
+            f"to compute:    {left:,} images x ({self.views:,} views + 1 whole) = "
+            f"{self.sequences:,} sequences",
         ]
         if self.actor_hours is None:
             said.append("hours, cost:   give --images-per-second (of one GPU) and --price-per-hour")
@@ -70,7 +67,6 @@ def estimate(plan: VotesPlan, asked: EstimateConfig, *, overwrite: bool) -> Esti
         cost=None
         if hours is None or asked.price_per_hour is None
         else hours * asked.price_per_hour,
-        at_most=plan.wanted.curtailment is not None,
     )
 
 

@@ -109,9 +109,9 @@ class Agreement:
 
 
 def comparable(first: Run, second: Run) -> bool:
-    """Whether the two vote on the same ablations, all of them, for one class each."""
+    """Whether the two vote on the same ablations, for one class each."""
     both = first.manifest, second.manifest
-    single = all(voted.theta is None and voted.curtailment is None for voted in both)
+    single = all(voted.theta is None for voted in both)
     # Positions drawn for an image follow from its id, their number and a seed.
     drawn = [voted.identity.get("randomized") for voted in both]
     return single and both[0].ablation == both[1].ablation and drawn[0] == drawn[1]

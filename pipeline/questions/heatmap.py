@@ -150,12 +150,10 @@ def threats_to_draw(manifest: Manifest, summary: Mapping[str, Any]) -> list[Thre
     """The single rectangles that a run has certificates against; of many, six from end to end.
 
     None where it is not known what a patch at one place does (positions were drawn for each image,
-    votes ended early, or there are none), and none of a run that would take minutes: it can be
-    asked for.
+    or there are no votes), and none of a run that would take minutes: it can be asked for.
     """
     voted = summary["images"] - summary["images_with_error"]
-    unknown = manifest.draws is not None or manifest.curtailment is not None
-    if unknown or not 0 < voted <= _MOST_IMAGES:
+    if manifest.draws is not None or not 0 < voted <= _MOST_IMAGES:
         return []
     claims = map(Claim.from_dict, summary["certified_accuracy"])
     threats = {claim.threat for claim in claims if claim.threat.patch and claim.threat.count == 1}

@@ -50,8 +50,6 @@ RUNS = pa.schema(
         pa.field("width", pa.int64()),
         pa.field("tokens", pa.string()),
         pa.field("theta", pa.float64()),
-        # What ended each image's vote once it was decided; null where every ablation voted.
-        pa.field("decide", pa.string()),
         pa.field("device", pa.string()),
         pa.field("dtype", pa.string()),
         pa.field("voting_seconds", pa.float64()),
@@ -216,7 +214,6 @@ def _run_row(manifest: Manifest) -> dict[str, Any]:
         "width": ablation.width,
         "tokens": identity.get("tokens"),
         "theta": manifest.theta,
-        "decide": None if manifest.curtailment is None else str(manifest.curtailment),
         "device": identity.get("numerics", {}).get("device"),
         "dtype": identity.get("numerics", {}).get("dtype"),
         "voting_seconds": execution.get("voting_seconds"),

@@ -92,7 +92,6 @@ def _finer(point: Point, runs: Mapping[str, Manifest]) -> Iterable[tuple[int, st
             and theirs is not None
             and theirs < stride
             and stride % theirs == 0
-            and manifest.curtailment is None
             and _but_stride(manifest.identity) == like
         ):
             yield theirs, run_id

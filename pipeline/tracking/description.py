@@ -37,8 +37,6 @@ def run_name(manifest: Manifest) -> str:
     ]
     if manifest.theta is not None:
         words.append(f"theta{manifest.theta:g}")
-    if manifest.curtailment is not None:
-        words.append("decided")
     limit = identity["data"].get("limit")
     if limit is not None:
         words.append(f"first{limit}")

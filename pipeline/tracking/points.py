@@ -23,8 +23,6 @@ def points_of(summary: Mapping[str, Any]) -> list[Point]:
     points = [
         Point(name, float(summary[name])) for name in ("images", "images_with_error", "ablations")
     ]
-    if summary.get("decide", {}).get("of"):
-        points.append(Point("share_of_votes_saved", summary["decide"]["share_saved"]))
     if not labelled:
         return points
     points += [

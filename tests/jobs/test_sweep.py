@@ -123,7 +123,6 @@ def test_one_that_fails_does_not_stop_the_others(
 def test_what_cannot_be_swept_is_refused_before_anything(shards, tiny_weights, tmp_path, capsys):
     for more, said in (
         (["--size", "24", "500"], "500"),
-        (["--decide"], "--decide"),
         (["--patch", "900"], "900"),
     ):
         assert main(["sweep", *flags(shards, tiny_weights, tmp_path / "out", *more)]) == 2

@@ -13,13 +13,12 @@ from pipeline.config import ClaimsConfig, ConfigError
 SHAPE = {"size": 4, "stride": 2, "height": 32, "width": 32}
 
 
-def voted(kind="column", draws=None, curtailment=None, **changes):
+def voted(kind="column", draws=None, **changes):
     return SimpleNamespace(
         ablation=Ablation(**{"kind": kind, **SHAPE, **changes}),
         num_classes=10,
         classes=None,
         draws=draws,
-        curtailment=curtailment,
     )
 
 

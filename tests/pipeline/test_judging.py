@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
-from pytest import mark
+from pytest import mark, raises
 
 from models.ablation import Ablation, Patch
 from pipeline.ballots import votes_table
@@ -12,6 +12,7 @@ from pipeline.certificates import Threat, smoothed_predictions, top_k_margins
 from pipeline.claims import Claim, Questions
 from pipeline.judging import judge
 from pipeline.manifest import Manifest
+from pipeline.store import StoreError
 
 SHAPE = {"kind": "column", "size": 1, "stride": 1, "height": 8, "width": 8}
 TOP_2 = Claim("exact", Threat.square(1), 2, 1)
@@ -117,6 +118,15 @@ def test_a_batch_of_nothing_but_errors():
     assert found.images["largest_exact_px"].to_pylist() == [None, None]
     assert (found.tally.images, found.tally.errors, found.tally.unlabelled) == (2, 2, 0)
     assert found.detection.num_rows == 0
+
+
+def test_a_missing_vote_is_an_error():
+    manifest = manifest_of()
+    table = rows_of(manifest, np.zeros((2, 8), int), [0, 0])
+    holes = pa.array([[0] * 8, [0] * 7 + [None]], table["votes"].type)
+    table = table.set_column(table.schema.get_field_index("votes"), "votes", holes)
+    with raises(StoreError, match="votes of some ablations are missing"):
+        judge(table, manifest, Questions())
 
 
 def test_rows_are_spread_over_errors():

@@ -55,6 +55,12 @@ def test_round_trip():
     assert again.num_classes == 10
 
 
+def test_a_run_whose_votes_ended_early_is_refused():
+    old = Manifest(identity=IDENTITY | {"decide": {"threats": ["2x2"], "rules": ["exact"]}})
+    with raises(ManifestError, match=r"ended early \(--decide.*; delete the run and vote"):
+        Manifest.from_json(old.to_json(), run_id=old.run_id, where="m.json")
+
+
 @mark.parametrize("data", [b"", b"[]", b"{}", b'{"identity": 1, "execution": 2, "checksums": 3}'])
 def test_garbage_is_refused(data):
     with raises(ManifestError, match=r"m\.json"):

@@ -40,11 +40,9 @@ EXACT_RULE = CERTIFICATES + "exact"
 RANDOMIZED_RULE = CERTIFICATES + "randomized"
 TOP_K = CERTIFICATES + "top_k"
 DETECTION = CERTIFICATES + "detection"
-PARTIAL = CERTIFICATES + "partial"
 RULES = CERTIFICATES + "rules"
 LARGEST = CERTIFICATES + "largest"
 COARSER = CERTIFICATES + "coarser"
-CURTAILMENT = CERTIFICATES + "curtailment"
 # Every module of the proof, in order of import.
 MODULES = (
     SAMPLING,
@@ -63,11 +61,9 @@ MODULES = (
     RANDOMIZED_RULE,
     TOP_K,
     DETECTION,
-    PARTIAL,
     RULES,
     LARGEST,
     COARSER,
-    CURTAILMENT,
 )
 
 PREDICTION, UNIFORM, EXACT = ("prediction",), ("uniform",), ("exact",)
@@ -90,7 +86,7 @@ DELTA = "2 * most_touched(poll.ablation, threat)"
 MEETS = "return (offset < size) | ((-offset) % length < extent)"
 MEETS_NO_WRAP = "gap = first[:, None] - start; return (-extent < gap) & (gap < size)"
 KEY = "((starts - ends) << _CLASS_BITS) + label"
-LOSING = "reach.counts(poll.prefix(0)) + fed(reach)"
+LOSING = "reach.counts(poll.prefix(0)) + reach.sizes_l[:, None].astype(poll.dtype)"
 
 MUTANTS = [
     # What a patch touches.

@@ -200,16 +200,6 @@ def test_a_randomized_run_never_passes_for_a_proof(tmp_path):
     assert "--detect: it counts the votes of all ablations" in said
 
 
-def test_a_run_that_ended_early_says_what_it_cannot_answer(tmp_path):
-    asked = {"threats": ["1x1", "2x2"], "rules": ["exact"]}
-    run = certified_run(tmp_path, patch=(1, 2), decide=asked)
-    page = Page(page_of([run]))
-    assert [row[0] for row in page.rows if row[0][1:] in ("x1 px", "x2 px")] == ["1x1 px", "2x2 px"]
-    assert ["patch", "exact sound"] in page.rows
-    assert page.text.count("it needs votes that this run (--decide) has not cast") >= 3
-    assert "provably stay so, whatever anyone writes into a patch of 2x2 px" in page.text
-
-
 def test_a_run_without_labels_claims_no_accuracy(tmp_path):
     run = certified_run(tmp_path, labels=[None] * IMAGES)
     page = Page(page_of([run]))

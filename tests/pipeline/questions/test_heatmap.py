@@ -102,12 +102,9 @@ def test_which_patches_a_certified_run_draws(tmp_path, monkeypatch):
     monkeypatch.setattr(heatmap, "_MOST_IMAGES", 17)
     assert threats_to_draw(run.manifest, summary) == []
     monkeypatch.undo()
-    for special in (
-        {"randomized": {"draws": votes.shape[1], "seed": 0}},
-        {"decide": {"threats": ["2x2"], "rules": ["exact"]}},
-    ):
-        other = write_run(tmp_path, votes, [1] * 18, ablation=run.ablation, **special)
-        assert threats_to_draw(open_run(tmp_path, other).manifest, summary) == []
+    drawn = {"draws": votes.shape[1], "seed": 0}
+    other = write_run(tmp_path, votes, [1] * 18, ablation=run.ablation, randomized=drawn)
+    assert threats_to_draw(open_run(tmp_path, other).manifest, summary) == []
 
 
 def test_a_run_of_unreadable_images(tmp_path):

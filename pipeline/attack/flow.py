@@ -67,7 +67,7 @@ def attack_run(store: VotesStore, config: AttackConfig, *, verbose: bool = False
 
     Raises:
         ConfigError, SourceError, WeightsError: The request does not fit the run.
-        ManifestError, StoreError, JobError, RoundTripError: The votes could not be had.
+        ManifestError, StoreError, JobError, RoundTripError: Stored or new votes are missing.
     """
     start = time.monotonic()
     manifest = store.begun()

@@ -83,7 +83,7 @@ class VoteGradient:
             views: The views to ask, of those that show each patch.
         """
         canvas = torch.from_numpy(images_ahwc.astype(np.float32))
-        windows = [self._window(attempt) for attempt in attempts]
+        windows = [attempt.window(self.patch) for attempt in attempts]
         for image, window, pixels in zip(canvas, windows, pixels_ahwc, strict=True):
             image[window] = torch.from_numpy(pixels)
         canvas = canvas.to(self.device).requires_grad_()
@@ -115,12 +115,6 @@ class VoteGradient:
             ),
             losses_a,
             np.stack([image[window] for image, window in zip(whole, windows, strict=True)]),
-        )
-
-    def _window(self, attempt: Attempt) -> tuple[slice, slice]:
-        return (
-            slice(attempt.y, attempt.y + self.patch.height),
-            slice(attempt.x, attempt.x + self.patch.width),
         )
 
     def _passes(self, views: Sequence[IntArray]) -> Iterator[tuple[IntArray, IntArray]]:

@@ -87,23 +87,17 @@ def make_patches(
                     flush=True,
                 )
     made.sort(key=lambda pair: pair[0].seed)
+    patched = images[[attempt.image for attempt, _ in made]]
+    for image, (attempt, pixels) in zip(patched, made, strict=True):
+        image[attempt.window(patch)] = pixels
     return Patches(
         manifest=manifest,
         patch=patch,
         selected=selected,
         images=images,
         attempts=[attempt for attempt, _ in made],
-        patched=np.stack([_paste(images[a.image], a.y, a.x, pixels) for a, pixels in made]),
+        patched=patched,
     )
-
-
-def _paste(
-    image: NDArray[np.uint8], y: int, x: int, pixels: NDArray[np.uint8]
-) -> NDArray[np.uint8]:
-    """Copy an image (H, W, 3) and put a patch (h, w, 3) on the copy."""
-    patched = image.copy()
-    patched[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels
-    return patched
 
 
 def _batches(attempts: Sequence[Attempt], views: int) -> list[list[Attempt]]:

@@ -42,6 +42,10 @@ class Attempt:
     kept_c: IntArray
     seed: tuple[int, ...]
 
+    def window(self, patch: Patch) -> tuple[slice, slice]:
+        """Return the rows and columns of an image that the patch covers."""
+        return slice(self.y, self.y + patch.height), slice(self.x, self.x + patch.width)
+
 
 def place_attempts(
     selected: Selected,

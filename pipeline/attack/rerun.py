@@ -281,7 +281,7 @@ def _request(numerics: Numerics, data: str, weights: str) -> VotesConfig:
         data=data,
         weights=weights,
         image_column="image",
-        dtype=numerics.dtype,  # type: ignore[arg-type]  # as a VotesConfig once said
+        dtype=numerics.dtype,  # type: ignore[arg-type]  # taken from a VotesConfig
         device=numerics.device,  # type: ignore[arg-type]
         microbatch=numerics.microbatch,
         threads=numerics.threads or None,

@@ -143,7 +143,7 @@ def choose(margins: Margins, images: int, seed: int) -> IntArray:
     Where one kind has too few, the other has more.
 
     Raises:
-        ConfigError: No image has votes.
+        ConfigError: No image is certified, and none is right.
     """
     certified, others = np.flatnonzero(margins.certified_n), np.flatnonzero(margins.open_n)
     if not len(certified) + len(others):

@@ -18,7 +18,7 @@ _JOB = (
     ("pipeline.store", "StoreError"),
     ("pipeline.failures", "JobError"),
     ("pipeline.tracking", "TrackingError"),
-    ("pipeline.attack.source", "RoundTripError"),
+    ("pipeline.attack.rerun", "RoundTripError"),
     ("pipeline.preflight.findings", "CheckError"),
     ("pipeline.preflight.findings", "PreflightError"),
     ("jobs.submit", "SubmitError"),

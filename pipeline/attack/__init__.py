@@ -1,16 +1,15 @@
 """Attempts to refute certificates: real patches through the whole pipeline, and rewritten votes.
 
-A file a step: ``victims`` (which images), ``reopened`` (the run's model and images again),
-``placements`` (where, and for which rival), ``gradient`` and ``descent`` (the pixels),
-``campaign`` (all patches of an attack), ``source`` (the attacked images as data), ``replay`` (their
-votes and logits), ``verdict`` (what changed, and whether it may), ``summary`` and ``report``;
-``flow`` ties them. ``witness`` asks the stored votes alone. What an ablation sees is asked of the
-model's own masks (``sight``) and votes are counted anew (``counting``): not by the code that the
-rules go by.
+Files in the order of an attack: ``selection`` (images of the run), ``placements`` (location and
+rival of each patch), ``gradient`` and ``descent`` (its pixels), ``patches`` (all patches of an
+attack), ``rerun`` (the run's model and images again, and votes on the attacked images), ``check``
+(changes that a certificate rules out), ``summary``; ``flow`` calls them. ``witness`` rewrites
+stored votes alone. ``independent`` asks the model's own masks which views show a patch and counts
+votes by itself: it shares no code with the rules that it is used to test.
 """
 
 MEANING = (
     "A certificate of this run is wrong, or this machine does not compute the same bits twice: do "
     "not rely on the run's certificates, and please report this with the saved files"
 )
-"""What a failure means."""
+"""The meaning of a failure, for the user."""

@@ -1,4 +1,4 @@
-"""What an attack and a replay of witnesses are asked for; imports nothing heavy."""
+"""Settings of an attack and of a replay of witnesses; imports nothing heavy."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -8,22 +8,22 @@ from pipeline.config import at_least
 
 @dataclass(frozen=True, kw_only=True)
 class AttackConfig:
-    """What to attack, and how hard.
+    """Settings of an attack: the images, and the work spent on each.
 
     Attributes:
-        run_id: Which run; may be left out where --out holds one only.
-        data: The run's images, where they lie now [where the run found them].
-        weights: The run's weights, where they lie now [where the run found them].
-        label_column: As the run was given, if it was.
-        label_map: As the run was given, if it was.
+        run_id: The run; may be left out where --out holds one only.
+        data: Present place of the run's images [where the run found them].
+        weights: Present place of the run's weights [where the run found them].
+        label_column: The same as in the run, if it had one.
+        label_map: The same as in the run, if it had one.
         patch: Side of the square patch in pixels [the smallest that the run was certified for].
         images: Images to attack: half of them certified, half right but not certified.
         steps: Gradient steps for each patch.
-        locations: Places on each image: the exact rule's worst, and every fourth at random.
-        restarts: Patches at each place, from other first pixels, the odd ones for the second
-            strongest rival.
-        views: Ablations asked in one step; where more see the patch, so many drawn anew.
-        seed: Which images, places and first pixels.
+        locations: Locations on each image: the exact rule's worst; every fourth is random.
+        restarts: Patches at each location, each from other first pixels; every second one pushes
+            the second strongest rival.
+        views: Views asked in one step; where more show the patch, a new sample for each step.
+        seed: Decides the images, locations and first pixels.
     """
 
     run_id: str | None = None
@@ -52,17 +52,17 @@ class AttackConfig:
         at_least(0, seed=self.seed)
 
     def settings(self) -> dict[str, Any]:
-        """What decides the patches, beside the run, as plain JSON."""
+        """Return all that decides the patches, except the run, as plain JSON."""
         names = ("images", "steps", "locations", "restarts", "views", "seed")
         return {name: value for name, value in asdict(self).items() if name in names}
 
 
 @dataclass(frozen=True, kw_only=True)
 class WitnessConfig:
-    """Which votes to rewrite.
+    """Settings of a replay: the votes to rewrite.
 
     Attributes:
-        run_id: Which run; may be left out where --out holds one only.
+        run_id: The run; may be left out where --out holds one only.
         patch: Side of the square patch in pixels [the smallest that the run was certified for].
     """
 

@@ -1,4 +1,4 @@
-"""The pixels of adversarial patches: projected gradient descent towards rounded grey levels.
+"""Find the pixels of adversarial patches: projected gradient descent on rounded grey levels.
 
 Shapes: A attempts, h x w pixels of the patch, H x W of the attacker's grid.
 """
@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from models.ablation import BoolArray, IntArray, Patch
 from models.smoothing import SmoothedClassifier
-from pipeline.attack.attempt import Attempt
 from pipeline.attack.gradient import VoteGradient
+from pipeline.attack.placements import Attempt
 from pipeline.gradients import reproducible_gradients
 
-# Grey levels of a step, falling evenly: far at first, so that a pixel can cross from one end of
-# its range to the other, and fine at last.
+# Grey levels of a step, decreasing evenly: large at first, so that a pixel can cross its whole
+# range, and small at the end.
 _FIRST_STEP, _LAST_STEP = 48.0, 2.0
 _MOMENTUM = 0.5
 
@@ -24,14 +24,14 @@ class PatchDescent:
     """Makes patches against one smoothed classifier.
 
     Steps have the sign of the gradient, with momentum (Madry et al. 2018; Dong et al. 2018), and
-    end inside [0, 255]. What is looked at is always rounded, and its gradient moves the pixels
-    behind it, so the patch that is kept is one that can be written to a file.
+    end inside [0, 255]. The patch is rounded before it is measured, and the gradient at the rounded
+    pixels moves the exact ones, so the patch that is kept can be written to a file.
 
     Args:
-        smoothed: The classifier; its parameters stop asking for gradients.
+        smoothed: The classifier; gradients of its parameters are switched off.
         patch: Height and width, in pixels of the attacker's grid.
-        steps: Gradient steps an attempt.
-        views: Ablations asked in a step; where more see the patch, so many of them, drawn anew.
+        steps: Gradient steps of an attempt.
+        views: Views asked in a step; where more show the patch, a new sample for each step.
     """
 
     def __init__(
@@ -43,15 +43,15 @@ class PatchDescent:
     def __call__(
         self, images_ahwc: NDArray[np.uint8], attempts: Sequence[Attempt]
     ) -> tuple[NDArray[np.uint8], BoolArray]:
-        """The best patch of each attempt, uint8 (A, h, w, 3), and whether it wins, bool (A,).
+        """Make the best patch of each attempt, uint8 (A, h, w, 3); True where it wins, bool (A,).
 
-        Best leaves the prediction the smallest lead, and of those the rival the least to catch up;
-        an attempt ends once it wins. Where too many ablations see the patch to ask them all in a
-        step, the last pixels are taken, and whether they win is left open: False.
+        The best patch leaves the prediction the smallest lead, and among equal ones the rival the
+        smallest loss; an attempt ends once it wins. Where too many views show the patch to ask them
+        all in a step, the last pixels are taken, and False is returned: their effect is unknown.
 
         Args:
             images_ahwc: The image of each attempt; uint8 (A, H, W, 3).
-            attempts: What to make.
+            attempts: The patches to make.
         """
         with reproducible_gradients():
             return self._descend(images_ahwc, list(attempts))
@@ -66,7 +66,7 @@ class PatchDescent:
         best = pixels.astype(np.uint8)
         best_lead, best_loss = np.full((2, len(attempts)), np.inf)
         wins = np.zeros(len(attempts), dtype=bool)
-        whole = np.array([attempt.seen_v.sum() <= self.views for attempt in attempts])
+        whole = np.array([attempt.touched_v.sum() <= self.views for attempt in attempts])
         active = np.arange(len(attempts))
         for step, size in enumerate(np.linspace(_FIRST_STEP, _LAST_STEP, self.steps + 1)):
             chosen = active.tolist()
@@ -77,7 +77,7 @@ class PatchDescent:
                 [attempts[index] for index in chosen],
                 [self._asked(attempts[index], rngs[index]) for index in chosen],
             )
-            # Leads by some of the ablations are not comparable between steps.
+            # Leads from different samples of views are not comparable.
             better = ~whole[active] | (leads < best_lead[active])
             better |= (leads == best_lead[active]) & (losses <= best_loss[active])
             best[active[better]] = rounded[better].astype(np.uint8)
@@ -89,7 +89,7 @@ class PatchDescent:
             if step == self.steps or not len(active):
                 break
             scale = np.abs(gradient).mean(axis=(1, 2, 3), keepdims=True)
-            # A gradient of nothing but zeros stays one.
+            # A gradient of zeros stays zero.
             scale[scale == 0] = 1
             momentum[active] = _MOMENTUM * momentum[active] + gradient / scale
             moved = pixels[active] - np.float32(size) * np.sign(momentum[active])
@@ -97,8 +97,8 @@ class PatchDescent:
         return best, wins
 
     def _asked(self, attempt: Attempt, rng: np.random.Generator) -> IntArray:
-        """Ablations to ask in a step."""
-        seen = np.flatnonzero(attempt.seen_v)
-        if len(seen) <= self.views:
-            return seen
-        return np.sort(rng.choice(seen, self.views, replace=False))
+        """Choose the views to ask in a step."""
+        touched = np.flatnonzero(attempt.touched_v)
+        if len(touched) <= self.views:
+            return touched
+        return np.sort(rng.choice(touched, self.views, replace=False))

@@ -1,7 +1,7 @@
-"""How far patches are from winning, and which way their pixels should move.
+"""Measure the distance of patches from success, and its gradient by their pixels.
 
-Gradients run through the ablations that see a patch and through no other, without hidden tokens,
-so a step costs what those cost: 5 of 32 bands for 2 px on CIFAR-10.
+Gradients run through the views that show a patch and through no other, without hidden tokens, so a
+step costs as much as these views: 5 of 32 bands for 2 px on CIFAR-10.
 
 Shapes: A attempts, h x w pixels of the patch, H x W of the attacker's grid, C classes, S sequences
 of a pass.
@@ -19,22 +19,23 @@ from models.ablation import IntArray, Patch
 from models.restricted import Restricted
 from models.smoothing import SmoothedClassifier
 from models.voting import winners
-from pipeline.attack.attempt import Attempt
+from pipeline.attack.independent import strengths
+from pipeline.attack.placements import Attempt
 
-# The lead in logits at which an ablation counts as won; more would be pushed in vain.
+# The lead in logits at which a view counts as won; a larger lead would gain nothing.
 _WON = 0.5
 # Sequences whose activations are kept at once for the way back.
 _SEQUENCES = 64
 
 
 class Look(NamedTuple):
-    """Patches as they are.
+    """Measurements of patches with their present pixels.
 
     Attributes:
-        leads_a: Votes by which each image's prediction still leads, [j < c] counted as the rules
-            do; negative where another class wins. int (A,).
-        losses_a: What the rivals lack in logits, over the ablations asked; float (A,).
-        gradient_ahwc: Of these by the patch's pixels; float32 (A, h, w, 3).
+        leads_a: Votes by which each image's prediction still leads, [j < c] counted as in the
+            rules; negative where another class wins. int (A,).
+        losses_a: Logits that the rivals lack, summed over the views asked; float (A,).
+        gradient_ahwc: Gradient of the losses by the patch's pixels; float32 (A, h, w, 3).
     """
 
     leads_a: IntArray
@@ -43,10 +44,10 @@ class Look(NamedTuple):
 
 
 class VoteGradient:
-    """Looks at patches against one smoothed classifier.
+    """Measures patches against one smoothed classifier.
 
     Args:
-        smoothed: The classifier; its parameters stop asking for gradients.
+        smoothed: The classifier; gradients of its parameters are switched off.
         patch: Height and width, in pixels of the attacker's grid.
     """
 
@@ -73,16 +74,16 @@ class VoteGradient:
         attempts: Sequence[Attempt],
         views: Sequence[IntArray],
     ) -> Look:
-        """Look at patches of whole grey levels.
+        """Measure patches of whole grey levels.
 
         Args:
             images_ahwc: The image of each attempt; uint8 (A, H, W, 3).
             pixels_ahwc: The patches; (A, h, w, 3).
-            attempts: Where they lie and what for.
-            views: The ablations to ask, of those that see each patch.
+            attempts: Their locations and rivals.
+            views: The views to ask, of those that show each patch.
         """
         canvas = torch.from_numpy(images_ahwc.astype(np.float32))
-        windows = [self._window(attempt) for attempt in attempts]
+        windows = [attempt.window(self.patch) for attempt in attempts]
         for image, window, pixels in zip(canvas, windows, pixels_ahwc, strict=True):
             image[window] = torch.from_numpy(pixels)
         canvas = canvas.to(self.device).requires_grad_()
@@ -106,19 +107,18 @@ class VoteGradient:
         assert canvas.grad is not None, "tokens do not depend on the pixels"
         whole = canvas.grad.cpu().numpy()
         return Look(
-            np.array([_lead(c, a.prediction) for c, a in zip(counts_ac, attempts, strict=True)]),
+            np.array(
+                [
+                    counts_c[attempt.prediction] - strengths(counts_c, attempt.prediction).max()
+                    for counts_c, attempt in zip(counts_ac, attempts, strict=True)
+                ]
+            ),
             losses_a,
             np.stack([image[window] for image, window in zip(whole, windows, strict=True)]),
         )
 
-    def _window(self, attempt: Attempt) -> tuple[slice, slice]:
-        return (
-            slice(attempt.y, attempt.y + self.patch.height),
-            slice(attempt.x, attempt.x + self.patch.width),
-        )
-
     def _passes(self, views: Sequence[IntArray]) -> Iterator[tuple[IntArray, IntArray]]:
-        """(attempt, ablation) pairs of equal token count, so many as fit a pass."""
+        """Yield (attempt, view) pairs of equal token count, as many as fit a pass."""
         image_f = np.repeat(np.arange(len(views)), [len(numbers) for numbers in views])
         view_f = np.concatenate(views)
         group_f = self.group_v[view_f]
@@ -138,12 +138,6 @@ class VoteGradient:
 
 
 def _lead_over(logits: Tensor, rivals_s: Tensor) -> Tensor:
-    """The largest other logit less the rival's; (S,)."""
+    """Return the largest other logit less the rival's; (S,)."""
     others = logits.scatter(1, rivals_s[:, None], -torch.inf)
     return others.amax(dim=1) - logits.gather(1, rivals_s[:, None])[:, 0]
-
-
-def _lead(counts_c: IntArray, prediction: int) -> int:
-    strength_c = counts_c + (np.arange(len(counts_c)) < prediction)
-    strength_c[counts_c < 0] = strength_c[prediction] = -1
-    return int(counts_c[prediction] - strength_c.max())

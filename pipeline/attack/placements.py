@@ -1,33 +1,69 @@
-"""Where patches are tried, and for which rival: the exact rule's worst locations, and random ones.
+"""Place patches at the exact rule's worst locations and at random ones, and choose their rivals.
 
-Shapes: N images, V ablations, C classes.
+Shapes: N images, V views, C classes.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 
-from models.ablation import Ablation, IntArray, Patch
-from pipeline.attack.attempt import Attempt
-from pipeline.attack.counting import votes_for
-from pipeline.attack.sight import sees_patch
-from pipeline.attack.victims import Victims, rule_votes
+from models.ablation import Ablation, BoolArray, IntArray, Patch
+from pipeline.attack.independent import shows_patch, strengths, votes_for
+from pipeline.attack.selection import Selected, rule_votes
 from pipeline.certificates.landscape import landscapes
 from pipeline.manifest import Manifest
 
-# Every so many-th place is drawn at random: the rule could be wrong about which ones are worst.
+# Every fourth location is drawn at random: the rule could be wrong about the worst ones.
 _RANDOM_EVERY = 4
 
 
-def place_attempts(
-    victims: Victims, manifest: Manifest, patch: Patch, *, locations: int, restarts: int, seed: int
-) -> list[list[Attempt]]:
-    """The attempts on each image, in the order to be made; one list an image.
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One patch to make.
 
-    All places come before the first restart. Places are the locations of the smallest exact
-    margin, in random order where they tie, and every fourth one any location. A coordinate that
-    the ablations cannot tell apart is random too: to the pixels it is not the same.
+    Attributes:
+        image: Number of the image among the selected ones.
+        y: Upper edge, in pixels of the attacker's grid.
+        x: Left edge.
+        rival: The class to push views to.
+        touched_v: Views that show a pixel of the patch; bool (V,).
+        prediction: Smoothed prediction without the patch.
+        kept_c: Votes for each class of the untouched views; -1 for classes that cannot be voted
+            for; int (C,).
+        seed: Decides the first pixels, and the views asked in a step.
+    """
+
+    image: int
+    y: int
+    x: int
+    rival: int
+    touched_v: BoolArray
+    prediction: int
+    kept_c: IntArray
+    seed: tuple[int, ...]
+
+    def window(self, patch: Patch) -> tuple[slice, slice]:
+        """Return the rows and columns of an image that the patch covers."""
+        return slice(self.y, self.y + patch.height), slice(self.x, self.x + patch.width)
+
+
+def place_attempts(
+    selected: Selected,
+    manifest: Manifest,
+    patch: Patch,
+    *,
+    locations: int,
+    restarts: int,
+    seed: int,
+) -> list[list[Attempt]]:
+    """Plan the attempts on each image, in the order to be made; one list an image.
+
+    All locations come before the first restart. They are those of the smallest exact margin, in
+    random order where they tie, and every fourth one is any location. A coordinate that the views
+    cannot tell apart is random too: the pixels there differ.
     """
     ablation = manifest.ablation
-    votes, classes = rule_votes(victims.votes, manifest)
+    votes, classes = rule_votes(selected.votes, manifest)
     attempts: list[list[Attempt]] = []
     for images, found in landscapes(votes, ablation, patch, classes):
         for number, margins_yx in zip(range(len(votes))[images], found.margins_nyx, strict=True):
@@ -36,7 +72,7 @@ def place_attempts(
             attempts.append(
                 [
                     _attempt(
-                        victims,
+                        selected,
                         manifest,
                         patch,
                         number,
@@ -53,7 +89,7 @@ def place_attempts(
 def _places(
     margins_yx: IntArray, ablation: Ablation, patch: Patch, count: int, rng: np.random.Generator
 ) -> list[tuple[int, int]]:
-    """Upper left corners (y, x), all different."""
+    """Draw upper left corners (y, x), all different."""
     high, wide = ablation.height - patch.height + 1, ablation.width - patch.width + 1
     worst = iter(np.lexsort((rng.permutation(margins_yx.size), margins_yx.ravel())).tolist())
     places: list[tuple[int, int]] = []
@@ -62,7 +98,7 @@ def _places(
         at = None if len(places) % _RANDOM_EVERY == _RANDOM_EVERY - 1 else next(worst, None)
         if at is not None:
             row, column = divmod(at, margins_yx.shape[1])
-            # One row (column) of margins stands for all that the ablations cannot tell apart.
+            # One row (column) of margins stands for all that the views cannot tell apart.
             y = y if margins_yx.shape[0] == 1 else row
             x = x if margins_yx.shape[1] == 1 else column
         if (y, x) not in places:
@@ -71,7 +107,7 @@ def _places(
 
 
 def _attempt(
-    victims: Victims,
+    selected: Selected,
     manifest: Manifest,
     patch: Patch,
     number: int,
@@ -79,12 +115,11 @@ def _attempt(
     yx: tuple[int, int],
     seed: tuple[int, ...],
 ) -> Attempt:
-    seen_v = sees_patch(manifest.ablation, patch, *yx)
-    kept_c = votes_for(victims.votes[number][~seen_v], manifest.classes, manifest.num_classes)
-    prediction = int(victims.predictions_n[number])
+    touched_v = shows_patch(manifest.ablation, patch, *yx)
+    kept_c = votes_for(selected.votes[number][~touched_v], manifest.classes, manifest.num_classes)
+    prediction = int(selected.predictions_n[number])
     # The rival that needs fewest votes, and for every other restart the next one.
-    strength_c = kept_c + (np.arange(len(kept_c)) < prediction)
-    strength_c[kept_c < 0] = strength_c[prediction] = -1
+    strength_c = strengths(kept_c, prediction)
     ranked = np.argsort(-strength_c, kind="stable")
     rivals = [int(rival) for rival in ranked[:2] if strength_c[rival] >= 0]
     return Attempt(
@@ -92,7 +127,7 @@ def _attempt(
         y=yx[0],
         x=yx[1],
         rival=rivals[seed[-1] % len(rivals)],
-        seen_v=seen_v,
+        touched_v=touched_v,
         prediction=prediction,
         kept_c=kept_c,
         seed=seed,

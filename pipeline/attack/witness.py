@@ -1,10 +1,9 @@
-"""Witnesses from pure votes: where an image has no certificate, the rewriting that changes it.
+"""Replay witnesses on stored votes: rewritings that change every image without a certificate.
 
-The exact rule says that it is tight: for each image without a certificate there is one location
-whose ablations, all voting for one rival, change the prediction. Here this is done to the stored
-votes and counted, by code that shares nothing with the rule: what an ablation sees comes from the
-model's masks, predictions from a plain count. So a refused certificate is refused for a reason,
-and, at the same place, a given one holds.
+The exact rule is tight: for each image without a certificate there is one location whose views,
+all voting for one rival, change the prediction. Here the stored votes are rewritten so and counted
+by code that shares nothing with the rule (``independent``). This shows that each refused
+certificate is refused for a reason and, at the same location, that each given one holds.
 """
 
 import io
@@ -18,9 +17,8 @@ import pyarrow.parquet as pq
 from models.ablation import BoolArray, Patch
 from pipeline import storage
 from pipeline.attack.config import WitnessConfig
-from pipeline.attack.counting import changed_votes, rewritten, votes_for
-from pipeline.attack.sight import sees_patch
-from pipeline.attack.victims import check_attackable, patch_of, rule_votes
+from pipeline.attack.independent import changed_votes, rewritten, shows_patch, votes_for
+from pipeline.attack.selection import check_attackable, patch_of, rule_votes
 from pipeline.ballots import votes_array
 from pipeline.certificates.witness import witnesses
 from pipeline.manifest import Manifest
@@ -29,15 +27,15 @@ from pipeline.store import VotesStore
 
 
 @dataclass
-class Replayed:
-    """What replaying the witnesses of a run found.
+class WitnessResult:
+    """Counts and failures of a replay.
 
     Attributes:
         patch: The patch.
         images: Images with votes.
         certified: Those of them that the exact rule certifies.
         witnesses: The others; each has a witness.
-        rows_path: The witnesses, one row each.
+        rows_path: File of the witnesses, one row each.
         failures: Witnesses that change nothing and certificates that fall, in words.
     """
 
@@ -49,39 +47,39 @@ class Replayed:
     failures: list[str] = field(default_factory=list)
 
 
-def replay_witnesses(store: VotesStore, config: WitnessConfig) -> Replayed:
+def replay_witnesses(store: VotesStore, config: WitnessConfig) -> WitnessResult:
     """Find and replay the closest rewriting of every image of a run, and write the witnesses.
 
     Raises:
-        ConfigError: The patch does not fit, or the votes are those of drawn positions.
+        ConfigError: The patch does not fit, or the views were drawn for each image.
         ManifestError, StoreError: The votes are absent, incomplete or contradictory.
     """
     manifest = store.begun()
     check_attackable(manifest)
     patch = patch_of(config.patch, store, manifest)
-    replayed = Replayed(patch)
-    sight: dict[tuple[int, int], BoolArray] = {}
+    result = WitnessResult(patch)
+    touched: dict[tuple[int, int], BoolArray] = {}
     sink = io.BytesIO()
     with pq.ParquetWriter(sink, WITNESSES, compression="zstd") as writer:
         for table in store.read([n for n in manifest.schema.names if n not in ("counts", "gaps")]):
             voted = table.filter(table["error"].is_null())
             if voted.num_rows:
-                writer.write_table(_replay(voted, manifest, replayed, sight))
-    replayed.rows_path = storage.join(
+                writer.write_table(_replay(voted, manifest, result, touched))
+    result.rows_path = storage.join(
         store.out, "witnesses", f"run_id={store.run_id}", f"{patch.width}px.parquet"
     )
-    storage.write_atomically(replayed.rows_path, sink.getvalue())
-    return replayed
+    storage.write_atomically(result.rows_path, sink.getvalue())
+    return result
 
 
 def _replay(
     voted: pa.Table,
     manifest: Manifest,
-    replayed: Replayed,
-    sight: dict[tuple[int, int], BoolArray],
+    result: WitnessResult,
+    touched: dict[tuple[int, int], BoolArray],
 ) -> pa.Table:
-    """Rows of WITNESSES for a batch; counts and failures go into ``replayed``."""
-    patch, ablation = replayed.patch, manifest.ablation
+    """Return rows of WITNESSES for a batch; counts and failures go into ``result``."""
+    patch, ablation = result.patch, manifest.ablation
     votes = votes_array(voted, manifest)
     renumbered, classes = rule_votes(votes, manifest)
     found = witnesses(renumbered, ablation, patch, classes)
@@ -97,16 +95,16 @@ def _replay(
     )
     for image_id, label, prediction, before, margin, place, y, x in described:
         rival = int(numbers[place])
-        if (y, x) not in sight:
-            sight[y, x] = sees_patch(ablation, patch, y, x)
-        after = rewritten(before, sight[y, x], rival)
+        if (y, x) not in touched:
+            touched[y, x] = shows_patch(ablation, patch, y, x)
+        after = rewritten(before, touched[y, x], rival)
         counts_c = votes_for(after, manifest.classes, manifest.num_classes)
         changed = int(counts_c.argmax()) != prediction
-        replayed.images += 1
-        replayed.certified += margin >= 0
-        replayed.witnesses += margin < 0
+        result.images += 1
+        result.certified += margin >= 0
+        result.witnesses += margin < 0
         if changed == (margin >= 0):
-            replayed.failures.append(_told(image_id, patch, (y, x), rival, margin=margin))
+            result.failures.append(_failure(image_id, patch, (y, x), rival, margin=margin))
         if margin < 0:
             rows.append(
                 {
@@ -118,7 +116,7 @@ def _replay(
                     "y": None if ablation.kind == "column" else y,
                     "x": None if ablation.kind == "row" else x,
                     "rival": rival,
-                    "touched": int(sight[y, x].sum()),
+                    "touched": int(touched[y, x].sum()),
                     "rewritten": int(changed_votes(before[None], after[None]).sum()),
                     "prediction_after": int(counts_c.argmax()),
                 }
@@ -126,8 +124,8 @@ def _replay(
     return pa.Table.from_pylist(rows, WITNESSES)
 
 
-def _told(image_id: str, patch: Patch, yx: tuple[int, int], rival: int, *, margin: int) -> str:
-    """A failure in words."""
+def _failure(image_id: str, patch: Patch, yx: tuple[int, int], rival: int, *, margin: int) -> str:
+    """Describe a failure."""
     done = f"a patch of {patch} at y, x = {yx} whose ablations all vote for class {rival}"
     if margin >= 0:
         return f"image_id={image_id} is certified (margin {margin}), but {done} changes it"

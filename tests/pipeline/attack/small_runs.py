@@ -9,8 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from models.preprocess import Preprocess
 from models.weights import WeightsCard
-from pipeline.attack.reopened import Reopened
-from pipeline.attack.source import on_the_grid
+from pipeline.attack.rerun import Rerun, on_the_grid
 from pipeline.committing import CommitUnit
 from pipeline.config import VotesConfig
 from pipeline.decoding import DecodeUnit
@@ -53,14 +52,14 @@ def finished_run(out: Path, data: str, weights: Path, **changes) -> VotesStore:
     return store
 
 
-def vote_here(data: str, out: str, reopened: Reopened, *, verbose: bool) -> pa.Table:
-    """``pipeline.attack.replay.vote_again`` by the same stages, without a cluster."""
-    voter = dataclasses.replace(reopened.voter, preprocess=on_the_grid(reopened.voter.preprocess))
+def vote_here(data: str, out: str, rerun: Rerun, *, verbose: bool) -> pa.Table:
+    """``pipeline.attack.rerun.vote_again`` by the same stages, without a cluster."""
+    voter = dataclasses.replace(rerun.voter, preprocess=on_the_grid(rerun.voter.preprocess))
     options = SourceOptions(image_column="image")
     (unit,) = plan_units(list_images(data, options, None).table, 10_000)
     schema = votes_schema(vote_sets=voter.theta is not None, gaps=voter.gaps)
     decoded = DecodeUnit(options, voter.preprocess)(unit)
-    return VoteOnUnit(voter, reopened.numerics, schema)(decoded)
+    return VoteOnUnit(voter, rerun.numerics, schema)(decoded)
 
 
 def weights_with(path: Path, source: Path, preprocess: Preprocess) -> Path:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from models.preprocess import Preprocess
 from pipeline import voting
-from pipeline.attack import flow, placements, reopened, replay
+from pipeline.attack import flow, placements, rerun
 from pipeline.attack.flow import attack_run
 from pipeline.certificates import rules
 from pipeline.config import ClaimsConfig, ConfigError
@@ -145,7 +145,7 @@ def corner(monkeypatch):
 
 def test_logits_that_read_a_hidden_pixel_are_caught(copied, monkeypatch):
     corner(monkeypatch)
-    leak(monkeypatch, replay, "_Digesting", 1e-3)
+    leak(monkeypatch, rerun, "_Digesting", 1e-3)
     attacked = attack_run(copied, quick())
     rows = pq.read_table(attacked.rows_path)
     assert len(attacked.failures) == rows.num_rows
@@ -172,7 +172,7 @@ def test_votes_that_read_a_hidden_pixel_are_caught(labelled, tiny_weights, tmp_p
     store = finished_run(tmp_path, labelled, tiny_weights)
     # Patches at random: the gradient does not know of the leak.
     monkeypatch.setattr(
-        "pipeline.attack.campaign.PatchDescent",
+        "pipeline.attack.patches.PatchDescent",
         lambda *_, **__: (
             lambda images, attempts: (
                 np.full((len(attempts), 8, 8, 3), 255, np.uint8),
@@ -303,9 +303,9 @@ def test_what_does_not_fit_the_run_is_refused(copied, labelled, tiny_weights, tm
 
 
 def test_another_machine_is_refused(copied, monkeypatch):
-    honest = reopened.probe_machine
+    honest = rerun.probe_machine
     monkeypatch.setattr(
-        reopened, "probe_machine", lambda device: honest(device)._replace(device_model="Cray-1")
+        rerun, "probe_machine", lambda device: honest(device)._replace(device_model="Cray-1")
     )
     with pytest.raises(ConfigError, match="device_model is Cray-1 here"):
         attack_run(copied, quick())

@@ -9,11 +9,10 @@ from models.masked import BlackMasked
 from models.smoothing import SmoothedClassifier
 from models.voting import ThresholdVoting
 from pipeline.attack import gradient as gradient_module
-from pipeline.attack.attempt import Attempt
-from pipeline.attack.counting import votes_for
 from pipeline.attack.descent import PatchDescent
 from pipeline.attack.gradient import VoteGradient
-from pipeline.attack.sight import sees_patch
+from pipeline.attack.independent import shows_patch, votes_for
+from pipeline.attack.placements import Attempt
 from pipeline.gradients import reproducible_gradients
 from tests.conftest import TINY_CLASSES, TINY_PREPROCESS, tiny_ablation, tiny_model
 from tests.pipeline.attack.conftest import IMAGES
@@ -32,7 +31,7 @@ def attempts_on(smoothed, count=4, rival=None) -> list[Attempt]:
     votes = smoothed(IMAGES[:count]).votes_bv
     made = []
     for image, (y, x) in zip(range(count), CORNERS, strict=False):
-        seen = sees_patch(smoothed.classifier.ablation, PATCH, y, x)
+        seen = shows_patch(smoothed.classifier.ablation, PATCH, y, x)
         prediction = int(np.bincount(votes[image]).argmax())
         made.append(
             Attempt(
@@ -40,7 +39,7 @@ def attempts_on(smoothed, count=4, rival=None) -> list[Attempt]:
                 y=y,
                 x=x,
                 rival=(prediction + 1) % TINY_CLASSES if rival is None else rival,
-                seen_v=seen,
+                touched_v=seen,
                 prediction=prediction,
                 kept_c=votes_for(votes[image][~seen], None, TINY_CLASSES),
                 seed=(1, image),
@@ -57,7 +56,7 @@ def pasted(attempts, patches) -> np.ndarray:
 
 
 def seen(attempts):
-    return [np.flatnonzero(attempt.seen_v) for attempt in attempts]
+    return [np.flatnonzero(attempt.touched_v) for attempt in attempts]
 
 
 @pytest.mark.parametrize("mode", ["drop", "black"])
@@ -148,7 +147,7 @@ def test_a_seed_says_all_and_another_says_something_else(smoothed):
 
 def test_where_few_ablations_are_asked_nothing_is_claimed(smoothed):
     attempts = attempts_on(smoothed)
-    assert min(attempt.seen_v.sum() for attempt in attempts) > 1
+    assert min(attempt.touched_v.sum() for attempt in attempts) > 1
     patches, wins = PatchDescent(smoothed, PATCH, steps=3, views=1)(IMAGES[:4], attempts)
     assert not wins.any()
     assert patches.std() > 0
@@ -164,7 +163,7 @@ def test_threshold_votes_are_counted_as_sets(network):
     found = look(IMAGES[:4], pixels.astype(np.float32), attempts, seen(attempts))
     sets = smoothed(pasted(attempts, pixels)).vote_sets
     for image, attempt in enumerate(attempts):
-        counts = attempt.kept_c + votes_for(sets[image][attempt.seen_v], None, TINY_CLASSES)
+        counts = attempt.kept_c + votes_for(sets[image][attempt.touched_v], None, TINY_CLASSES)
         rivals = counts + (np.arange(TINY_CLASSES) < attempt.prediction)
         rivals[attempt.prediction] = -1
         assert found.leads_a[image] == counts[attempt.prediction] - rivals.max()

@@ -16,7 +16,7 @@ from votes_made_up import CLASSES, COLUMNS, SIDE, VIEWS, wavering, write_npz, wr
 
 from models.ablation import Ablation
 from pipeline.attack.config import AttackConfig, WitnessConfig
-from pipeline.attack.reopened import reopen
+from pipeline.attack.rerun import load_rerun
 from pipeline.attack.witness import replay_witnesses
 from pipeline.certificates.rules import margins
 from pipeline.certificates.threats import Threat
@@ -259,7 +259,7 @@ def test_what_needs_weights_refuses_and_what_needs_votes_does_not(tmp_path):
     file = write_npz(tmp_path / "v.npz", votes=votes, labels=labels)
     run_id = import_votes([file], COLUMNS, str(tmp_path)).run_id
     with pytest.raises(ConfigError, match=r"was imported.*without the weights.*patchcert witness"):
-        reopen(open_run(tmp_path).manifest, AttackConfig(patch=2))
+        load_rerun(open_run(tmp_path).manifest, AttackConfig(patch=2))
     replayed = replay_witnesses(VotesStore(str(tmp_path), run_id), WitnessConfig(patch=2))
     assert replayed.images == 30
     assert not replayed.failures

@@ -1,11 +1,10 @@
-"""What an ablation sees, pixel by pixel, and the votes that are counted without the rules."""
+"""Views that show a patch, pixel by pixel, and votes that are counted without the rules."""
 
 import numpy as np
 import pytest
 
 from models.ablation import Ablation, Patch
-from pipeline.attack.counting import changed_votes, rewritten, votes_for
-from pipeline.attack.sight import sees_patch
+from pipeline.attack.independent import changed_votes, rewritten, shows_patch, votes_for
 
 
 def families():
@@ -24,7 +23,7 @@ def test_an_ablation_sees_a_patch_iff_one_pixel_is_in_both(ablation, patch):
             mask = np.zeros((ablation.height, ablation.width), dtype=bool)
             mask[y : y + patch.height, x : x + patch.width] = True
             pixels = [bool((ablation.visible(v) & mask).any()) for v in range(len(ablation))]
-            assert sees_patch(ablation, patch, y, x).tolist() == pixels
+            assert shows_patch(ablation, patch, y, x).tolist() == pixels
             # The rules' arithmetic on arcs agrees where it tells locations apart.
             if (ablation.kind != "column" or y == 0) and (ablation.kind != "row" or x == 0):
                 assert next(touched).tolist() == pixels
@@ -35,7 +34,7 @@ def test_an_ablation_sees_a_patch_iff_one_pixel_is_in_both(ablation, patch):
 def test_a_patch_outside_the_image_is_refused(yx):
     ablation = next(families())
     with pytest.raises(ValueError, match="leaves the 11x13 px image"):
-        sees_patch(ablation, Patch(3, 3), *yx)
+        shows_patch(ablation, Patch(3, 3), *yx)
 
 
 def test_counting_by_hand():

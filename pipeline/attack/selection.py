@@ -1,6 +1,6 @@
-"""Which images of a run are attacked: certified ones and others, drawn by a seed.
+"""Select the images of a run to attack: certified ones and others, drawn by a seed.
 
-Shapes: N images with votes, V ablations, T slots of a vote set.
+Shapes: N images with votes, V views, T slots of a vote set.
 """
 
 from dataclasses import dataclass
@@ -21,15 +21,15 @@ from pipeline.store import VotesStore
 
 
 @dataclass(frozen=True, kw_only=True)
-class Census:
-    """Every image of a run, by the exact rule and one patch.
+class Margins:
+    """Margins of every image of a run, by the exact rule and one patch.
 
     Attributes:
         image_ids: Images with votes, in the listing's order; N of them.
         margins_n: Exact margins; certified iff >= 0.
-        right_n: Whether the smoothed prediction is right; False without a label.
-        images: Images of the run, also those without votes.
-        labelled: Images with a label, also those without votes.
+        right_n: True where the smoothed prediction is right; False without a label.
+        images: Number of images of the run, also those without votes.
+        labelled: Number of images with a label, also those without votes.
     """
 
     image_ids: list[str]
@@ -40,7 +40,7 @@ class Census:
 
     @property
     def certified_n(self) -> BoolArray:
-        """Whether the exact rule certifies each image, right or wrong."""
+        """Images that the exact rule certifies, right or wrong."""
         return np.asarray(self.margins_n >= 0)
 
     @property
@@ -51,8 +51,8 @@ class Census:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Victims:
-    """The images that are attacked, N of them.
+class Selected:
+    """The images to attack, N of them.
 
     Attributes:
         image_ids: Their ids.
@@ -70,12 +70,12 @@ class Victims:
 
     @property
     def certified_n(self) -> BoolArray:
-        """Whether the exact rule certifies each image."""
+        """Images that the exact rule certifies."""
         return np.asarray(self.margins_n >= 0)
 
 
 def check_attackable(manifest: Manifest) -> None:
-    """Raise ConfigError where votes were cast at positions drawn for each image."""
+    """Raise ConfigError where views were drawn for each image."""
     if manifest.draws is not None:
         raise ConfigError(
             f"run_id={manifest.run_id} is randomized: its certificate is about the ideal "
@@ -85,7 +85,7 @@ def check_attackable(manifest: Manifest) -> None:
 
 
 def patch_of(side: int | None, store: VotesStore, manifest: Manifest) -> Patch:
-    """The square patch that was asked for, or the smallest the run was certified for.
+    """Return the square patch that was asked for, or the smallest the run was certified for.
 
     Raises:
         ConfigError: It does not fit the image.
@@ -103,13 +103,13 @@ def patch_of(side: int | None, store: VotesStore, manifest: Manifest) -> Patch:
 
 
 def rule_votes(votes: VoteArray, manifest: Manifest) -> tuple[VoteArray, int]:
-    """Votes and their number of classes as the rules take them (``renumbered``)."""
+    """Return votes and their number of classes as the rules take them (``renumbered``)."""
     rivals = manifest.classes or range(manifest.num_classes)
     return renumbered(votes, manifest.classes), len(rivals)
 
 
-def take_census(store: VotesStore, manifest: Manifest, patch: Patch) -> Census:
-    """Ask the exact rule about every image of a run.
+def read_margins(store: VotesStore, manifest: Manifest, patch: Patch) -> Margins:
+    """Compute the exact margin of every image of a run.
 
     Raises:
         ManifestError, StoreError: The votes are absent, incomplete or contradictory.
@@ -126,7 +126,7 @@ def take_census(store: VotesStore, manifest: Manifest, patch: Patch) -> Census:
         if voted.num_rows:
             votes, classes = rule_votes(votes_array(voted, manifest), manifest)
             margins.append(rules.margins("exact", votes, manifest.ablation, patch, classes))
-    return Census(
+    return Margins(
         image_ids=image_ids,
         margins_n=np.concatenate([*margins, np.empty(0, np.int64)]),
         right_n=np.concatenate([*right, np.empty(0, bool)]),
@@ -135,15 +135,15 @@ def take_census(store: VotesStore, manifest: Manifest, patch: Patch) -> Census:
     )
 
 
-def choose(census: Census, images: int, seed: int) -> IntArray:
-    """Numbers of the images to attack, ascending: half certified, half open.
+def choose(margins: Margins, images: int, seed: int) -> IntArray:
+    """Draw the numbers of the images to attack, ascending: half certified, half open.
 
     Where one kind has too few, the other has more.
 
     Raises:
-        ConfigError: No image has votes.
+        ConfigError: No image is certified, and none is right.
     """
-    certified, others = np.flatnonzero(census.certified_n), np.flatnonzero(census.open_n)
+    certified, others = np.flatnonzero(margins.certified_n), np.flatnonzero(margins.open_n)
     if not len(certified) + len(others):
         raise ConfigError("no image to attack: none is certified, and none is right")
     first = min(len(certified), max(-(-images // 2), images - len(others)))
@@ -156,24 +156,23 @@ def choose(census: Census, images: int, seed: int) -> IntArray:
     return np.sort(np.concatenate(chosen)).astype(np.int64)
 
 
-def read_victims(
-    store: VotesStore, manifest: Manifest, census: Census, chosen_n: IntArray
-) -> Victims:
-    """Stored votes of the chosen images.
+def read_selected(
+    store: VotesStore, manifest: Manifest, margins: Margins, chosen_n: IntArray
+) -> Selected:
+    """Read the stored votes of the chosen images.
 
     Raises:
         ManifestError, StoreError: The votes are absent, incomplete or contradictory.
     """
-    wanted = pa.array([census.image_ids[number] for number in chosen_n], pa.string())
-    parts = [
+    wanted = pa.array([margins.image_ids[number] for number in chosen_n], pa.string())
+    rows = pa.concat_tables(
         table.filter(pc.is_in(table["image_id"], value_set=wanted))
         for table in store.read(_columns(manifest))
-    ]
-    rows = pa.concat_tables(parts)
+    )
     assert rows["image_id"].to_pylist() == wanted.to_pylist()
-    return Victims(
+    return Selected(
         image_ids=wanted.to_pylist(),
-        margins_n=census.margins_n[chosen_n],
+        margins_n=margins.margins_n[chosen_n],
         votes=votes_array(rows, manifest),
         predictions_n=rows["prediction"].to_numpy().astype(np.int64),
         labels=Labels.of(rows),

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from models.preprocess import PRESETS
-from pipeline.attack.source import (
+from pipeline.attack.rerun import (
     RoundTripError,
     check_round_trip,
     model_input,

@@ -1,19 +1,18 @@
-"""Which images are attacked, where, and for which rival."""
+"""The images that are attacked, the locations and the rivals."""
 
 import numpy as np
 import pytest
 
 from models.ablation import Patch
-from pipeline.attack.counting import rewritten, votes_for
+from pipeline.attack.independent import rewritten, shows_patch, votes_for
 from pipeline.attack.placements import place_attempts
-from pipeline.attack.sight import sees_patch
-from pipeline.attack.victims import (
-    Census,
+from pipeline.attack.selection import (
+    Margins,
     choose,
     patch_of,
-    read_victims,
+    read_margins,
+    read_selected,
     rule_votes,
-    take_census,
 )
 from pipeline.certificates import rules
 from pipeline.certificates.landscape import landscapes
@@ -28,14 +27,14 @@ SQUARE = Patch.square(PATCH)
 
 
 @pytest.fixture(scope="module")
-def census(weak):
-    return take_census(weak, weak.begun(), SQUARE)
+def margins(weak):
+    return read_margins(weak, weak.begun(), SQUARE)
 
 
-def counted(certified: int, opened: int, lost: int = 0) -> Census:
+def counted(certified: int, opened: int, lost: int = 0) -> Margins:
     """So many images of each kind, shuffled."""
     kinds = np.random.default_rng(0).permutation([0] * certified + [1] * opened + [2] * lost)
-    return Census(
+    return Margins(
         image_ids=[str(number) for number in range(len(kinds))],
         margins_n=np.where(kinds == 0, 3, -2),
         right_n=kinds != 2,
@@ -44,16 +43,16 @@ def counted(certified: int, opened: int, lost: int = 0) -> Census:
     )
 
 
-def test_the_census_is_that_of_the_rule_and_the_labels(weak, census):
+def test_the_margins_are_those_of_the_rule_and_the_labels(weak, margins):
     manifest = weak.begun()
     expected = rules.margins("exact", stored_votes(weak), manifest.ablation, SQUARE, TINY_CLASSES)
-    np.testing.assert_array_equal(census.margins_n, expected)
-    assert census.images == 24
-    assert census.labelled == 23
+    np.testing.assert_array_equal(margins.margins_n, expected)
+    assert margins.images == 24
+    assert margins.labelled == 23
     wrong = sorted({*WRONG, UNLABELLED})
-    assert np.flatnonzero(~census.right_n).tolist() == wrong
-    assert 0 < census.certified_n.sum() < 24
-    np.testing.assert_array_equal(census.open_n, ~census.certified_n & census.right_n)
+    assert np.flatnonzero(~margins.right_n).tolist() == wrong
+    assert 0 < margins.certified_n.sum() < 24
+    np.testing.assert_array_equal(margins.open_n, ~margins.certified_n & margins.right_n)
 
 
 @pytest.mark.parametrize(
@@ -64,17 +63,17 @@ def test_the_census_is_that_of_the_rule_and_the_labels(weak, census):
 def test_half_of_each_kind_and_more_of_one_where_the_other_is_short(
     certified, opened, images, expected
 ):
-    census = counted(certified, opened, lost=6)
-    chosen = choose(census, images, seed=1)
+    margins = counted(certified, opened, lost=6)
+    chosen = choose(margins, images, seed=1)
     assert len(set(chosen.tolist())) == len(chosen)
     assert sorted(chosen) == chosen.tolist()
-    assert (census.certified_n[chosen].sum(), census.open_n[chosen].sum()) == expected
-    np.testing.assert_array_equal(chosen, choose(census, images, seed=1))
+    assert (margins.certified_n[chosen].sum(), margins.open_n[chosen].sum()) == expected
+    np.testing.assert_array_equal(chosen, choose(margins, images, seed=1))
 
 
 def test_another_seed_chooses_others():
-    census = counted(50, 50)
-    assert (choose(census, 10, seed=1) != choose(census, 10, seed=2)).any()
+    margins = counted(50, 50)
+    assert (choose(margins, 10, seed=1) != choose(margins, 10, seed=2)).any()
 
 
 def test_without_an_image_to_attack():
@@ -82,12 +81,12 @@ def test_without_an_image_to_attack():
         choose(counted(0, 0, lost=3), 5, seed=0)
 
 
-def test_stored_votes_are_those_of_the_chosen(weak, census):
-    victims = read_victims(weak, weak.begun(), census, np.array([3, 11, 20]))
+def test_stored_votes_are_those_of_the_chosen(weak, margins):
+    selected = read_selected(weak, weak.begun(), margins, np.array([3, 11, 20]))
     votes = stored_votes(weak)
-    np.testing.assert_array_equal(victims.votes, votes[[3, 11, 20]])
-    assert victims.image_ids == ["s/003", "s/011", "s/020"]
-    assert victims.predictions_n.tolist() == [np.bincount(votes[n]).argmax() for n in (3, 11, 20)]
+    np.testing.assert_array_equal(selected.votes, votes[[3, 11, 20]])
+    assert selected.image_ids == ["s/003", "s/011", "s/020"]
+    assert selected.predictions_n.tolist() == [np.bincount(votes[n]).argmax() for n in (3, 11, 20)]
 
 
 def test_the_patch_is_the_smallest_certified_else_the_papers(weak, copied):
@@ -98,43 +97,41 @@ def test_the_patch_is_the_smallest_certified_else_the_papers(weak, copied):
     assert patch_of(None, copied, manifest) == Patch.square(12)
 
 
-def test_places_are_the_worst_ones_and_random_ones(weak, census):
+def test_places_are_the_worst_ones_and_random_ones(weak, margins):
     manifest = weak.begun()
-    victims = read_victims(weak, manifest, census, np.arange(24))
-    planned = place_attempts(victims, manifest, SQUARE, locations=8, restarts=2, seed=0)
-    ((_, found),) = landscapes(victims.votes, manifest.ablation, SQUARE, TINY_CLASSES)
+    selected = read_selected(weak, manifest, margins, np.arange(24))
+    planned = place_attempts(selected, manifest, SQUARE, locations=8, restarts=2, seed=0)
+    ((_, found),) = landscapes(selected.votes, manifest.ablation, SQUARE, TINY_CLASSES)
     below = 0
     for image, attempts in enumerate(planned):
         assert len(attempts) == 16
         places = [(a.y, a.x) for a in attempts[:8]]
         assert places == [(a.y, a.x) for a in attempts[8:]]
         assert len(set(places)) == 8
-        margins = found.margins_nyx[image, 0]
-        worst = [margins[x] for index, (_, x) in enumerate(places) if index % 4 != 3]
-        assert worst == sorted(margins)[:6]
-        below += sum(
-            margins[x] > worst[-1] for index, (_, x) in enumerate(places) if index % 4 == 3
-        )
+        at = found.margins_nyx[image, 0]
+        worst = [at[x] for index, (_, x) in enumerate(places) if index % 4 != 3]
+        assert worst == sorted(at)[:6]
+        below += sum(at[x] > worst[-1] for index, (_, x) in enumerate(places) if index % 4 == 3)
         assert len({a.seed for a in attempts}) == 16
         for attempt in attempts:
             assert attempt.image == image
-            seen = sees_patch(manifest.ablation, SQUARE, attempt.y, attempt.x)
-            np.testing.assert_array_equal(attempt.seen_v, seen)
-            kept = np.bincount(victims.votes[image][~seen], minlength=TINY_CLASSES)
+            seen = shows_patch(manifest.ablation, SQUARE, attempt.y, attempt.x)
+            np.testing.assert_array_equal(attempt.touched_v, seen)
+            kept = np.bincount(selected.votes[image][~seen], minlength=TINY_CLASSES)
             np.testing.assert_array_equal(attempt.kept_c, kept)
     # Random places are seldom among the worst.
     assert below > 24
     assert len({a.y for attempts in planned for a in attempts}) > 50
 
 
-def test_rivals_are_the_one_that_needs_fewest_votes_and_the_next(weak, census):
+def test_rivals_are_the_one_that_needs_fewest_votes_and_the_next(weak, margins):
     manifest = weak.begun()
-    victims = read_victims(weak, manifest, census, np.arange(24))
-    planned = place_attempts(victims, manifest, SQUARE, locations=1, restarts=3, seed=0)
-    ((_, found),) = landscapes(victims.votes, manifest.ablation, SQUARE, TINY_CLASSES)
+    selected = read_selected(weak, manifest, margins, np.arange(24))
+    planned = place_attempts(selected, manifest, SQUARE, locations=1, restarts=3, seed=0)
+    ((_, found),) = landscapes(selected.votes, manifest.ablation, SQUARE, TINY_CLASSES)
     for image, (first, second, third) in enumerate(planned):
         margin = found.margins_nyx[image, 0, first.x]
-        after = rewritten(victims.votes[image], first.seen_v, first.rival)
+        after = rewritten(selected.votes[image], first.touched_v, first.rival)
         flips = votes_for(after, None, TINY_CLASSES).argmax() != first.prediction
         assert flips == (margin < 0)
         assert first.rival == third.rival != second.rival
@@ -146,9 +143,9 @@ def test_classes_that_cannot_be_voted_for_are_no_rivals(tiny_weights, tmp_path):
     shard = str(write_shard(tmp_path / "s.tar", samples))
     store = finished_run(tmp_path, shard, tiny_weights, classes="1,2,3,5,6")
     manifest = store.begun()
-    census = take_census(store, manifest, SQUARE)
-    victims = read_victims(store, manifest, census, np.arange(6))
-    planned = place_attempts(victims, manifest, SQUARE, locations=2, restarts=2, seed=0)
+    margins = read_margins(store, manifest, SQUARE)
+    selected = read_selected(store, manifest, margins, np.arange(6))
+    planned = place_attempts(selected, manifest, SQUARE, locations=2, restarts=2, seed=0)
     for attempt in (a for attempts in planned for a in attempts):
         assert attempt.rival in (1, 2, 3, 5, 6)
         assert np.flatnonzero(attempt.kept_c < 0).tolist() == [0, 4]

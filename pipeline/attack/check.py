@@ -1,0 +1,210 @@
+"""Check the effect of every patch against the certificates, and save what contradicts them.
+
+Three things can never happen while the certificates are sound: the unpatched copy of an image votes
+otherwise than before; a view that shows no pixel of the patch votes otherwise or has other logits;
+the prediction of a certified image changes.
+
+Shapes: N images, P patches, R images voted on, V views.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from models.ablation import BoolArray, IntArray
+from pipeline import storage
+from pipeline.attack import MEANING
+from pipeline.attack.independent import changed_votes
+from pipeline.attack.patches import Patches
+from pipeline.attack.rerun import encode
+from pipeline.attack.selection import Selected
+from pipeline.certificates.votes import VoteArray
+from pipeline.labels import Labels
+from pipeline.schema import ATTACKS
+
+# One is enough to refute a certificate; on a broken machine every image would be one.
+_MOST_SAVED = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackVotes:
+    """Votes and logits of some images.
+
+    Attributes:
+        votes: Votes (R, V) or sets (R, V, T).
+        predictions_r: Smoothed predictions; int (R,).
+        logits_rv: Digests of logits; uint64 (R, V).
+    """
+
+    votes: VoteArray
+    predictions_r: IntArray
+    logits_rv: NDArray[np.uint64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Something that cannot happen while the certificates are sound.
+
+    Attributes:
+        kind: ``unpatched``, ``untouched`` or ``certified``.
+        image: Number of the selected image.
+        attempt: Number of the patch; None where no patch was needed.
+        views: Views that changed though they may not; int (K,).
+        text: Description for the user.
+    """
+
+    kind: str
+    image: int
+    attempt: int | None
+    views: IntArray
+    text: str
+
+
+def check_attacks(
+    patches: Patches, clean: AttackVotes, attacked: AttackVotes
+) -> tuple[pa.Table, list[Failure]]:
+    """Return the rows of ATTACKS, and every failure.
+
+    Args:
+        patches: The patches and their images.
+        clean: Votes on the unpatched copies, N of them.
+        attacked: Votes on the patched images, P of them.
+    """
+    selected, patch, attempts = patches.selected, patches.patch, patches.attempts
+    image_p = np.array([attempt.image for attempt in attempts], dtype=np.int64)
+    touched_pv: BoolArray = np.stack([attempt.touched_v for attempt in attempts])
+    changed_pv = changed_votes(selected.votes[image_p], attacked.votes)
+    logits_pv = clean.logits_rv[image_p] != attacked.logits_rv
+    before_p, after_p = selected.predictions_n[image_p], attacked.predictions_r
+    certified_p = selected.certified_n[image_p]
+    right_p = Labels(selected.labels.classes[image_p]).accept(after_p)
+    columns: dict[str, Any] = {
+        "image_id": [selected.image_ids[image] for image in image_p],
+        "certified": certified_p,
+        "margin": selected.margins_n[image_p],
+        "patch_px": np.full(len(image_p), patch.width),
+        "y": [attempt.y for attempt in attempts],
+        "x": [attempt.x for attempt in attempts],
+        "rival": [attempt.rival for attempt in attempts],
+        "success": before_p != after_p,
+        "prediction_before": before_p,
+        "prediction_after": after_p,
+        "right_after": pa.array(right_p, mask=~selected.labels.known[image_p]),
+        "touched": touched_pv.sum(axis=1),
+        "flipped": (changed_pv & touched_pv).sum(axis=1),
+        "untouched_changed": (changed_pv & ~touched_pv).sum(axis=1),
+        "untouched_logits_changed": (logits_pv & ~touched_pv).sum(axis=1),
+    }
+    arrays = [pa.array(columns[field.name]).cast(field.type) for field in ATTACKS]
+    table = pa.table(arrays, schema=ATTACKS)
+    failures = _unpatched(selected, clean)
+    for number, attempt in enumerate(attempts):
+        wrong_v = (changed_pv[number] | logits_pv[number]) & ~touched_pv[number]
+        refuted = certified_p[number] and before_p[number] != after_p[number]
+        if not (wrong_v.any() or refuted):
+            continue
+        who = f"image_id={selected.image_ids[attempt.image]}"
+        what = f"a patch of {patch} at y = {attempt.y}, x = {attempt.x}"
+        if refuted:
+            text = (
+                f"{who} is certified (margin {selected.margins_n[attempt.image]}), but {what} "
+                f"changed its prediction from {before_p[number]} to {after_p[number]}"
+            )
+        else:
+            text = (
+                f"{who}: {what} changed {int(wrong_v.sum())} ablations that show no pixel of it: "
+                f"the votes of {int((changed_pv[number] & wrong_v).sum())}, "
+                f"the logits of {int((logits_pv[number] & wrong_v).sum())}"
+            )
+        failures.append(
+            Failure(
+                kind="certified" if refuted else "untouched",
+                image=attempt.image,
+                attempt=number,
+                views=np.flatnonzero(wrong_v),
+                text=text,
+            )
+        )
+    return table, failures
+
+
+def _unpatched(selected: Selected, clean: AttackVotes) -> list[Failure]:
+    """Find the images whose unpatched copy does not vote as stored."""
+    changed_nv = changed_votes(selected.votes, clean.votes)
+    changed_n = changed_nv.any(axis=1) | (selected.predictions_n != clean.predictions_r)
+    return [
+        Failure(
+            kind="unpatched",
+            image=int(image),
+            attempt=None,
+            views=np.flatnonzero(changed_nv[image]),
+            text=(
+                f"image_id={selected.image_ids[image]}: without any patch, "
+                f"{int(changed_nv[image].sum())} ablations vote otherwise than the stored ones"
+            ),
+        )
+        for image in np.flatnonzero(changed_n)
+    ]
+
+
+def save_counterexamples(
+    folder: str,
+    failures: Sequence[Failure],
+    patches: Patches,
+    clean: AttackVotes,
+    attacked: AttackVotes,
+) -> list[str]:
+    """Write the first failures, a folder each, and return their paths.
+
+    Each holds ``image.png`` and, where there was a patch, ``attacked.png``, both on the attacker's
+    grid, and ``counterexample.json``: the patch's location, votes before and after, the numbers of
+    the views that may not have changed, and the run's identity.
+    """
+    _clear(folder)
+    selected = patches.selected
+    paths = []
+    for number, failure in enumerate(failures[:_MOST_SAVED]):
+        path = storage.join(folder, f"{number:02d}-{failure.kind}")
+        facts = {
+            "kind": failure.kind,
+            "what": failure.text,
+            "meaning": MEANING,
+            "run_id": patches.manifest.run_id,
+            "image_id": selected.image_ids[failure.image],
+            "patch": list(patches.patch),
+            "margin": int(selected.margins_n[failure.image]),
+            "prediction_before": int(selected.predictions_n[failure.image]),
+            "votes_stored": selected.votes[failure.image].tolist(),
+            "votes_unpatched": clean.votes[failure.image].tolist(),
+            "ablations_that_may_not_change": failure.views.tolist(),
+            "identity": dict(patches.manifest.identity),
+        }
+        images = {"image.png": patches.images[failure.image]}
+        if failure.attempt is not None:
+            attempt = patches.attempts[failure.attempt]
+            facts |= {
+                "y": attempt.y,
+                "x": attempt.x,
+                "ablations_that_see_the_patch": np.flatnonzero(attempt.touched_v).tolist(),
+                "prediction_after": int(attacked.predictions_r[failure.attempt]),
+                "votes_after": attacked.votes[failure.attempt].tolist(),
+            }
+            images["attacked.png"] = patches.patched[failure.attempt]
+        for name, pixels in images.items():
+            storage.write_atomically(storage.join(path, name), encode(pixels))
+        text = json.dumps(facts, indent=2, sort_keys=True) + "\n"
+        storage.write_atomically(storage.join(path, "counterexample.json"), text.encode())
+        paths.append(path)
+    return paths
+
+
+def _clear(folder: str) -> None:
+    """Remove the files of an earlier attack: its failures may be mended since."""
+    for name in storage.list_folders(folder):
+        for path in storage.list_files(storage.join(folder, name)):
+            storage.remove(path)

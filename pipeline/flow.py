@@ -222,21 +222,16 @@ def machine_that_votes(config: VotesConfig, *, verbose: bool) -> Machine:
     """The machine that votes: a worker of the cluster that a job runs on, or this one.
 
     Raises:
-        ConfigError: There is no such device, or devices of several models where one is needed.
+        ConfigError: There is no such device, or devices of several models.
     """
     if not on_cluster():
         machine = probe_machine(config.device)
-        if machine.device == "cuda" and not config.allow_mixed_devices:
+        if machine.device == "cuda":
             demand_one_gpu_model()
         return machine
     from pipeline.cluster import probe_worker  # noqa: PLC0415  (Ray takes a second to import)
 
-    return probe_worker(
-        config.device,
-        verbose=verbose,
-        accelerator_type=config.accelerator_type,
-        mixed=config.allow_mixed_devices,
-    )
+    return probe_worker(config.device, verbose=verbose, accelerator_type=config.accelerator_type)
 
 
 def _on_driver(numerics: Numerics) -> Numerics:

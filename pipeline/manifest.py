@@ -10,7 +10,6 @@ import pyarrow as pa
 
 from models.ablation import Ablation
 from pipeline.certificates.curtailment import Curtailment
-from pipeline.numerics import MIXED
 from pipeline.schema import votes_schema
 
 Json = Any
@@ -115,11 +114,6 @@ class Manifest:
         return bool(self.identity.get("data", {}).get("several_labels"))
 
     @property
-    def mixed_devices(self) -> bool:
-        """Whether votes may be of several device models, each row saying its own."""
-        return bool(self.identity.get("numerics", {}).get("device_model") == MIXED)
-
-    @property
     def imported(self) -> bool:
         """Whether the votes were cast elsewhere, so that nothing of how is vouched for."""
         return "imported" in self.identity
@@ -137,7 +131,6 @@ class Manifest:
             vote_sets=self.theta is not None,
             gaps=self.gaps,
             labels=self.several_labels,
-            devices=self.mixed_devices,
         )
 
     def to_json(self) -> bytes:
@@ -156,7 +149,8 @@ class Manifest:
         """Read a manifest and hold it against the id it is filed under.
 
         Raises:
-            ManifestError: Not a manifest, or a field that contradicts the id, named.
+            ManifestError: Not a manifest, a field that contradicts the id, named, or a run on
+                several device models, which earlier versions could make.
         """
         try:
             body = json.loads(data)
@@ -165,6 +159,11 @@ class Manifest:
         except (ValueError, KeyError, TypeError) as error:
             raise ManifestError(f"{where}: not a manifest ({error}); delete the run") from error
         if manifest.run_id == run_id == body.get("run_id"):
+            if manifest.identity.get("numerics", {}).get("device_model") == "mixed":
+                raise ManifestError(
+                    f"{where}: votes of several device models (--allow-mixed-devices), which are "
+                    "no longer read: move or delete the run, and vote again on one model"
+                )
             return manifest
         actual = _checksums(manifest.identity)
         fields = sorted(

@@ -60,7 +60,6 @@ class Tally:
         ablations_right: Votes for a right class, over labelled images; not counted where votes
             ended early.
         votes_cast: Where votes ended early, how many were cast.
-        devices: Where votes may be of several device models, images by the one that voted.
         smoothed_right: Per stride, labelled images whose smoothed prediction is right.
         certified_right: Per claim, labelled images that are right and certified.
         certified: Per claim, images certified, right or wrong, labelled or not.
@@ -75,7 +74,6 @@ class Tally:
     plain_right: int = 0
     ablations_right: int = 0
     votes_cast: int = 0
-    devices: Counter[str] = field(default_factory=Counter)
     smoothed_right: Counter[int | None] = field(default_factory=Counter)
     certified_right: Counter[Claim] = field(default_factory=Counter)
     certified: Counter[Claim] = field(default_factory=Counter)
@@ -114,8 +112,6 @@ class Tally:
             else None,
             **self._saved(manifest),
             **({"basis": AS_GIVEN} if manifest.imported else {}),
-            # Absent elsewhere, as in the manifest.
-            **({"devices": dict(sorted(self.devices.items()))} if manifest.mixed_devices else {}),
             "certified_accuracy": [
                 {
                     **claim.to_dict(),

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXAMPLE := examples/cifar10
 
-.PHONY: install demo test test-services programs chaos check lint types format clean
+.PHONY: install demo test test-services programs chaos bench-certificates bench-control-plane check lint types format clean
 
 install: $(STAMP)
 
@@ -45,6 +45,14 @@ N ?= 50
 SEED ?= 0
 chaos: install
 	$(BIN)/python -m tests.faults.chaos $(N) $(SEED)
+
+# Cost of certifying stored votes, and of a job besides pixels and network; see docs/performance.md
+# and docs/scale.md.
+bench-certificates: install
+	$(BIN)/python -m tests.benchmarks.certificates $(ARGS)
+
+bench-control-plane: install
+	$(BIN)/python -m tests.benchmarks.control_plane $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .

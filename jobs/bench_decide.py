@@ -63,7 +63,7 @@ def run_bench_decide(config: BenchDecideConfig) -> int:
     run = open_run(config.out, config.run_id)
     asked = curtailment_of(questions_of(run.manifest, config.decided.claims))
     found = replays(run, asked)
-    where = hardware(torch_too=False)
+    where = hardware()
     result = {"run_id": run.run_id, "replays": found, "hardware": where}
     log("decide", result, config)
     if config.json:

@@ -38,11 +38,6 @@ class Certified:
     computed: bool
     asked: Questions
 
-    @property
-    def certificates_path(self) -> str:
-        """Folder of the certificates."""
-        return self.folders["certificates"]
-
 
 def certify_votes(
     store: VotesStore,

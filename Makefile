@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXAMPLE := examples/cifar10
 
-.PHONY: install demo test test-services programs chaos check lint types format clean
+.PHONY: install demo test test-services programs chaos bench-certificates bench-control-plane check lint types format clean
 
 install: $(STAMP)
 
@@ -46,9 +46,18 @@ SEED ?= 0
 chaos: install
 	$(BIN)/python -m tests.faults.chaos $(N) $(SEED)
 
+# Cost of certifying stored votes, and of a job besides pixels and network; see docs/performance.md
+# and docs/scale.md.
+bench-certificates: install
+	$(BIN)/python -m tests.benchmarks.certificates $(ARGS)
+
+bench-control-plane: install
+	$(BIN)/python -m tests.benchmarks.control_plane $(ARGS)
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 types: install
 	$(BIN)/mypy
@@ -60,4 +69,4 @@ format: install
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .import_linter_cache .ruff_cache .hypothesis

@@ -32,12 +32,10 @@ class Released:
     Attributes:
         state: The network's tensors under the network's own names, and whatever else was found.
         normalizer: ``mean`` and ``std``; empty where the checkpoint has none.
-        duplicates: Tensors left out because they are the network's, under other names.
     """
 
     state: dict[str, Tensor]
     normalizer: dict[str, tuple[float, ...]] = field(default_factory=dict)
-    duplicates: int = 0
 
 
 def unwrap(state: Mapping[str, Tensor], path: str) -> Released:
@@ -67,7 +65,7 @@ def unwrap(state: Mapping[str, Tensor], path: str) -> Released:
             normalizer[match[1]] = _channels(value)
         elif not key.startswith(("model.", "attacker.")):
             network[key] = value
-    return Released(state=network, normalizer=normalizer, duplicates=len(copies))
+    return Released(state=network, normalizer=normalizer)
 
 
 def convert_checkpoint(

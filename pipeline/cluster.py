@@ -107,9 +107,7 @@ def _silent_stderr() -> Iterator[None]:
         os.close(null)
 
 
-def probe_worker(
-    device: Device, *, verbose: bool, accelerator_type: str | None = None, mixed: bool = False
-) -> Machine:
+def probe_worker(device: Device, *, verbose: bool, accelerator_type: str | None = None) -> Machine:
     """What ``device`` means on the workers of the cluster: the driver may have no GPU.
 
     Every node that could hold an actor is asked. Where none has a GPU yet and one is wanted, this
@@ -119,16 +117,15 @@ def probe_worker(
         device: What was asked for.
         verbose: Show Ray's own log.
         accelerator_type: The GPU model that is asked for; None for whatever there is.
-        mixed: Whether votes of several models are wanted.
 
     Raises:
-        ConfigError: Devices are of several models where one is needed, or there is no CUDA.
+        ConfigError: Devices are of several models, or there is no CUDA.
         JobError: Workers died of the question.
     """
     with ray_cluster(verbose=verbose) as available:
         cuda = device == "cuda" or (device == "auto" and available.get("GPU", 0) >= 1)
         if cuda:
-            check_accelerators(available, accelerator_type, mixed=mixed)
+            check_accelerators(available, accelerator_type)
         task, needs = ray.remote(_describe), _one_worker(cuda, accelerator_type)
         # Where there is no such node yet: any that comes.
         places: list[Any] = [
@@ -138,7 +135,7 @@ def probe_worker(
         kind: Device = "cuda" if cuda else "cpu"
         with in_words():
             found = _answers([task.options(**needs, **place).remote(kind) for place in places])
-    return one_machine(found, mixed=mixed)
+    return one_machine(found)
 
 
 def _describe(device: Device) -> tuple[str, Machine]:
@@ -171,20 +168,19 @@ def _answers(asked: list["ray.ObjectRef[Any]"]) -> list[tuple[str, Machine]]:
     return ray.get(ready)
 
 
-def one_machine(found: Sequence[tuple[str, Machine]], *, mixed: bool) -> Machine:
+def one_machine(found: Sequence[tuple[str, Machine]]) -> Machine:
     """The machine that a run's identity speaks of, from what nodes say of themselves.
 
     Args:
         found: Names of nodes, and what they are.
-        mixed: Whether votes of several device models are wanted.
 
     Raises:
-        ConfigError: The nodes' devices are of several models, and votes of one are wanted.
+        ConfigError: The nodes' devices are of several models.
     """
     nodes: dict[str, set[str]] = {}
     for name, machine in found:
         nodes.setdefault(machine.device_model, set()).add(name)
-    if len(nodes) > 1 and not mixed:
+    if len(nodes) > 1:
         said = "; ".join(
             f"{model} on {', '.join(sorted(names)[:3])}{', ...' if len(names) > 3 else ''}"
             for model, names in sorted(nodes.items())
@@ -196,8 +192,7 @@ def one_machine(found: Sequence[tuple[str, Machine]], *, mixed: bool) -> Machine
         )
         raise ConfigError(
             f"the cluster has devices of several models ({said}), and a run's votes are those of "
-            f"one: keep to one ({pin}), or mix them with --allow-mixed-devices, which is another "
-            "run whose rows say their device"
+            f"one: keep to one ({pin})"
         )
     # Of equal processors the node with the fewest CPUs decides the threads: all have so many.
     return min((machine for _, machine in found), key=lambda machine: machine.cpus)

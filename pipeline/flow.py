@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
+from rich.console import Console
+
 from pipeline.config import ConfigError, OutputConfig, VotesConfig
 from pipeline.faulty import Faulty
 from pipeline.identity import execution, identity
@@ -18,7 +20,6 @@ from pipeline.numerics import (
     resolve_numerics,
 )
 from pipeline.passes import Finished, VotesJob, check_images, finish_run
-from pipeline.progress import CalmProgress
 from pipeline.resolve import Voter
 from pipeline.schema import MAX_CLASSES
 from pipeline.sources.listing import Listing, SourceOptions, list_images
@@ -74,7 +75,7 @@ def plan_votes(
     if voter.num_classes > MAX_CLASSES:
         raise ConfigError(f"--num-classes {voter.num_classes}: votes name at most {MAX_CLASSES}")
     options = source_options(config, voter)
-    with CalmProgress("listing images"):
+    with Console(stderr=True).status("listing images"):
         listing = list_images(config.data, options, voter.num_classes, memory).head(config.limit)
     numerics = resolve_numerics(config, machine_that_votes(config, verbose=output.verbose))
     wanted = Manifest(
@@ -222,21 +223,16 @@ def machine_that_votes(config: VotesConfig, *, verbose: bool) -> Machine:
     """The machine that votes: a worker of the cluster that a job runs on, or this one.
 
     Raises:
-        ConfigError: There is no such device, or devices of several models where one is needed.
+        ConfigError: There is no such device, or devices of several models.
     """
     if not on_cluster():
         machine = probe_machine(config.device)
-        if machine.device == "cuda" and not config.allow_mixed_devices:
+        if machine.device == "cuda":
             demand_one_gpu_model()
         return machine
     from pipeline.cluster import probe_worker  # noqa: PLC0415  (Ray takes a second to import)
 
-    return probe_worker(
-        config.device,
-        verbose=verbose,
-        accelerator_type=config.accelerator_type,
-        mixed=config.allow_mixed_devices,
-    )
+    return probe_worker(config.device, verbose=verbose, accelerator_type=config.accelerator_type)
 
 
 def _on_driver(numerics: Numerics) -> Numerics:

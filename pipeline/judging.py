@@ -73,8 +73,6 @@ def judge(table: pa.Table, manifest: Manifest, questions: Questions) -> Judged:
         unlabelled=table.num_rows - int(Labels.of(table).known.sum()),
         plain_right=int(labels.accept(voted["plain_prediction"].fill_null(-1).to_numpy()).sum()),
     )
-    if manifest.mixed_devices:
-        tally.devices.update(voted["device"].to_pylist())
     if len(votes):
         accepted = labels.accept(votes)
         # Of a set of votes one right class is enough, and counts once.

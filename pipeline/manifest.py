@@ -9,7 +9,6 @@ from typing import Any
 import pyarrow as pa
 
 from models.ablation import Ablation
-from pipeline.numerics import MIXED
 from pipeline.schema import votes_schema
 
 Json = Any
@@ -108,11 +107,6 @@ class Manifest:
         return bool(self.identity.get("data", {}).get("several_labels"))
 
     @property
-    def mixed_devices(self) -> bool:
-        """Whether votes may be of several device models, each row saying its own."""
-        return bool(self.identity.get("numerics", {}).get("device_model") == MIXED)
-
-    @property
     def imported(self) -> bool:
         """Whether the votes were cast elsewhere, so that nothing of how is vouched for."""
         return "imported" in self.identity
@@ -130,7 +124,6 @@ class Manifest:
             vote_sets=self.theta is not None,
             gaps=self.gaps,
             labels=self.several_labels,
-            devices=self.mixed_devices,
         )
 
     def to_json(self) -> bytes:
@@ -149,8 +142,8 @@ class Manifest:
         """Read a manifest and hold it against the id it is filed under.
 
         Raises:
-            ManifestError: Not a manifest, a field that contradicts the id, named, or a run whose
-                votes ended early.
+            ManifestError: Not a manifest, a field that contradicts the id, named, or a run of an
+                earlier version whose votes ended early or are of several device models.
         """
         try:
             body = json.loads(data)
@@ -164,6 +157,11 @@ class Manifest:
                     f"{where}: the votes of run_id={run_id} ended early (--decide, an option of "
                     "earlier versions), and certificates need the vote of every ablation; delete "
                     "the run and vote again"
+                )
+            if manifest.identity.get("numerics", {}).get("device_model") == "mixed":
+                raise ManifestError(
+                    f"{where}: votes of several device models (--allow-mixed-devices), which are "
+                    "no longer read: move or delete the run, and vote again on one model"
                 )
             return manifest
         actual = _checksums(manifest.identity)

@@ -16,8 +16,6 @@ MICROBATCH = {"cpu": 64, "cuda": 512}
 # MKL may treat rows differently by their place and their thread unless told to be reproducible;
 # AUTO asks for that at no measurable cost. It must be set before the first matrix product.
 _MKL_MODE, _MKL_REPRODUCIBLE = "MKL_CBWR", "AUTO"
-MIXED = "mixed"
-"""The device model of a run whose votes are of whichever devices there were."""
 _VERSIONED = ("patchcert", "numpy", "pillow", "timm", "torch")
 
 
@@ -28,8 +26,7 @@ class Numerics:
     Attributes:
         dtype: Type of weights and activations.
         device: ``cpu`` or ``cuda``.
-        device_model: Which processor, and on a CPU which instruction set torch uses; ``MIXED``
-            where each row says its own.
+        device_model: Which processor, and on a CPU which instruction set torch uses.
         microbatch: Sequences a forward pass.
         threads: CPU threads an actor, 0 on CUDA, where they do not matter.
         versions: Versions of the libraries that compute.
@@ -41,11 +38,6 @@ class Numerics:
     microbatch: int
     threads: int
     versions: dict[str, str]
-
-    @property
-    def mixed(self) -> bool:
-        """Whether votes may be of several device models."""
-        return self.device_model == MIXED
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -112,20 +104,17 @@ def demand_one_gpu_model() -> None:
         seen = ", ".join(f"{gpu}: {name}" for gpu, name in enumerate(names))
         raise ConfigError(
             f"this machine has GPUs of several models ({seen}), and a run's votes are those of "
-            "one: set CUDA_VISIBLE_DEVICES to the numbers of those to use, or mix them with "
-            "--allow-mixed-devices, which is another run whose rows say their device"
+            "one: set CUDA_VISIBLE_DEVICES to the numbers of those to use"
         )
 
 
 def resolve_numerics(config: VotesConfig, machine: Machine) -> Numerics:
     """Fill in the arithmetic that ``config`` leaves open for a machine."""
-    mixed = config.allow_mixed_devices
-    # Whichever machine is asked, a mixed run must get one id: all have one thread to give.
-    threads = config.threads or (1 if mixed else min(machine.cpus, _MOST_THREADS))
+    threads = config.threads or min(machine.cpus, _MOST_THREADS)
     return Numerics(
         dtype=config.dtype or ("bfloat16" if machine.device == "cuda" else "float32"),
         device=machine.device,
-        device_model=MIXED if mixed else machine.device_model,
+        device_model=machine.device_model,
         microbatch=config.microbatch or MICROBATCH[machine.device],
         threads=threads if machine.device == "cpu" else 0,
         versions=machine.versions,

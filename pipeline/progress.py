@@ -1,7 +1,6 @@
 """How far a job is: a bar on a terminal, plain lines in a log; always on standard error."""
 
 import sys
-import threading
 import time
 from typing import Self
 
@@ -10,66 +9,11 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
 )
 
 _SECONDS_BETWEEN_LINES = 10.0
-# Of what is mostly over at once: how long nothing is said of it, then how often in a log, and how
-# often a terminal is drawn anew.
-_QUIET_SECONDS, _CALM_SECONDS, _DRAWN_SECONDS = 5.0, 30.0, 0.5
-
-
-class CalmProgress:
-    """Progress of what is mostly over at once: nothing for some seconds, then where it is.
-
-    Attributes:
-        done: Images finished so far; whoever works sets it, from any thread.
-
-    Args:
-        what: What goes on, such as ``certifying``.
-        total: Images in all; None where they are not counted and only time can be told.
-    """
-
-    def __init__(self, what: str, total: int | None = None) -> None:
-        self.what, self.total, self.done = what, total, 0
-        self._over = threading.Event()
-        # Work that never comes back to say how far it is must not end in silence: a thread watches.
-        self._watcher = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._start = time.monotonic()
-        self._watcher.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._watcher.join()
-
-    def _watch(self) -> None:
-        if self._over.wait(_QUIET_SECONDS):
-            return
-        if not sys.stderr.isatty():
-            while True:
-                print(self._line(), file=sys.stderr, flush=True)
-                if self._over.wait(_CALM_SECONDS):
-                    return
-        with Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            console=Console(stderr=True),
-            transient=True,
-        ) as bar:
-            task = bar.add_task(self._line(), total=None)
-            while not self._over.wait(_DRAWN_SECONDS):
-                bar.update(task, description=self._line())
-
-    def _line(self) -> str:
-        seconds = f"{time.monotonic() - self._start:.0f} s so far"
-        if self.total is None:
-            return f"{self.what}: {seconds}"
-        return f"{self.what}: {self.done} of {self.total} images, {seconds}"
 
 
 class VotesProgress:

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from rich.console import Console
+
 from pipeline import storage
 from pipeline.claims import Questions, questions_of
 from pipeline.config import ClaimsConfig
 from pipeline.manifest import Manifest
 from pipeline.numerics import on_cluster
 from pipeline.parts import DATASETS, certify_part, datasets_of, part_path, parts_of, questions_in
-from pipeline.progress import CalmProgress
 from pipeline.store import VotesStore
 from pipeline.summary import Tally
 
@@ -36,11 +37,6 @@ class Certified:
     folders: dict[str, str]
     computed: bool
     asked: Questions
-
-    @property
-    def certificates_path(self) -> str:
-        """Folder of the certificates."""
-        return self.folders["certificates"]
 
 
 def certify_votes(
@@ -102,10 +98,11 @@ def certify_votes(
     if ray is None:
         ray = on_cluster() and len(parts) > 1
     counts = _in_ray(work, parts, verbose=verbose) if ray else map(work, enumerate(parts))
-    with CalmProgress("certifying", int(manifest.execution["images"])) as progress:
+    images = manifest.execution["images"]
+    with Console(stderr=True).status("certifying") as status:
         for counted in counts:
             tally.add(counted)
-            progress.done = tally.images
+            status.update(f"certifying: {tally.images} of {images} images")
     store.check_count(manifest, tally.images)
     written = {storage.full_path(path) for path in files}
     for name in DATASETS:

@@ -95,16 +95,6 @@ def claim_in_words(entry: dict[str, Any]) -> str:
     return words
 
 
-def devices_in_words(devices: dict[str, int]) -> str:
-    """Whose votes those of a run on several device models are."""
-    named = ", ".join(f"{model} ({images:,} images)" for model, images in devices.items())
-    plural = "" if len(devices) == 1 else "s"
-    return (
-        f"votes of {len(devices)} device model{plural} (--allow-mixed-devices): {named or 'none'}; "
-        "bit-identity is promised within one"
-    )
-
-
 def _detection(curve: dict[str, Any], stride: int | None) -> Table:
     """The trade-off of an alert at some of its thresholds; ``stride`` where it is not the run's."""
     of_stride = "" if stride is None else f", stride {stride}"
@@ -136,8 +126,6 @@ def _caption(summary: dict[str, Any]) -> str:
         parts.append(f"{summary['images_without_label']} images without a label are left out")
     if "basis" in summary:
         parts.append(summary["basis"])
-    if "devices" in summary:
-        parts.append(devices_in_words(summary["devices"]))
     return "; ".join(parts)
 
 

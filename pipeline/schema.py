@@ -25,7 +25,6 @@ _VIEWS = pa.field("views", pa.list_(pa.uint32()))
 _VOTE_SETS = pa.field("vote_sets", pa.list_(pa.list_(pa.uint16())))
 _GAPS = pa.field("gaps", pa.list_(pa.float16()))
 _LABELS = pa.field("labels", pa.list_(pa.int32()))
-_DEVICE = pa.field("device", pa.string())
 
 
 def votes_schema(
@@ -34,7 +33,6 @@ def votes_schema(
     vote_sets: bool = False,
     gaps: bool = False,
     labels: bool = False,
-    devices: bool = False,
 ) -> pa.Schema:
     """Columns of a run's votes: ``VOTES`` and those its settings add.
 
@@ -43,15 +41,8 @@ def votes_schema(
         vote_sets: Add the classes that each ablation voted for, ascending; ``votes`` is null.
         gaps: Add the gap between the two largest logits of each ablation, rounded down.
         labels: Add every right class of an image, where there may be several; ``label`` is null.
-        devices: Add the device model that voted, where there may be several.
     """
-    added = (
-        (views, _VIEWS),
-        (vote_sets, _VOTE_SETS),
-        (gaps, _GAPS),
-        (labels, _LABELS),
-        (devices, _DEVICE),
-    )
+    added = ((views, _VIEWS), (vote_sets, _VOTE_SETS), (gaps, _GAPS), (labels, _LABELS))
     return pa.schema([*VOTES, *(field for wanted, field in added if wanted)])
 
 

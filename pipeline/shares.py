@@ -50,7 +50,7 @@ def plan_share(
     """
     cpus, gpus = available.get("CPU", 0.0), available.get("GPU", 0.0)
     if numerics.device == "cuda":
-        check_accelerators(available, accelerator_type, mixed=numerics.mixed)
+        check_accelerators(available, accelerator_type)
         if accelerator_type is not None:
             gpus = available.get(GPUS_OF + accelerator_type, 0.0)
         # A cluster that scales from zero has no GPU until one is asked for.
@@ -114,26 +114,22 @@ def _share_beside_gpus(
     return 0.0
 
 
-def check_accelerators(
-    available: Mapping[str, float], accelerator_type: str | None, *, mixed: bool = False
-) -> None:
+def check_accelerators(available: Mapping[str, float], accelerator_type: str | None) -> None:
     """Demand that all GPUs which a job may get are of one model, since that decides its votes.
 
     Args:
         available: Resources of the cluster, its GPUs counted by model.
         accelerator_type: The model that is asked for; None for whatever there is.
-        mixed: Whether votes of several models are wanted.
 
     Raises:
         ConfigError: They are of several, and none is named.
     """
     models = gpu_models(available)
-    if accelerator_type is None and len(models) > 1 and not mixed:
+    if accelerator_type is None and len(models) > 1:
         found = ", ".join(f"{available[GPUS_OF + model]:g} x {model}" for model in models)
         raise ConfigError(
             f"the cluster has GPUs of several models ({found}), and a run's votes are those of "
-            f"one: give --accelerator-type {models[0]} (or another of them), or mix them with "
-            "--allow-mixed-devices, which is another run whose rows say their device"
+            f"one: give --accelerator-type {models[0]} (or another of them)"
         )
 
 

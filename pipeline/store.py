@@ -256,9 +256,8 @@ def check_rows(table: pa.Table, schema: pa.Schema, votes: int, *, plain: bool = 
     # Threshold voting fills ``vote_sets`` in place of ``votes``.
     cast = "vote_sets" if "vote_sets" in schema.names else "votes"
     per_vote = [cast, *(name for name in ("views", "gaps") if name in schema.names)]
-    device = [name for name in ("device",) if name in schema.names]
     whole = ["plain_prediction"] if plain else []
-    for column in (*per_vote, *device, "counts", "prediction", *whole):
+    for column in (*per_vote, "counts", "prediction", *whole):
         _demand(pc.equal(table[column].is_valid(), voted), table, f"{column} or error, never both")
     for column in per_vote:
         lengths = pc.list_value_length(table[column])

@@ -58,7 +58,6 @@ class Tally:
         unlabelled: Rows without a label.
         plain_right: Labelled images that the whole-image network classifies rightly.
         ablations_right: Votes for a right class, over labelled images.
-        devices: Where votes may be of several device models, images by the one that voted.
         smoothed_right: Per stride, labelled images whose smoothed prediction is right.
         certified_right: Per claim, labelled images that are right and certified.
         certified: Per claim, images certified, right or wrong, labelled or not.
@@ -72,7 +71,6 @@ class Tally:
     unlabelled: int = 0
     plain_right: int = 0
     ablations_right: int = 0
-    devices: Counter[str] = field(default_factory=Counter)
     smoothed_right: Counter[int | None] = field(default_factory=Counter)
     certified_right: Counter[Claim] = field(default_factory=Counter)
     certified: Counter[Claim] = field(default_factory=Counter)
@@ -108,8 +106,6 @@ class Tally:
             # A mean over images of a share of ablations: no binomial interval applies.
             "mean_ablation_accuracy": self.ablations_right / ballots if ballots else None,
             **({"basis": AS_GIVEN} if manifest.imported else {}),
-            # Absent elsewhere, as in the manifest.
-            **({"devices": dict(sorted(self.devices.items()))} if manifest.mixed_devices else {}),
             "certified_accuracy": [
                 {
                     **claim.to_dict(),

@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 
 from models.classifier import base_classifier
@@ -32,7 +31,7 @@ class VoteOnUnit:
     """One copy of the network; decoded rows to rows of the votes dataset."""
 
     def __init__(self, voter: Voter, numerics: Numerics, schema: pa.Schema) -> None:
-        self.device_model = check_worker(voter, numerics)
+        check_worker(voter, numerics)
         # OpenMP keeps a pool of threads, and their number, for each thread that calls it, and Ray
         # constructs in one and calls from another. Two pools are more threads than cores, which
         # then sleep where they wait for each other instead of spinning: a third of the time.
@@ -67,10 +66,6 @@ class VoteOnUnit:
         table = votes_table(
             decoded, readable, ballot, self.schema, views_bv=views_bv, lowest_class=lowest
         )
-        if "device" in self.schema.names:
-            place = self.schema.get_field_index("device")
-            voted = pc.if_else(table["error"].is_null(), self.device_model, None)
-            table = table.set_column(place, self.schema.field(place), voted)
         return addressed(table, decoded, time.monotonic() - start)
 
     def failed(self, decoded: pa.Table, reason: str) -> pa.Table:
@@ -87,19 +82,15 @@ class WorkerError(RuntimeError):
     """A worker would cast other votes than the run's identity says."""
 
 
-def check_worker(voter: Voter, numerics: Numerics) -> str:
-    """Hold the worker's weights, device and libraries against the run's identity; its device model.
+def check_worker(voter: Voter, numerics: Numerics) -> None:
+    """Hold the worker's weights, device and libraries against the run's identity.
 
     Raises:
         WorkerError: One of them differs, named.
     """
     here = probe_machine("cuda" if numerics.device == "cuda" else "cpu")
     for name, ours, theirs in (
-        (
-            "device model",
-            numerics.device_model if numerics.mixed else here.device_model,
-            numerics.device_model,
-        ),
+        ("device model", here.device_model, numerics.device_model),
         ("library versions", here.versions, numerics.versions),
         ("weights sha256", sha256_of(local_weights(voter.weights)), voter.weights_sha256),
     ):
@@ -108,9 +99,7 @@ def check_worker(voter: Voter, numerics: Numerics) -> str:
                 f"{name} on worker {platform.node()}: {ours}, but the run has {theirs}; its votes "
                 "would not be this run's. Use equal nodes (of GPUs: --accelerator-type), or run "
                 "again with what is there"
-                + (", or mix them with --allow-mixed-devices" if name == "device model" else "")
             )
-    return here.device_model
 
 
 def build_classifier(voter: Voter, numerics: Numerics) -> SmoothedClassifier:

@@ -13,27 +13,21 @@ from pipeline.revision import installed_version
 _LIBRARIES = ("patchcert", "torch", "timm", "numpy", "pyarrow", "ray")
 
 
-def hardware(*, torch_too: bool = True) -> dict[str, Any]:
-    """Processor, memory, accelerator, versions and date, as plain JSON.
+def hardware() -> dict[str, Any]:
+    """Processor, memory, accelerator, versions and date, as plain JSON."""
+    import torch  # noqa: PLC0415
 
-    Args:
-        torch_too: Whether to ask torch for its threads and accelerator, which imports it.
-    """
-    facts: dict[str, Any] = {
+    return {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "cpu": processor(),
         "cpus": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "python": platform.python_version(),
         "versions": {name: found for name in _LIBRARIES if (found := installed_version(name))},
+        "threads": torch.get_num_threads(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
-    if torch_too:
-        import torch  # noqa: PLC0415
-
-        facts["threads"] = torch.get_num_threads()
-        facts["instructions"] = torch.backends.cpu.get_cpu_capability()
-        facts["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return facts
 
 
 def peak_memory_mib() -> float:

@@ -73,10 +73,9 @@ class VotesConfig:
         dtype: Arithmetic [bfloat16 on CUDA, float32 on CPU].
         device: Where the network runs.
         microbatch: Sequences a forward pass, a multiple of 16 [64 on CPU, 512 on CUDA].
-        threads: CPU threads an actor [at most 4; 1 with --allow-mixed-devices].
+        threads: CPU threads an actor [at most 4].
         accelerator_type: Ray's name of the GPU model to vote on (L4, A100, H100, ...); needed
             where a cluster has several, since a run's votes are those of one.
-        allow_mixed_devices: Vote on devices of several models; each row says its own.
         actors: Copies of the network [one a GPU, or as many as the CPUs bear].
         unit_images: Images committed at once [a 16th of all, from 16 to 256].
         overwrite: Compute again what this very run has already written.
@@ -121,7 +120,6 @@ class VotesConfig:
     microbatch: int | None = None
     threads: int | None = None
     accelerator_type: str | None = None
-    allow_mixed_devices: bool = False
     actors: int | None = None
     unit_images: int | None = None
     overwrite: bool = False
@@ -148,11 +146,6 @@ class VotesConfig:
             raise ConfigError(
                 f"--microbatch {self.microbatch}: it must be a multiple of {MICROBATCH_STEP}; "
                 "other shapes are not known to treat every place in the batch alike"
-            )
-        if self.allow_mixed_devices and self.accelerator_type is not None:
-            raise ConfigError(
-                f"--accelerator-type {self.accelerator_type} binds votes to one GPU model, "
-                "--allow-mixed-devices to none: choose one of them"
             )
         if not 0 < self.stall_minutes < math.inf:
             raise ConfigError(f"--stall-minutes {self.stall_minutes}: it must be above 0")

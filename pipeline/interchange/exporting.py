@@ -18,7 +18,6 @@ from pipeline.interchange.columns import Columns
 from pipeline.interchange.config import ExportConfig
 from pipeline.interchange.folder import SIGN, check_target, published
 from pipeline.interchange.headline import headline
-from pipeline.interchange.npz_file import write_npz
 from pipeline.interchange.parquet_file import write_parquet
 from pipeline.interchange.rows import image_rows
 from pipeline.interchange.spec import Spec
@@ -30,7 +29,6 @@ from pipeline.questions.run import Run
 from pipeline.revision import program_version
 from pipeline.summary import Tally
 
-_WRITERS = {"npz": write_npz, "parquet": write_parquet}
 # Images judged at once, and votes in one file: 256 MiB before it is compressed.
 _BATCH_IMAGES, _FILE_VOTES = 1 << 13, 1 << 27
 
@@ -71,9 +69,9 @@ def export_run(run: Run, config: ExportConfig) -> dict[str, str]:
         write_csv(rows.schema, rows.to_batches(), text)
         write("images.csv", text.getvalue().encode())
         write("manifest.json", storage.read_bytes(run.store.manifest_path))
-        if spec is not None and config.votes is not None:
-            for name, columns in _votes_files(run, spec, config.votes):
-                write(name, _WRITERS[config.votes](columns))
+        if spec is not None:
+            for name, columns in _votes_files(run, spec):
+                write(name, write_parquet(columns))
         summary = headline(manifest, tally.summary(manifest), program_version(), written)
         put(SIGN, (json.dumps(summary, indent=2) + "\n").encode())
     return {name: storage.join(config.to, name) for name in (SIGN, *written)}
@@ -109,7 +107,7 @@ def _batches(run: Run) -> Iterator[pa.Table]:
         yield pa.concat_tables(waiting)
 
 
-def _votes_files(run: Run, spec: Spec, suffix: str) -> Iterator[tuple[str, Columns]]:
+def _votes_files(run: Run, spec: Spec) -> Iterator[tuple[str, Columns]]:
     """The votes, in as many files as bound the memory that one takes."""
     manifest, store = run.manifest, run.store
     names = [name for name in manifest.schema.names if name not in ("views", "gaps", "counts")]
@@ -119,7 +117,7 @@ def _votes_files(run: Run, spec: Spec, suffix: str) -> Iterator[tuple[str, Colum
         of_file = units[start : start + step]
         table = pa.concat_tables(store.read_unit(unit, names) for unit in of_file)
         name = "votes" if step >= len(units) else f"votes-{number:03d}"
-        yield f"{name}.{suffix}", _columns(table, manifest, spec)
+        yield f"{name}.parquet", _columns(table, manifest, spec)
 
 
 def _columns(table: pa.Table, manifest: Manifest, spec: Spec) -> Columns:

@@ -13,6 +13,7 @@ from pipeline.config import ConfigError
 SIGN = "summary.json"
 """Written last: on S3, where folders cannot appear at once, a folder with it is whole."""
 
+# Earlier versions also wrote votes as npz.
 _OURS = re.compile(r"(images\.(csv|parquet)|(manifest|summary)\.json|votes(-\d+)?\.(npz|parquet))")
 
 Put = Callable[[str, bytes], None]

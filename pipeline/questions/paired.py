@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from scipy.special import bdtr
+from scipy.stats import binomtest
 
 from pipeline.intervals import Proportion
 
@@ -60,8 +60,7 @@ class Paired:
             proportions", Psychometrika 1947, with the binomial tail in place of its approximation.
         """
         differ = self.only_first + self.only_second
-        smaller = min(self.only_first, self.only_second)
-        return min(1.0, 2.0 * float(bdtr(smaller, differ, 0.5)))
+        return float(binomtest(self.only_first, differ).pvalue) if differ else 1.0
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float] | None:
         """Newcombe's score interval of ``difference``; None where there is no image.

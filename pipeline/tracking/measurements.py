@@ -60,7 +60,7 @@ def log_measurement(
 def points_in(value: Any, prefix: str = "") -> Iterator[Point]:
     """Every number in nested JSON as a metric, named by the keys that lead to it.
 
-    In lists an entry goes by its ``name``, ``dtype`` and ``images``, whichever it has.
+    In lists an entry goes by its ``name`` and ``dtype``, whichever it has.
     """
     if isinstance(value, bool):
         return
@@ -73,5 +73,5 @@ def points_in(value: Any, prefix: str = "") -> Iterator[Point]:
     elif isinstance(value, list):
         for entry in value:
             if isinstance(entry, Mapping):
-                called = [str(entry[key]) for key in ("name", "dtype", "images") if key in entry]
+                called = [str(entry[key]) for key in ("name", "dtype") if key in entry]
                 yield from points_in(entry, f"{prefix}/{' '.join(called)}")

@@ -27,8 +27,6 @@ HOW: list[tuple[str, str | None]] = [
         r"^patchcert bench$|^patchcert bench --",
         "--model test_vit --images 2 --rounds 1 --pipeline 0",
     ),
-    (r"^patchcert bench control-plane", "--images 40 --per-shard 20"),
-    (r"^patchcert bench certificates", "--images 512 --scale 1 --rounds 1 --loop 1"),
     (r"^patchcert attack", "--patch 8 --images 2 --steps 1 --locations 1 --restarts 1"),
     # tests/services/test_submitted_jobs.py, on a cluster
     (r"^patchcert submit", None),

@@ -1,18 +1,22 @@
 """Where a run says that its images and weights lie."""
 
+import hashlib
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 from pytest import mark
 from safetensors.numpy import save_file
 
+import pipeline.identity
 from models.weights import WeightsCard
 from pipeline import storage
 from pipeline.config import VotesConfig
-from pipeline.identity import execution
+from pipeline.identity import execution, rows_digest
 from pipeline.manifest import Manifest
 from pipeline.patterns import expand_braces
 from pipeline.questions.classes import class_names
+from pipeline.sources.base import LISTING
 
 
 def places(data: str, weights: str) -> tuple[str, str]:
@@ -48,3 +52,23 @@ def test_classes_keep_their_names_in_another_folder(tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert class_names(Manifest(identity={}, execution={"weights": weights})) == ("cat", "dog")
+
+
+@mark.parametrize("rows", [1, 3, 100])
+def test_the_digest_of_all_rows_does_not_depend_on_how_many_are_taken_at_a_time(monkeypatch, rows):
+    table = pa.table(
+        {
+            "image_id": ["a/0", "a/1", "b/0", "b/é"],
+            "label": [1, None, 0, 7],
+            "file": ["f"] * 4,
+            "offset": [0] * 4,
+            "size": [1] * 4,
+            "labels": [None, [1, 2], [], None],
+            "state": [0] * 4,
+            "digest": [0] * 4,
+        },
+        schema=LISTING,
+    )
+    monkeypatch.setattr(pipeline.identity, "_DIGEST_ROWS", rows)
+    lines = "a/0\0001\0None\na/1\0None\0[1, 2]\nb/0\0000\0[]\nb/é\0007\0None\n"
+    assert rows_digest(table) == hashlib.sha256(lines.encode()).hexdigest()

@@ -73,6 +73,12 @@ def test_a_manifest_filed_under_another_id_is_refused():
         Manifest.from_json(manifest.to_json(), run_id="r" + "0" * 16, where="m.json")
 
 
+def test_an_old_run_on_several_device_models_is_refused():
+    manifest = Manifest(identity={**IDENTITY, "numerics": {"device_model": "mixed"}})
+    with raises(ManifestError, match=r"m\.json: votes of several device models"):
+        Manifest.from_json(manifest.to_json(), run_id=manifest.run_id, where="m.json")
+
+
 @given(st.dictionaries(st.text(max_size=3), st.integers() | st.none() | st.text(max_size=3)))
 def test_canonical_text_ignores_order(value):
     reversed_ = dict(reversed(list(value.items())))

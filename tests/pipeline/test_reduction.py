@@ -94,7 +94,7 @@ def test_summary_counts(store):
 
 def test_certificates_dataset(store):
     done = certify_votes(store, ClaimsConfig(patch=(1, 2)))
-    table = pq.read_table(done.certificates_path)
+    table = pq.read_table(done.folders["certificates"])
     assert table.schema.equals(CERTIFICATES)
     assert table.num_rows == 6 * 2 * 2
     rows = {(r["image_id"], r["rule"], r["patch_px"]): r for r in table.to_pylist()}
@@ -221,7 +221,7 @@ def test_parts_and_batches_change_nothing(store, monkeypatch):
     monkeypatch.setattr(module, "_BATCH_IMAGES", 1)
     parts = certify_votes(store, claims)
     assert parts.computed  # the second part was not there
-    names = sorted(path.name for path in Path(parts.certificates_path).iterdir())
+    names = sorted(path.name for path in Path(parts.folders["certificates"]).iterdir())
     assert names == ["part-00000.parquet", "part-00001.parquet"]
     assert parts.summary == whole.summary
     found = read(parts, "certificates"), read(parts, "images")
@@ -229,7 +229,7 @@ def test_parts_and_batches_change_nothing(store, monkeypatch):
     assert by_row == [sorted(rows, key=str) for rows in expected]
     monkeypatch.setattr(module, "_PART_IMAGES", 99)
     again = certify_votes(store, ClaimsConfig(patch=(2,)))
-    names = [path.name for path in Path(again.certificates_path).iterdir()]
+    names = [path.name for path in Path(again.folders["certificates"]).iterdir()]
     assert names == ["part-00000.parquet"]
 
 
@@ -250,7 +250,7 @@ def test_ray_tasks_say_what_threads_say(store, monkeypatch, ray_session):
     assert spread.summary == alone.summary
     found = [sorted(read(spread, name), key=str) for name in spread.folders]
     assert found == expected
-    assert len(list(Path(spread.certificates_path).iterdir())) == 2
+    assert len(list(Path(spread.folders["certificates"]).iterdir())) == 2
 
 
 def test_what_a_ray_task_raised_is_said_not_what_ray_says_of_it(ray_session):
@@ -327,13 +327,13 @@ def test_deleting_a_run_deletes_what_is_derived_from_it(store, tmp_path):
 
 def test_summary_and_certificates_of_different_calls_are_told_apart(store):
     first = certify_votes(store, ClaimsConfig(patch=(1,)))
-    file = Path(first.certificates_path) / "part-00000.parquet"
+    file = Path(first.folders["certificates"]) / "part-00000.parquet"
     rows_of_first = file.read_bytes()
     certify_votes(store, ClaimsConfig(patch=(2,)))
     file.write_bytes(rows_of_first)  # as if the slower of two calls had written last
     again = certify_votes(store, ClaimsConfig(patch=(2,)))
     assert again.computed
-    assert set(pq.read_table(again.certificates_path)["patch_px"].to_pylist()) == {1, 2}
+    assert set(pq.read_table(again.folders["certificates"])["patch_px"].to_pylist()) == {1, 2}
 
 
 def test_unknown_run(tmp_path):

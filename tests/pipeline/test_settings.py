@@ -79,7 +79,7 @@ def test_other_ablations_vote_and_certify(shards, tiny_weights, tmp_path, change
     assert votes.shape == (6, views)
     done = certify_votes(store, ClaimsConfig(patch=(1, 8), rule=("exact",)))
     ablation = store.read_manifest().ablation
-    rows = pq.read_table(done.certificates_path).to_pylist()
+    rows = pq.read_table(done.folders["certificates"]).to_pylist()
     for side in (1, 8):
         expected = exact_margins(votes, ablation, Patch.square(side), TINY_CLASSES)
         assert [row["margin"] for row in rows if row["patch_px"] == side] == expected.tolist()
@@ -103,7 +103,7 @@ def test_threshold_votes_are_sets(shards, tiny_weights, tmp_path):
             padded[i, v, : len(votes)] = votes
     done = certify_votes(store, ClaimsConfig(patch=(4,), rule=("exact",)))
     expected = exact_margins(padded, store.read_manifest().ablation, Patch(4, 4), TINY_CLASSES)
-    assert pq.read_table(done.certificates_path)["margin"].to_pylist() == expected.tolist()
+    assert pq.read_table(done.folders["certificates"])["margin"].to_pylist() == expected.tolist()
 
 
 def test_gaps_are_stored_beside_equal_votes(shards, tiny_weights, tmp_path):
@@ -134,7 +134,7 @@ def test_randomized_votes_are_drawn_recorded_and_certified_as_probable(
     (entry,) = done.summary["certified_accuracy"]
     assert (entry["rule"], entry["confidence"]) == ("randomized", 0.99)
     assert done.summary["ablations"] == 12
-    assert set(pq.read_table(done.certificates_path)["confidence"].to_pylist()) == {0.99}
+    assert set(pq.read_table(done.folders["certificates"])["confidence"].to_pylist()) == {0.99}
 
 
 def test_restricted_logits_vote_for_allowed_classes_only(tiny_weights, tmp_path):
@@ -155,7 +155,7 @@ def test_restricted_logits_vote_for_allowed_classes_only(tiny_weights, tmp_path)
     # Rivals are the three classes; renumbered they keep their order.
     compact = np.searchsorted([1, 2, 4], votes)
     expected = exact_margins(compact, store.read_manifest().ablation, Patch(4, 4), 3)
-    assert pq.read_table(done.certificates_path)["margin"].to_pylist() == expected.tolist()
+    assert pq.read_table(done.folders["certificates"])["margin"].to_pylist() == expected.tolist()
     assert done.summary["images_without_label"] == 1
     right = [
         prediction in labels

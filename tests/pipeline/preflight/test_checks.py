@@ -142,4 +142,3 @@ def test_gpus_of_several_models_are_refused_unless_one_is_named():
     assert plan_share(MIXED, numerics("cpu"), 2, 100, "L4").accelerator_type is None
     assert plan_share(MIXED, numerics("cuda"), 3, 100, "H100").actors == 3
     check_accelerators({"GPU": 4.0, "GPU:L4": 4.0}, None)
-    check_accelerators(MIXED, None, mixed=True)

@@ -50,7 +50,6 @@ def write_run(
     plain: Sequence[int] | None = None,
     errors: Sequence[int] = (),
     gaps: np.ndarray | None = None,
-    devices: Sequence[str] | None = None,
     unit_images: int = 4,
     **more,
 ) -> str:
@@ -68,7 +67,6 @@ def write_run(
         plain: Plain predictions; the smoothed ones where left out.
         errors: Images that could not be voted on.
         gaps: Top-two gaps, (N, V), stored if the identity says so; by default a half each.
-        devices: Device model that voted on each image, where the identity says they differ.
         unit_images: Rows of a file.
         more: Entries of the identity.
     """
@@ -86,7 +84,6 @@ def write_run(
     rows = [
         _row(image, votes[image], labels[image], ids, plain, errors)
         | ({} if gaps is None or image in errors else {"gaps": gaps[image].astype(np.float16)})
-        | ({} if devices is None or image in errors else {"device": devices[image]})
         for image in range(len(votes))
     ]
     store = VotesStore(str(out), manifest.run_id)

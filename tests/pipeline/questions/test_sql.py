@@ -11,8 +11,6 @@ import pyarrow as pa
 import pytest
 from stored_runs import COLUMNS, write_run
 
-from pipeline.numerics import MIXED
-from pipeline.questions import open_run
 from pipeline.questions.sql import VIEWS, Answer, QueryError, connect, unwritten
 from pipeline.questions.stored import CLAIMS, DATASETS, RUNS
 from tests.conftest import REPOSITORY
@@ -60,17 +58,6 @@ def test_a_run_in_the_making_shows_what_it_has(tmp_path):
     (tmp_path / "votes" / "run_id=r0").mkdir()  # begun before its manifest
     assert ask(tmp_path, "SELECT complete FROM runs")["complete"].to_pylist() == [False]
     assert ask(tmp_path, "SELECT count(*) AS n FROM votes")["n"].to_pylist() == [4]
-
-
-def test_of_mixed_runs_each_row_says_its_device(tmp_path):
-    votes = np.ones((2, len(COLUMNS)), int)
-    write_run(tmp_path, votes, [1, 2])
-    numerics = {"device": "cuda", "device_model": MIXED, "dtype": "float32"}
-    mixed = write_run(tmp_path, votes, [1, 2], devices=["A100", "H100"], numerics=numerics)
-    found = ask(tmp_path, "SELECT device FROM votes ORDER BY device NULLS FIRST")
-    assert found["device"].to_pylist() == [None, None, "A100", "H100"]
-    table = open_run(str(tmp_path), mixed).table("votes")
-    assert table["device"].to_pylist() == ["A100", "H100"]
 
 
 def test_runs_of_all_settings_share_one_view(tmp_path):

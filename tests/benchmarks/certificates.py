@@ -1,10 +1,13 @@
-"""How fast stored votes become certificates, beside a plain loop over the same images.
+"""Time of certifying stored votes, beside a plain loop over the same images; printed as JSON.
 
-The votes are synthetic and lie in Parquet as a run's do. Certifying them is the command's own code
-in a process of its own: reading, the exact and the uniform rule at every patch size, writing.
+``make bench-certificates``. The votes are synthetic and lie in Parquet as a run's do. Certifying
+them is the command's own code in a process of its own: reading, the exact and the uniform rule at
+every patch size, writing.
 """
 
+import json
 import os
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -12,19 +15,20 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import cyclopts
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from models.ablation import Ablation, Patch
 from pipeline.ballots import votes_array
-from pipeline.bench.hardware import peak_memory_mib
-from pipeline.bench.synthetic import first_images, write_votes
+from pipeline.bench.hardware import hardware, peak_memory_mib
 from pipeline.certificates.counts import tally
 from pipeline.config import ClaimsConfig
 from pipeline.store import VotesStore
+from tests.benchmarks.synthetic import first_images, write_votes
 
 COLUMNS = Ablation(kind="column", size=19, stride=1, height=224, width=224)
 BLOCKS = Ablation(kind="block", size=75, stride=16, height=224, width=224)
@@ -39,31 +43,38 @@ _SAMPLE = 4096
 _THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def measure_certificates(
-    folder: Path,
+def main(
     *,
-    images: int,
-    num_classes: int,
-    loop_images: int,
-    rounds: int,
-    scale: Sequence[int],
-) -> dict[str, Any]:
+    images: int = 50_000,
+    num_classes: int = 1000,
+    loop: int = 20,
+    rounds: int = 3,
+    scale: Annotated[tuple[int, ...], cyclopts.Parameter(consume_multiple=True)] = (),
+) -> None:
     """Certify columns and blocks, and columns of several numbers of images as a Ray Data job.
 
     Args:
-        folder: Where votes and results go, 0.7 kB an image.
-        images: Images of each family.
+        images: Images of each family; with ``scale`` a multiple of 256.
         num_classes: Classes that are voted for, 33 at least.
-        loop_images: Images a CPU that the plain loop certifies; its time is scaled up to all.
-        rounds: How often a time is taken; the least counts.
-        scale: Multiples of ``images`` to certify, for the cost of more.
+        loop: Images a CPU that the plain loop certifies; its time is scaled up to all.
+        rounds: Number of times that each is timed; the least counts.
+        scale: Multiples of ``images`` to certify as a Ray Data job as well, such as 1 4 16.
     """
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(Path(folder), images, num_classes, loop, rounds, scale)
+    print(json.dumps({**found, "hardware": hardware()}, indent=2))
+
+
+def measure(
+    folder: Path, images: int, num_classes: int, loop: int, rounds: int, scale: Sequence[int]
+) -> dict[str, Any]:
+    """Measure as ``main`` says; votes and results go to ``folder``, 1.2 kB an image."""
     largest = images * max(scale, default=1)
     store = write_votes(str(folder / "columns"), COLUMNS, num_classes, largest)
     families = {"columns": first_images(store, str(folder / "part"), images)}
     families["blocks"] = write_votes(str(folder / "blocks"), BLOCKS, num_classes, images)
     result: dict[str, Any] = {
-        name: _family(of, loop_images, rounds, every_size=name == "columns")
+        name: _family(of, loop, rounds, every_size=name == "columns")
         for name, of in families.items()
     }
     result["scale"] = []
@@ -218,13 +229,17 @@ def _certified(store: VotesStore, rounds: int, *, ray: bool = False) -> tuple[fl
 
 
 def _certify(store: VotesStore, *, ray: bool) -> tuple[float, float]:
-    from pipeline.reduction import certify_votes  # noqa: PLC0415  (not part of the time)
+    from pipeline.reduction import certify_votes  # not part of the time
 
     with ExitStack() as stack:
         if ray:
-            from pipeline.cluster import ray_cluster  # noqa: PLC0415
+            from pipeline.cluster import ray_cluster
 
             stack.enter_context(ray_cluster(verbose=False))
         start = time.perf_counter()
         certify_votes(store, ClaimsConfig(patch=PATCHES, rule=("exact",)), overwrite=True, ray=ray)
         return time.perf_counter() - start, peak_memory_mib()
+
+
+if __name__ == "__main__":
+    cyclopts.run(main)

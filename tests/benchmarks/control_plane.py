@@ -1,5 +1,6 @@
-"""The control plane by itself: a votes job without pixels and network, at any number of images.
+"""Cost of a votes job without pixels and network, at several numbers of images; printed as JSON.
 
+``make bench-control-plane``, or ``python -m tests.benchmarks.control_plane IMAGES ...``.
 Listing, planning, Ray, reading, committing, counting and resuming are the job's own code; images
 are read and not decoded, and votes are made up from their ids. Each job is a process of its own, so
 that its peak memory is its own.
@@ -11,6 +12,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 import zlib
 from collections.abc import Callable
@@ -25,7 +27,7 @@ from models.ablation import Ablation
 from models.preprocess import PRESETS
 from models.smoothing import Ballot
 from pipeline.ballots import votes_table
-from pipeline.bench.synthetic import synthetic_votes
+from pipeline.bench.hardware import hardware
 from pipeline.committing import addressed
 from pipeline.config import OutputConfig, VotesConfig
 from pipeline.decoding import DECODED
@@ -38,8 +40,11 @@ from pipeline.sources.listing import SourceOptions
 from pipeline.sources.memory import remembered_listing
 from pipeline.sources.reading import read_bytes_of
 from pipeline.store import VotesStore
+from tests.benchmarks.synthetic import synthetic_votes
+from tests.conftest import REPOSITORY
 
 _CLASSES, _SIZE, _PX = 1000, 19, 224
+_PER_SHARD = 1000
 # A listing of files that have just changed is not remembered.
 _SETTLE_SECONDS = 3.0
 _ENCODED = b"no picture" * 40
@@ -177,11 +182,12 @@ def _write_shards(folder: Path, shards: int, per_shard: int) -> None:
 
 
 def _job_in_child(folder: Path) -> dict[str, Any]:
-    code = f"from {__name__} import main; main()"  # not -m: actors must find the handlers by name
+    # Not -m: actors must find the handlers by the module's name.
+    code = "from tests.benchmarks.control_plane import print_job; print_job()"
     command = [sys.executable, "-c", code, str(folder), str(time.time())]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    done = subprocess.run(  # noqa: S603  (this very module)
-        command, stdout=subprocess.PIPE, env=environment, check=True
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, env=environment, cwd=REPOSITORY, check=True
     )
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -231,6 +237,19 @@ def _job(folder: Path, started: float) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """One job: the folder and the second it was started in are the arguments."""
+def print_job() -> None:
+    """Run one job: the folder and the second it was started in are the arguments."""
     print(json.dumps(_job(Path(sys.argv[1]), float(sys.argv[2]))))
+
+
+def main() -> None:
+    """Measure jobs of as many images as the arguments say."""
+    jobs = []
+    for images in map(int, sys.argv[1:] or ("1000", "10000", "100000")):
+        with tempfile.TemporaryDirectory() as folder:
+            jobs.append(measure_control_plane(Path(folder), images // _PER_SHARD, _PER_SHARD))
+    print(json.dumps({"jobs": jobs, "hardware": hardware()}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,18 +1,22 @@
-"""The bench of certificates: hard votes, the same answers by loop and by rules, its command."""
+"""The bench of certificates: hard votes, the same answers by loop and by rules, its figures."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from jobs.cli import main
 from models.ablation import Ablation, Patch
-from pipeline.bench.certificates import BLOCKS, COLUMNS, distinct_touched, largest_by_loop
-from pipeline.bench.synthetic import UNIT_IMAGES, first_images, synthetic_votes, write_votes
 from pipeline.certificates import largest_certified, margins
 from pipeline.config import ClaimsConfig
 from pipeline.reduction import certify_votes
+from tests.benchmarks.certificates import (
+    BLOCKS,
+    COLUMNS,
+    distinct_touched,
+    largest_by_loop,
+    measure,
+)
+from tests.benchmarks.synthetic import UNIT_IMAGES, first_images, synthetic_votes, write_votes
 
 
 @pytest.mark.parametrize("ablation", [COLUMNS, BLOCKS], ids=["columns", "blocks"])
@@ -54,30 +58,12 @@ def test_a_part_of_a_run_is_its_first_images(tmp_path):
         first_images(store, str(tmp_path / "odd"), 100)
 
 
-def test_the_command_states_what_it_measured(tmp_path, capsys):
-    command = ["bench", "certificates", "--images", "256", "--loop", "1", "--rounds", "1"]
-    assert main([*command, "--folder", str(tmp_path), "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
+def test_it_states_what_it_measured(tmp_path):
+    found = measure(tmp_path, images=256, num_classes=1000, loop=1, rounds=1, scale=())
     for family in ("columns", "blocks"):
-        found = result[family]
-        assert found["images"] == 256
-        assert found["ratio"] == pytest.approx(found["loop_seconds"] / found["seconds"])
-        assert found["certified_32px"] >= 0.4
-        assert found["voted_classes"]["least"] >= 20
-    assert result["scale"] == []
-    assert result["hardware"]["cpu"]
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (["--images", "0"], "--images 0"),
-        (["--classes", "32"], "at least 33"),
-        (["--scale", "0"], "every multiple"),
-        (["--images", "300", "--scale", "1", "2"], "multiple of 256"),
-    ],
-)
-def test_mistakes(given, message, capsys):
-    assert main(["bench", "certificates", *given]) == 2
-    assert message in capsys.readouterr().err
+        of = found[family]
+        assert of["images"] == 256
+        assert of["ratio"] == pytest.approx(of["loop_seconds"] / of["seconds"])
+        assert of["certified_32px"] >= 0.4
+        assert of["voted_classes"]["least"] >= 20
+    assert found["scale"] == []

@@ -6,7 +6,7 @@ from typing import Literal
 from models.ablation import AblationKind
 from pipeline.config import ConfigError
 
-VotesFormat = Literal["npz", "parquet"]
+VotesFormat = Literal["parquet"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class ExportConfig:
         patch: What the attacker may do, as in certify: 32, 16x48, area:1024, 2of32 [what the run
             was certified for, else 23 32 39, or 2 4 5 on the CIFAR-10 grid].
         rule: Certificates: exact, uniform [both; of a --randomized run, randomized].
-        votes: Write the votes too, in a file that `patchcert import` reads: npz or parquet.
+        votes: Write the votes too, in a file that `patchcert import` reads.
         overwrite: Replace an earlier export; a folder that holds anything else is refused.
         out: Folder of all results, local or s3://.
     """

@@ -6,32 +6,25 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from pipeline import storage
-from pipeline.ballots import votes_array
 from pipeline.certificates.randomized import CONFIDENCE
 from pipeline.claims import Questions, own_stride, questions_of
 from pipeline.config import ClaimsConfig
 from pipeline.curtailing import demand_all_votes
-from pipeline.interchange.columns import Columns
+from pipeline.interchange.columns import SPEC
 from pipeline.interchange.config import ExportConfig
 from pipeline.interchange.folder import SIGN, check_target, published
 from pipeline.interchange.headline import headline
-from pipeline.interchange.npz_file import write_npz
-from pipeline.interchange.parquet_file import write_parquet
 from pipeline.interchange.rows import image_rows
 from pipeline.interchange.spec import Spec
 from pipeline.judging import judge
-from pipeline.labels import Labels
-from pipeline.manifest import Manifest
 from pipeline.questions.rendering import parquet, write_csv
 from pipeline.questions.run import Run
 from pipeline.revision import program_version
 from pipeline.summary import Tally
 
-_WRITERS = {"npz": write_npz, "parquet": write_parquet}
 # Images judged at once, and votes in one file: 256 MiB before it is compressed.
 _BATCH_IMAGES, _FILE_VOTES = 1 << 13, 1 << 27
 
@@ -73,9 +66,9 @@ def export_run(run: Run, config: ExportConfig) -> dict[str, str]:
         write_csv(rows.schema, rows.to_batches(), text)
         write("images.csv", text.getvalue().encode())
         write("manifest.json", storage.read_bytes(run.store.manifest_path))
-        if spec is not None and config.votes is not None:
-            for name, columns in _votes_files(run, spec, config.votes):
-                write(name, _WRITERS[config.votes](columns))
+        if spec is not None:
+            for name, votes in _votes_files(run, spec):
+                write(name, parquet(votes))
         summary = headline(manifest, tally.summary(manifest), program_version(), written)
         put(SIGN, (json.dumps(summary, indent=2) + "\n").encode())
     return {name: storage.join(config.to, name) for name in (SIGN, *written)}
@@ -111,33 +104,17 @@ def _batches(run: Run) -> Iterator[pa.Table]:
         yield pa.concat_tables(waiting)
 
 
-def _votes_files(run: Run, spec: Spec, suffix: str) -> Iterator[tuple[str, Columns]]:
-    """The votes, in as many files as bound the memory that one takes."""
+def _votes_files(run: Run, spec: Spec) -> Iterator[tuple[str, pa.Table]]:
+    """Name and rows of each file of votes: as many as bound the memory that one takes."""
     manifest, store = run.manifest, run.store
-    names = [name for name in manifest.schema.names if name not in ("views", "gaps", "counts")]
+    names = ["image_id", "labels" if manifest.several_labels else "label", "votes"]
+    names += ["plain_prediction"] if manifest.plain_known else []
     unit_votes = int(manifest.execution["unit_images"]) * manifest.votes_per_image
     units, step = store.units(manifest), max(1, _FILE_VOTES // unit_votes)
     for number, start in enumerate(range(0, len(units), step)):
         of_file = units[start : start + step]
-        table = pa.concat_tables(store.read_unit(unit, names) for unit in of_file)
+        table = pa.concat_tables(store.read_unit(unit, [*names, "error"]) for unit in of_file)
+        if table["error"].null_count == table.num_rows:
+            table = table.drop_columns("error")
         name = "votes" if step >= len(units) else f"votes-{number:03d}"
-        yield f"{name}.{suffix}", _columns(table, manifest, spec)
-
-
-def _columns(table: pa.Table, manifest: Manifest, spec: Spec) -> Columns:
-    """Rows of the votes dataset as a file of votes."""
-    voted_n = table["error"].is_null().to_numpy()
-    cast_nv = votes_array(table.filter(table["error"].is_null()), manifest)
-    whole = bool(voted_n.all())
-    votes_nv = np.full((len(voted_n), len(spec.ablation)), -1, np.int32)
-    votes_nv[voted_n] = cast_nv
-    labels_nk = Labels.of(table).classes
-    plain = table["plain_prediction"].fill_null(-1).to_numpy().astype(np.int64)
-    return Columns(
-        votes_nv=votes_nv.astype(np.uint16) if whole else votes_nv,
-        labels=labels_nk if manifest.several_labels else labels_nk[:, 0],
-        ids=table["image_id"].to_pylist(),
-        plain_n=plain if manifest.plain_known else None,
-        errors=None if whole else table["error"].to_pylist(),
-        told=spec.to_json(),
-    )
+        yield f"{name}.parquet", table.replace_schema_metadata({SPEC: spec.to_json()})

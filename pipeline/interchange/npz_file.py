@@ -14,22 +14,6 @@ _ARRAYS = ("votes", "labels", "image_ids", "plain", "errors", SPEC)
 _UNREADABLE = (ValueError, OSError, EOFError, zipfile.BadZipFile, NotImplementedError)
 
 
-def write_npz(columns: Columns) -> bytes:
-    """The file that ``read_npz`` reads back; what is None is left out."""
-    arrays: dict[str, NDArray[Any]] = {"votes": columns.votes_nv, "labels": columns.labels}
-    if columns.ids is not None:
-        arrays["image_ids"] = np.array(columns.ids, dtype=str)
-    if columns.plain_n is not None:
-        arrays["plain"] = columns.plain_n
-    if columns.errors is not None:
-        arrays["errors"] = np.array([error or "" for error in columns.errors], dtype=str)
-    if columns.told is not None:
-        arrays[SPEC] = np.array(columns.told)
-    sink = io.BytesIO()
-    np.savez_compressed(sink, allow_pickle=False, **arrays)
-    return sink.getvalue()
-
-
 def read_npz(path: str, data: bytes) -> Columns:
     """The arrays of a file, checked for shape and type.
 

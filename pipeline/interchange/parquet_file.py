@@ -16,32 +16,6 @@ IntArray = NDArray[np.int64]
 _COLUMNS = ("image_id", "label", "labels", "votes", "plain_prediction", "error")
 
 
-def write_parquet(columns: Columns) -> bytes:
-    """The file that ``read_parquet`` reads back; what is None is left out."""
-    voted = [error is None for error in columns.errors or [None] * len(columns.votes_nv)]
-    lists = [votes if holds else None for votes, holds in zip(columns.votes_nv, voted, strict=True)]
-    arrays: dict[str, pa.Array] = {}
-    if columns.ids is not None:
-        arrays["image_id"] = pa.array(columns.ids, pa.string())
-    if columns.labels.ndim == 1:
-        arrays["label"] = pa.array(columns.labels, pa.int32(), mask=columns.labels < 0)
-    else:
-        several = [right[right >= 0] for right in columns.labels]
-        arrays["labels"] = pa.array(several, pa.list_(pa.int32()))
-    arrays["votes"] = pa.array(lists, pa.list_(pa.uint16()))
-    if columns.plain_n is not None:
-        plain_n = columns.plain_n
-        arrays["plain_prediction"] = pa.array(plain_n, pa.int32(), mask=plain_n < 0)
-    if columns.errors is not None:
-        arrays["error"] = pa.array(columns.errors, pa.string())
-    table = pa.table(arrays)
-    if columns.told is not None:
-        table = table.replace_schema_metadata({SPEC: columns.told})
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue()
-
-
 def read_parquet(path: str, data: bytes) -> Columns:
     """The columns of a file, checked for shape and type; other columns are left aside.
 

@@ -34,21 +34,21 @@ def test_there_and_back_on_s3(run, s3, capsys):
     out, run_id = run
     to = f"{s3}/interchange/sent"
     export = ["export", run_id, "--out", out, "--to", to, "--patch", "2"]
-    assert main([*export, "--votes", "npz"]) == 0
+    assert main([*export, "--votes", "parquet"]) == 0
     assert names(to) == [
         "images.csv",
         "images.parquet",
         "manifest.json",
         "summary.json",
-        "votes.npz",
+        "votes.parquet",
     ]
-    assert main(["import", f"{to}/votes*.npz", "--out", out]) == 0
+    assert main(["import", f"{to}/votes*.parquet", "--out", out]) == 0
     imported = capsys.readouterr().out.splitlines()[-1].removeprefix("run_id=")
     tables = [
         open_run(out, name).table("votes").drop_columns("run_id") for name in (run_id, imported)
     ]
     assert tables[0].equals(tables[1])
-    assert open_run(out, imported).manifest.execution["files"][0]["path"] == f"{to}/votes.npz"
+    assert open_run(out, imported).manifest.execution["files"][0]["path"] == f"{to}/votes.parquet"
     assert (
         main(["certify", "--run-id", imported, "--out", out, "--patch", "2", "--mlflow", "none"])
         == 0

@@ -1,4 +1,4 @@
-"""What an export and an import are asked for; imports nothing heavy."""
+"""Options of export and import; imports neither Arrow nor torch."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +11,7 @@ VotesFormat = Literal["parquet"]
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """What is written of a run, and where.
+    """Contents and place of an export.
 
     Attributes:
         to: Folder to write, local or s3://; it must not be there yet.
@@ -33,7 +33,7 @@ class ExportConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ImportConfig:
-    """What voted. Files of `patchcert export --votes` say it themselves.
+    """Description of the votes. Files of `patchcert export --votes` hold it themselves.
 
     Attributes:
         ablation: Shape of what an ablation shows.
@@ -47,7 +47,7 @@ class ImportConfig:
         num_classes: Length of the logits.
         classes: Classes that could be voted for, if not all: numbers or wnids, comma-separated, or
             a file of them.
-        model: Name of what voted, for tables [imported].
+        model: Name of the model that voted, for tables [imported].
     """
 
     ablation: AblationKind | None = None
@@ -80,10 +80,10 @@ class ImportConfig:
 
     @property
     def random(self) -> int | None:
-        """N of ``--positions random:N``.
+        """N in ``--positions random:N``.
 
         Raises:
-            ConfigError: It is written otherwise.
+            ConfigError: The text has another form.
         """
         if self.positions is None:
             return None
@@ -97,10 +97,10 @@ class ImportConfig:
 
 
 def sides_of(flag: str, text: str) -> tuple[int, int]:
-    """Height and width in pixels of a flag, written as a side or as HEIGHTxWIDTH.
+    """Parse height and width in pixels, written as a side or as HEIGHTxWIDTH.
 
     Raises:
-        ConfigError: It is written otherwise, or empty.
+        ConfigError: The text has another form.
     """
     lengths = text.split("x")
     if len(lengths) > 2 or not all(one.isdecimal() and int(one) for one in lengths):

@@ -17,9 +17,8 @@ from pipeline.claims import Claim
 from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.interchange import exporting
 from pipeline.interchange.config import ExportConfig, ImportConfig
-from pipeline.interchange.exporting import export_run
+from pipeline.interchange.exporting import export_run, threat_slug
 from pipeline.interchange.importing import import_votes
-from pipeline.interchange.rows import threat_slug
 from pipeline.questions import open_run
 from pipeline.reduction import certify_votes
 from pipeline.store import VotesStore

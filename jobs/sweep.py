@@ -23,8 +23,7 @@ from pipeline.resolve import resolve_voter
 from pipeline.sources.memory import ListingMemory, remembered_listing
 from pipeline.store import StoreError, VotesStore
 from pipeline.sweep.config import Axes, FixedConfig, configs_of
-from pipeline.sweep.forecast import forecast, lines
-from pipeline.sweep.grid import Answer, Point, answers
+from pipeline.sweep.grid import Combination, Origin, forecast, forecast_lines, origins
 from pipeline.sweep.table import claims_in, flat, print_sweep, row_of, summary_at
 from pipeline.tracking import run_name, watched
 from pipeline.tracking.sweeps import TrackedSweep
@@ -55,16 +54,16 @@ def run_sweep(
     with ExitStack() as stack:
         if on_cluster():
             _join(stack, output)  # every plan asks a worker what it is
-        found = answers(_points(configs, claims, output, dry_run=dry_run), output.out)
+        found = origins(_points(configs, claims, output, dry_run=dry_run), output.out)
         if dry_run:
             plan = forecast(found, output.out)
-            print(json.dumps(plan, indent=2) if output.json else "\n".join(lines(plan)))
+            print(json.dumps(plan, indent=2) if output.json else "\n".join(forecast_lines(plan)))
             return 0
         if not on_cluster() and not all(answer.there for answer in found):
             _join(stack, output)
         asked = {name: values for name, values in vars(axes).items() if values is not None}
         tracked = stack.enter_context(
-            TrackedSweep(found[0].point.wanted, asked, claims, output.out)
+            TrackedSweep(found[0].combination.wanted, asked, claims, output.out)
         )
         rows, failures = _brought_to_end(found, claims, output, tracked)
         # First said, then logged: a server that has gone must not swallow it.
@@ -82,7 +81,7 @@ def _join(stack: ExitStack, output: OutputConfig) -> None:
 
 def _points(
     configs: Sequence[VotesConfig], claims: ClaimsConfig, output: OutputConfig, *, dry_run: bool
-) -> list[Point]:
+) -> list[Combination]:
     """The points of a sweep, each of which can be answered."""
     voters = [resolve_voter(config) for config in configs]
     for voter in voters:
@@ -98,14 +97,14 @@ def _points(
         memory = first
         for config, voter in zip(configs, voters, strict=True):
             plan = plan_votes(config, voter, output, memory)
-            points.append(Point(config=config, voter=voter, wanted=plan.wanted))
+            points.append(Combination(config=config, voter=voter, wanted=plan.wanted))
             # What was read for one point need not be read for the next.
             memory = ListingMemory(known={**first.known, **first.found})
     return points
 
 
 def _brought_to_end(
-    found: Sequence[Answer], claims: ClaimsConfig, output: OutputConfig, tracked: TrackedSweep
+    found: Sequence[Origin], claims: ClaimsConfig, output: OutputConfig, tracked: TrackedSweep
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """A row a point, and why it has no figures; points with votes of their own come first."""
     done: dict[int, tuple[dict[str, Any], str]] = {}
@@ -132,10 +131,10 @@ def _brought_to_end(
 
 
 def _settled(
-    answer: Answer, claims: ClaimsConfig, output: OutputConfig, tracked: TrackedSweep, where: str
+    answer: Origin, claims: ClaimsConfig, output: OutputConfig, tracked: TrackedSweep, where: str
 ) -> dict[str, Any]:
     """Bring one point to its end: its row."""
-    point, store = answer.point, VotesStore(output.out, answer.run_id)
+    point, store = answer.combination, VotesStore(output.out, answer.run_id)
     name = run_name(point.wanted)
     if answer.stride is not None:
         print(f"{where}: {name}: from the votes of {answer.run_id}", file=sys.stderr, flush=True)

@@ -21,10 +21,9 @@ def run_train(
     # torch, and perhaps Ray: --help and usage errors must not wait for them.
     from pipeline.training.checkpoint import read_checkpoint, remove_checkpoint  # noqa: PLC0415
     from pipeline.training.curves import Curves  # noqa: PLC0415
-    from pipeline.training.forecast import forecast  # noqa: PLC0415
     from pipeline.training.learner import check_network  # noqa: PLC0415
     from pipeline.training.recipe import resolve_recipe  # noqa: PLC0415
-    from pipeline.training.reporting import Logged  # noqa: PLC0415
+    from pipeline.training.reporting import TerminalReporter, forecast  # noqa: PLC0415
 
     recipe = resolve_recipe(what)
     # A checkpoint of another training should fail here, in words, before anything is started; and
@@ -42,11 +41,11 @@ def run_train(
         if place.no_ray:
             from pipeline.training.local import train_locally  # noqa: PLC0415
 
-            path = train_locally(recipe, place, Logged(curves))
+            path = train_locally(recipe, place, TerminalReporter(curves))
         else:
             from pipeline.training.cluster import train_on_cluster  # noqa: PLC0415
 
-            path = train_on_cluster(recipe, place, Logged(curves))
+            path = train_on_cluster(recipe, place, TerminalReporter(curves))
     finally:
         curves.end(weights=path)
     print(f"weights={path}")

@@ -1,4 +1,4 @@
-"""Votes and certificates in other hands: a run exported, and votes cast elsewhere imported.
+"""Export of a run for other programs, and import of votes that other programs cast.
 
 ``docs/interchange.md`` describes the files.
 """

@@ -1,4 +1,4 @@
-"""What an export and an import are asked for; imports nothing heavy."""
+"""Options of export and import; imports neither Arrow nor torch."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,17 +6,19 @@ from typing import Literal
 from models.ablation import AblationKind
 from pipeline.config import ConfigError
 
+VotesFormat = Literal["parquet"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """What is written of a run, and where.
+    """Contents and place of an export.
 
     Attributes:
         to: Folder to write, local or s3://; it must not be there yet.
         patch: What the attacker may do, as in certify: 32, 16x48, area:1024, 2of32 [what the run
             was certified for, else 23 32 39, or 2 4 5 on the CIFAR-10 grid].
         rule: Certificates: exact, uniform [both; of a --randomized run, randomized].
-        votes: Write the votes too, in a file that `patchcert import` reads: parquet.
+        votes: Write the votes too, in a file that `patchcert import` reads.
         overwrite: Replace an earlier export; a folder that holds anything else is refused.
         out: Folder of all results, local or s3://.
     """
@@ -24,14 +26,14 @@ class ExportConfig:
     to: str
     patch: tuple[int | str, ...] | None = None
     rule: tuple[str, ...] | None = None
-    votes: Literal["parquet"] | None = None
+    votes: VotesFormat | None = None
     overwrite: bool = False
     out: str = "out"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportConfig:
-    """What voted. Files of `patchcert export --votes` say it themselves.
+    """Description of the votes. Files of `patchcert export --votes` hold it themselves.
 
     Attributes:
         ablation: Shape of what an ablation shows.
@@ -45,7 +47,7 @@ class ImportConfig:
         num_classes: Length of the logits.
         classes: Classes that could be voted for, if not all: numbers or wnids, comma-separated, or
             a file of them.
-        model: Name of what voted, for tables [imported].
+        model: Name of the model that voted, for tables [imported].
     """
 
     ablation: AblationKind | None = None
@@ -78,10 +80,10 @@ class ImportConfig:
 
     @property
     def random(self) -> int | None:
-        """N of ``--positions random:N``.
+        """N in ``--positions random:N``.
 
         Raises:
-            ConfigError: It is written otherwise.
+            ConfigError: The text has another form.
         """
         if self.positions is None:
             return None
@@ -95,10 +97,10 @@ class ImportConfig:
 
 
 def sides_of(flag: str, text: str) -> tuple[int, int]:
-    """Height and width in pixels of a flag, written as a side or as HEIGHTxWIDTH.
+    """Parse height and width in pixels, written as a side or as HEIGHTxWIDTH.
 
     Raises:
-        ConfigError: It is written otherwise, or empty.
+        ConfigError: The text has another form.
     """
     lengths = text.split("x")
     if len(lengths) > 2 or not all(one.isdecimal() and int(one) for one in lengths):

@@ -1,58 +1,61 @@
-"""A run as files that need nothing of this project to be read: rows, headline, manifest, votes."""
+"""Export a run as files for other programs: images, headline, manifest and votes."""
 
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline import storage
-from pipeline.ballots import votes_array
 from pipeline.certificates.randomized import CONFIDENCE
-from pipeline.claims import Questions, own_stride, questions_of
+from pipeline.certificates.rules import rule_for
+from pipeline.certificates.threats import Threat
+from pipeline.claims import Claim, Questions, own_stride, questions_of
 from pipeline.config import ClaimsConfig
-from pipeline.interchange.columns import Columns
 from pipeline.interchange.config import ExportConfig
-from pipeline.interchange.folder import SIGN, check_target, published
-from pipeline.interchange.headline import headline
-from pipeline.interchange.parquet_file import write_parquet
-from pipeline.interchange.rows import image_rows
+from pipeline.interchange.folder import SIGN, atomic_folder
+from pipeline.interchange.formats import SPEC
 from pipeline.interchange.spec import Spec
-from pipeline.judging import judge
-from pipeline.labels import Labels
-from pipeline.manifest import Manifest
+from pipeline.judging import Judged, judge
+from pipeline.manifest import AS_GIVEN, Manifest
 from pipeline.questions.rendering import parquet, write_csv
 from pipeline.questions.run import Run
 from pipeline.revision import program_version
 from pipeline.summary import Tally
 
-# Images judged at once, and votes in one file: 256 MiB before it is compressed.
+FORMAT = "patchcert export 1"
+
+# Images scored at once, and votes in one file: 256 MiB before it is compressed.
 _BATCH_IMAGES, _FILE_VOTES = 1 << 13, 1 << 27
+
+_OF = "of the labelled images; one with an error counts as wrong, one without a label is left out"
+_COMPUTED = (
+    "computed by patchcert as manifest.json says; what is proven, tested and assumed of them is in "
+    "docs/soundness.md"
+)
 
 
 def export_run(run: Run, config: ExportConfig) -> dict[str, str]:
-    """Write a run's images, headline and manifest, and its votes if asked; paths by name.
+    """Write a run's images, headline and manifest, and its votes if asked; return paths by name.
 
-    Nothing is written under ``<out>``, and nothing stored there is believed but the votes: the
-    certificates are computed anew.
+    Nothing is written under ``<out>``, and only the votes are read: the certificates are computed
+    again from them.
 
     Raises:
-        ConfigError: A question that these votes cannot answer, votes that no file can hold, or a
-            folder that is there already.
+        ConfigError: These votes cannot answer a claim, no file can hold them, or the folder exists
+            already.
         ManifestError, StoreError: The votes are absent, incomplete or contradictory.
     """
-    check_target(config.to, overwrite=config.overwrite)
     manifest = run.manifest
     questions = questions_of(manifest, _claims(run, config))
-    spec = None
-    if config.votes is not None:
-        spec = Spec.of(manifest)
+    spec = None if config.votes is None else Spec.of(manifest)
     run.store.units(manifest)
     tally, tables, written = Tally(), [], dict[str, dict[str, Any]]()
-    with published(config.to, overwrite=config.overwrite) as put:
+    with atomic_folder(config.to, overwrite=config.overwrite) as put:
 
         def write(name: str, data: bytes) -> None:
             put(name, data)
@@ -70,19 +73,19 @@ def export_run(run: Run, config: ExportConfig) -> dict[str, str]:
         write("images.csv", text.getvalue().encode())
         write("manifest.json", storage.read_bytes(run.store.manifest_path))
         if spec is not None:
-            for name, columns in _votes_files(run, spec):
-                write(name, write_parquet(columns))
+            for name, votes in _votes_files(run, spec):
+                write(name, parquet(votes))
         summary = headline(manifest, tally.summary(manifest), program_version(), written)
         put(SIGN, (json.dumps(summary, indent=2) + "\n").encode())
     return {name: storage.join(config.to, name) for name in (SIGN, *written)}
 
 
 def _claims(run: Run, config: ExportConfig) -> ClaimsConfig:
-    """What is asked; by default what the run has been certified for."""
+    """Return the claims asked for; by default those that the run was certified for."""
     try:
         asked = Questions.from_summary(run.summary or {}).claims
     except (ValueError, KeyError, TypeError):
-        asked = frozenset()  # of an older version, or never certified
+        asked = frozenset()  # written by an older version, or never certified
     own = own_stride(run.manifest)
     known = [claim for claim in asked if claim.top_k == 1 and claim.stride == own]
     threats = sorted({claim.threat for claim in known}, key=lambda threat: threat.order)
@@ -95,7 +98,7 @@ def _claims(run: Run, config: ExportConfig) -> ClaimsConfig:
 
 
 def _batches(run: Run) -> Iterator[pa.Table]:
-    """All rows, some thousands at a time."""
+    """Yield all rows, some thousands at a time."""
     names = [name for name in run.manifest.schema.names if name not in ("views", "gaps")]
     waiting: list[pa.Table] = []
     for unit in run.store.read(names):
@@ -107,33 +110,164 @@ def _batches(run: Run) -> Iterator[pa.Table]:
         yield pa.concat_tables(waiting)
 
 
-def _votes_files(run: Run, spec: Spec) -> Iterator[tuple[str, Columns]]:
-    """The votes, in as many files as bound the memory that one takes."""
+def _votes_files(run: Run, spec: Spec) -> Iterator[tuple[str, pa.Table]]:
+    """Yield name and rows of the files of votes; there are several where one would be too large."""
     manifest, store = run.manifest, run.store
-    names = [name for name in manifest.schema.names if name not in ("views", "gaps", "counts")]
+    names = ["image_id", "labels" if manifest.several_labels else "label", "votes"]
+    names += ["plain_prediction"] if manifest.plain_known else []
     unit_votes = int(manifest.execution["unit_images"]) * manifest.votes_per_image
     units, step = store.units(manifest), max(1, _FILE_VOTES // unit_votes)
     for number, start in enumerate(range(0, len(units), step)):
         of_file = units[start : start + step]
-        table = pa.concat_tables(store.read_unit(unit, names) for unit in of_file)
+        table = pa.concat_tables(store.read_unit(unit, [*names, "error"]) for unit in of_file)
+        if table["error"].null_count == table.num_rows:
+            table = table.drop_columns("error")
         name = "votes" if step >= len(units) else f"votes-{number:03d}"
-        yield f"{name}.parquet", _columns(table, manifest, spec)
+        yield f"{name}.parquet", table.replace_schema_metadata({SPEC: spec.to_json()})
 
 
-def _columns(table: pa.Table, manifest: Manifest, spec: Spec) -> Columns:
-    """Rows of the votes dataset as a file of votes."""
-    voted_n = table["error"].is_null().to_numpy()
-    cast_nv = votes_array(table.filter(table["error"].is_null()), manifest)
-    whole = bool(voted_n.all())
-    votes_nv = np.full((len(voted_n), len(spec.ablation)), -1, np.int32)
-    votes_nv[voted_n] = cast_nv
-    labels_nk = Labels.of(table).classes
-    plain = table["plain_prediction"].fill_null(-1).to_numpy().astype(np.int64)
-    return Columns(
-        votes_nv=votes_nv.astype(np.uint16) if whole else votes_nv,
-        labels=labels_nk if manifest.several_labels else labels_nk[:, 0],
-        ids=table["image_id"].to_pylist(),
-        plain_n=plain if manifest.plain_known else None,
-        errors=None if whole else table["error"].to_pylist(),
-        told=spec.to_json(),
+def image_rows(table: pa.Table, judged: Judged, questions: Questions) -> pa.Table:
+    """Build the rows of the export, one an image, with a column for every certificate.
+
+    Args:
+        table: Rows of the votes dataset, with their counts.
+        judged: Certificates and margins of these rows.
+        questions: Claims that were asked for.
+    """
+    label = "labels" if "labels" in table.schema.names else "label"
+    first, second = (_ranked(table["counts"], place) for place in (0, 1))
+    columns: dict[str, Any] = {
+        "image_id": table["image_id"],
+        label: table[label],
+        "plain_prediction": table["plain_prediction"],
+        "prediction": table["prediction"],
+        "votes_first": first["votes"],
+        "second": second["class"],
+        "votes_second": second["votes"],
+        "lead": judged.images["lead"],
+    }
+    for claim, rows in _by_claim(judged.certificates, questions, table.num_rows):
+        name = f"{claim.rule}_{threat_slug(claim)}"
+        columns[f"certified_{name}"] = rows["certified"]
+        columns[f"margin_{name}"] = rows["margin"]
+    for name in ("largest_exact_px", "largest_uniform_px", "error"):
+        columns[name] = judged.images[name]
+    return pa.table(columns)
+
+
+def threat_slug(claim: Claim) -> str:
+    """Write the threat as part of a column's name: 32x32, area_1024, 2_of_32x32."""
+    return str(claim.threat).replace("<=", "_").replace(" ", "_")
+
+
+def _by_claim(
+    certificates: pa.Table, questions: Questions, images: int
+) -> list[tuple[Claim, pa.Table]]:
+    """Split the certificates by claim; within a claim the images keep their order."""
+    claims = sorted(questions.claims, key=lambda claim: claim.order)
+    found = [
+        (claim, certificates.slice(number * images, images)) for number, claim in enumerate(claims)
+    ]
+    for claim, rows in found if images else ():
+        stated = Claim.from_dict(rows.slice(0, 1).to_pylist()[0])
+        assert stated == claim, f"certificates of {stated} where those of {claim} belong"
+    return found
+
+
+def _ranked(counts: pa.ChunkedArray, place: int) -> dict[str, pa.Array]:
+    """Return class and votes at a rank: no class and 0 votes where fewer classes have votes."""
+    lists = counts.combine_chunks()
+    lengths_n = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
+    there_n = lengths_n > place
+    places = pa.array(lists.offsets.to_numpy()[:-1] + place, mask=~there_n)
+    cells = lists.values.take(places)
+    votes = pc.if_else(pa.array(there_n), cells.field("votes").cast(pa.int32()), 0)
+    return {
+        "class": pc.if_else(pa.array(there_n), cells.field("class").cast(pa.int32()), None),
+        "votes": pc.if_else(lists.is_valid(), votes, None),
+    }
+
+
+def headline(
+    manifest: Manifest,
+    summary: Mapping[str, Any],
+    version: str,
+    files: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Build the ``summary.json``: every figure with its counts, its interval and its claim.
+
+    Args:
+        manifest: Manifest of the run.
+        summary: Its accuracies (``Tally.summary``).
+        version: Version of this program.
+        files: The other files of the folder, with their sha256.
+    """
+    identity = manifest.identity
+    certified = summary["certified_accuracy"]
+    return {
+        "format": FORMAT,
+        "exported_by": f"patchcert {version}",
+        "run_id": manifest.run_id,
+        "votes": AS_GIVEN if manifest.imported else _COMPUTED,
+        "model": dict(identity["model"]),
+        "data": {name: identity["data"].get(name) for name in ("kind", "fingerprint")},
+        "ablation": asdict(manifest.ablation),
+        "ablations": summary["ablations"],
+        "tokens": identity.get("tokens"),
+        "versions": identity.get("numerics", {}).get("versions", identity.get("versions", {})),
+        "images": summary["images"],
+        "images_with_error": summary["images_with_error"],
+        "images_without_label": summary["images_without_label"],
+        "interval": "95 % Wilson score interval",
+        "patches": list(dict.fromkeys(entry["threat"] for entry in certified)),
+        "rules": {
+            name: rule_for(
+                name, randomized=confidence is not None, confidence=confidence or CONFIDENCE
+            ).guarantee
+            for name, confidence in sorted({(e["rule"], e["confidence"]) for e in certified})
+        },
+        "figures": [
+            _figure(
+                "plain_accuracy",
+                summary["plain_accuracy"],
+                f"the network classifies the whole image rightly; share {_OF}",
+            ),
+            _figure(
+                "smoothed_accuracy",
+                summary["smoothed_accuracy"],
+                f"the class with most votes (the lowest on ties) is right; share {_OF}",
+            ),
+            {
+                "figure": "mean_ablation_accuracy",
+                "claim": "share of single ablations that vote for a right class, over the labelled "
+                "images",
+                "value": summary["mean_ablation_accuracy"],
+            },
+            *(_figure("certified_accuracy", entry, _claim(entry, manifest)) for entry in certified),
+        ],
+        "files": {name: dict(facts) for name, facts in files.items()},
+    }
+
+
+def _figure(name: str, entry: Mapping[str, Any], claim: str) -> dict[str, Any]:
+    return {"figure": name, "claim": claim, **entry}
+
+
+def _claim(entry: Mapping[str, Any], manifest: Manifest) -> str:
+    """State in one sentence what a certified accuracy claims."""
+    ablation, threat = manifest.ablation, Threat.parse(entry["threat"])
+    if threat.area is not None:
+        where = f"any one rectangle of at most {threat.area} px"
+    else:
+        where = f"any {threat.count} squares of" if threat.count > 1 else "any one square of"
+        if threat.patch is not None and threat.patch.height != threat.patch.width:
+            where = where.replace("square", "rectangle")
+        where += f" {threat.patch}"
+    sure = ""
+    if entry["confidence"] is not None:
+        # A probabilistic certificate must not be taken for a proof.
+        sure = f", with confidence {entry['confidence']:g} an image, of the ideal classifier"
+    return (
+        f"the smoothed prediction is right and stays so whatever is written into {where} of the "
+        f"{ablation.height}x{ablation.width} px image, wherever{sure}; share {_OF}"
     )

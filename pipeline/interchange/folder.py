@@ -1,4 +1,4 @@
-"""A folder that appears whole."""
+"""Write a folder that appears whole."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from pipeline import storage
 from pipeline.config import ConfigError
 
 SIGN = "summary.json"
-"""Written last: on S3, where folders cannot appear at once, a folder with it is whole."""
+"""File that is written last: on S3, where a folder cannot appear at once, it marks a whole one."""
 
 # Earlier versions also wrote votes as npz.
 _OURS = re.compile(r"(images\.(csv|parquet)|(manifest|summary)\.json|votes(-\d+)?\.(npz|parquet))")
@@ -20,8 +20,8 @@ Put = Callable[[str, bytes], None]
 
 
 @contextmanager
-def published(target: str, *, overwrite: bool) -> Iterator[Put]:
-    """Write the files of an export; nothing of them is seen at ``target`` if the block fails.
+def atomic_folder(target: str, *, overwrite: bool) -> Iterator[Put]:
+    """Give a function that writes files; none is visible at ``target`` if the block fails.
 
     A local folder appears, or replaces the earlier one, by a rename. On S3 the files appear one by
     one, ``SIGN`` last: put it last.
@@ -34,11 +34,11 @@ def published(target: str, *, overwrite: bool) -> Iterator[Put]:
         A function of a name and the bytes.
 
     Raises:
-        ConfigError: It is there already and is not to be replaced, or holds something else.
+        ConfigError: The folder exists and may not be replaced, or holds other files.
     """
-    earlier = _earlier(target, overwrite=overwrite)
+    earlier = _existing(target, overwrite=overwrite)
     if target.startswith(storage.S3):
-        # The sign first: what remains half-way is no export.
+        # The sign first: what an interruption leaves is then no export.
         for path in sorted(earlier, key=lambda path: not path.endswith("/" + SIGN)):
             storage.remove(path)
         yield lambda name, data: storage.write_atomically(storage.join(target, name), data)
@@ -63,13 +63,8 @@ def published(target: str, *, overwrite: bool) -> Iterator[Put]:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def check_target(target: str, *, overwrite: bool) -> None:
-    """Raise ConfigError where ``published`` would, before anything is computed."""
-    _earlier(target, overwrite=overwrite)
-
-
-def _earlier(target: str, *, overwrite: bool) -> list[str]:
-    """Files of the export that is there."""
+def _existing(target: str, *, overwrite: bool) -> list[str]:
+    """Return the files of the export that exists already."""
     if not target:
         raise ConfigError("--to is empty: give a folder that is not there yet")
     if not storage.is_directory(target):

@@ -1,4 +1,4 @@
-"""What votes are of: the ablations and the classes, told by flags or by the file itself."""
+"""The ablations and classes that votes are of, as flags or the file itself state them."""
 
 import json
 from collections.abc import Mapping
@@ -38,13 +38,13 @@ _DEFAULTS: dict[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """What a matrix of votes means.
+    """Meaning of a matrix of votes.
 
     Attributes:
-        ablation: One column of votes for each of its views, in their order.
+        ablation: Family of ablations; one column of votes for each, in their order.
         num_classes: Length of the logits.
         classes: Classes that could be voted for, ascending; None for all.
-        model: Name of what voted.
+        model: Name of the model that voted.
     """
 
     ablation: Ablation
@@ -54,7 +54,7 @@ class Spec:
 
     @classmethod
     def of(cls, manifest: Manifest) -> "Spec":
-        """What the votes of a run mean.
+        """Describe the votes of a run.
 
         Raises:
             ConfigError: They are not one vote of each ablation of a fixed family.
@@ -78,7 +78,7 @@ class Spec:
         )
 
     def facts(self) -> dict[str, Any]:
-        """Everything as one flat JSON object; ``spec_from`` reads it back."""
+        """Return everything as one flat JSON object, which ``spec_from`` reads."""
         return {
             **asdict(self.ablation),
             "num_classes": self.num_classes,
@@ -87,34 +87,34 @@ class Spec:
         }
 
     def to_json(self) -> str:
-        """The text that a file of votes holds."""
+        """Return the text that a file of votes holds."""
         return json.dumps(self.facts(), sort_keys=True)
 
 
-def spec_from(config: ImportConfig, told: str | None, where: str) -> Spec:
-    """What the votes of a file mean: as it says itself, and as the flags say.
+def spec_from(config: ImportConfig, text: str | None, path: str) -> Spec:
+    """Combine the spec in a file with that of the flags.
 
     Args:
         config: The flags.
-        told: The text in the file (``Spec.to_json``); None where it has none.
-        where: The file, for messages.
+        text: Spec in the file (``Spec.to_json``); None where it has none.
+        path: The file, for messages.
 
     Raises:
         ConfigError: Something is missing, contradictory or impossible.
         SourceError: ``--classes`` names no classes.
     """
-    facts = _facts_of_file(told, where)
+    facts = _facts_of_file(text, path)
     for name, value in _facts_of_flags(config, facts).items():
-        if told is not None and name != "model" and facts.get(name) != value:
+        if text is not None and name != "model" and facts.get(name) != value:
             raise ConfigError(
-                f"{_FLAGS[name]}: {where} says of itself that {name} is {facts.get(name)}, the "
+                f"{_FLAGS[name]}: {path} says of itself that {name} is {facts.get(name)}, the "
                 f"flag says {value}; leave the flag out, or give the right file"
             )
         facts[name] = value
     missing = [_FLAGS[name] for name in _NEEDED if name not in facts]
     if missing:
         raise ConfigError(
-            f"{where} does not say what voted: give {', '.join(missing)} (and --stride where it "
+            f"{path} does not say what voted: give {', '.join(missing)} (and --stride where it "
             "is not 1)"
         )
     facts = _DEFAULTS | facts
@@ -134,24 +134,24 @@ def spec_from(config: ImportConfig, told: str | None, where: str) -> Spec:
     )
 
 
-def _facts_of_file(told: str | None, where: str) -> dict[str, Any]:
-    if told is None:
+def _facts_of_file(text: str | None, path: str) -> dict[str, Any]:
+    if text is None:
         return {}
     try:
-        facts = json.loads(told)
+        facts = json.loads(text)
         if set(facts) != set(_FLAGS) or not _plausible(facts):
             raise ValueError
-        facts["model"].encode()  # JSON may spell half a character
+        facts["model"].encode()  # JSON may hold half a character
     except (ValueError, TypeError) as error:
         raise ConfigError(
-            f"{where}: its spec cannot be read; export it again, or take the spec out of the file "
+            f"{path}: its spec cannot be read; export it again, or take the spec out of the file "
             "and give flags"
         ) from error
     return dict(facts)
 
 
 def _plausible(facts: Mapping[str, Any]) -> bool:
-    """Whether every value of a file's text has its type."""
+    """Return True if every value of a file's spec has its type."""
     numbers = {n: value for n, value in facts.items() if n not in ("kind", "classes", "model")}
     if numbers["random"] is None:  # offsets at a stride
         del numbers["random"]
@@ -171,8 +171,8 @@ def _plausible(facts: Mapping[str, Any]) -> bool:
     )
 
 
-def _facts_of_flags(config: ImportConfig, told: Mapping[str, Any]) -> dict[str, Any]:
-    """What the flags say, by the names of ``Spec.facts``; those left out are not there."""
+def _facts_of_flags(config: ImportConfig, in_file: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts that the flags state, by the names of ``Spec.facts``."""
     facts: dict[str, Any] = {
         "kind": config.ablation,
         "size": config.size,
@@ -187,7 +187,7 @@ def _facts_of_flags(config: ImportConfig, told: Mapping[str, Any]) -> dict[str, 
         facts["pixel_scale"] = _scale(config.image_size, config.model_size)
     facts = {name: value for name, value in facts.items() if value is not None}
     if config.classes is not None:
-        num_classes = config.num_classes or told.get("num_classes")
+        num_classes = config.num_classes or in_file.get("num_classes")
         if num_classes is None:
             raise ConfigError("--classes: it names some of --num-classes; give both")
         facts["classes"] = list(class_subset(config.classes, num_classes))
@@ -195,7 +195,7 @@ def _facts_of_flags(config: ImportConfig, told: Mapping[str, Any]) -> dict[str, 
 
 
 def _scale(image: str, model: str | None) -> int | None:
-    """Model pixels per pixel of the image; None where the flags leave it open."""
+    """Return model pixels per pixel of the image; None where the flags do not say."""
     if model is None:
         return None
     (height, width), (model_height, model_width) = (

@@ -1,1 +1,1 @@
-"""Several runs that differ in a few settings: which there are, and who answers for whom."""
+"""Sweep: several runs that differ in a few settings, and the votes they share."""

@@ -1,20 +1,22 @@
-"""What a user may ask of a sweep: some options of ``run`` take several values, all others one.
+"""Options of a sweep: some options of ``run`` take several values, all others one.
 
-Imports neither torch nor ray, like ``pipeline.config``, of which nothing is repeated here.
+Imports neither torch nor ray, like ``pipeline.config``.
 """
 
-from dataclasses import MISSING, dataclass, field, fields, make_dataclass
+from dataclasses import dataclass, fields
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from models.ablation import AblationKind
+from models.preprocess import Interpolation, PresetName
 from models.systems import TokenMode, VotingName
-from pipeline.config import ConfigError, Dtype, VotesConfig
+from pipeline.config import ConfigError, Device, Dtype, VotesConfig
+from pipeline.sources.base import Numbering
 
 
 @dataclass(frozen=True, kw_only=True)
 class Axes:
-    """What varies: one or several values each; every combination is a point.
+    """Options with one or several values; the sweep runs every combination.
 
     Attributes:
         weights: Weight files (.safetensors), local or s3://, or timm:NAME for published ones.
@@ -43,38 +45,57 @@ class Axes:
 
     @property
     def varying(self) -> list[str]:
-        """Names of what has several values."""
+        """Names of the options with several values."""
         return [name for name, values in vars(self).items() if len(set(values or ())) > 1]
 
 
 NAMES = tuple(axis.name for axis in fields(Axes))
 """Options of ``run`` that a sweep varies."""
 
-if TYPE_CHECKING:
 
-    class FixedConfig:
-        """Everything else that decides the votes; as in ``VotesConfig``."""
+@dataclass(frozen=True, kw_only=True)
+class FixedConfig:
+    """Everything else that decides the votes: ``VotesConfig`` without the axes."""
 
-else:
-    FixedConfig = make_dataclass(
-        "FixedConfig",
-        [
-            (one.name, one.type)
-            if one.default is MISSING
-            else (one.name, one.type, field(default=one.default))
-            for one in fields(VotesConfig)
-            if one.name not in NAMES
-        ],
-        frozen=True,
-        kw_only=True,
-    )
-    # The command line is made of both.
-    FixedConfig.__module__ = __name__
-    FixedConfig.__doc__ = VotesConfig.__doc__
+    data: str
+    model: str | None = None
+    num_classes: int | None = None
+    limit: int | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    label_map: str | None = None
+    ground_truth: str | None = None
+    numbering: Numbering | None = None
+    classes: str | None = None
+    positions: str | None = None
+    randomized: int | None = None
+    seed: int = 0
+    theta: float | None = None
+    gaps: bool = False
+    preprocess: PresetName | None = None
+    resize: str | None = None
+    crop: str | None = None
+    interpolation: Interpolation | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    scaled_decode: bool = False
+    device: Device = "auto"
+    microbatch: int | None = None
+    threads: int | None = None
+    accelerator_type: str | None = None
+    actors: int | None = None
+    unit_images: int | None = None
+    overwrite: bool = False
+    wait: bool = False
+    stall_minutes: float = 60.0
+    max_error_rate: float = 0.01
+
+
+FixedConfig.__doc__ = VotesConfig.__doc__  # The help of the flags is made of it.
 
 
 def configs_of(axes: Axes, fixed: FixedConfig) -> list[VotesConfig]:
-    """A request for each combination, in the order given, none twice.
+    """Return a request for each combination, in the order given, none twice.
 
     Raises:
         ConfigError: A combination contradicts itself.

@@ -1,4 +1,4 @@
-"""Which points of a sweep need votes of their own, and whose votes answer the others.
+"""Find the runs whose votes answer each combination of a sweep.
 
 A vote depends on what its ablation shows and on nothing else, so a run at a stride has the votes of
 every multiple of it, and of the same votes come the same certificates
@@ -12,18 +12,20 @@ from typing import Any
 from pipeline.claims import own_stride
 from pipeline.config import VotesConfig
 from pipeline.manifest import Manifest, canonical
+from pipeline.preflight.estimate import images_done
 from pipeline.resolve import Voter
 from pipeline.store import VotesStore, run_ids
+from pipeline.tracking import run_name
 
 
 @dataclass(frozen=True, kw_only=True)
-class Point:
-    """One combination of a sweep.
+class Combination:
+    """One combination of settings.
 
     Attributes:
-        config: What was asked.
-        voter: ``config`` with everything filled in.
-        wanted: The manifest that a run of its own would be begun with.
+        config: The request.
+        voter: ``config`` with every default filled in.
+        wanted: Manifest that a run of this combination would start with.
     """
 
     config: VotesConfig
@@ -32,76 +34,122 @@ class Point:
 
     @property
     def stride(self) -> int | None:
-        """Its stride; None for random positions."""
+        """Stride of its ablations; None for random positions."""
         return own_stride(self.wanted)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """Where the answer to a point comes from.
+class Origin:
+    """Origin of the votes that answer a combination.
 
     Attributes:
-        point: The point.
-        run_id: Whose votes they are.
-        stride: Of the ablations of that run whose votes count; None for all of them.
-        there: Whether all of these votes are there already.
+        combination: The combination.
+        run_id: Run whose votes they are.
+        stride: Stride of the ablations of that run whose votes count; None for all of them.
+        there: True if all of these votes exist already.
     """
 
-    point: Point
+    combination: Combination
     run_id: str
     stride: int | None
     there: bool
 
 
-def answers(points: Sequence[Point], out: str) -> list[Answer]:
-    """For each point a run of its own, or one of a finer stride that is there or asked for.
+def origins(combinations: Sequence[Combination], out: str) -> list[Origin]:
+    """Choose for each combination a run of its own, or one of a finer stride, stored or asked for.
 
     Raises:
         ManifestError: A run under ``out`` contradicts its id.
     """
-    there = {} if any(point.config.overwrite for point in points) else _finished(out)
-    asked = {point.wanted.run_id: point.wanted for point in points}
+    stored = {} if any(one.config.overwrite for one in combinations) else _finished(out)
+    asked = {one.wanted.run_id: one.wanted for one in combinations}
     found = []
-    for point in points:
-        own, voted = point.wanted.run_id, True
+    for combination in combinations:
+        own, there = combination.wanted.run_id, True
         finer = None
-        if own not in there:
-            # Of those that are there the coarsest has fewest votes to read; of those asked for
-            # the finest is no other's multiple, so that it votes itself.
-            finer = max(_finer(point, there), default=None)
+        if own not in stored:
+            # Of the stored runs the coarsest has fewest votes to read; of those asked for the
+            # finest is a multiple of no other, so it votes itself.
+            finer = max(_finer(combination, stored), default=None)
             if finer is None:
-                finer, voted = min(_finer(point, asked), default=None), False
+                finer, there = min(_finer(combination, asked), default=None), False
         found.append(
-            Answer(
-                point=point,
+            Origin(
+                combination=combination,
                 run_id=own if finer is None else finer[1],
-                stride=None if finer is None else point.stride,
-                there=voted,
+                stride=None if finer is None else combination.stride,
+                there=there,
             )
         )
     return found
 
 
-def _finer(point: Point, runs: Mapping[str, Manifest]) -> Iterable[tuple[int, str]]:
-    """Stride and id of the runs that differ from a point in a finer stride only."""
-    stride, like = point.stride, _but_stride(point.wanted.identity)
+def _finer(combination: Combination, runs: Mapping[str, Manifest]) -> Iterable[tuple[int, str]]:
+    """Yield stride and id of the runs that differ from a combination only by a finer stride."""
+    stride, same = combination.stride, _without_stride(combination.wanted.identity)
     for run_id, manifest in runs.items():
-        theirs = own_stride(manifest)
+        other = own_stride(manifest)
         if (
             stride is not None
-            and theirs is not None
-            and theirs < stride
-            and stride % theirs == 0
-            and _but_stride(manifest.identity) == like
+            and other is not None
+            and other < stride
+            and stride % other == 0
+            and _without_stride(manifest.identity) == same
         ):
-            yield theirs, run_id
+            yield other, run_id
 
 
-def _but_stride(identity: Mapping[str, Any]) -> bytes:
+def _without_stride(identity: Mapping[str, Any]) -> bytes:
     return canonical({**identity, "ablation": {**identity["ablation"], "stride": 0}})
 
 
 def _finished(out: str) -> dict[str, Manifest]:
-    """The finished runs under ``out``."""
+    """Return the finished runs under ``out``."""
     found = {run_id: VotesStore(out, run_id).finished() for run_id in run_ids(out)}
     return {run_id: manifest for run_id, manifest in found.items() if manifest is not None}
+
+
+def forecast(found: Sequence[Origin], out: str) -> list[dict[str, Any]]:
+    """Count for each combination the sequences still to compute; nothing is computed.
+
+    Raises:
+        ManifestError: A stored run contradicts its id.
+    """
+    plan = []
+    for origin in found:
+        wanted, own = origin.combination.wanted, origin.stride is None
+        images = int(wanted.execution["images"])
+        done = images
+        if own and not origin.there:
+            overwrite = origin.combination.config.overwrite
+            done = 0 if overwrite else images_done(VotesStore(out, origin.run_id), images)
+        plan.append(
+            {
+                "point": run_name(wanted),
+                "run_id": origin.run_id,
+                "own_votes": own,
+                "images": images,
+                "images_there": done if own else None,
+                # The whole image is classified too.
+                "sequences": (images - done) * (wanted.votes_per_image + 1),
+            }
+        )
+    return plan
+
+
+def forecast_lines(plan: Sequence[dict[str, Any]]) -> list[str]:
+    """Write a forecast as text, one line a combination."""
+    lines = []
+    for one in plan:
+        if not one["own_votes"]:
+            what = f"no pass of its own: answered by the votes of {one['run_id']}"
+        elif one["sequences"]:
+            what = (
+                f"{one['sequences']:,} sequences to compute, {one['images_there']:,} of "
+                f"{one['images']:,} images are there"
+            )
+        else:
+            what = f"all {one['images']:,} images are there"
+        lines.append(f"{one['point']}: {what}")
+    total = sum(one["sequences"] for one in plan)
+    return [*lines, f"{len(plan)} points, {total:,} sequences in all; nothing was computed"]

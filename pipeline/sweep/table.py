@@ -1,4 +1,4 @@
-"""A sweep as one table: a row a point."""
+"""Table of a sweep: one row a combination."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
@@ -10,7 +10,7 @@ from rich.table import Table
 
 from pipeline.claims import ablation_of
 from pipeline.manifest import Manifest
-from pipeline.sweep.grid import Answer
+from pipeline.sweep.grid import Origin
 
 _VOTES_OF = "votes of"
 
@@ -18,15 +18,15 @@ _VOTES_OF = "votes of"
 def summary_at(
     summary: Mapping[str, Any], manifest: Manifest, stride: int | None
 ) -> dict[str, Any]:
-    """What a summary says of one stride, as if a run of that stride alone had been certified.
+    """Restrict a summary to one stride, as if only a run of that stride had been certified.
 
     Args:
-        summary: Of a run.
-        manifest: Of the same run.
-        stride: A stride that was asked about; None for the run's own.
+        summary: Summary of a run.
+        manifest: Manifest of the same run.
+        stride: A stride that was certified; None for the run's own.
 
     Raises:
-        StopIteration: Nothing was asked of that stride.
+        StopIteration: That stride was not certified.
     """
     if stride is None:
         own = manifest.ablation.stride if _is_fixed(manifest) else None
@@ -41,7 +41,7 @@ def summary_at(
         **summary,
         "ablations": coarser["ablations"],
         "smoothed_accuracy": coarser["smoothed_accuracy"],
-        # Known of the run's own ablations only.
+        # Known for the run's own ablations only.
         "mean_ablation_accuracy": None,
         "largest": {"of": summary["largest"]["of"], "patch_px": [], "hits": {}},
         "certified_accuracy": _of_stride(summary["certified_accuracy"], stride),
@@ -59,27 +59,27 @@ def _of_stride(entries: Sequence[dict[str, Any]], stride: int | None) -> list[di
 
 
 def row_of(
-    answer: Answer, manifest: Manifest | None, summary: Mapping[str, Any] | None
+    origin: Origin, manifest: Manifest | None, summary: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """A point as a row; without a summary, one that failed or was not run.
+    """Build the row of a combination; without a summary, of one that failed or did not run.
 
     Args:
-        answer: The point.
-        manifest: Of the run that answers it.
-        summary: At the point's stride, as from ``summary_at``.
+        origin: The combination and the run that answers it.
+        manifest: Manifest of that run.
+        summary: Summary at the combination's stride, as from ``summary_at``.
     """
-    wanted, config = answer.point.wanted, answer.point.config
+    wanted, config = origin.combination.wanted, origin.combination.config
     row: dict[str, Any] = {
         "weights": PurePath(config.weights).name,
         "ablation": wanted.ablation.kind,
         "size": wanted.ablation.size,
-        "stride": answer.point.stride,
+        "stride": origin.combination.stride,
         "tokens": wanted.identity["tokens"],
         "voting": config.voting,
         "dtype": wanted.identity["numerics"]["dtype"],
-        "views": wanted.draws or len(ablation_of(wanted, answer.point.stride)),
-        "run_id": answer.run_id,
-        _VOTES_OF: None if answer.stride is None else "finer stride",
+        "views": wanted.draws or len(ablation_of(wanted, origin.combination.stride)),
+        "run_id": origin.run_id,
+        _VOTES_OF: None if origin.stride is None else "finer stride",
         "smoothed": None,
         "certified": {},
         "images/s": None,
@@ -87,7 +87,7 @@ def row_of(
     if summary is None or manifest is None:
         return row
     seconds = manifest.execution.get("voting_seconds")
-    if answer.stride is not None:
+    if origin.stride is not None:
         row[_VOTES_OF] = f"stride {manifest.ablation.stride}"
     elif seconds:
         row["images/s"] = summary["images"] / seconds
@@ -102,29 +102,29 @@ def _claim(entry: Mapping[str, Any]) -> str:
 
 
 def flat(row: Mapping[str, Any], claims: Sequence[str]) -> dict[str, Any]:
-    """A row with a column for each claim, for a table that knows no nesting."""
+    """Give a row a column for each claim, for tables without nesting."""
     plain = {name: value for name, value in row.items() if name != "certified"}
     return plain | {claim: row["certified"].get(claim) for claim in claims}
 
 
 def claims_in(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Every claim of any row, in order."""
+    """List the claims of all rows, in order."""
     return list(dict.fromkeys(claim for row in rows for claim in row["certified"]))
 
 
 def print_sweep(
     rows: Sequence[Mapping[str, Any]], failures: Sequence[str], varying: Sequence[str], out: Console
 ) -> None:
-    """Print a row a point: what varies, views, smoothed and certified accuracy, images a second.
+    """Print each combination: its settings, views, accuracies and images a second.
 
     Args:
-        rows: The points.
-        failures: Why a point has no figures, by row; empty where it has them.
-        varying: Axes with several values.
-        out: Where to.
+        rows: Rows of the combinations.
+        failures: For each row the reason why it has no figures; empty where it has them.
+        varying: Options with several values.
+        out: Console to print to.
     """
     claims = claims_in(rows)
-    # Where both rules were asked, the exact one never certifies less: the other is in MLflow.
+    # Of two rules the exact one never certifies less; the other is in MLflow.
     exact = [claim for claim in claims if claim.startswith("exact")]
     shown = exact or claims
     caption = "certified: by the rule and against the patch (px) named above"
@@ -151,7 +151,7 @@ def print_sweep(
         cells = [str(row[name]) for name in (*axes, "views")]
         cells += [_percent(row["smoothed"]), *(_percent(row["certified"].get(c)) for c in shown)]
         cells.append("" if row["images/s"] is None else f"{row['images/s']:.3g}")
-        # The beginning of an id is enough for every command.
+        # Every command accepts the beginning of an id.
         votes = f"{row['run_id'][:6]} {(row[_VOTES_OF] or '').replace('stride ', 's')}"
         table.add_row(*cells, "failed" if failure else votes.strip())
     out.print(table)

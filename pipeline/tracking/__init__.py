@@ -1,11 +1,10 @@
-"""MLflow: the only code that knows of it, apart from a training's curves."""
+"""MLflow: the only code that knows of it."""
 
 from pipeline.addresses import redact
 from pipeline.tracking.certified import log_page, log_run
 from pipeline.tracking.description import run_name
 from pipeline.tracking.server import (
     TrackingError,
-    experiment_id,
     quiet_client,
     tracking_uri,
 )
@@ -13,7 +12,6 @@ from pipeline.tracking.watching import watched
 
 __all__ = [
     "TrackingError",
-    "experiment_id",
     "log_page",
     "log_run",
     "quiet_client",

@@ -1,1 +1,1 @@
-"""Fine-tuning on ablations: the base classifier that a smoothed classifier is made of."""
+"""Fine-tune a network on ablations: the base classifier of a smoothed classifier."""

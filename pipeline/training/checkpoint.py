@@ -1,4 +1,4 @@
-"""What a training leaves behind: a checkpoint to resume from, and the weights."""
+"""Outputs of a training: a checkpoint to resume from, and the weights."""
 
 import io
 import json
@@ -27,10 +27,10 @@ def write_checkpoint(out: str, recipe: Recipe, state: dict[str, Any]) -> None:
 
 
 def read_checkpoint(out: str, recipe: Recipe) -> dict[str, Any] | None:
-    """The state of the checkpoint in ``out``; None where there is none.
+    """Read the state of the checkpoint in ``out``; None where there is none.
 
     Raises:
-        ConfigError: It is of another training; with the fields that differ.
+        ConfigError: It is of another training; the message names the fields that differ.
     """
     path = storage.join(out, _NAME)
     if not storage.exists(path):
@@ -53,20 +53,20 @@ def read_checkpoint(out: str, recipe: Recipe) -> dict[str, Any] | None:
 
 
 def remove_checkpoint(out: str) -> None:
-    """Forget what ``out`` could be resumed from."""
+    """Remove the checkpoint in ``out``."""
     storage.remove(storage.join(out, _NAME))
 
 
 def write_weights(
     out: str, recipe: Recipe, weights: dict[str, Tensor], history: list[dict[str, Any]]
 ) -> str:
-    """Write weights that ``patchcert run --weights`` takes alone; their path.
+    """Write weights that ``patchcert run --weights`` can use alone; return their path.
 
     Args:
-        out: Folder.
-        recipe: How they were made.
-        weights: The network's tensors.
-        history: What was measured after each epoch, for the record.
+        out: Folder to write to.
+        recipe: The training.
+        weights: Tensors of the network.
+        history: Figures after each epoch, for the record.
     """
     voter, ablation = recipe.voter, recipe.voter.ablation
     dtype = getattr(torch, recipe.config.save_as)
@@ -91,7 +91,7 @@ def write_weights(
 
 
 def provenance() -> dict[str, str]:
-    """Versions of what trains, as far as it is installed, and the git revision of a checkout."""
+    """Return versions of the installed packages that train, and the git revision of a checkout."""
     names = ("patchcert", "torch", "timm", "torchvision")
     found = {name: installed_version(name) for name in names} | {"revision": git_revision()}
-    return {name: said for name, said in found.items() if said is not None}
+    return {name: version for name, version in found.items() if version is not None}

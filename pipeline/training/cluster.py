@@ -1,4 +1,4 @@
-"""Training with Ray: Ray Train runs the workers, Ray Data feeds them."""
+"""Train with Ray: Ray Train runs the workers, Ray Data feeds them."""
 
 import logging
 import math
@@ -26,16 +26,16 @@ from pipeline.training.recipe import Recipe
 from pipeline.training.reporting import Reporter
 from pipeline.training.stream import DECODE_CPUS, StreamFeed, batches_left
 
-# A failed worker is replaced once, from the checkpoint; a reclaimed machine as often as it takes.
+# A failed worker is replaced once, from the checkpoint; a reclaimed machine without limit.
 _RESTARTS = 1
 _SECONDS_BETWEEN_LOOKS = 0.5
 
 
 def train_on_cluster(recipe: Recipe, place: TrainingPlace, reporter: Reporter) -> str:
-    """Train on the cluster of the environment, or a local Ray; the path of the weights.
+    """Train on the cluster of the environment, or a local Ray; return the path of the weights.
 
     Raises:
-        ConfigError: The workers cannot share the batch, or there are not so many GPUs.
+        ConfigError: The workers cannot share the batch, or the cluster has fewer GPUs.
         JobError: A worker failed for good; running again resumes.
     """
     if place.checkpoint_minutes:
@@ -52,21 +52,21 @@ def train_on_cluster(recipe: Recipe, place: TrainingPlace, reporter: Reporter) -
         check_shares(recipe, world)
         if not place.verbose:
             logging.getLogger("ray.train").setLevel(logging.ERROR)
-        told = Queue(actor_options={"num_cpus": 0})
+        reports = Queue(actor_options={"num_cpus": 0})
         trainer = TorchTrainer(
             _work,
-            train_loop_config={"recipe": recipe, "place": place, "told": told},
+            train_loop_config={"recipe": recipe, "place": place, "reports": reports},
             scaling_config=scaling,
-            # Called anew when workers are replaced, so that they resume where the checkpoint is.
+            # Called again when workers are replaced, so that they resume from the checkpoint.
             datasets={"train": lambda: batches_left(recipe, place)},
             dataset_config=DataConfig(execution_options=ExecutionOptions(preserve_order=True)),
             run_config=_run_config(recipe, place),
         )
-        return _fitted(trainer, told, reporter)
+        return _fit(trainer, reports, reporter)
 
 
 def plan_workers(available: Mapping[str, float], place: TrainingPlace) -> ScalingConfig:
-    """Workers and what each reserves, such that decoding always finds a CPU.
+    """Plan workers and what each reserves, such that decoding always finds a CPU.
 
     Raises:
         ConfigError: More GPUs are asked for than there are, or CPUs are lacking.
@@ -77,7 +77,7 @@ def plan_workers(available: Mapping[str, float], place: TrainingPlace) -> Scalin
     world = place.workers or (max(1, gpus) if cuda else 1)
     if cuda and gpus and world > gpus:
         raise ConfigError(f"--workers {world}: the cluster has {gpus} GPUs; ask for fewer")
-    # Less than a worker uses: Ray waits for ever, without a word, where none is left for tasks.
+    # Less than a worker uses: Ray waits forever, without a message, if no CPU is left for tasks.
     each = math.floor(min(1.0, (cpus - DECODE_CPUS) / world) * 100) / 100
     if each <= 0:
         raise ConfigError(
@@ -86,7 +86,7 @@ def plan_workers(available: Mapping[str, float], place: TrainingPlace) -> Scalin
     return ScalingConfig(num_workers=world, use_gpu=cuda, resources_per_worker={"CPU": each})
 
 
-class _Told:
+class _QueueReporter:
     """Reports through a queue to the driver, which has the terminal and MLflow."""
 
     def __init__(self, queue: Queue) -> None:
@@ -99,21 +99,21 @@ class _Told:
         self.queue.put(("epoch", (epoch, figures)))
 
 
-def _work(given: dict[str, Any]) -> None:
-    """What each worker does."""
+def _work(config: dict[str, Any]) -> None:
+    """Train as one of the workers."""
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    recipe, place = given["recipe"], given["place"]
+    recipe, place = config["recipe"], config["place"]
     prepare(place, world)
-    told = _Told(given["told"])
-    training = Training(recipe, place, get_device(), told, rank=rank, world=world)
+    reporter = _QueueReporter(config["reports"])
+    training = Training(recipe, place, get_device(), reporter, rank=rank, world=world)
     path = training.run(StreamFeed(recipe, ray.train.get_dataset_shard("train"), world))
     if path is not None:
-        told.queue.put(("weights", (path,)))
+        reporter.queue.put(("weights", (path,)))
 
 
 def _run_config(recipe: Recipe, place: TrainingPlace) -> RunConfig:
-    """Where Ray Train keeps its own records: beside ours."""
+    """Let Ray Train keep its own records beside ours."""
     filesystem, folder = storage.filesystem(storage.join(place.out, "ray"))
     return RunConfig(
         name=recipe.training_id,
@@ -123,22 +123,22 @@ def _run_config(recipe: Recipe, place: TrainingPlace) -> RunConfig:
     )
 
 
-def _fitted(trainer: TorchTrainer, told: Queue, reporter: Reporter) -> str:
-    """Run the trainer, passing on what its first worker tells; the path of the weights."""
+def _fit(trainer: TorchTrainer, reports: Queue, reporter: Reporter) -> str:
+    """Run the trainer and pass on the reports of its first worker; return the weights' path."""
     failure: list[BaseException] = []
 
     def fit() -> None:
         try:
             trainer.fit()
-        except BaseException as error:  # handed to the thread that can raise it
+        except BaseException as error:  # raised by the main thread
             failure.append(error)
 
     thread = threading.Thread(target=fit, daemon=True)
     thread.start()
     path = None
-    while thread.is_alive() or not told.empty():
+    while thread.is_alive() or not reports.empty():
         try:
-            kind, arguments = told.get(timeout=_SECONDS_BETWEEN_LOOKS)
+            kind, arguments = reports.get(timeout=_SECONDS_BETWEEN_LOOKS)
         except Empty:
             continue
         if kind == "weights":
@@ -154,10 +154,10 @@ def _fitted(trainer: TorchTrainer, told: Queue, reporter: Reporter) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """What went wrong in the first worker that failed, without the traceback around it."""
+    """Return the error of the first worker that failed, without its traceback."""
     failures = getattr(error, "worker_failures", None) or {0: error}
     failure = failures[min(failures)]
     cause = getattr(failure, "cause", None) or failure
-    # What Ray adds to a message comes after its first line.
+    # Ray adds its own text after the first line of a message.
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     return f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__

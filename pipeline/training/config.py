@@ -1,4 +1,4 @@
-"""What a user may ask of training: frozen, self-validating, the source of every flag.
+"""Options of training: frozen, self-validating, the source of every flag.
 
 Imports neither torch nor ray, like ``pipeline.config``.
 """
@@ -153,7 +153,7 @@ def _flag(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingPlace:
-    """Where training runs and what it leaves; none of it decides what is learned.
+    """Place and outputs of a training; none of it decides what is learned.
 
     Attributes:
         out: Folder of the weights, the checkpoint and the curves, local or s3://.

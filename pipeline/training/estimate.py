@@ -1,4 +1,4 @@
-"""How well the smoothed classifier does on held-out images, by the project's own certificates."""
+"""Estimate accuracies on held-out images, certified ones by the project's own certificates."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,7 @@ from pipeline.sources.base import SourceError
 from pipeline.sources.reading import read_bytes_of
 from pipeline.training.recipe import Recipe
 
-# Images voted on at once: bounds the memory of their tokens.
+# Images voted on at once; bounds the memory of their tokens.
 _CHUNK = 32
 
 
@@ -39,7 +39,7 @@ class HeldOut:
 
     @classmethod
     def of(cls, recipe: Recipe, rank: int, world: int) -> "HeldOut | None":
-        """The images that are estimated on; None without any.
+        """Read the images to estimate on; None if there are none.
 
         Raises:
             SourceError: One of them cannot be decoded, or has the wrong size.
@@ -68,9 +68,9 @@ class HeldOut:
 def estimate(
     network: nn.Module, held_out: HeldOut, voter: Voter, device: torch.device
 ) -> dict[str, float]:
-    """Shares of the held-out images, 0 to 1: plain, ablation, smoothed and certified accuracy.
+    """Measure plain, ablation, smoothed and certified accuracy on held-out images, 0 to 1.
 
-    Every worker calls it with its share of the images, and gets the figures of all.
+    Every worker calls it with its share of the images and gets the figures of all.
     """
     classifier = base_classifier(network, voter.ablation, voter.preprocess, voter.tokens)
     smoothed = SmoothedClassifier(classifier.to(device).eval(), device, MICROBATCH[device.type])

@@ -12,23 +12,23 @@ from pipeline.training.images import TrainingImages
 from pipeline.training.recipe import Recipe
 
 Batch = tuple[Tensor, Tensor]
-# Encoded images that a plain process reads into memory.
+# Limit of the encoded images in the memory of one process.
 _MOST_BYTES = 16 * 2**30
 _READ_IMAGES = 4096
 
 
 class Feed(Protocol):
-    """Where a worker's batches come from."""
+    """Source of a worker's batches."""
 
     def batches(self, epoch: int, first: int) -> Iterator[Batch]:
-        """This worker's shares of the batches of an epoch, from batch ``first`` on.
+        """Yield this worker's shares of the batches of an epoch, from batch ``first`` on.
 
         uint8 pixels of the attacker's grid (B, *crop_px, 3) and int64 classes (B,).
         """
 
 
 class MemoryFeed:
-    """Feeds from memory, in one process: every encoded image is read once, at the start.
+    """Feed from memory, in one process: every encoded image is read once, at the start.
 
     Raises:
         ConfigError: The images take too much memory.
@@ -52,7 +52,7 @@ class MemoryFeed:
             self.encoded += part
 
     def batches(self, epoch: int, first: int) -> Iterator[Batch]:
-        """As ``Feed`` says."""
+        """Yield batches as ``Feed`` does."""
         batch, share = self.recipe.config.batch, self.recipe.config.batch // self.world
         order = self.recipe.order.of(epoch)
         for start in range(first * batch + self.rank * share, len(order), batch):

@@ -1,4 +1,4 @@
-"""The forward pass of training: that of evaluation, for several ablations of each image.
+"""Forward pass of training: that of evaluation, for several ablations of each image.
 
 Shapes: B images, n ablations of each, C classes.
 """
@@ -13,7 +13,7 @@ from models.systems import TokenMode
 
 
 class AblationLogits(nn.Module):
-    """Logits of chosen ablations, by the very base classifier that votes.
+    """Logits of chosen ablations, by the same base classifier that votes.
 
     One call a step, so that it can be wrapped for data-parallel training.
 
@@ -39,15 +39,15 @@ class AblationLogits(nn.Module):
         grid = grid.reshape(1, 3, ablation.height, ablation.width)
         scale = preprocess.pixel_scale
         enlarged = grid.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
-        # Which pixel of the grid each one that the classifier takes is a copy of.
+        # For each pixel that the classifier takes, the pixel of the grid that it copies.
         self.register_buffer("grid_pixel", self.classifier.arrange(enlarged)[0], persistent=False)
 
     def forward(self, images_bhwc: Tensor, views_bn: Tensor) -> Tensor:
-        """Logits (B, n, C).
+        """Return logits (B, n, C).
 
         Args:
             images_bhwc: Pixels of the attacker's grid, 0 to 255, uint8 or float.
-            views_bn: Which ablations of each image; int64 (B, n).
+            views_bn: Numbers of the ablations of each image; int64 (B, n).
         """
         tokens = self.tokens(images_bhwc)
         view_s = views_bn.flatten()
@@ -66,15 +66,15 @@ class AblationLogits(nn.Module):
         return logits.reshape(*views_bn.shape, -1)
 
     def whole(self, images_bhwc: Tensor) -> Tensor:
-        """Logits of whole images; (B, C)."""
+        """Return logits of whole images; (B, C)."""
         tokens = self.tokens(images_bhwc)
         return self.classifier.whole(tokens, torch.arange(len(tokens), device=tokens.device))
 
     def tokens(self, images_bhwc: Tensor) -> Tensor:
-        """What the classifier's own ``tokens`` gives of the enlarged images, bit for bit.
+        """Return the classifier's own ``tokens`` of the enlarged images, bit for bit.
 
-        Normalized before it is enlarged, and laid out by one gather: on CIFAR-10, whose pixels are
-        enlarged to 49 each, the usual way round takes a tenth of a step.
+        Images are normalized before they are enlarged, and laid out by one gather: on CIFAR-10,
+        where one pixel becomes 49, the usual order takes a tenth of a step.
         """
         pixels = self.classifier.normalize(images_bhwc).flatten(1)
         copies = pixels.index_select(1, self.grid_pixel.flatten())

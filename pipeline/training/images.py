@@ -1,28 +1,87 @@
-"""Rows of a listing to pixels to learn from: reading, decoding, augmenting."""
+"""Training images as pixels: reading, decoding and augmenting."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from PIL import Image
+from torchvision.transforms import v2
+from torchvision.transforms.functional import InterpolationMode
 
-from models.preprocess import WrongSizeError
+from models.preprocess import Preprocess, WrongSizeError
 from pipeline.decode import UndecodableError, decode
 from pipeline.sources.base import SourceError
 from pipeline.sources.reading import read_bytes_of
-from pipeline.training.augment import Augment
+from pipeline.training.config import Augmentation
+from pipeline.training.order import IntArray
 from pipeline.training.recipe import Recipe
 
-IntArray = NDArray[np.int64]
+# A shift of CIFAR-10's 32 px by up to 4 px, black outside, as in the common recipes.
+_SHIFT = 1 / 8
+# Half of the area at least: a band shows a tenth of what is left.
+_SCALE = (0.5, 1.0)
+_AUGMENT = 4  # stream of random numbers; ``order`` and ``learner`` have the others
+
+
+class Augment:
+    """Random changes of a training image by torchvision, each a function of its seed alone.
+
+    Args:
+        kind: Kind of the changes.
+        preprocess: Size of the grid and filter; the enlargement to model pixels comes later.
+        seed: Seed of the training.
+    """
+
+    def __init__(self, kind: Augmentation, preprocess: Preprocess, seed: int) -> None:
+        self.preprocess, self.seed = replace(preprocess, pixel_scale=1), seed
+        self.transform: v2.Transform | None = None
+        crop = preprocess.crop_px
+        if kind == "none":
+            return
+        steps: list[v2.Transform] = []
+        if preprocess.resize is None:
+            steps.append(v2.RandomCrop(crop, padding=max(1, round(min(crop) * _SHIFT))))
+        else:
+            filters = InterpolationMode(preprocess.interpolation)
+            steps.append(v2.RandomResizedCrop(crop, scale=_SCALE, interpolation=filters))
+        steps.append(v2.RandomHorizontalFlip())
+        if kind == "rand":
+            steps.append(v2.RandAugment())
+        if kind == "trivial":
+            steps.append(v2.TrivialAugmentWide())
+        self.transform = v2.Compose(steps)
+
+    def __call__(self, image: Image.Image, key: Sequence[int]) -> NDArray[np.uint8]:
+        """Return pixels of the attacker's grid; uint8 (*crop_px, 3).
+
+        Args:
+            image: Decoded RGB image.
+            key: Epoch and row of the image; with the seed they decide the changes.
+
+        Raises:
+            WrongSizeError: The image has another size than the preprocessing takes.
+        """
+        if self.transform is None:
+            return self.preprocess(image)
+        if self.preprocess.resize is None:
+            self.preprocess(image)  # only to check the size
+        # torchvision draws from torch's global generator, which other code uses too.
+        with torch.random.fork_rng(devices=[]):
+            state = np.random.SeedSequence([self.seed, _AUGMENT, *key]).generate_state(1, np.uint64)
+            torch.manual_seed(int(state[0] >> np.uint64(1)))
+            return np.asarray(self.transform(image), dtype=np.uint8)
 
 
 class TrainingImages:
     """Training images by place, from 0 to the number of them.
 
-    An image's pixels depend on its place, the epoch and the seed, never on who asks, or on what
-    is asked for at once.
+    An image's pixels depend on its place, the epoch and the seed, never on the worker or on the
+    other images of a call.
 
     Args:
-        recipe: What is trained.
+        recipe: The training.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -32,7 +91,7 @@ class TrainingImages:
         self.augment = Augment(config.augment, recipe.voter.preprocess, config.seed)
 
     def read(self, places: IntArray) -> list[bytes | None]:
-        """Encoded bytes.
+        """Read the encoded bytes.
 
         Raises:
             SourceError, OSError: As ``read_bytes_of``.
@@ -43,10 +102,10 @@ class TrainingImages:
     def pixels(
         self, places: IntArray, encoded: Sequence[bytes | None], epoch: int
     ) -> NDArray[np.uint8]:
-        """Decoded and augmented, on the attacker's grid; uint8 (B, *crop_px, 3).
+        """Decode and augment on the attacker's grid; uint8 (B, *crop_px, 3).
 
         Raises:
-            SourceError: An image cannot be decoded, or has the wrong size; it is named.
+            SourceError: An image cannot be decoded, or has the wrong size; the message names it.
         """
         pixels = []
         for place, data in zip(places, encoded, strict=True):

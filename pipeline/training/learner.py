@@ -1,4 +1,4 @@
-"""The network being trained: one step, and all that a resumed training must know of the last."""
+"""The network in training: its steps, and the state that a resume needs."""
 
 import warnings
 from contextlib import nullcontext
@@ -15,11 +15,10 @@ from pipeline.gradients import reproducible_gradients
 from pipeline.training.forward import AblationLogits
 from pipeline.training.networks import starting_network, teacher_of
 from pipeline.training.objective import followed, loss_of, mixed, shortfall_of, target_of
-from pipeline.training.optimizer import optimizer_of
+from pipeline.training.optimizer import optimizer_of, share_of_peak
 from pipeline.training.recipe import Recipe
-from pipeline.training.schedule import share_of_peak
 
-_VIEWS = 3  # stream of random numbers; ``split``, ``order`` and ``augment`` have the others
+_VIEWS = 3  # stream of random numbers; ``order`` and ``images`` have the others
 # The average's decay grows as 1 - step^-0.75, as timm advises for short trainings.
 _AVERAGE_POWER = 0.75
 
@@ -28,8 +27,8 @@ class Learner:
     """Network, optimizer and average of one training.
 
     Args:
-        recipe: What is trained.
-        device: Where.
+        recipe: The training.
+        device: Device of the network.
         rank: Number of this worker.
         world: Workers that share each batch.
 
@@ -57,13 +56,13 @@ class Learner:
         self.reset_meters()
         self._parallel: nn.Module = self.forward
         if world > 1:
-            # Of the class token, whose stride of length 1 is any number.
+            # It concerns the class token, whose stride of length 1 may be any number.
             warnings.filterwarnings("ignore", message="Grad strides do not match")
             places = [device] if device.type == "cuda" else None
             self._parallel = DistributedDataParallel(self.forward, device_ids=places)
 
     def reset_meters(self) -> None:
-        """Begin the sums of an epoch anew."""
+        """Set the sums of an epoch to zero."""
         self.loss_sum = torch.zeros((), device=self.device)
         self.right_sum = torch.zeros((), device=self.device, dtype=torch.int64)
         self.metered = 0
@@ -75,14 +74,14 @@ class Learner:
             images_bhwc: Pixels of the attacker's grid; uint8.
             labels_b: Classes; int64.
         """
-        # On CUDA nothing is promised, and some kernels would be slower.
+        # On CUDA gradients are not promised to be reproducible, and some kernels would be slower.
         with reproducible_gradients() if self.device.type == "cpu" else nullcontext():
             self._step(images_bhwc, labels_b)
 
     def _step(self, images_bhwc: Tensor, labels_b: Tensor) -> None:
         config = self.recipe.config
         self.forward.train()
-        # Everything random of a step follows from its number: so a resumed step is the same.
+        # All random numbers of a step follow from its number, so that a resumed step is the same.
         views_bn = self._views(len(images_bhwc))
         torch.manual_seed(int(_rng(config.seed, self.done, 1 + self.rank).integers(2**63)))
         classes = self.recipe.voter.num_classes
@@ -115,24 +114,24 @@ class Learner:
 
     @property
     def half(self) -> bool:
-        """Whether products are computed in bfloat16."""
+        """True if products are computed in bfloat16."""
         dtype = self.recipe.config.dtype
         return dtype == "bfloat16" or (dtype is None and self.device.type == "cuda")
 
     @property
     def result(self) -> nn.Module:
-        """The network that counts: the average, where there is one."""
+        """The resulting network: the average, where there is one."""
         return self.network if self.average is None else self.average.module
 
     def meters(self) -> tuple[float, float]:
-        """Mean loss and ablation accuracy of this worker since the epoch began."""
+        """Return mean loss and ablation accuracy of this worker since the epoch began."""
         config = self.recipe.config
         share = config.batch // self.world * config.views
         steps = max(1, self.metered)
         return float(self.loss_sum) / steps, float(self.right_sum) / (steps * share)
 
     def state_dict(self) -> dict[str, Any]:
-        """What ``load_state_dict`` continues from."""
+        """Return the state that ``load_state_dict`` continues from."""
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -142,7 +141,7 @@ class Learner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what ``state_dict`` gave."""
+        """Continue from a state of ``state_dict``."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
@@ -152,7 +151,7 @@ class Learner:
         self.loss_sum, self.right_sum = loss.to(self.device), right.to(self.device)
 
     def _views(self, count: int) -> Tensor:
-        """Ablations of this worker's images, evenly spread over the family; int64 (count, n).
+        """Draw ablations of this worker's images, evenly spread over the family; int64 (count, n).
 
         Drawn for the whole batch, so that they do not depend on how it is shared out.
         """
@@ -165,7 +164,7 @@ class Learner:
 
 
 def check_network(recipe: Recipe) -> None:
-    """Build the network and its teacher once, to find in words what would fail later.
+    """Build the network and its teacher once, so that errors are found before the start.
 
     Raises:
         WeightsError: Weights do not fit.

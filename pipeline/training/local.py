@@ -1,4 +1,4 @@
-"""Training without Ray: plain torch on this machine, in one process or several."""
+"""Train without Ray: plain torch on this machine, in one process or several."""
 
 import os
 import socket
@@ -15,14 +15,14 @@ from pipeline.training.config import TrainingPlace
 from pipeline.training.feed import MemoryFeed
 from pipeline.training.loop import Training
 from pipeline.training.recipe import Recipe
-from pipeline.training.reporting import Reporter, Silent
+from pipeline.training.reporting import Reporter, SilentReporter
 
-# Workers wait for the first while it writes, and for each other where CPUs are shared.
+# Workers wait for the first while it writes, and for each other on shared CPUs.
 _PATIENCE = timedelta(hours=2)
 
 
 def train_locally(recipe: Recipe, place: TrainingPlace, reporter: Reporter) -> str:
-    """Train with plain torch; the path of the weights.
+    """Train with plain torch; return the path of the weights.
 
     Raises:
         ConfigError: The workers cannot share the batch, or the checkpoint is another training's.
@@ -39,16 +39,16 @@ def train_locally(recipe: Recipe, place: TrainingPlace, reporter: Reporter) -> s
     check_shares(recipe, world)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        crew = _Crew(world=world, port=probe.getsockname()[1], cuda=cuda)
+        group = _Group(world=world, port=probe.getsockname()[1], cuda=cuda)
     others = None
     if world > 1:
         others = start_processes(  # type: ignore[no-untyped-call]
-            _other, (crew, recipe, place), nprocs=world - 1, join=False
+            _other, (group, recipe, place), nprocs=world - 1, join=False
         )
     try:
-        path = crew.work(0, recipe, place, reporter)
+        path = group.work(0, recipe, place, reporter)
     except RuntimeError:
-        # torch says no more than that the connection to the worker that failed was closed.
+        # torch only says that the connection to the failed worker was closed.
         _join(others)
         raise
     _join(others)
@@ -78,19 +78,19 @@ def check_shares(recipe: Recipe, world: int) -> None:
 
 
 def prepare(place: TrainingPlace, world: int) -> None:
-    """Threads and reproducible products of this process; before its first product."""
+    """Set threads and reproducible products of this process; call it before the first product."""
     pin_mkl()
     torch.set_num_threads(place.threads or max(1, (os.cpu_count() or 1) // world))
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Crew:
+class _Group:
     """The processes of a training on this machine.
 
     Attributes:
-        world: How many.
-        port: Where they meet.
-        cuda: Whether each has a GPU.
+        world: Number of processes.
+        port: Port at which they connect.
+        cuda: True if each has a GPU.
     """
 
     world: int
@@ -100,7 +100,7 @@ class _Crew:
     def work(
         self, rank: int, recipe: Recipe, place: TrainingPlace, reporter: Reporter
     ) -> str | None:
-        """What each of them does."""
+        """Train as the process of this rank."""
         prepare(place, self.world)
         device = torch.device("cuda", rank) if self.cuda else torch.device("cpu")
         if self.cuda:
@@ -121,5 +121,5 @@ class _Crew:
                 dist.destroy_process_group()
 
 
-def _other(index: int, crew: _Crew, recipe: Recipe, place: TrainingPlace) -> None:
-    crew.work(index + 1, recipe, place, Silent())
+def _other(index: int, group: _Group, recipe: Recipe, place: TrainingPlace) -> None:
+    group.work(index + 1, recipe, place, SilentReporter())

@@ -1,4 +1,4 @@
-"""Training from the first step, or the checkpoint's, to the last; the same for every launcher."""
+"""Training loop from the first step, or the checkpoint's, to the last, for every launcher."""
 
 import time
 from typing import Any
@@ -11,9 +11,8 @@ from pipeline.training.config import TrainingPlace
 from pipeline.training.estimate import HeldOut, estimate
 from pipeline.training.feed import Feed
 from pipeline.training.learner import Learner
-from pipeline.training.progress import TrainingProgress
 from pipeline.training.recipe import Recipe
-from pipeline.training.reporting import Reporter, Silent
+from pipeline.training.reporting import Reporter, SilentReporter, TrainingProgress
 
 Figures = dict[str, float]
 
@@ -22,10 +21,10 @@ class Training:
     """One worker's training.
 
     Args:
-        recipe: What is trained.
-        place: Where its checkpoint and weights go.
-        device: Where the network runs.
-        reporter: Who is told; of the first worker's alone.
+        recipe: The training.
+        place: Place of its checkpoint and weights.
+        device: Device of the network.
+        reporter: Receiver of progress and figures; used by the first worker only.
         rank: Number of this worker.
         world: Workers that share each batch.
 
@@ -45,7 +44,7 @@ class Training:
         world: int = 1,
     ) -> None:
         self.recipe, self.place, self.device = recipe, place, device
-        self.reporter = Silent() if rank else reporter
+        self.reporter = SilentReporter() if rank else reporter
         self.first, self.world = rank == 0, world
         self.learner = Learner(recipe, device, rank, world)
         self.history: list[dict[str, Any]] = []
@@ -58,7 +57,7 @@ class Training:
         self._saved = time.monotonic()
 
     def run(self, feed: Feed) -> str | None:
-        """Train to the end; the path of the weights, on the first worker.
+        """Train to the end; return the path of the weights, on the first worker.
 
         Raises:
             SourceError: An image cannot be used.
@@ -77,7 +76,7 @@ class Training:
         return self._write()
 
     def _end(self, epoch: int) -> None:
-        """Measure, select, save and say."""
+        """Measure, select, save and report."""
         figures = self._measured()
         self.history.append({"epoch": epoch, **figures})
         if self.recipe.config.select == "best" and (
@@ -87,19 +86,19 @@ class Training:
             weights = {key: value.detach().cpu().clone() for key, value in state.items()}
             self.best = {"figures": figures, "weights": weights}
         self._save()
-        # So that a training that is cut off, or meant to be continued, leaves weights to use.
+        # An interrupted training, or one to be continued, then leaves weights to use.
         self._write()
         self.reporter.epoch(epoch, figures)
 
     def _write(self) -> str | None:
-        """Write the weights that count so far; their path, on the first worker."""
+        """Write the weights selected so far; return their path, on the first worker."""
         if not self.first:
             return None
         weights = self.best["weights"] if self.best else self.learner.result.state_dict()
         return write_weights(self.place.out, self.recipe, weights, self.history)
 
     def _measured(self) -> Figures:
-        """Of the epoch: mean loss and accuracy in training, and estimates on held-out images."""
+        """Measure the epoch: mean loss and accuracy in training, estimates on held-out images."""
         means = torch.tensor(self.learner.meters(), device=self.device, dtype=torch.float32)
         if self.world > 1:
             dist.all_reduce(means)
@@ -128,6 +127,6 @@ class Training:
 
 
 def _merit(figures: Figures) -> tuple[float, float]:
-    """What weights are selected by: certified against the smallest patch, then one ablation."""
+    """Rank weights by certified accuracy against the smallest patch, then by ablation accuracy."""
     certified = [v for k, v in figures.items() if k.startswith("validation/certified_accuracy/")]
     return certified[0] if certified else 0.0, figures["validation/ablation_accuracy"]

@@ -1,4 +1,4 @@
-"""The networks of a training: the one that learns, and its teacher."""
+"""Build the networks of a training: the one that learns, and its teacher."""
 
 import timm
 import torch
@@ -16,11 +16,11 @@ from pipeline.weight_files import local_weights
 
 
 def starting_network(recipe: Recipe) -> nn.Module:
-    """The network with the weights to start from; a head of another length is new.
+    """Build the network with the weights to start from; a head of another length is new.
 
     Raises:
         WeightsError: The weights are not this network's, but for the head.
-        ConfigError: It has no dropout of tokens, and some is asked for.
+        ConfigError: Dropout of tokens is asked for, and the network has none.
     """
     voter = recipe.voter
     check_model_name(voter.model)
@@ -32,7 +32,7 @@ def starting_network(recipe: Recipe) -> nn.Module:
         drop_path_rate=recipe.config.drop_path,
     )
     if recipe.config.token_dropout:
-        _leave_tokens_out(network, recipe)
+        _set_token_dropout(network, recipe)
     state, own = read_state(local_weights(voter.weights)), network.state_dict()
     of_head = parameters_of(network, "classifier")
     if any(key in state and state[key].shape != own[key].shape for key in of_head):
@@ -44,10 +44,10 @@ def starting_network(recipe: Recipe) -> nn.Module:
 
 
 def parameters_of(network: nn.Module, layer: str) -> list[str]:
-    """Names of the parameters and buffers of what timm calls ``layer`` of a network.
+    """List the parameters and buffers of the part that timm calls ``layer``.
 
     Args:
-        network: Of timm.
+        network: A network of timm.
         layer: ``first_conv`` or ``classifier``; a network can have several of either.
     """
     names = network.pretrained_cfg[layer]  # type: ignore[index]
@@ -55,8 +55,8 @@ def parameters_of(network: nn.Module, layer: str) -> list[str]:
     return [key for key in network.state_dict() if key.startswith(prefixes)]
 
 
-def _leave_tokens_out(network: Droppable, recipe: Recipe) -> None:
-    """Set timm's own dropout of tokens, which networks of absolute positions have a place for."""
+def _set_token_dropout(network: Droppable, recipe: Recipe) -> None:
+    """Set timm's own dropout of tokens; only networks of absolute positions have it."""
     rate = recipe.config.token_dropout
     if type(network) not in ABSOLUTE:
         raise ConfigError(
@@ -69,7 +69,7 @@ def _leave_tokens_out(network: Droppable, recipe: Recipe) -> None:
 def teacher_of(
     recipe: Recipe, average: ModelEmaV3 | None, device: torch.device
 ) -> AblationLogits | None:
-    """Who advises on whole images; None where nobody is asked for.
+    """Build the teacher, which sees whole images; None where none is asked for.
 
     Raises:
         WeightsError: The teacher's weights are not this network's.
@@ -78,9 +78,9 @@ def teacher_of(
     if name is None:
         return None
     if name == "self":
-        assert average is not None  # the configuration says so
+        assert average is not None  # the configuration requires it
         network: nn.Module = average.module
     else:
         network = load_network(voter.model, voter.num_classes, local_weights(name))
-    advice = AblationLogits(network, voter.ablation, voter.preprocess, voter.tokens)
-    return advice.to(device).eval()
+    teacher = AblationLogits(network, voter.ablation, voter.preprocess, voter.tokens)
+    return teacher.to(device).eval()

@@ -1,4 +1,4 @@
-"""What is minimized. Shapes: B images, n ablations of each, C classes."""
+"""Loss of a training. Shapes: B images, n ablations of each, C classes."""
 
 import torch
 from torch import Tensor
@@ -9,31 +9,31 @@ from pipeline.training.config import Mix
 
 
 def target_of(labels_b: Tensor, num_classes: int, smoothing: float) -> Tensor:
-    """Label-smoothed target distributions; float (B, C). ``labels_b`` may be mixed, (B, C)."""
+    """Return label-smoothed targets; float (B, C). ``labels_b`` may be mixed, (B, C)."""
     if labels_b.ndim == 1:
         labels_b = functional.one_hot(labels_b, num_classes)
     return labels_b.float() * (1 - smoothing) + smoothing / num_classes
 
 
 def loss_of(logits_bnc: Tensor, target_bc: Tensor) -> Tensor:
-    """Mean cross-entropy over all ablations of all images."""
+    """Return the mean cross-entropy over all ablations of all images."""
     log_p = functional.log_softmax(logits_bnc.float(), dim=-1)
     return -(target_bc[:, None] * log_p).sum(-1).mean()
 
 
 def shortfall_of(logits_bnc: Tensor, truth_b: Tensor, margin: float) -> Tensor:
-    """By how much the images' leads fall short of ``margin``, on average; 0 to 1 + ``margin``.
+    """Return the mean shortfall of the images' leads below ``margin``; 0 to 1 + ``margin``.
 
     The lead of an image is that of its true class over the next in the mean of its ablations'
-    probabilities: the vote, with shares of a ballot in place of ballots, since those have no
-    gradient. Cross-entropy works on every ablation for its own sake; this works on the images
-    that are not certified yet, and of these on the ablations that can still be won: where
-    probabilities are sure of another class they hardly have a gradient. After BagCert, which
-    minimizes a margin loss of the aggregated scores (Metzen & Yatsura, arXiv 2102.04154).
+    probabilities: the vote with shares in place of whole votes, which have no gradient.
+    Cross-entropy trains every ablation alike; this trains the images that are not certified yet,
+    and of these the ablations that can still be won: an ablation that is sure of another class
+    has hardly a gradient. After BagCert, which minimizes a margin loss of the aggregated scores
+    (Metzen & Yatsura, arXiv 2102.04154).
 
     Args:
-        logits_bnc: Of n ablations of each image, spread over the family.
-        truth_b: Classes; int64.
+        logits_bnc: Logits of n ablations of each image, spread over the family.
+        truth_b: True classes; int64.
         margin: Lead to reach, as a share of the votes.
     """
     share_bc = torch.softmax(logits_bnc.float(), dim=-1).mean(1)
@@ -45,7 +45,7 @@ def shortfall_of(logits_bnc: Tensor, truth_b: Tensor, margin: float) -> Tensor:
 def mixed(
     kind: Mix, alpha: float, images_bhwc: Tensor, labels_b: Tensor, num_classes: int
 ) -> tuple[Tensor, Tensor]:
-    """Images and target distributions (B, C), blended in pairs by torchvision.
+    """Blend images and target distributions (B, C) in pairs, by torchvision.
 
     Draws from torch's generator of the CPU.
     """
@@ -58,5 +58,5 @@ def mixed(
 
 
 def followed(target_bc: Tensor, teacher_bc: Tensor, weight: float) -> Tensor:
-    """Targets of which a share is the teacher's distribution; (B, C)."""
+    """Mix the teacher's distribution into the targets; (B, C)."""
     return target_bc * (1 - weight) + torch.softmax(teacher_bc.float(), dim=-1) * weight

@@ -1,4 +1,4 @@
-"""From what was asked to what will be trained: every default filled in, every mistake found."""
+"""Resolve a request into a fully specified training: fill in defaults and find mistakes."""
 
 import hashlib
 from dataclasses import dataclass, fields, replace
@@ -15,11 +15,10 @@ from pipeline.manifest import canonical
 from pipeline.resolve import Voter, resolve_voter
 from pipeline.sources.listing import Listing, SourceOptions, list_images
 from pipeline.training.config import TrainConfig
-from pipeline.training.order import EpochOrder
-from pipeline.training.split import stratified_split
+from pipeline.training.order import EpochOrder, stratified_split
 from pipeline.weight_files import local_weights
 
-# Said of the data and the files by their contents instead.
+# The identity has digests of these instead.
 _BY_CONTENT = ("data", "init", "teacher")
 
 _Path = TypeVar("_Path", str, str | None)
@@ -30,13 +29,13 @@ class Recipe:
     """A fully specified training.
 
     Attributes:
-        config: What was asked.
+        config: The request.
         voter: The base classifier to be made; its ``weights`` are those to start from.
-        classes: Class names, where the weights to start from know them.
-        init: Where the weights come from: name, sha256, and their own recipe, if they have one.
+        classes: Class names, where the weights to start from hold them.
+        init: Origin of these weights: name, sha256, and their own recipe, if they have one.
         teacher_sha256: Digest of the teacher's file; None without one.
         listing: The images.
-        options: How their bytes are read.
+        options: Options for reading their bytes.
         train: Rows of the listing to learn from, ascending; int64.
         held_out: Rows held out, ascending; int64.
     """
@@ -59,7 +58,7 @@ class Recipe:
 
     @property
     def order(self) -> EpochOrder:
-        """In which order the epochs see ``train``."""
+        """Order in which the epochs see ``train``."""
         return EpochOrder(
             images=len(self.train),
             batch=self.config.batch,
@@ -68,11 +67,11 @@ class Recipe:
         )
 
     def rows(self, rows: NDArray[np.int64]) -> pa.Table:
-        """Those rows of the listing, in that order."""
+        """Return rows of the listing, in the given order."""
         return self.listing.table.take(pa.array(rows))
 
     def identity(self) -> dict[str, Any]:
-        """All that decides the weights, as plain JSON; what a checkpoint is held against."""
+        """Return all that decides the weights, as plain JSON; a checkpoint must have the same."""
         asked = {
             field.name: getattr(self.config, field.name)
             for field in fields(self.config)
@@ -99,7 +98,7 @@ class Recipe:
 
 
 def resolve_recipe(config: TrainConfig) -> Recipe:
-    """Fill in what ``config`` leaves open, list the images and split them.
+    """Fill in the defaults of ``config``, list the images and split them.
 
     Raises:
         ConfigError, SourceError, WeightsError, UnknownModelError: The request is wrong.
@@ -152,7 +151,7 @@ def resolve_recipe(config: TrainConfig) -> Recipe:
 
 
 def _absolute(weights: _Path) -> _Path:
-    """The same file wherever it is opened: Ray's workers run in another directory."""
+    """Make a path absolute: Ray's workers run in another directory."""
     if weights is None or weights == "self" or is_hub_name(weights):
         return weights
     return storage.full_path(weights)

@@ -1,43 +1,50 @@
-"""Who is told how a training goes: the terminal, and MLflow."""
+"""Reports of a training: progress and figures on the terminal and in MLflow, and a forecast."""
 
 import sys
-from typing import Protocol
+import time
+from collections.abc import Iterator
+from typing import Any, Protocol
 
+from pipeline.config import EstimateConfig
 from pipeline.training.curves import Curves
+from pipeline.training.learner import Learner
+from pipeline.training.recipe import Recipe
+
+_SECONDS_BETWEEN_LINES = 10.0
 
 
 class Reporter(Protocol):
-    """What the first worker says while it trains."""
+    """Receiver of what the first worker reports while it trains."""
 
     def say(self, line: str) -> None:
-        """One line of progress."""
+        """Report one line of progress."""
 
     def epoch(self, epoch: int, figures: dict[str, float]) -> None:
-        """What was measured after an epoch, counted from 1."""
+        """Report what was measured after an epoch, counted from 1."""
 
 
-class Silent:
-    """Workers other than the first."""
+class SilentReporter:
+    """Reporter of the workers other than the first: it does nothing."""
 
     def say(self, line: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def epoch(self, epoch: int, figures: dict[str, float]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
-class Logged:
-    """Lines on standard error, figures there and in MLflow."""
+class TerminalReporter:
+    """Prints lines on standard error, and figures there and in MLflow."""
 
     def __init__(self, curves: Curves) -> None:
         self.curves = curves
 
     def say(self, line: str) -> None:
-        """Print it."""
+        """Print a line."""
         print(line, file=sys.stderr, flush=True)
 
     def epoch(self, epoch: int, figures: dict[str, float]) -> None:
-        """Log the figures, and print them; percent where they are shares."""
+        """Log the figures and print them, shares in percent."""
         self.curves.epoch(epoch, figures)
         shown = [
             f"{name} {value:.4f}" if name.endswith("loss") else f"{name} {100 * value:.1f} %"
@@ -45,3 +52,71 @@ class Logged:
             if "/uniform/" not in name
         ]
         self.say(f"train: epoch {epoch} done: {', '.join(shown)}")
+
+
+class TrainingProgress:
+    """Reports rate and remaining time, one line every ten seconds.
+
+    Args:
+        learner: Learner whose steps are counted.
+        reporter: Receiver of the lines.
+    """
+
+    def __init__(self, learner: Learner, reporter: Reporter) -> None:
+        self.learner, self.reporter = learner, reporter
+        self._resumed = learner.done
+        self._start = self._last = time.monotonic()
+        if learner.done:
+            reporter.say(f"train: resumed after step {learner.done} of {learner.steps}")
+
+    def step(self) -> None:
+        """Count a step that was done."""
+        now = time.monotonic()
+        if now - self._last < _SECONDS_BETWEEN_LINES:
+            return
+        self._last = now
+        learner = self.learner
+        config, epoch_steps = learner.recipe.config, learner.recipe.order.steps
+        rate = (learner.done - self._resumed) / (now - self._start)
+        left = (learner.steps - learner.done) / rate / 60
+        epoch, step = divmod(learner.done - 1, epoch_steps)
+        loss, accuracy = learner.meters()
+        self.reporter.say(
+            f"train: epoch {epoch + 1} of {config.epochs}, step {step + 1} of {epoch_steps}, "
+            f"loss {loss:.3f}, ablation accuracy {100 * accuracy:.1f} %, "
+            f"{rate * config.batch:.1f} images/s, {left:.0f} min left"
+        )
+
+
+def forecast(recipe: Recipe, state: dict[str, Any] | None, asked: EstimateConfig) -> Iterator[str]:
+    """Yield lines on the size and price of a training; nothing is computed.
+
+    Args:
+        recipe: The training.
+        state: Checkpoint to resume from; None for a new training.
+        asked: Speed of all workers together, and price of an hour of them.
+    """
+    config, ablation = recipe.config, recipe.voter.ablation
+    steps = config.epochs * recipe.order.steps
+    done = 0 if state is None else int(state["learner"]["done"])
+    yield f"images:        {len(recipe.train):,} to learn from, {len(recipe.held_out):,} held out"
+    yield (
+        f"network:       {recipe.voter.model}, {recipe.voter.num_classes} classes, "
+        f"tokens {recipe.voter.tokens}"
+    )
+    yield (
+        f"ablations:     {ablation.kind} of {ablation.size} px at stride {ablation.stride}: "
+        f"{len(ablation)} of an image, {config.views} of them a step"
+    )
+    yield (
+        f"steps:         {config.epochs} epochs x {recipe.order.steps:,} steps of "
+        f"{config.batch:,} images = {steps:,}"
+    )
+    yield f"there already: {done:,} (a resume skips them)"
+    if asked.images_per_second is None:
+        yield "hours, cost:   give --images-per-second (of all workers) and --price-per-hour"
+        return
+    hours = (steps - done) * config.batch / asked.images_per_second / 3600
+    yield f"hours:         {hours:,.2f}"
+    if asked.price_per_hour is not None:
+        yield f"cost:          {hours * asked.price_per_hour:,.2f}"

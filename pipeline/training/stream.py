@@ -1,4 +1,4 @@
-"""Training images through Ray Data: the same batches, in the same order, as from memory."""
+"""Feed training images through Ray Data: the same batches in the same order as from memory."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -17,13 +17,13 @@ from pipeline.training.images import TrainingImages
 from pipeline.training.recipe import Recipe
 
 DECODE_CPUS = 0.5
-"""What a task that decodes reserves."""
+"""CPUs that a decoding task reserves."""
 
 _ROWS_AT_ONCE = 256
 
 
 def batches_left(recipe: Recipe, place: TrainingPlace) -> Dataset:
-    """All images of the epochs that are left, in order, decoded and augmented piece by piece.
+    """Build the dataset of the epochs that are left, decoded and augmented piece by piece.
 
     One dataset spans them, so that the first batches of an epoch are ready when it begins.
     """
@@ -40,18 +40,18 @@ def batches_left(recipe: Recipe, place: TrainingPlace) -> Dataset:
 
 
 class PreparePiece:
-    """The number of a piece to its decoded, augmented images.
+    """Turn the number of a piece into its decoded, augmented images.
 
     Args:
-        recipe: What is trained.
-        first_epoch: The epoch of piece 0.
+        recipe: The training.
+        first_epoch: Epoch of piece 0.
     """
 
     def __init__(self, recipe: Recipe, first_epoch: int) -> None:
         self.recipe, self.first_epoch = recipe, first_epoch
 
     def __call__(self, numbers: pa.Table) -> Iterator[pa.Table]:
-        """Rows of ``pixels`` (bytes of uint8 (*crop_px, 3)) and ``label``, in order."""
+        """Yield rows of ``pixels`` (bytes of uint8 (*crop_px, 3)) and ``label``, in order."""
         images = TrainingImages(self.recipe)
         for number in numbers["id"].to_pylist():
             epochs, piece = divmod(number, self.recipe.order.pieces)
@@ -70,10 +70,10 @@ class PreparePiece:
 
 
 class StreamFeed:
-    """Feeds from this worker's shard of ``batches_left``.
+    """Feed from this worker's shard of ``batches_left``.
 
     Args:
-        recipe: What is trained.
+        recipe: The training.
         shard: The worker's shard.
         world: Workers that share each batch.
     """
@@ -86,7 +86,7 @@ class StreamFeed:
         )
 
     def batches(self, epoch: int, first: int) -> Iterator[Batch]:
-        """As ``Feed`` says; epochs one after the other, each whole."""
+        """Yield batches as ``Feed`` does; epochs must be asked for in order, each whole."""
         assert first == 0
         for table in islice(self._stream, self.steps):
             pixels = b"".join(table["pixels"].to_pylist())

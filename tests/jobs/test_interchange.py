@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from jobs.cli import main
-from pipeline.interchange.npz_file import _ARRAYS
-from pipeline.interchange.parquet_file import _COLUMNS
+from pipeline.interchange.formats import NPZ_ARRAYS, PARQUET_COLUMNS
 from pipeline.manifest import AS_GIVEN
 from pipeline.questions import open_run
 from tests.conftest import REPOSITORY
@@ -96,7 +95,7 @@ def test_the_snippet_stops_at_what_is_not_one_evaluation(tmp_path, monkeypatch):
 
 def test_the_document_names_every_array_and_column():
     text = DOCUMENT.read_text()
-    for name in (*_ARRAYS, *_COLUMNS):
+    for name in (*NPZ_ARRAYS, *PARQUET_COLUMNS):
         assert f"`{name}`" in text, name
 
 

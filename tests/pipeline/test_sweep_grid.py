@@ -10,21 +10,20 @@ from pipeline.config import ConfigError, VotesConfig
 from pipeline.manifest import Manifest
 from pipeline.store import VotesStore
 from pipeline.sweep.config import NAMES, Axes, FixedConfig, configs_of
-from pipeline.sweep.forecast import forecast, lines
-from pipeline.sweep.grid import Answer, Point, answers
+from pipeline.sweep.grid import Combination, Origin, forecast, forecast_lines, origins
 from tests.pipeline.questions.stored_runs import identity, write_run
 
 EVERY = Ablation(kind="column", size=2, stride=1, height=12, width=12)
 
 
-def point(stride: int, *, overwrite: bool = False, **more) -> Point:
+def point(stride: int, *, overwrite: bool = False, **more) -> Combination:
     ablation = replace(EVERY, stride=stride)
     config = VotesConfig(data="images/*.tar", weights="w.safetensors", overwrite=overwrite)
     wanted = Manifest(
         identity=identity(ablation, 4, "tiny", None, **more),
         execution={"data": "images/*.tar", "images": 6, "unit_images": 4, "units": 2},
     )
-    return Point(config=config, voter=None, wanted=wanted)
+    return Combination(config=config, voter=None, wanted=wanted)
 
 
 def stored(out, stride: int) -> str:
@@ -38,14 +37,14 @@ def stored(out, stride: int) -> str:
     return run_id
 
 
-def who(found: list[Answer]) -> list[tuple[str, int | None, bool]]:
+def who(found: list[Origin]) -> list[tuple[str, int | None, bool]]:
     return [(answer.run_id, answer.stride, answer.there) for answer in found]
 
 
 def test_a_stride_is_answered_by_the_finest_it_is_a_multiple_of(tmp_path):
     points = [point(stride) for stride in (6, 4, 2, 3)]
     two, three = points[2].wanted.run_id, points[3].wanted.run_id
-    assert who(answers(points, str(tmp_path))) == [
+    assert who(origins(points, str(tmp_path))) == [
         (two, 6, False),
         (two, 4, False),
         (two, None, False),
@@ -56,13 +55,13 @@ def test_a_stride_is_answered_by_the_finest_it_is_a_multiple_of(tmp_path):
 def test_what_is_there_answers_first(tmp_path):
     one, four = stored(tmp_path, 1), stored(tmp_path, 4)
     assert point(4).wanted.run_id == four
-    found = answers([point(stride) for stride in (4, 2, 12)], str(tmp_path))
+    found = origins([point(stride) for stride in (4, 2, 12)], str(tmp_path))
     assert who(found) == [(four, None, True), (one, 2, True), (four, 12, True)]
 
 
 def test_overwriting_takes_nothing_that_is_there(tmp_path):
     stored(tmp_path, 1)
-    found = answers([point(2, overwrite=True)], str(tmp_path))
+    found = origins([point(2, overwrite=True)], str(tmp_path))
     assert who(found) == [(point(2).wanted.run_id, None, False)]
 
 
@@ -80,16 +79,16 @@ def test_only_runs_that_differ_in_the_stride_alone_answer(tmp_path, other):
     stored(tmp_path, 1)
     points = [point(2, **other), point(4)]
     own = point(2, **other).wanted.run_id
-    assert who(answers(points, str(tmp_path)))[0] == (own, None, False)
+    assert who(origins(points, str(tmp_path)))[0] == (own, None, False)
 
 
 def test_the_forecast_counts_only_what_is_missing(tmp_path):
     four = stored(tmp_path, 4)
-    found = answers([point(stride) for stride in (4, 12, 6, 3)], str(tmp_path))
+    found = origins([point(stride) for stride in (4, 12, 6, 3)], str(tmp_path))
     plan = forecast(found, str(tmp_path))
     assert [one["sequences"] for one in plan] == [0, 0, 0, 6 * (4 + 1)]
     assert plan[1]["run_id"] == four
-    assert "30 sequences in all" in lines(plan)[-1]
+    assert "30 sequences in all" in forecast_lines(plan)[-1]
 
 
 def fixed(**more) -> FixedConfig:
@@ -119,6 +118,9 @@ def test_a_combination_that_contradicts_itself_is_named():
 
 
 def test_every_option_of_a_run_is_an_axis_or_fixed():
-    names = {one.name for one in fields(VotesConfig)}
-    assert {one.name for one in fields(FixedConfig)} == names - set(NAMES)
-    assert set(NAMES) < names
+    def declared(config):
+        return {one.name: (one.type, one.default) for one in fields(config)}
+
+    others = {name: one for name, one in declared(VotesConfig).items() if name not in NAMES}
+    assert declared(FixedConfig) == others
+    assert set(NAMES) < set(declared(VotesConfig))

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from votes_made_up import wavering
@@ -16,9 +17,8 @@ from pipeline.claims import Claim
 from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.interchange import exporting
 from pipeline.interchange.config import ExportConfig, ImportConfig
-from pipeline.interchange.exporting import export_run
+from pipeline.interchange.exporting import export_run, threat_slug
 from pipeline.interchange.importing import import_votes
-from pipeline.interchange.rows import threat_slug
 from pipeline.questions import open_run
 from pipeline.reduction import certify_votes
 from pipeline.store import VotesStore
@@ -271,3 +271,13 @@ def test_neither_needs_torch_nor_ray(voted, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert open_run(tmp_path / "imported").manifest.imported
+
+
+def test_the_votes_say_what_they_are(tmp_path):
+    votes, truth = wavering(20, len(COARSE))
+    run_id = write_run(tmp_path / "out", votes, truth.tolist(), ablation=COARSE, classes=5)
+    exported((tmp_path / "out", run_id), tmp_path / "to", patch=(2,), votes="parquet")
+    table = pq.read_table(tmp_path / "to/votes.parquet")
+    assert table["image_id"].to_pylist()[:2] == ["shard-000/000", "shard-000/001"]
+    assert json.loads(table.schema.metadata[b"spec"])["stride"] == 3
+    assert table.schema.field("votes").type.value_type == pa.uint16()

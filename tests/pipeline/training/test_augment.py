@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from models.preprocess import PRESETS, WrongSizeError
-from pipeline.training.augment import Augment
+from pipeline.training.images import Augment
 from tests.conftest import random_images
 from tests.pipeline.training.toy import PREPROCESS, colours
 

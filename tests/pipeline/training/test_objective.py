@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 
 from pipeline.training.objective import followed, loss_of, mixed, shortfall_of, target_of
-from pipeline.training.schedule import share_of_peak
+from pipeline.training.optimizer import share_of_peak
 
 
 def test_loss_is_torchs_smoothed_cross_entropy_over_all_ablations():

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.training.split import stratified_split
+from pipeline.training.order import stratified_split
 
 
 @given(

@@ -1,0 +1,192 @@
+"""One file of votes cast elsewhere, every number checked.
+
+Shape suffixes: N images of a file, V ablations, K labels of an image.
+"""
+
+import hashlib
+import json
+import posixpath
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.ablation import Ablation
+from pipeline import storage
+from pipeline.config import ConfigError
+from pipeline.interchange.formats import PICKLE, Columns, read_npz, read_parquet
+from pipeline.interchange.spec import Spec
+
+_READERS = {".npz": read_npz, ".parquet": read_parquet}
+
+
+@dataclass(frozen=True, kw_only=True)
+class VotesFile:
+    """A file of votes.
+
+    Attributes:
+        path: Path of the file.
+        sha256: Digest of its bytes.
+        columns: Its contents.
+        ids: N image ids: the file's, or ``<file stem>/<row>``.
+        errors: N reasons why an image has no votes; None where it has them.
+    """
+
+    path: str
+    sha256: str
+    columns: Columns
+    ids: list[str]
+    errors: list[str | None]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def voted_n(self) -> NDArray[np.bool_]:
+        """Images with votes; bool (N,)."""
+        return np.array([error is None for error in self.errors], bool)
+
+    @property
+    def several_labels(self) -> bool:
+        """True if an image may have several right classes."""
+        return self.columns.labels.ndim == 2
+
+    def labels(self) -> list[int | None] | list[list[int]]:
+        """Return the right class of each image, None where unknown; or its right classes."""
+        if self.several_labels:
+            return [[int(one) for one in right if one >= 0] for right in self.columns.labels]
+        return [int(one) if one >= 0 else None for one in self.columns.labels]
+
+    def plain(self) -> list[int | None]:
+        """Return the network's class of each whole image; None where it is not known."""
+        if self.columns.plain_n is None:
+            return [None] * len(self)
+        known = zip(self.columns.plain_n.tolist(), self.errors, strict=True)
+        return [one if error is None else None for one, error in known]
+
+    def add_to(self, digest: "hashlib._Hash") -> None:
+        """Add the images to a digest that does not depend on the file's format."""
+        votes_nv = self.columns.votes_nv.astype("<i4")
+        facts = zip(self.ids, self.labels(), self.plain(), self.errors, strict=True)
+        for row, fact in enumerate(facts):
+            digest.update(json.dumps(fact).encode())
+            if fact[-1] is None:
+                digest.update(votes_nv[row].tobytes())
+
+
+def read_votes_file(path: str) -> VotesFile:
+    """Read a file of votes.
+
+    Raises:
+        ConfigError: It is not one; the message says what is wrong and what to do.
+        OSError: It cannot be read.
+    """
+    stem, suffix = posixpath.splitext(posixpath.basename(path))
+    if suffix not in _READERS:
+        raise ConfigError(f"{path}: give files of votes ending in .npz or .parquet; {PICKLE}")
+    data = storage.read_bytes(path)
+    columns = _READERS[suffix](path, data)
+    count = len(columns.votes_nv)
+    for name, column in columns._asdict().items():
+        if name != "spec" and column is not None and len(column) != count:
+            raise ConfigError(f"{path}: {len(column)} {name} for votes of {count} images")
+    file = VotesFile(
+        path=path,
+        sha256=hashlib.sha256(data).hexdigest(),
+        columns=columns,
+        ids=[f"{stem}/{row}" for row in range(count)] if columns.ids is None else columns.ids,
+        errors=[None] * count if columns.errors is None else columns.errors,
+    )
+    for name, texts in (("image id", file.ids), ("error", file.errors)):
+        _require_utf8(path, name, texts)
+    return file
+
+
+def _require_utf8(path: str, name: str, texts: Sequence[str | None]) -> None:
+    """Raise ConfigError unless Parquet can hold every text: numpy's may be half characters."""
+    for row, text in enumerate(texts):
+        try:
+            (text or "").encode()
+        except UnicodeEncodeError:
+            raise ConfigError(
+                f"{path!a}, image {row}: its {name} {text!a} cannot be written as UTF-8; "
+                "give it another"
+            ) from None
+
+
+def check_votes_file(file: VotesFile, spec: Spec) -> None:
+    """Check the numbers of a file against the ablations and classes of its votes.
+
+    Raises:
+        ConfigError: Naming the file, the image, the rule and the remedy.
+    """
+    votes_nv, voted_n = file.columns.votes_nv, file.voted_n
+    if voted_n.any():
+        _require_all_views(file.path, votes_nv.shape[1], spec.ablation)
+    contradictory_n = ~voted_n & (votes_nv != -1).any(axis=1)
+    if contradictory_n.any():
+        raise ConfigError(
+            f"{file.path}, image {file.ids[int(contradictory_n.argmax())]}: it has an error and "
+            "votes; the votes of an image with an error are -1 (null in Parquet)"
+        )
+    every = range(spec.num_classes)
+    _require_allowed(file, "vote", votes_nv, spec.classes or every, voted_n)
+    labels = file.columns.labels
+    labels_nk = labels if file.several_labels else labels[:, None]
+    all_n = np.ones(len(file), bool)
+    _require_allowed(file, "label", labels_nk, range(-1, spec.num_classes), all_n)
+    if file.columns.plain_n is not None:
+        _require_allowed(file, "plain prediction", file.columns.plain_n[:, None], every, voted_n)
+
+
+def _require_all_views(path: str, views: int, ablation: Ablation) -> None:
+    """Raise ConfigError unless there is one vote for each ablation; the message says what fits."""
+    if views == len(ablation):
+        return
+    limit = {"column": ablation.width, "row": ablation.height}.get(
+        ablation.kind, min(ablation.height, ablation.width)
+    )
+    fixed = replace(ablation, random=None, seed=0)
+    fitting = [
+        stride for stride in range(1, limit + 1) if len(replace(fixed, stride=stride)) == views
+    ]
+    remedy = "give the --ablation, --stride and --image-size that voted"
+    if fitting:
+        remedy = f"{views} would be --stride {fitting[0]}"
+        if len(fitting) > 1:
+            remedy += f" to {fitting[-1]}, of which only its owner knows the right one"
+    of = f"{ablation.random} random" if ablation.random else f"stride {ablation.stride}"
+    raise ConfigError(
+        f"{path}: {views} votes an image, and {ablation.kind} ablations of a "
+        f"{ablation.height}x{ablation.width} px image at {of} positions are {len(ablation)}; "
+        + remedy
+    )
+
+
+def _require_allowed(
+    file: VotesFile,
+    what: str,
+    classes_nk: NDArray[Any],
+    allowed: range | tuple[int, ...],
+    images_n: NDArray[np.bool_],
+) -> None:
+    """Raise ConfigError unless every class of the chosen images is allowed."""
+    wrong_nk = (classes_nk < allowed[0]) | (classes_nk > allowed[-1])
+    if isinstance(allowed, tuple):
+        wrong_nk |= ~np.isin(classes_nk, allowed)
+    wrong_nk &= images_n[:, None]
+    if not wrong_nk.any():
+        return
+    image, place = np.argwhere(wrong_nk)[0]
+    rule = f"classes run from {max(allowed[0], 0)} to {allowed[-1]}"
+    if isinstance(allowed, tuple):
+        rule = f"it is none of the {len(allowed)} classes that could be voted for (--classes)"
+    elif allowed[0] < 0:
+        rule += ", and -1 is unknown"
+    raise ConfigError(
+        f"{file.path}, image {file.ids[image]}{f', ablation {place}' * (what == 'vote')}: {what} "
+        f"{classes_nk[image, place]}: {rule}; give the classes of the model that voted, from 0, "
+        "and their --num-classes"
+    )

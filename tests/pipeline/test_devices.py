@@ -26,7 +26,7 @@ from pipeline.manifest import Manifest
 from pipeline.numerics import MIXED, Machine, demand_one_gpu_model, probe_machine, resolve_numerics
 from pipeline.passes import plan_units
 from pipeline.reduction import certify_votes
-from pipeline.report import print_summary
+from pipeline.report.tables import print_summary
 from pipeline.resolve import resolve_voter
 from pipeline.schema import VOTES
 from pipeline.shares import Share

@@ -8,18 +8,18 @@ from pipeline.claims import Questions, own_stride
 from pipeline.config import ConfigError
 from pipeline.intervals import Proportion
 from pipeline.manifest import Manifest, flatten
-from pipeline.page.certified import CertifiedTable, certified_table
-from pipeline.page.cost import Cost, cost_of
-from pipeline.page.focus import Focus, focus_of
-from pipeline.page.gallery import Gallery, gallery_of
-from pipeline.page.margins import MarginCounts, margin_counts
-from pipeline.page.missing import Missing, unless_refused
-from pipeline.page.pixels import data_uri, pixels_of
-from pipeline.page.trade_off import detection_curve
 from pipeline.questions.classes import ClassRow, by_class, class_names, columns
 from pipeline.questions.heatmap import BreakingMap, breaking_maps
 from pipeline.questions.outcomes import Outcomes, Question, outcomes_of
 from pipeline.questions.run import Run
+from pipeline.report.page.certified import CertifiedTable, certified_table
+from pipeline.report.page.cost import Cost, cost_of
+from pipeline.report.page.focus import Focus, focus_of
+from pipeline.report.page.gallery import Gallery, gallery_of
+from pipeline.report.page.margins import MarginCounts, margin_counts
+from pipeline.report.page.missing import Missing, unless_refused
+from pipeline.report.page.pixels import data_uri, pixels_of
+from pipeline.report.page.trade_off import detection_curve
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.config import ConfigError
-from pipeline.page import accuracy, charts, words
-from pipeline.page.chapter import chapter_of
-from pipeline.page.contrast import contrasts_of
-from pipeline.page.missing import Missing
-from pipeline.palette import SERIES
 from pipeline.questions.run import Run
+from pipeline.report import words
+from pipeline.report.page import accuracy, charts
+from pipeline.report.page.chapter import chapter_of
+from pipeline.report.page.contrast import contrasts_of
+from pipeline.report.page.missing import Missing
+from pipeline.report.style import SERIES
 
 _LETTERS = "ABCDEF"
 _TEMPLATES = "template"

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from pipeline.page.chapter import Chapter
-from pipeline.page.missing import Missing, unless_refused
 from pipeline.questions.comparison import Comparison, compare
+from pipeline.report.page.chapter import Chapter
+from pipeline.report.page.missing import Missing, unless_refused
 
 
 def contrasts_of(

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from models.ablation import Ablation
-from pipeline.scene import Scene
+from pipeline.report.one_image import Scene
 
 # Okabe and Ito's palette: told apart by colour-blind readers.
 _PATCH, _WINNER, _RIVAL, _OTHER = "#D55E00", "#0072B2", "#CC79A7", "#666666"

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pipeline.intervals import Proportion
-from pipeline.page.chapter import Chapter, curve_of
-from pipeline.page.svg import INK, drawing, inline_svg
-from pipeline.palette import LINES, PERCENT, RULES, SERIES, UNATTACKED
+from pipeline.report.page.chapter import Chapter, curve_of
+from pipeline.report.page.svg import INK, drawing, inline_svg
+from pipeline.report.style import LINES, PERCENT, RULES, SERIES, UNATTACKED
 
 _CURVES = ("exact", "uniform")
 

@@ -16,7 +16,7 @@ from pipeline.questions.heatmap import BreakingMap
 from pipeline.questions.outcomes import Question
 from pipeline.questions.paired import Paired
 from pipeline.questions.run import Run
-from pipeline.report import claim_in_words
+from pipeline.report.tables import claim_in_words
 
 # Wider than any table.
 _UNBOUNDED = 10_000

@@ -12,9 +12,9 @@ from matplotlib.ticker import MaxNLocator
 
 from pipeline import storage
 from pipeline.certificates.threats import Threat
-from pipeline.palette import LINES, PERCENT, SERIES
 from pipeline.questions.heatmap import BreakingMap, breaking_maps, picture_path, write_maps
 from pipeline.questions.run import Run
+from pipeline.report.style import LINES, PERCENT, SERIES
 
 _PANEL_INCHES = 3.7
 

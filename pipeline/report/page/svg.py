@@ -10,7 +10,7 @@ import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from pipeline.palette import SERIES
+from pipeline.report.style import SERIES
 
 # What is drawn in one of these colours, or of the series, takes that of the page's style sheet.
 INK, FAINT, PAPER = "#010203", "#040506", "#fdfefd"

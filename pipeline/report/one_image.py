@@ -14,6 +14,7 @@ from pipeline import storage
 from pipeline.certificates.votes import renumbered
 from pipeline.config import ConfigError, VotesConfig
 from pipeline.decode import UndecodableError, prepared
+from pipeline.report.worst import WorstCase, caption_of, most_touched, smallest_margin
 from pipeline.resolve import (
     Voter,
     default_patches,
@@ -23,7 +24,6 @@ from pipeline.resolve import (
     with_options,
 )
 from pipeline.weight_files import local_weights
-from pipeline.worst import WorstCase, caption_of, most_touched, smallest_margin
 
 _TOKEN_PX = 16
 

@@ -11,8 +11,8 @@ from matplotlib.ticker import MaxNLocator
 
 from pipeline.certificates.threats import Threat
 from pipeline.intervals import Proportion
-from pipeline.palette import ALERTS, LINES, PERCENT, RULES, SERIES, UNATTACKED
-from pipeline.report import claim_in_words
+from pipeline.report.style import ALERTS, LINES, PERCENT, RULES, SERIES, UNATTACKED
+from pipeline.report.tables import claim_in_words
 
 _MARKERS = ("o", "s", "^", "D")
 _INK = "#555555"

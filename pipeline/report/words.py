@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.intervals import Proportion
-from pipeline.page.chapter import Chapter
 from pipeline.questions.comparison import Comparison
 from pipeline.questions.outcomes import Question
 from pipeline.questions.paired import Paired
-from pipeline.questions.reports import agreement_in_words
-from pipeline.report import claim_in_words
+from pipeline.report.analysis_tables import agreement_in_words
+from pipeline.report.page.chapter import Chapter
+from pipeline.report.tables import claim_in_words
 
 NO_LABELS = "no labels"
 

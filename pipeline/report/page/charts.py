@@ -8,10 +8,10 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pipeline.page.margins import GROUPS, MarginCounts
-from pipeline.page.svg import FAINT, INK, PAPER, drawing, inline_svg
-from pipeline.palette import ALERTS, LINES, PERCENT, SERIES
 from pipeline.questions.heatmap import BreakingMap
+from pipeline.report.page.margins import GROUPS, MarginCounts
+from pipeline.report.page.svg import FAINT, INK, PAPER, drawing, inline_svg
+from pipeline.report.style import ALERTS, LINES, PERCENT, SERIES
 
 _MOST_BARS = 48
 _NOT_CERTIFIED = "← not certified", "right", -0.6

@@ -107,8 +107,7 @@ def _draw(
 ) -> dict[str, bytes]:
     """Draw and write the pictures of a run; PNG by name of the artifact."""
     # matplotlib takes a second to import, which a finished run need not wait for.
-    from pipeline.report.place_plots import draw_run  # noqa: PLC0415
-    from pipeline.report.plots import draw_certified_accuracy  # noqa: PLC0415
+    from pipeline.report.plots import draw_certified_accuracy, draw_run  # noqa: PLC0415
 
     ablation = certified.manifest.ablation
     model = certified.manifest.identity["model"]["name"]

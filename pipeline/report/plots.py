@@ -1,21 +1,129 @@
-"""One picture of a run: certified accuracy against patch size, and what alerts detect."""
+"""Certified accuracy, alerts and breaking places as pictures, and parts of these for the page."""
 
-import io
-from typing import Any
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
+from pipeline import storage
 from pipeline.certificates.threats import Threat
 from pipeline.intervals import Proportion
-from pipeline.report.style import ALERTS, LINES, PERCENT, RULES, SERIES, UNATTACKED
-from pipeline.report.tables import claim_in_words
+from pipeline.questions.heatmap import BreakingMap, breaking_maps, picture_path, write_maps
+from pipeline.questions.run import Run
+from pipeline.report.style import ALERTS, LINES, PERCENT, RULES, SERIES, UNATTACKED, integers, png
+from pipeline.scoring.words import claim, percent, threat
+from pipeline.scoring.words import run as run_words
 
 _MARKERS = ("o", "s", "^", "D")
 _INK = "#555555"
+_PANEL_INCHES = 3.7
+
+Points = Sequence[tuple[int, Proportion]]
+"""Sides of square patches in pixels, each with a share of the labelled images."""
+
+
+def curve_of(summary: Mapping[str, Any], rule: str) -> list[tuple[int, Proportion]]:
+    """Certified accuracy against every square up to the first that leaves nothing.
+
+    Empty where the largest certified squares were not asked for, or nothing has a label.
+    """
+    largest = summary.get("largest") or {}
+    if not largest.get("of"):
+        return []
+    hits = largest["hits"].get(rule, [])
+    sides = largest["patch_px"][: len(hits)]
+    return [
+        (side, Proportion(count, largest["of"])) for side, count in zip(sides, hits, strict=True)
+    ]
+
+
+def draw_curve(
+    axes: Axes, curve: Points, number: int, label: str | None = None, *, width: float = 1.6
+) -> None:
+    """Draw shares with a band of their intervals, as the series of a number."""
+    if not curve:
+        return
+    sides, shares = zip(*curve, strict=True)
+    low, high = zip(*(share.interval() or (0.0, 1.0) for share in shares), strict=True)
+    colour = SERIES[number % len(SERIES)]
+    axes.fill_between(sides, low, high, color=colour, alpha=0.18, linewidth=0)
+    axes.plot(
+        sides,
+        [share.value for share in shares],
+        color=colour,
+        linestyle=LINES[number % len(LINES)],
+        linewidth=width,
+        label=label,
+        zorder=2 + 1 / (1 + number),
+    )
+
+
+def draw_points(axes: Axes, points: Points, **style: Any) -> None:
+    """Draw shares one by one, with bars of their intervals."""
+    sides, shares = zip(*points, strict=True)
+    values = np.array([share.value for share in shares])
+    bounds = np.array([share.interval() for share in shares]).T
+    axes.errorbar(sides, values, yerr=np.abs(bounds - values), capsize=3, **style)
+
+
+def draw_unattacked(axes: Axes, summary: Mapping[str, Any], colour: str) -> None:
+    """Draw the accuracies without a patch as horizontal lines."""
+    for name, line in UNATTACKED.items():
+        value = summary[f"{name}_accuracy"]["value"]
+        if value is not None:
+            label = f"{name}, no patch"
+            axes.axhline(value, color=colour, linestyle=line, linewidth=1, label=label)
+
+
+def draw_alert(
+    axes: Axes, curve: Mapping[str, Any], name: str, colour: str, label: str | None = None
+) -> None:
+    """Draw what an alert below tau leaves right, recovers or detects, against tau."""
+    shares = [hits / max(1, curve["of"]) for hits in curve[name]]
+    axes.plot(curve["tau"], shares, linestyle=ALERTS[name], color=colour, label=label)
+
+
+def draw_bands(
+    axes: Axes, maps: Sequence[BreakingMap], labels: Sequence[str], paper: str = "white"
+) -> None:
+    """Draw a curve a patch over the one coordinate that matters; a dot marks the worst place."""
+    for number, (found, label) in enumerate(zip(maps, labels, strict=True)):
+        colour, line = SERIES[number % len(SERIES)], LINES[number % len(LINES)]
+        share = found.share_yx.ravel()
+        worst = int(share.argmax())
+        axes.plot(share, color=colour, linestyle=line, drawstyle="steps-mid", label=label)
+        axes.plot(worst, share[worst], "o", color=colour, markeredgecolor=paper)
+    edge = "left" if maps[0].run.ablation.kind == "column" else "upper"
+    axes.set(xlabel=f"{edge} edge of the patch (px)", ylabel="uncertified by this place")
+    axes.set_ylim(0, None)
+    axes.margins(x=0.01)
+    integers(axes.xaxis)
+    axes.yaxis.set_major_formatter(PERCENT)
+
+
+def draw_map(
+    axes: Axes,
+    found: BreakingMap,
+    maps: Sequence[BreakingMap],
+    paper: str = "white",
+    **style: Any,
+) -> None:
+    """Draw the map of one patch on the scale of all; a dot marks the worst place."""
+    height, width = found.share_yx.shape
+    axes.imshow(
+        found.share_yx,
+        extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+        cmap="cividis",
+        vmin=min(float(one.share_yx.min()) for one in maps),
+        vmax=max(float(one.share_yx.max()) for one in maps),
+        **style,
+    )
+    y, x = found.worst
+    axes.plot(x, y, "o", color=SERIES[1], markeredgecolor=paper, clip_on=False)
 
 
 def draw_certified_accuracy(summary: dict[str, Any], title: str) -> bytes:
@@ -28,8 +136,6 @@ def draw_certified_accuracy(summary: dict[str, Any], title: str) -> bytes:
         summary: A run's summary.
         title: Above the axes.
     """
-    # Never a window: jobs have no display.
-    mpl.use("agg")
     panels = 2 if summary["detection"] else 1
     figure = Figure(figsize=(7 * panels, 5), layout="constrained")
     axes = figure.subplots(1, panels, squeeze=False)[0]
@@ -39,25 +145,17 @@ def draw_certified_accuracy(summary: dict[str, Any], title: str) -> bytes:
         _draw_detection(axes[1], summary)
     for one in axes:
         one.yaxis.set_major_formatter(PERCENT)
-        one.xaxis.set_major_locator(MaxNLocator(integer=True))
+        integers(one.xaxis)
         one.set_ylim(0, 1)
         one.grid(alpha=0.3)
-    sink = io.BytesIO()
-    figure.savefig(sink, format="png", dpi=150)
-    return sink.getvalue()
+    return png(figure)
 
 
 def _draw_sizes(axes: Axes, summary: dict[str, Any]) -> None:
     """Certified accuracy against the side of the patch."""
     largest, labelled = summary["largest"], summary["images"] - summary["images_without_label"]
-    for rule, hits in largest["hits"].items() if labelled else ():
-        number = RULES.get(rule, len(RULES))
-        colour, line = SERIES[number], LINES[number]
-        bands = [Proportion(count, labelled).interval() or (0.0, 0.0) for count in hits]
-        low, high = zip(*bands, strict=True)
-        shares = [count / labelled for count in hits]
-        axes.plot(largest["patch_px"], shares, linestyle=line, color=colour)
-        axes.fill_between(largest["patch_px"], low, high, color=colour, alpha=0.15)
+    for rule in largest["hits"]:
+        draw_curve(axes, curve_of(summary, rule), RULES.get(rule, len(RULES)), width=1.5)
     squares = [
         entry
         for entry in summary["certified_accuracy"]
@@ -66,34 +164,23 @@ def _draw_sizes(axes: Axes, summary: dict[str, Any]) -> None:
     coarser = {entry["stride"] for entry in summary["coarser"]}
     series: dict[str, list[dict[str, Any]]] = {}
     for entry in squares:
-        stride = f", stride {entry['stride']}" if entry["stride"] in coarser else ""
-        series.setdefault(claim_in_words(entry) + stride, []).append(entry)
+        words = claim(entry, stride=entry["stride"] in coarser)
+        series.setdefault(words, []).append(entry)
     for place, (words, entries) in enumerate(series.items()):
         rule, plain = entries[0]["rule"], "top" not in words and "stride" not in words
         number = RULES.get(rule, len(RULES))
-        points = [
-            (e["patch_px"], e["value"], e["value"] - e["low"], e["high"] - e["value"])
-            for e in entries
-        ]
-        sides, values, below, above = map(list, zip(*points, strict=True))
-        axes.errorbar(
-            sides,
-            values,
-            yerr=[below, above],
+        draw_points(
+            axes,
+            [(entry["patch_px"], Proportion(entry["hits"], entry["of"])) for entry in entries],
             color=SERIES[number] if plain else SERIES[3 + place % 3],
             marker=_MARKERS[number],
             # Where the two rules say the same, both are to be seen.
             markerfacecolor="none" if rule == "uniform" else None,
             # The rules' own curves run through every size.
             linestyle="none" if plain and rule in largest["hits"] else LINES[number],
-            capsize=3,
             label=words,
         )
-    for name, line in UNATTACKED.items():
-        value = summary[f"{name}_accuracy"]["value"]
-        if value is not None:
-            label = f"{name} accuracy, no patch"
-            axes.axhline(value, color=_INK, linestyle=line, linewidth=1, label=label)
+    draw_unattacked(axes, summary, _INK)
     axes.set(
         xlabel="side of the square patch (pixels)",
         ylabel=f"accuracy ({labelled} images)",
@@ -115,16 +202,11 @@ def _draw_detection(axes: Axes, summary: dict[str, Any]) -> None:
         )
     ]
     for colour, curve in zip(SERIES, curves, strict=False):
-        of = max(1, curve["of"])
         for name in ("certified_detection", "certified_recovery"):
-            shares = [hits / of for hits in curve[name]]
-            axes.plot(curve["tau"], shares, linestyle=ALERTS[name], color=colour)
-        stride = f", stride {curve['stride']}" if curve["stride"] in coarser else ""
-        patch = f"patch {curve['threat']} px{stride}"
+            draw_alert(axes, curve, name, colour)
+        patch = f"patch {threat(curve, stride=curve['stride'] in coarser)}"
         handles.append(Line2D([], [], color=colour, linewidth=4, label=patch))
-    first = curves[0]
-    shares = [hits / max(1, first["of"]) for hits in first["clean"]]
-    axes.plot(first["tau"], shares, linestyle=ALERTS["clean"], color=_INK)
+    draw_alert(axes, curves[0], "clean", _INK)
     axes.set(xlabel="alert where the lead is below tau (votes)", ylabel="images")
     _legend(axes, handles)
 
@@ -146,3 +228,93 @@ def _legend(axes: Axes, handles: list[Any]) -> None:
         ncols=2,
         fontsize="small",
     )
+
+
+class Drawn(NamedTuple):
+    """A run's heat map.
+
+    Attributes:
+        maps: What was counted, a patch each.
+        locations: Paths of the numbers, a file a patch.
+        path: Where the picture lies.
+        picture: PNG.
+    """
+
+    maps: list[BreakingMap]
+    locations: list[str]
+    path: str
+    picture: bytes
+
+
+def draw_run(run: Run, threats: Iterable[Threat], *, asked: bool = False) -> Drawn:
+    """Count, draw, and write both.
+
+    Args:
+        run: The run.
+        threats: One rectangle each, at least one.
+        asked: Whether these were asked for, rather than being those of the run's certificates: the
+            picture's name then says which they are.
+
+    Raises:
+        ConfigError, ManifestError, StoreError: As ``breaking_maps``.
+    """
+    maps = breaking_maps(run, sorted(set(threats), key=lambda threat: threat.order))
+    path = picture_path(run.store, maps if asked else ())
+    drawn = Drawn(maps, write_maps(maps), path, draw_maps(maps))
+    storage.write_atomically(drawn.path, drawn.picture)
+    return drawn
+
+
+def draw_maps(maps: Sequence[BreakingMap]) -> bytes:
+    """The picture as PNG.
+
+    Args:
+        maps: Of one run, a patch each, at least one.
+    """
+    block = maps[0].run.ablation.kind == "block"
+    figure = _blocks(maps) if block else _bands(maps)
+    figure.suptitle(_title(maps[0]), fontsize="medium")
+    return png(figure)
+
+
+def _title(found: BreakingMap) -> str:
+    which = "rightly predicted images" if found.right.images else "images (no labels)"
+    return (
+        f"Breaking places: {run_words(found.run.manifest)}\nshare of {found.shown.images:,} {which}"
+        " that a patch at each place leaves uncertified (dot: the worst)"
+    )
+
+
+def _label(found: BreakingMap) -> str:
+    anywhere = found.shown.anywhere / max(1, found.shown.images)
+    return f"{found.patch} (over all places: {percent(anywhere)})"
+
+
+def _bands(maps: Sequence[BreakingMap]) -> Figure:
+    """A curve a patch."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    draw_bands(axes, maps, [_label(found) for found in maps])
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small")
+    return figure
+
+
+def _blocks(maps: Sequence[BreakingMap]) -> Figure:
+    """A map a patch, all on one scale."""
+    columns = len(maps) if len(maps) < 4 else 2 if len(maps) == 4 else 3
+    rows = -(-len(maps) // columns)
+    size = (_PANEL_INCHES * columns + 1.2, (_PANEL_INCHES + 0.4) * rows + 0.7)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, found in zip(panels, maps, strict=False):
+        draw_map(axes, found, maps, interpolation="nearest")
+        axes.set(xlabel="left edge of the patch (px)", ylabel="upper edge (px)")
+        axes.set_title(textwrap.fill(_label(found), 36), fontsize="small")
+        integers(axes.xaxis, axes.yaxis, bins=6)
+    for axes in panels[len(maps) :]:
+        axes.set_axis_off()
+    bar = figure.colorbar(panels[0].images[0], ax=list(panels), shrink=0.8, pad=0.02)
+    bar.set_label("uncertified by this place")
+    bar.ax.yaxis.set_major_formatter(PERCENT)
+    return figure

@@ -11,9 +11,8 @@ from PIL import Image
 
 from jobs.cli import main
 from models.ablation import Ablation, Patch
-from pipeline.report.one_image import Scene
+from pipeline.report.one_image import Scene, smallest_margin
 from pipeline.report.one_image_plot import draw_figure, explained
-from pipeline.report.worst import smallest_margin
 from tests.conftest import png, random_images
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from models.ablation import Ablation, Patch
 from pipeline.certificates.exact import exact_margins
-from pipeline.report.worst import caption_of, most_touched, smallest_margin
+from pipeline.report.one_image import caption_of, most_touched, smallest_margin
 
 
 def cases():

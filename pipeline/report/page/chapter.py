@@ -2,24 +2,121 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from pipeline.claims import Questions, own_stride
+from pipeline.certificates.threats import Threat
+from pipeline.claims import Claim, Questions, own_stride
 from pipeline.config import ConfigError
-from pipeline.intervals import Proportion
 from pipeline.manifest import Manifest, flatten
 from pipeline.questions.classes import ClassRow, by_class, class_names, columns
 from pipeline.questions.heatmap import BreakingMap, breaking_maps
 from pipeline.questions.outcomes import Outcomes, Question, outcomes_of
 from pipeline.questions.run import Run
-from pipeline.report.page.certified import CertifiedTable, certified_table
-from pipeline.report.page.cost import Cost, cost_of
-from pipeline.report.page.focus import Focus, focus_of
-from pipeline.report.page.gallery import Gallery, gallery_of
-from pipeline.report.page.margins import MarginCounts, margin_counts
-from pipeline.report.page.missing import Missing, unless_refused
-from pipeline.report.page.pixels import data_uri, pixels_of
-from pipeline.report.page.trade_off import detection_curve
+from pipeline.report.page.gallery import Gallery, data_uri, gallery_of, pixels_of
+from pipeline.report.page.margins import MarginCounts, detection_curve, margin_counts
+from pipeline.report.plots import curve_of
+from pipeline.sources.base import SourceError
+
+T = TypeVar("T")
+Entry = Mapping[str, Any]
+
+# The tightest first.
+_RULES = ("exact", "randomized", "uniform")
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Why a part is not there.
+
+    Attributes:
+        reason: In words, with the remedy, as the command of the same question would say it.
+    """
+
+    reason: str
+
+
+def unless_refused(answer: Callable[[], T]) -> T | Missing:
+    """The answer, or the words in which it was refused.
+
+    Damaged or incomplete results (StoreError, ManifestError) are no refusals: they end the job.
+    """
+    try:
+        return answer()
+    except (ConfigError, SourceError) as error:
+        return Missing(str(error))
+
+
+@dataclass(frozen=True)
+class Focus:
+    """The certificates of one rule against squares.
+
+    Attributes:
+        claims: Up to three, by size: the smallest, the middle and the largest that was asked for.
+        claim: The middle one, of which details are shown.
+    """
+
+    claims: tuple[Claim, ...]
+    claim: Claim
+
+    @property
+    def threats(self) -> tuple[Threat, ...]:
+        """The squares."""
+        return tuple(claim.threat for claim in self.claims)
+
+
+class CertifiedRow(NamedTuple):
+    """What the rules say of one question.
+
+    Attributes:
+        asked: The question without its rule: entries differ in nothing else.
+        entries: Of the summary, by rule; a rule may not have been asked.
+    """
+
+    asked: Entry
+    entries: Mapping[str, Entry]
+
+
+class CertifiedTable(NamedTuple):
+    """Every certified accuracy of a summary.
+
+    Attributes:
+        rules: The columns.
+        rows: A question each, in the summary's order.
+    """
+
+    rules: Sequence[str]
+    rows: Sequence[CertifiedRow]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of the voting alone: certificates need no network.
+
+    Attributes:
+        images: Images of the run.
+        votes: Forward passes of ablations.
+        seconds: Wall-clock time of voting, reading and decoding included, summed over resumes.
+        device: What computed.
+        cpu_hours: Hours of all CPUs of the machine that started the job, busy or not.
+        gpu_hours: Hours of all actors' GPUs; None without GPUs or where their number is not known.
+    """
+
+    images: int
+    votes: int
+    seconds: float
+    device: str
+    cpu_hours: float | None
+    gpu_hours: float | None
+
+    @property
+    def images_per_second(self) -> float:
+        """Images voted on in a second."""
+        return self.images / self.seconds
+
+    @property
+    def votes_per_second(self) -> float:
+        """Votes cast in a second."""
+        return self.votes / self.seconds
 
 
 @dataclass(frozen=True)
@@ -221,16 +318,72 @@ def _with_pictures(run: Run, gallery: Gallery, data: str | None, *, wanted: bool
     )
 
 
-def curve_of(summary: Mapping[str, Any], rule: str) -> list[tuple[int, Proportion]]:
-    """Certified accuracy against every square up to the first that leaves nothing.
+def focus_of(manifest: Manifest, summary: dict[str, Any]) -> Focus:
+    """The certificates to look at, of the run's own ablations.
 
-    Empty where the largest certified squares were not asked for, or nothing has a label.
+    Raises:
+        ConfigError: The run has none against a square.
     """
-    largest = summary.get("largest") or {}
-    if not largest.get("of"):
-        return []
-    hits = largest["hits"].get(rule, [])
-    sides = largest["patch_px"][: len(hits)]
-    return [
-        (side, Proportion(count, largest["of"])) for side, count in zip(sides, hits, strict=True)
+    asked = [Claim.from_dict(entry) for entry in summary["certified_accuracy"]]
+    squares = [
+        claim
+        for claim in asked
+        if claim.threat.side is not None
+        and claim.top_k == 1
+        and claim.stride == own_stride(manifest)
     ]
+    rule = next((rule for rule in _RULES if any(claim.rule == rule for claim in squares)), None)
+    if rule is None:
+        raise ConfigError(
+            f"run {manifest.run_id} has no certificate against a square patch; "
+            "`patchcert certify --patch ...` computes one"
+        )
+    # A later claim of the same square, at another confidence, says it again.
+    of_rule = {claim.threat: claim for claim in squares if claim.rule == rule}
+    ordered = [of_rule[threat] for threat in sorted(of_rule, key=lambda threat: threat.order)]
+    middle = len(ordered) // 2
+    shown = sorted({0, middle, len(ordered) - 1})
+    return Focus(tuple(ordered[place] for place in shown), ordered[middle])
+
+
+def certified_table(summary: Mapping[str, Any]) -> CertifiedTable:
+    """The certified accuracies of a summary."""
+    rows: dict[tuple[Any, ...], dict[str, Entry]] = {}
+    for entry in summary["certified_accuracy"]:
+        key = tuple(entry[name] for name in ("threat", "top_k", "stride", "confidence"))
+        rows.setdefault(key, {})[entry["rule"]] = entry
+    rules = dict.fromkeys(entry["rule"] for entry in summary["certified_accuracy"])
+    return CertifiedTable(
+        list(rules), [CertifiedRow(next(iter(of.values())), of) for of in rows.values()]
+    )
+
+
+def cost_of(manifest: Manifest, votes_cast: int | None = None) -> Cost:
+    """The cost that a manifest records.
+
+    Args:
+        manifest: Of the run.
+        votes_cast: Where not every ablation of every image voted: how many did.
+
+    Raises:
+        ConfigError: It records no time.
+    """
+    facts, numerics = manifest.execution, manifest.identity.get("numerics", {})
+    seconds, images = facts.get("voting_seconds"), facts.get("images")
+    if not seconds or not images:
+        raise ConfigError(f"run {manifest.run_id} recorded no time of voting")
+    device = str(numerics.get("device", "unknown"))
+    cpus, actors = facts.get("cpus"), facts.get("actors")
+    on_gpu = device.startswith("cuda")
+    return Cost(
+        images=images,
+        votes=votes_cast or images * manifest.votes_per_image,
+        seconds=seconds,
+        device=", ".join(
+            str(part)
+            for part in (numerics.get("device_model", device), numerics.get("dtype"))
+            if part
+        ),
+        cpu_hours=cpus * seconds / 3600 if cpus and not on_gpu else None,
+        gpu_hours=actors * seconds / 3600 if actors and on_gpu else None,
+    )

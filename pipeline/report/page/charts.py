@@ -1,20 +1,115 @@
-"""Margins, alerts and breaking places, drawn, each with a sentence that says what it shows."""
+"""The figures of the page, each with a sentence that says what it shows."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from pipeline.intervals import Proportion
 from pipeline.questions.heatmap import BreakingMap
+from pipeline.report.page.chapter import Chapter
 from pipeline.report.page.margins import GROUPS, MarginCounts
 from pipeline.report.page.svg import FAINT, INK, PAPER, drawing, inline_svg
-from pipeline.report.style import ALERTS, LINES, PERCENT, SERIES
+from pipeline.report.plots import (
+    Points,
+    curve_of,
+    draw_alert,
+    draw_bands,
+    draw_curve,
+    draw_map,
+    draw_points,
+    draw_unattacked,
+)
+from pipeline.report.style import LINES, PERCENT, RULES, SERIES, integers
+from pipeline.scoring.words import percent, threat
 
+_CURVES = ("exact", "uniform")
 _MOST_BARS = 48
 _NOT_CERTIFIED = "← not certified", "right", -0.6
+
+
+def accuracy_chart(chapter: Chapter) -> Markup | None:
+    """Certified accuracy against patch size, by rule; None where there is nothing to draw."""
+    points = _points(chapter)
+    curves = {rule: curve_of(chapter.summary, rule) for rule in _CURVES}
+    if not points and not any(curves.values()):
+        return None
+    with drawing(3.3) as figure:
+        axes = figure.subplots()
+        for rule, curve in curves.items():
+            # The rules often agree: the wider line lies below.
+            width = 3.2 if rule == "uniform" else 1.5
+            draw_curve(axes, curve, RULES[rule], rule, width=width)
+        _draw_points(axes, points)
+        draw_unattacked(axes, chapter.summary, INK)
+        _finish_accuracy(axes, figure)
+        sides = [side for curve in curves.values() for side, _ in curve]
+        says = "Certified accuracy against the side of the patch. " + "; ".join(
+            f"{threat(entry)}: {percent(entry['value'])}"
+            for entry in chapter.squares
+            if entry["value"] is not None
+        )
+        if sides:
+            says += f". The curves run from 1 to {max(sides)} px and fall throughout"
+        return inline_svg(figure, f"accuracy-{chapter.run.run_id}", says + ".")
+
+
+def overlaid_chart(chapters: Sequence[Chapter]) -> Markup | None:
+    """Certified accuracy of several runs against patch size, by the tightest rule of each."""
+    drawn = []
+    with drawing(3.3) as figure:
+        axes = figure.subplots()
+        for number, chapter in enumerate(chapters):
+            label = f"{chapter.letter}: {chapter.run.run_id}"
+            curve, points = curve_of(chapter.summary, "exact"), _points(chapter)
+            if not curve and not points:
+                continue
+            drawn.append(label)
+            if curve:
+                draw_curve(axes, curve, number, label)
+            else:
+                _draw_points(axes, points, number, label)
+            plain = chapter.summary["plain_accuracy"]["value"]
+            if plain is not None:
+                # A tick at the edge: what the undefended network gets without any patch.
+                axes.plot(
+                    [0], [plain], marker=">", color=SERIES[number % 6], clip_on=False, linestyle=""
+                )
+        if not drawn:
+            return None
+        _finish_accuracy(axes, figure)
+        says = "Certified accuracy against the side of the patch, a curve a run: "
+        return inline_svg(figure, "overlaid", says + ", ".join(drawn) + ".")
+
+
+def _points(chapter: Chapter) -> Points:
+    """Certificates asked for one by one: of squares, where no curve runs through every size."""
+    if curve_of(chapter.summary, "exact"):
+        return []
+    return [
+        (entry["patch_px"], Proportion(entry["hits"], entry["of"]))
+        for entry in chapter.squares
+        if entry["value"] is not None
+    ]
+
+
+def _draw_points(axes: Axes, points: Points, number: int = 2, label: str = "certified") -> None:
+    if points:
+        colour, line = SERIES[number % len(SERIES)], LINES[number % len(LINES)]
+        draw_points(axes, points, marker="o", color=colour, linestyle=line, label=label)
+
+
+def _finish_accuracy(axes: Axes, figure: Figure) -> None:
+    axes.set(xlabel="side of the square patch (px)", ylabel="of the labelled images")
+    axes.set_ylim(0, 1)
+    axes.set_xlim(0, None)
+    integers(axes.xaxis)
+    axes.yaxis.set_major_formatter(PERCENT)
+    figure.legend(loc="outside lower center", ncols=2)
 
 
 def margin_chart(counts: MarginCounts, name: str) -> Markup:
@@ -55,7 +150,7 @@ def margin_chart(counts: MarginCounts, name: str) -> Markup:
             xlabel="margin: votes to spare at the worst place", ylabel="images", ylim=(0, 1.1 * top)
         )
         axes.yaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        integers(axes.xaxis)
         axes.grid(visible=False, axis="x")
         figure.legend(loc="outside lower center", ncols=3)
         held = int(counts.counts[:, counts.values >= 0].sum())
@@ -77,20 +172,19 @@ def detection_chart(curve: Mapping[str, Any], name: str) -> Markup:
             ("certified_recovery", "certified recovery", SERIES[1]),
         )
         for key, label, colour in series:
-            shares = [hits / of for hits in curve[key]]
-            axes.plot(curve["tau"], shares, color=colour, linestyle=ALERTS[key], label=label)
+            draw_alert(axes, curve, key, colour, label)
         axes.set(xlabel="alert where the lead is below (votes)", ylabel="of the labelled images")
         axes.set_ylim(0, 1)
         axes.margins(x=0.01)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        integers(axes.xaxis)
         axes.yaxis.set_major_formatter(PERCENT)
         figure.legend(loc="outside lower center", ncols=2)
         best = int(np.argmax(curve["certified_detection"]))
         says = (
-            f"With a threshold of 1 vote {100 * curve['certified_recovery'][0] / of:.1f} % are "
+            f"With a threshold of 1 vote {percent(curve['certified_recovery'][0] / of)} are "
             f"certified to be recovered; at {curve['tau'][best]} votes most are certified to be "
-            f"detected, {100 * curve['certified_detection'][best] / of:.1f} %, while "
-            f"{100 * curve['clean'][best] / of:.1f} % are answered rightly without a patch."
+            f"detected, {percent(curve['certified_detection'][best] / of)}, while "
+            f"{percent(curve['clean'][best] / of)} are answered rightly without a patch."
         )
         return inline_svg(figure, name, says)
 
@@ -102,58 +196,24 @@ def places_chart(maps: Sequence[BreakingMap], name: str) -> Markup:
         if kind == "block":
             _draw_maps(figure, maps)
         else:
-            _draw_bands(figure, maps)
+            draw_bands(figure.subplots(), maps, [str(found.patch) for found in maps], PAPER)
+            figure.legend(loc="outside lower center", ncols=3)
         says = "Share of images uncertified because of each place. " + " ".join(
-            f"{found.patch}: at worst {100 * found.share_yx.max():.1f} %, at best "
-            f"{100 * found.share_yx.min():.1f} %."
+            f"{found.patch}: at worst {percent(float(found.share_yx.max()))}, at best "
+            f"{percent(float(found.share_yx.min()))}."
             for found in maps
         )
         return inline_svg(figure, name, says)
 
 
-def _draw_bands(figure: Figure, maps: Sequence[BreakingMap]) -> None:
-    axes = figure.subplots()
-    for number, found in enumerate(maps):
-        share = found.share_yx.ravel()
-        worst = int(share.argmax())
-        axes.plot(
-            share,
-            color=SERIES[number],
-            linestyle=LINES[number],
-            drawstyle="steps-mid",
-            label=str(found.patch),
-        )
-        axes.plot(worst, share[worst], "o", color=SERIES[number], markeredgecolor=PAPER)
-    edge = "left" if maps[0].run.ablation.kind == "column" else "upper"
-    axes.set(xlabel=f"{edge} edge of the patch (px)", ylabel="uncertified by this place")
-    axes.set_ylim(0, None)
-    axes.margins(x=0.01)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.yaxis.set_major_formatter(PERCENT)
-    figure.legend(loc="outside lower center", ncols=3)
-
-
 def _draw_maps(figure: Figure, maps: Sequence[BreakingMap]) -> None:
     panels = figure.subplots(1, len(maps), squeeze=False)[0]
-    low = min(float(found.share_yx.min()) for found in maps)
-    high = max(float(found.share_yx.max()) for found in maps)
     for axes, found in zip(panels, maps, strict=True):
-        height, width = found.share_yx.shape
-        axes.imshow(
-            found.share_yx,
-            extent=(-0.5, width - 0.5, height - 0.5, -0.5),
-            cmap="cividis",
-            vmin=low,
-            vmax=high,
-            interpolation="none",
-        )
-        y, x = found.worst
-        axes.plot(x, y, "o", color=SERIES[1], markeredgecolor=PAPER, clip_on=False)
+        draw_map(axes, found, maps, PAPER, interpolation="none")
         axes.set_title(str(found.patch))
         axes.set(xlabel="left edge (px)", ylabel="upper edge (px)" if axes is panels[0] else "")
         axes.grid(visible=False)
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(MaxNLocator(integer=True, nbins=3))
+        integers(axes.xaxis, axes.yaxis, bins=3)
     bar = figure.colorbar(
         panels[0].images[0], ax=list(panels), location="bottom", aspect=35, shrink=0.8
     )

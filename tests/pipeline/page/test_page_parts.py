@@ -19,14 +19,9 @@ from pipeline.manifest import Manifest
 from pipeline.questions import open_run
 from pipeline.questions.outcomes import outcomes_of
 from pipeline.reduction import certify_votes
-from pipeline.report.page.chapter import chapter_of
-from pipeline.report.page.cost import cost_of
-from pipeline.report.page.focus import focus_of
-from pipeline.report.page.gallery import gallery_of
-from pipeline.report.page.margins import margin_counts
-from pipeline.report.page.missing import Missing
-from pipeline.report.page.pixels import data_uri
-from pipeline.report.page.trade_off import detection_curve
+from pipeline.report.page.chapter import Missing, chapter_of, cost_of, focus_of
+from pipeline.report.page.gallery import data_uri, gallery_of
+from pipeline.report.page.margins import detection_curve, margin_counts
 from pipeline.sources.listing import SourceOptions, list_images
 from tests.conftest import png, random_images, write_shard
 

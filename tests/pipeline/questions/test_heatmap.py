@@ -14,7 +14,7 @@ from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.questions import heatmap, open_run
 from pipeline.questions.heatmap import breaking_maps, threats_to_draw, write_maps
 from pipeline.reduction import certify_votes
-from pipeline.report.place_plots import draw_maps
+from pipeline.report.plots import draw_maps
 
 KINDS = {
     "column": {"size": 2, "stride": 1},

@@ -113,7 +113,7 @@ def make_scene(request: VotesConfig, patch_side: int | None) -> Scene:
     votes_v = None
     names: list[str] = []
     if voter is None:
-        worst = most_touched(ablation, patch)
+        worst = worst_location(ablation, patch)
     else:
         votes_v = _votes(request, voter, pixels)
         worst = _worst(votes_v, voter, patch)
@@ -230,7 +230,7 @@ def _class_names(voter: Voter | None) -> Callable[[int], str]:
     return lambda number: names[number] if number < len(names) else f"class {number}"
 
 
-def most_touched(ablation: Ablation, patch: Patch) -> WorstCase:
+def worst_location(ablation: Ablation, patch: Patch) -> WorstCase:
     """The first location at which the patch touches the most ablations.
 
     Raises:

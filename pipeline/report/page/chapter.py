@@ -14,7 +14,7 @@ from pipeline.questions.outcomes import Outcomes, Question, outcomes_of
 from pipeline.questions.run import Run
 from pipeline.report.page.gallery import Gallery, data_uri, gallery_of, pixels_of
 from pipeline.report.page.margins import MarginCounts, detection_curve, margin_counts
-from pipeline.report.plots import curve_of
+from pipeline.report.plots import CURVES, curve_of
 from pipeline.sources.base import SourceError
 
 T = TypeVar("T")
@@ -206,7 +206,7 @@ class Chapter:
     @property
     def curve_table(self) -> CurveTable | None:
         """The numbers of its curves; None where there are none."""
-        curves = {rule: curve_of(self.summary, rule) for rule in ("exact", "uniform")}
+        curves = {rule: curve_of(self.summary, rule) for rule in CURVES}
         drawn = {rule: curve for rule, curve in curves.items() if curve}
         rows = [
             (points[0][0], [share.to_dict() for _, share in points])

@@ -15,6 +15,7 @@ from pipeline.report.page.chapter import Chapter
 from pipeline.report.page.margins import GROUPS, MarginCounts
 from pipeline.report.page.svg import FAINT, INK, PAPER, drawing, inline_svg
 from pipeline.report.plots import (
+    CURVES,
     Points,
     curve_of,
     draw_alert,
@@ -22,12 +23,12 @@ from pipeline.report.plots import (
     draw_curve,
     draw_map,
     draw_points,
+    draw_rules,
     draw_unattacked,
 )
-from pipeline.report.style import LINES, PERCENT, RULES, SERIES, integers
+from pipeline.report.style import LINES, PERCENT, SERIES, integers
 from pipeline.scoring.words import percent, threat
 
-_CURVES = ("exact", "uniform")
 _MOST_BARS = 48
 _NOT_CERTIFIED = "← not certified", "right", -0.6
 
@@ -35,19 +36,15 @@ _NOT_CERTIFIED = "← not certified", "right", -0.6
 def accuracy_chart(chapter: Chapter) -> Markup | None:
     """Certified accuracy against patch size, by rule; None where there is nothing to draw."""
     points = _points(chapter)
-    curves = {rule: curve_of(chapter.summary, rule) for rule in _CURVES}
-    if not points and not any(curves.values()):
+    sides = [side for rule in CURVES for side, _ in curve_of(chapter.summary, rule)]
+    if not points and not sides:
         return None
     with drawing(3.3) as figure:
         axes = figure.subplots()
-        for rule, curve in curves.items():
-            # The rules often agree: the wider line lies below.
-            width = 3.2 if rule == "uniform" else 1.5
-            draw_curve(axes, curve, RULES[rule], rule, width=width)
+        draw_rules(axes, chapter.summary, labelled=True)
         _draw_points(axes, points)
         draw_unattacked(axes, chapter.summary, INK)
         _finish_accuracy(axes, figure)
-        sides = [side for curve in curves.values() for side, _ in curve]
         says = "Certified accuracy against the side of the patch. " + "; ".join(
             f"{threat(entry)}: {percent(entry['value'])}"
             for entry in chapter.squares

@@ -87,7 +87,7 @@ def print_classes(
         rows: The classes.
         questions: The columns.
         names: Names of the classes by number; empty where they are not known.
-        console: Where to.
+        console: Console to print to.
     """
     # Side by side where there is room on a line of 80.
     between = " " if len(questions) <= 3 else "\n"

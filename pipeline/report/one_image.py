@@ -36,12 +36,12 @@ class WorstCase:
 
     Attributes:
         y: Upper edge in pixels of the attacker's grid; None where the ablations cannot tell.
-        x: Left edge, likewise.
+        x: Left edge in the same way.
         touched: Ablations that the patch touches there.
-        landscape_yx: What was minimised or maximised, at every location; int (Ly, Lx).
+        landscape_yx: The minimised or maximised quantity at every location; int (Ly, Lx).
         margin: Exact margin; None where no votes were given. Certified iff >= 0.
-        prediction: Smoothed prediction; None likewise.
-        rival: The class that comes closest there; None likewise.
+        prediction: Smoothed prediction; None without votes.
+        rival: The class that comes closest there; None without votes.
         counts: Votes of prediction and rival before the attack.
         left: Those outside the touched ablations.
     """
@@ -59,15 +59,15 @@ class WorstCase:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """What is drawn.
+    """The contents of the picture.
 
     Attributes:
         pixels: The model's input, uint8 (model height, model width, 3).
         ablation: The views.
         patch: The attacker's patch.
-        worst: Where it does the most harm.
+        worst: Its worst location.
         token_px: Height and width of a token in model pixels; None for a network without.
-        drops: Whether hidden tokens are left out, or enter as black.
+        drops: True if hidden tokens are left out; False if they enter as black.
         votes_v: Class each ablation voted for, int (V,); None without weights.
         name_of: Class number to name.
         title: Above everything.
@@ -284,7 +284,7 @@ def smallest_margin(
 
 
 def caption_of(patch: Patch, worst: WorstCase, names: Sequence[str], views: int) -> str:
-    """What the picture says, in words.
+    """Describe the worst case in words.
 
     Args:
         patch: The patch.

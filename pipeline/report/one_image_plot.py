@@ -56,7 +56,7 @@ def shown_views(ablation: Ablation) -> list[int]:
 
 
 def explained(scene: Scene, views: list[int]) -> list[str]:
-    """What the colours of these views mean, in sentences; nothing of colours that they lack."""
+    """Explain the colours of these views in sentences, and no colours that they lack."""
     said = []
     if scene.votes_v is not None:
         cast = {int(scene.votes_v[view]) for view in views}
@@ -118,7 +118,7 @@ def _draw_image(axes: Axes, scene: Scene) -> None:
 
 
 def _draw_landscape(axes: Axes, scene: Scene) -> None:
-    """What the patch does at each location: a line for bands, a map for blocks."""
+    """Draw the effect of the patch at each location: a line for bands, a map for blocks."""
     ablation, worst = scene.ablation, scene.worst
     values = worst.landscape_yx
     what = "ablations touched" if worst.margin is None else "margin"

@@ -94,7 +94,7 @@ def draw_unattacked(axes: Axes, summary: Mapping[str, Any], colour: str) -> None
 def draw_alert(
     axes: Axes, curve: Mapping[str, Any], name: str, colour: str, label: str | None = None
 ) -> None:
-    """Draw what an alert below tau leaves right, recovers or detects, against tau."""
+    """Draw the images that an alert below tau leaves right, recovers or detects."""
     shares = [hits / max(1, curve["of"]) for hits in curve[name]]
     axes.plot(curve["tau"], shares, linestyle=ALERTS[name], color=colour, label=label)
 
@@ -185,6 +185,7 @@ def _draw_sizes(axes: Axes, summary: dict[str, Any]) -> None:
             [(entry["patch_px"], Proportion(entry["hits"], entry["of"])) for entry in entries],
             color=SERIES[number] if plain else SERIES[3 + place % 3],
             marker=_MARKERS[number],
+            zorder=4,
             # Where the two rules say the same, both are to be seen.
             markerfacecolor="none" if rule == "uniform" else None,
             # The rules' own curves run through every size.
@@ -201,7 +202,7 @@ def _draw_sizes(axes: Axes, summary: dict[str, Any]) -> None:
 
 
 def _draw_detection(axes: Axes, summary: dict[str, Any]) -> None:
-    """What an alert below tau leaves right, recovers and detects, against tau."""
+    """Images that an alert below tau leaves right, recovers and detects, against tau."""
     curves = _shown(summary)
     coarser = {entry["stride"] for entry in summary["coarser"]}
     handles = [
@@ -245,9 +246,9 @@ class Drawn(NamedTuple):
     """A run's heat map.
 
     Attributes:
-        maps: What was counted, a patch each.
+        maps: The counts, a patch each.
         locations: Paths of the numbers, a file a patch.
-        path: Where the picture lies.
+        path: Path of the picture.
         picture: PNG.
     """
 
@@ -263,8 +264,8 @@ def draw_run(run: Run, threats: Iterable[Threat], *, asked: bool = False) -> Dra
     Args:
         run: The run.
         threats: One rectangle each, at least one.
-        asked: Whether these were asked for, rather than being those of the run's certificates: the
-            picture's name then says which they are.
+        asked: True if these were asked for, rather than being those of the run's certificates: the
+            picture's name then names them.
 
     Raises:
         ConfigError, ManifestError, StoreError: As ``breaking_maps``.

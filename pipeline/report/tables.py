@@ -23,7 +23,7 @@ def print_summary(
 
     Args:
         summary: All that is known of a run.
-        console: Where to.
+        console: Console to print to.
         asked: Only the answers to these, and how many others there are; None for all.
     """
     summary, others = _answers_to(asked, summary)
@@ -90,7 +90,7 @@ def _answers_to(asked: Questions | None, summary: dict[str, Any]) -> tuple[dict[
 
 
 def devices_in_words(devices: dict[str, int]) -> str:
-    """Whose votes those of a run on several device models are."""
+    """Name the device models that a run's votes come from."""
     named = ", ".join(f"{model} ({images:,} images)" for model, images in devices.items())
     plural = "" if len(devices) == 1 else "s"
     return (
@@ -217,10 +217,10 @@ def print_sweep(
 
     Args:
         rows: The points.
-        failures: Why a point has no figures, by row; empty where it has them.
+        failures: Reason for a point without figures, by row; empty where it has them.
         varying: Axes with several values.
         claims: Every claim of any row, in order.
-        out: Where to.
+        out: Console to print to.
     """
     # Where both rules were asked, the exact one never certifies less: the other is in MLflow.
     exact = [claim for claim in claims if claim.startswith("exact")]

@@ -5,7 +5,7 @@ import pytest
 
 from models.ablation import Ablation, Patch
 from pipeline.certificates.exact import exact_margins
-from pipeline.report.one_image import caption_of, worst_location, smallest_margin
+from pipeline.report.one_image import caption_of, smallest_margin, worst_location
 
 
 def cases():

@@ -65,7 +65,7 @@ class Focus:
 
 
 class CertifiedRow(NamedTuple):
-    """What the rules say of one question.
+    """The answers of all rules to one question.
 
     Attributes:
         asked: The question without its rule: entries differ in nothing else.
@@ -96,7 +96,7 @@ class Cost:
         images: Images of the run.
         votes: Forward passes of ablations.
         seconds: Wall-clock time of voting, reading and decoding included, summed over resumes.
-        device: What computed.
+        device: Device that computed.
         cpu_hours: Hours of all CPUs of the machine that started the job, busy or not.
         gpu_hours: Hours of all actors' GPUs; None without GPUs or where their number is not known.
     """
@@ -126,7 +126,7 @@ class ClassTable:
     Attributes:
         questions: The columns.
         rows: A class each, with its name.
-        named: Whether the names are more than numbers.
+        named: True if the names are more than numbers.
     """
 
     questions: Sequence[Question]
@@ -151,18 +151,18 @@ class Chapter:
     """One run.
 
     Attributes:
-        letter: How the page calls it beside others.
+        letter: Its name on the page beside other runs.
         run: The run.
         summary: Its summary.
         focus: The certificates of which there are details.
-        margins: How far they are from failing.
-        detection: What an alert makes of attacks.
+        margins: Their distance from failing.
+        detection: Attacks that an alert detects.
         classes: Every class.
-        places: Where a patch breaks most images, a map a patch.
+        places: Locations at which a patch breaks most images, a map a patch.
         gallery: Some images.
         cost: Of the voting.
         settings: The manifest's identity, with dotted names.
-        records: What else it records.
+        records: The rest of the manifest.
     """
 
     letter: str
@@ -180,7 +180,7 @@ class Chapter:
 
     @property
     def manifest(self) -> Manifest:
-        """What determined the votes."""
+        """The record of all that determined the votes."""
         return self.run.manifest
 
     @property
@@ -190,7 +190,7 @@ class Chapter:
 
     @property
     def probabilistic(self) -> bool:
-        """Whether its certificates are about the ideal classifier, with a confidence."""
+        """True if its certificates are about the ideal classifier, with a confidence."""
         return self.manifest.draws is not None
 
     @property
@@ -241,9 +241,9 @@ def chapter_of(run: Run, letter: str, *, images: bool = True, data: str | None =
 
     Args:
         run: The run, certified.
-        letter: How to call it.
-        images: Whether to look for the pictures.
-        data: Where they lie now; None for where they lay.
+        letter: Its name on the page.
+        images: Look for the pictures.
+        data: Present place of the images; None for the recorded one.
 
     Raises:
         ConfigError: It has not been certified.
@@ -363,7 +363,7 @@ def cost_of(manifest: Manifest, votes_cast: int | None = None) -> Cost:
 
     Args:
         manifest: Of the run.
-        votes_cast: Where not every ablation of every image voted: how many did.
+        votes_cast: Number of votes, if not every ablation of every image voted.
 
     Raises:
         ConfigError: It records no time.

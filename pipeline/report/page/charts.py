@@ -110,7 +110,7 @@ def _finish_accuracy(axes: Axes, figure: Figure) -> None:
 
 
 def margin_chart(counts: MarginCounts, name: str) -> Markup:
-    """How many images have each margin, rightly and wrongly predicted ones apart."""
+    """Draw the number of images by margin, rightly and wrongly predicted ones apart."""
     low, high = int(counts.values[0]), int(counts.values[-1])
     # Bars that begin at 0, so that none holds certified and other images.
     width = -(-(high - low + 1) // _MOST_BARS)
@@ -159,7 +159,7 @@ def margin_chart(counts: MarginCounts, name: str) -> Markup:
 
 
 def detection_chart(curve: Mapping[str, Any], name: str) -> Markup:
-    """What an alert below each threshold leaves right, recovers and detects."""
+    """Draw the images that an alert leaves right, recovers and detects, by threshold."""
     of = max(1, curve["of"])
     with drawing(3.2) as figure:
         axes = figure.subplots()
@@ -187,7 +187,7 @@ def detection_chart(curve: Mapping[str, Any], name: str) -> Markup:
 
 
 def places_chart(maps: Sequence[BreakingMap], name: str) -> Markup:
-    """Where a patch leaves most images uncertified: curves for bands, maps for blocks."""
+    """Draw the images uncertified at each location: curves for bands, maps for blocks."""
     kind = maps[0].run.ablation.kind
     with drawing(3.1 if kind != "block" else 2.6) as figure:
         if kind == "block":

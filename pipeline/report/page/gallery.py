@@ -36,13 +36,13 @@ class Shown:
 
     Attributes:
         image_id: The image.
-        certified: Whether no patch of this size changes its prediction, which is right.
+        certified: True if no patch of this size changes its prediction, which is right.
         prediction: Smoothed, in words.
         rival: The class that comes closest, in words.
         margin: Exact margin at the worst place.
         touched: Ablations that the patch touches there.
         y: Upper edge of the worst place in pixels; None where the ablations cannot tell.
-        x: Left edge, likewise.
+        x: Left edge in the same way.
         source: The picture as an address that holds it; None where it could not be read.
     """
 
@@ -67,7 +67,7 @@ class Gallery:
         certified: Number of rightly predicted images that have it.
         broken: Number of those that have not.
         images: The images drawn, certified ones first.
-        pictureless: Why there are no pictures; empty where there are.
+        pictureless: Reason for the lack of pictures; empty where there are some.
     """
 
     claim: Claim
@@ -149,7 +149,7 @@ def pixels_of(run: Run, image_ids: Sequence[str], data: str | None) -> NDArray[n
     Args:
         run: The run.
         image_ids: Images without an error.
-        data: Where they lie now; None for where they lay.
+        data: Present place of the images; None for the recorded one.
 
     Raises:
         ConfigError: The run does not say where its images are, they are not there, or are others.

@@ -26,7 +26,7 @@ class MarginCounts:
     """The images of a run by their margin under one claim.
 
     Attributes:
-        claim: What is certified iff the margin is >= 0.
+        claim: The claim, certified iff the margin is >= 0.
         values: Margins that occur, ascending; int (M,).
         counts: Images with each of them by group, of ``GROUPS``; int (3, M).
         errors: Images with an error, which have no margin.
@@ -74,7 +74,7 @@ def margin_counts(outcomes: Outcomes, claim: Claim) -> MarginCounts:
 
 
 def detection_curve(run: Run, summary: dict[str, Any], claim: Claim) -> dict[str, Any]:
-    """What alerts detect of attacks by a square, as in a summary.
+    """Count the attacks by a square that alerts detect, as in a summary.
 
     Taken from the summary where ``patchcert certify --detect`` was asked; else from the votes, some
     at a time, without storing anything.

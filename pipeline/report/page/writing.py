@@ -30,8 +30,8 @@ def page_of(
     Args:
         runs: One to six certified runs.
         intersect: Compare runs over different images on those that both have.
-        images: Whether to show pictures of the images.
-        data: Where the images of all runs lie now; None for where they lay.
+        images: Show pictures of the images.
+        data: Present place of the images of all runs; None for the recorded one.
 
     Raises:
         ConfigError: A run has not been certified, is given twice, or there are too many.

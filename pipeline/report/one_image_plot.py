@@ -170,7 +170,9 @@ def _draw_ablation(axes: Axes, scene: Scene, view: int) -> None:
             spine.set(edgecolor=_PATCH, linewidth=2)
     else:
         axes.set_xlabel("not touched", color=_OTHER)
-    title = f"ablation {view}: {location(y, x, scene.ablation.kind)}"
+    # Narrow, so that titles of neighbours do not meet.
+    where = location(y, x, scene.ablation.kind).replace(" = ", "=")
+    title = f"ablation {view}: {where}"
     colour = "black"
     if scene.votes_v is not None:
         vote = int(scene.votes_v[view])

@@ -19,7 +19,7 @@ def run_attack(what: AttackConfig, output: OutputConfig) -> int:
     store = open_run(output.out, what.run_id).store
     # torch and ray: --help and usage errors must not wait for them.
     from pipeline.attack.flow import attack_run  # noqa: PLC0415
-    from pipeline.attack.report import print_attack  # noqa: PLC0415
+    from pipeline.report.tables import print_attack  # noqa: PLC0415
 
     attacked = attack_run(store, what, verbose=output.verbose)
     if output.json:

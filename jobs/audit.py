@@ -46,8 +46,8 @@ def run_audit(what: AuditConfig) -> int:
     from pipeline import storage  # noqa: PLC0415
     from pipeline.questions import open_run  # noqa: PLC0415
     from pipeline.questions.audit import audits  # noqa: PLC0415
-    from pipeline.questions.audit_report import print_audits  # noqa: PLC0415
     from pipeline.questions.rendering import parquet  # noqa: PLC0415
+    from pipeline.report.analysis_tables import print_audits  # noqa: PLC0415
     from pipeline.resolve import default_patches  # noqa: PLC0415
 
     run = open_run(what.out, what.run_id)

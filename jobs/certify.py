@@ -13,7 +13,7 @@ from pipeline.config import ClaimsConfig, OutputConfig
 from pipeline.questions import open_run
 from pipeline.questions.heatmap import picture_path, threats_to_draw
 from pipeline.reduction import Certified, certify_votes
-from pipeline.report import print_summary
+from pipeline.report.tables import print_summary
 from pipeline.store import VotesStore
 from pipeline.tracking import log_run, redact, tracking_uri
 
@@ -107,8 +107,7 @@ def _draw(
 ) -> dict[str, bytes]:
     """Draw and write the pictures of a run; PNG by name of the artifact."""
     # matplotlib takes a second to import, which a finished run need not wait for.
-    from pipeline.picture import draw_certified_accuracy  # noqa: PLC0415
-    from pipeline.questions.heatmap_picture import draw_run  # noqa: PLC0415
+    from pipeline.report.plots import draw_certified_accuracy, draw_run  # noqa: PLC0415
 
     ablation = certified.manifest.ablation
     model = certified.manifest.identity["model"]["name"]

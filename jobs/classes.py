@@ -42,7 +42,7 @@ def run_classes(what: ClassesConfig) -> int:
     from pipeline.questions import open_run  # noqa: PLC0415
     from pipeline.questions.classes import by_class, class_names, columns  # noqa: PLC0415
     from pipeline.questions.outcomes import outcomes_of  # noqa: PLC0415
-    from pipeline.questions.reports import print_classes  # noqa: PLC0415
+    from pipeline.report.analysis_tables import print_classes  # noqa: PLC0415
 
     run = open_run(what.out, what.run_id)
     outcomes = outcomes_of(run)

@@ -32,7 +32,7 @@ def run_compare(first: str, second: str, how: CompareConfig) -> int:
 
     from pipeline.questions import open_run  # noqa: PLC0415
     from pipeline.questions.comparison import compare  # noqa: PLC0415
-    from pipeline.questions.reports import print_comparison  # noqa: PLC0415
+    from pipeline.report.analysis_tables import print_comparison  # noqa: PLC0415
 
     runs = open_run(how.out, first), open_run(how.out, second)
     found = compare(*runs, intersect=how.intersect)

@@ -34,8 +34,8 @@ def run_heatmap(what: HeatmapConfig) -> int:
 
     from pipeline.certificates.threats import Threat  # noqa: PLC0415
     from pipeline.questions import open_run  # noqa: PLC0415
-    from pipeline.questions.heatmap_picture import draw_run  # noqa: PLC0415
-    from pipeline.questions.reports import print_maps  # noqa: PLC0415
+    from pipeline.report.analysis_tables import print_maps  # noqa: PLC0415
+    from pipeline.report.plots import draw_run  # noqa: PLC0415
     from pipeline.resolve import default_patches  # noqa: PLC0415
 
     run = open_run(what.out, what.run_id)

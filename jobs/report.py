@@ -44,8 +44,8 @@ def run_report(run_ids: tuple[str, ...], what: ReportConfig) -> int:
     """
     # Arrow and matplotlib: --help and usage errors must not wait for them.
     from pipeline import storage  # noqa: PLC0415
-    from pipeline.page.writing import page_of  # noqa: PLC0415
     from pipeline.questions import open_run  # noqa: PLC0415
+    from pipeline.report.page.writing import page_of  # noqa: PLC0415
     from pipeline.tracking import log_page, redact  # noqa: PLC0415
 
     runs = [open_run(what.out, run_id) for run_id in run_ids or (None,)]

@@ -75,8 +75,8 @@ def run_show(what: ShowConfig) -> int:
     """
     # matplotlib and, with weights, torch: --help and usage errors must not wait for them.
     from pipeline import storage  # noqa: PLC0415
-    from pipeline.scene import make_scene  # noqa: PLC0415
-    from pipeline.show import draw_scene  # noqa: PLC0415
+    from pipeline.report.one_image import make_scene  # noqa: PLC0415
+    from pipeline.report.one_image_plot import draw_scene  # noqa: PLC0415
 
     scene = make_scene(what.request(), what.patch)
     storage.write_atomically(what.out, draw_scene(scene))

@@ -45,6 +45,7 @@ def run_sql(query: str | None, how: SqlConfig) -> int:
     from pipeline import storage  # noqa: PLC0415
     from pipeline.questions import rendering  # noqa: PLC0415
     from pipeline.questions.sql import Answer, connect, unwritten  # noqa: PLC0415
+    from pipeline.report.rows import print_rows  # noqa: PLC0415
 
     if query is None and sys.stdin.isatty():
         raise ConfigError('give a query, such as "from runs"; docs/cookbook.md has more')
@@ -68,7 +69,7 @@ def run_sql(query: str | None, how: SqlConfig) -> int:
             # A pipe has no width to keep to.
             console = Console(highlight=False, width=None if terminal else 100_000)
             limit = how.rows or (_TERMINAL_ROWS if terminal else None)
-            more = rendering.print_rows(answer.schema, answer.batches(), console, limit)
+            more = print_rows(answer.schema, answer.batches(), console, limit)
             if more:
                 said = f"The first {limit} rows; there are more: --rows N, --csv, --json, --parquet"
                 print(said, file=sys.stderr)

@@ -19,12 +19,13 @@ from pipeline.flow import check_weights_header, count_votes, plan_votes, source_
 from pipeline.numerics import on_cluster
 from pipeline.preflight.findings import demand
 from pipeline.preflight.tracker import reach_tracker
+from pipeline.report.tables import print_sweep
 from pipeline.resolve import resolve_voter
 from pipeline.sources.memory import ListingMemory, remembered_listing
 from pipeline.store import StoreError, VotesStore
 from pipeline.sweep.config import Axes, FixedConfig, configs_of
 from pipeline.sweep.grid import Combination, Origin, forecast, forecast_lines, origins
-from pipeline.sweep.table import claims_in, flat, print_sweep, row_of, summary_at
+from pipeline.sweep.table import claims_in, flat, row_of, summary_at
 from pipeline.tracking import run_name, watched
 from pipeline.tracking.sweeps import TrackedSweep
 
@@ -172,7 +173,7 @@ def _say(
         ]
         print(json.dumps(said, indent=2))
         return
-    print_sweep(rows, failures, varying, Console(highlight=False))
+    print_sweep(rows, failures, varying, claims_in(rows), Console(highlight=False))
     ids = dict.fromkeys(
         row["run_id"] for row, failure in zip(rows, failures, strict=True) if not failure
     )

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.bench.hardware import in_words
+from pipeline.scoring.words import percent
 
 
 def print_bench(result: dict[str, Any], console: Console) -> None:
@@ -25,8 +26,8 @@ def print_bench(result: dict[str, Any], console: Console) -> None:
             pace["dtype"],
             f"{pace['images_a_second']:.3g}",
             f"{pace['ablations_a_second']:.4g}" if pace["ablations_a_second"] else "",
-            _percent(pace["share_nominal"]),
-            _percent(pace["share_executed"]),
+            percent(pace["share_nominal"], 0, unknown=""),
+            percent(pace["share_executed"], 0, unknown=""),
             *([f"{pace['peak_gpu_memory_mib']:.0f}"] if on_gpu else []),
         )
     console.print(table)
@@ -36,7 +37,7 @@ def print_bench(result: dict[str, Any], console: Console) -> None:
         console.print(f"{name}: {ratio:.2f}x")
     for dtype, stages in result["engine"]["stages"].items():
         total = sum(stages.values())
-        shares = ", ".join(f"{name} {100 * s / total:.0f} %" for name, s in stages.items())
+        shares = ", ".join(f"{name} {percent(s / total, 0)}" for name, s in stages.items())
         console.print(f"time from bytes to votes, {dtype}: {shares}")
     for size, rate in result["decode"].items():
         console.print(f"decode and preprocess {size} JPEG: {rate:.0f} images/s a core")
@@ -50,7 +51,3 @@ def print_bench(result: dict[str, Any], console: Console) -> None:
         f"peak memory of the process, in which all of them ran: {result['peak_memory_mib']:.0f} MiB"
     )
     console.print(in_words(result["hardware"]))
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.0f} %"

@@ -4,15 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
 from pipeline.claims import ablation_of
 from pipeline.manifest import Manifest
 from pipeline.sweep.grid import Origin
-
-_VOTES_OF = "votes of"
 
 
 def summary_at(
@@ -79,7 +73,7 @@ def row_of(
         "dtype": wanted.identity["numerics"]["dtype"],
         "views": wanted.draws or len(ablation_of(wanted, origin.combination.stride)),
         "run_id": origin.run_id,
-        _VOTES_OF: None if origin.stride is None else "finer stride",
+        "votes of": None if origin.stride is None else "finer stride",
         "smoothed": None,
         "certified": {},
         "images/s": None,
@@ -88,7 +82,7 @@ def row_of(
         return row
     seconds = manifest.execution.get("voting_seconds")
     if origin.stride is not None:
-        row[_VOTES_OF] = f"stride {manifest.ablation.stride}"
+        row["votes of"] = f"stride {manifest.ablation.stride}"
     elif seconds:
         row["images/s"] = summary["images"] / seconds
     row["smoothed"] = summary["smoothed_accuracy"]["value"]
@@ -110,56 +104,3 @@ def flat(row: Mapping[str, Any], claims: Sequence[str]) -> dict[str, Any]:
 def claims_in(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """List the claims of all rows, in order."""
     return list(dict.fromkeys(claim for row in rows for claim in row["certified"]))
-
-
-def print_sweep(
-    rows: Sequence[Mapping[str, Any]], failures: Sequence[str], varying: Sequence[str], out: Console
-) -> None:
-    """Print each combination: its settings, views, accuracies and images a second.
-
-    Args:
-        rows: Rows of the combinations.
-        failures: For each row the reason why it has no figures; empty where it has them.
-        varying: Options with several values.
-        out: Console to print to.
-    """
-    claims = claims_in(rows)
-    # Of two rules the exact one never certifies less; the other is in MLflow.
-    exact = [claim for claim in claims if claim.startswith("exact")]
-    shown = exact or claims
-    caption = "certified: by the rule and against the patch (px) named above"
-    if any(row[_VOTES_OF] for row in rows):
-        caption += ";\nimages/s: of points with votes of their own"
-    table = Table(
-        title=f"{len(rows)} points, % of all labelled images",
-        title_justify="left",
-        caption=caption,
-        box=box.SIMPLE_HEAD,
-        caption_justify="left",
-    )
-    others = ("weights", "ablation", "tokens", "voting", "dtype")
-    axes = [*(name for name in others if name in varying), "size", "stride"]
-    for name in [*axes, "views", "smoothed", *shown, "images/s"]:
-        words = name.split()
-        table.add_column(
-            "\n".join(words),
-            justify="left" if name in ("weights", "ablation") else "right",
-            min_width=max(map(len, words)),
-        )
-    table.add_column("votes\nof", no_wrap=True)
-    for row, failure in zip(rows, failures, strict=True):
-        cells = [str(row[name]) for name in (*axes, "views")]
-        cells += [_percent(row["smoothed"]), *(_percent(row["certified"].get(c)) for c in shown)]
-        cells.append("" if row["images/s"] is None else f"{row['images/s']:.3g}")
-        # Every command accepts the beginning of an id.
-        votes = f"{row['run_id'][:6]} {(row[_VOTES_OF] or '').replace('stride ', 's')}"
-        table.add_row(*cells, "failed" if failure else votes.strip())
-    out.print(table)
-    for row, failure in zip(rows, failures, strict=True):
-        if failure:
-            which = ", ".join(f"{name} {row[name]}" for name in axes)
-            out.print(f"failed: {which}: {failure}", markup=False)
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.1f}"

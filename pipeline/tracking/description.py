@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.manifest import Manifest
 from pipeline.revision import git_revision
+from pipeline.scoring.words import percent, threat
 
 RUN_ID = "patchcert.run_id"
 STRIDE = "patchcert.stride"
@@ -90,12 +91,12 @@ def description(summary: Mapping[str, Any], before: str | None) -> str | None:
     # The exact rule never certifies less than the uniform one.
     exact = [entry for entry in claims if entry["rule"] == "exact"]
     parts = [
-        f"{100 * entry['value']:.1f} % at {entry['threat']} px ({entry['rule']}{sure_of(entry)})"
+        f"{percent(entry['value'])} at {threat(entry)} ({entry['rule']}{sure_of(entry)})"
         for entry in exact or claims
     ]
     smoothed = summary["smoothed_accuracy"]
     return (
-        f"{_OURS}{', '.join(parts)}. Without a patch: {100 * smoothed['value']:.1f} % smoothed. "
+        f"{_OURS}{', '.join(parts)}. Without a patch: {percent(smoothed['value'])} smoothed. "
         f"{smoothed['of']:,} images." + (f" {summary['basis']}." if "basis" in summary else "")
     )
 

@@ -13,6 +13,7 @@ from pipeline.addresses import redact
 from pipeline.claims import own_stride
 from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.manifest import Manifest
+from pipeline.scoring.words import interval, threat
 from pipeline.tracking.description import RUN_ID, origin, run_name, sure_of
 from pipeline.tracking.points import certified_figures
 from pipeline.tracking.server import Tracker, connect, failures_in_words
@@ -109,7 +110,7 @@ def describe(manifest: Manifest, summary: Mapping[str, Any]) -> str:
     rows = [(f"{name}, no patch", summary[f"{name}_accuracy"]) for name in ("plain", "smoothed")]
     rows += [
         (
-            f"certified {entry['threat']} px, {entry['rule']}"
+            f"certified {threat(entry)}, {entry['rule']}"
             + sure_of(entry)
             + (f", top {entry['top_k']}" if entry["top_k"] > 1 else "")
             + (f", stride {entry['stride']}" if entry["stride"] != own_stride(manifest) else ""),
@@ -117,12 +118,11 @@ def describe(manifest: Manifest, summary: Mapping[str, Any]) -> str:
         )
         for entry in summary["certified_accuracy"]
     ]
-    for what, entry in rows:
-        if entry["value"] is not None:
-            lines.append(
-                f"| {what} | {100 * entry['value']:.1f} | {100 * entry['low']:.1f} - "
-                f"{100 * entry['high']:.1f} |"
-            )
+    lines += [
+        f"| {what} | {100 * entry['value']:.1f} | {interval(entry)} |"
+        for what, entry in rows
+        if entry["value"] is not None
+    ]
     return "\n".join(lines)
 
 

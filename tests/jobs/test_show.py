@@ -11,9 +11,8 @@ from PIL import Image
 
 from jobs.cli import main
 from models.ablation import Ablation, Patch
-from pipeline.scene import Scene
-from pipeline.show import draw_figure, explained
-from pipeline.worst import smallest_margin
+from pipeline.report.one_image import Scene, smallest_margin
+from pipeline.report.one_image_plot import draw_figure, explained
 from tests.conftest import png, random_images
 
 

@@ -11,8 +11,8 @@ from models.ablation import Ablation
 from pipeline.certificates import Leads, Threat
 from pipeline.claims import Alert, Claim
 from pipeline.manifest import Manifest
-from pipeline.picture import _shown, draw_certified_accuracy
-from pipeline.report import print_summary
+from pipeline.report.plots import _shown, draw_certified_accuracy
+from pipeline.report.tables import print_summary
 from pipeline.summary import Tally, leads_by_tau
 
 ABLATION = Ablation(kind="column", size=2, stride=1, height=12, width=12)

@@ -5,7 +5,7 @@ import pytest
 
 from models.ablation import Ablation, Patch
 from pipeline.certificates.exact import exact_margins
-from pipeline.worst import caption_of, most_touched, smallest_margin
+from pipeline.report.one_image import caption_of, smallest_margin, worst_location
 
 
 def cases():
@@ -47,7 +47,7 @@ def test_minimum_is_the_exact_margin_and_is_attained_where_it_says():
 
 def test_most_touched_is_delta():
     for ablation, patch, _, _ in cases():
-        worst = most_touched(ablation, patch)
+        worst = worst_location(ablation, patch)
         assert worst.touched == ablation.max_touched(patch)
         assert worst.landscape_yx.ravel().tolist() == ablation.touched(patch).sum(axis=1).tolist()
 

@@ -12,9 +12,9 @@ from PIL import Image
 from models.ablation import Ablation
 from models.preprocess import Preprocess
 from pipeline.config import ClaimsConfig
-from pipeline.page.writing import page_of
 from pipeline.questions import open_run
 from pipeline.reduction import certify_votes
+from pipeline.report.page.writing import page_of
 from pipeline.sources.listing import SourceOptions, list_images
 from tests.conftest import REPOSITORY, png, random_images, write_shard
 from tests.services.chromium import Chromium, chromium

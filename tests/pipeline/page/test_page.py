@@ -25,10 +25,10 @@ from safetensors.numpy import save_file
 
 from models.weights import WeightsCard
 from pipeline.config import ClaimsConfig, ConfigError
-from pipeline.page.writing import page_of
 from pipeline.questions import Run, open_run
 from pipeline.questions.comparison import compare
 from pipeline.reduction import certify_votes
+from pipeline.report.page.writing import page_of
 from tests.conftest import REPOSITORY
 
 SECTIONS = (
@@ -172,7 +172,7 @@ def test_names_of_the_data_stay_text(pair, tmp_path):
 def test_the_same_results_are_the_same_bytes_anywhere(pair, tmp_path):
     shutil.copytree(pair.runs[0].out, tmp_path / "copy")
     code = (
-        "import sys\nfrom pipeline.page.writing import page_of\n"
+        "import sys\nfrom pipeline.report.page.writing import page_of\n"
         "from pipeline.questions import open_run\n"
         f"ids = {[run.run_id for run in pair.runs]}\n"
         f"runs = [open_run({str(tmp_path / 'copy')!r}, one) for one in ids]\n"

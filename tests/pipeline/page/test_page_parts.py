@@ -16,17 +16,12 @@ from pipeline.certificates.threats import Threat
 from pipeline.claims import Claim
 from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.manifest import Manifest
-from pipeline.page.chapter import chapter_of
-from pipeline.page.cost import cost_of
-from pipeline.page.focus import focus_of
-from pipeline.page.gallery import gallery_of
-from pipeline.page.margins import margin_counts
-from pipeline.page.missing import Missing
-from pipeline.page.pixels import data_uri
-from pipeline.page.trade_off import detection_curve
 from pipeline.questions import open_run
 from pipeline.questions.outcomes import outcomes_of
 from pipeline.reduction import certify_votes
+from pipeline.report.page.chapter import Missing, chapter_of, cost_of, focus_of
+from pipeline.report.page.gallery import data_uri, gallery_of
+from pipeline.report.page.margins import detection_curve, margin_counts
 from pipeline.sources.listing import SourceOptions, list_images
 from tests.conftest import png, random_images, write_shard
 

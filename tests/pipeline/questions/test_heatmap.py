@@ -13,8 +13,8 @@ from pipeline.certificates.threats import Threat
 from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.questions import heatmap, open_run
 from pipeline.questions.heatmap import breaking_maps, threats_to_draw, write_maps
-from pipeline.questions.heatmap_picture import draw_maps
 from pipeline.reduction import certify_votes
+from pipeline.report.plots import draw_maps
 
 KINDS = {
     "column": {"size": 2, "stride": 1},

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from pipeline.questions import rendering
+from pipeline.report.rows import print_rows
 
 TABLE = pa.table(
     {
@@ -27,7 +28,7 @@ TABLE = pa.table(
 
 def printed(limit=None, *, terminal=False, width=300):
     console = Console(file=io.StringIO(), force_terminal=terminal, width=width, color_system=None)
-    more = rendering.print_rows(TABLE.schema, TABLE.to_batches(max_chunksize=1), console, limit)
+    more = print_rows(TABLE.schema, TABLE.to_batches(max_chunksize=1), console, limit)
     return console.file.getvalue(), more
 
 

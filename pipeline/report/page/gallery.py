@@ -1,20 +1,33 @@
 """A few images of a run with the place where a patch comes closest to changing them."""
 
-from collections.abc import Callable
+import io
+from base64 import b64encode
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from PIL import Image
 
 from models.ablation import BoolArray, IntArray, Patch
+from models.preprocess import Preprocess
 from pipeline.ballots import votes_array
 from pipeline.certificates.witness import touched_at, witnesses
 from pipeline.claims import Claim
 from pipeline.config import ConfigError
+from pipeline.decoding import pixels_of_rows
 from pipeline.questions.outcomes import SMOOTHED, Outcomes, Question
+from pipeline.questions.run import Run
+from pipeline.sources.base import SourceError, SourceOptions
+from pipeline.sources.listing import list_images
+from pipeline.sources.memory import remembered_listing
 
 _EACH = 6
+# Pixels of CIFAR-10 and the like stay the pixels they are; photographs may lose a little.
+_SMALL_PX = 64
+_REMEDY = "`patchcert report --data ...` says where the run's images lie now"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +36,13 @@ class Shown:
 
     Attributes:
         image_id: The image.
-        certified: Whether no patch of this size changes its prediction, which is right.
+        certified: True if no patch of this size changes its prediction, which is right.
         prediction: Smoothed, in words.
         rival: The class that comes closest, in words.
         margin: Exact margin at the worst place.
         touched: Ablations that the patch touches there.
         y: Upper edge of the worst place in pixels; None where the ablations cannot tell.
-        x: Left edge, likewise.
+        x: Left edge in the same way.
         source: The picture as an address that holds it; None where it could not be read.
     """
 
@@ -54,7 +67,7 @@ class Gallery:
         certified: Number of rightly predicted images that have it.
         broken: Number of those that have not.
         images: The images drawn, certified ones first.
-        pictureless: Why there are no pictures; empty where there are.
+        pictureless: Reason for the lack of pictures; empty where there are some.
     """
 
     claim: Claim
@@ -126,3 +139,42 @@ def _votes_of(outcomes: Outcomes, places: IntArray) -> NDArray[np.int64]:
         rows = outcomes.run.store.read_unit(unit, ["image_id", "error", cast])
         parts.append(rows.slice(place - first, 1))
     return votes_array(pa.concat_tables(parts), manifest)
+
+
+def pixels_of(run: Run, image_ids: Sequence[str], data: str | None) -> NDArray[np.uint8]:
+    """The images as the model received them, on the attacker's grid; uint8 (N, H, W, 3).
+
+    Files that are as they were when the run listed them are not read through again.
+
+    Args:
+        run: The run.
+        image_ids: Images without an error.
+        data: Present place of the images; None for the recorded one.
+
+    Raises:
+        ConfigError: The run does not say where its images are, they are not there, or are others.
+        SourceError: They cannot be read.
+    """
+    identity: Mapping[str, Any] = run.manifest.identity
+    place = data or run.manifest.execution.get("data")
+    if place is None or "preprocess" not in identity or "fingerprint" not in identity["data"]:
+        raise ConfigError(f"the run does not say where its images are; {_REMEDY}")
+    options = SourceOptions(
+        image_column=identity["data"].get("image_column"), classes=run.manifest.classes
+    )
+    with remembered_listing(run.out, place, options) as memory:
+        try:
+            listing = list_images(place, options, run.manifest.num_classes, memory)
+        except SourceError as error:
+            raise ConfigError(f"{error}; {_REMEDY}") from error
+    if listing.fingerprint != identity["data"]["fingerprint"]:
+        raise ConfigError(f"the files at {place} are not those that the run voted on; {_REMEDY}")
+    return pixels_of_rows(listing.table, image_ids, options, Preprocess(**identity["preprocess"]))
+
+
+def data_uri(pixels: NDArray[np.uint8]) -> str:
+    """An image (H, W, 3) as an address that holds it."""
+    sink, small = io.BytesIO(), max(pixels.shape[:2]) <= _SMALL_PX
+    kind = "png" if small else "webp"
+    Image.fromarray(np.ascontiguousarray(pixels)).save(sink, kind, quality=80)
+    return f"data:image/{kind};base64,{b64encode(sink.getvalue()).decode()}"

@@ -1,16 +1,23 @@
-"""How far a run's certificates are from failing: its margins, counted."""
+"""A run's margins, counted, and the trade-off of an alert at near ties."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 
 from models.ablation import IntArray
-from pipeline.claims import Claim
-from pipeline.config import ConfigError
+from pipeline.certificates.detection import detection_leads
+from pipeline.claims import Alert, Claim, questions_of
+from pipeline.config import ClaimsConfig, ConfigError
+from pipeline.labels import Labels
 from pipeline.questions.outcomes import SMOOTHED, Outcomes
+from pipeline.questions.run import Run
 from pipeline.questions.stored import dataset
+from pipeline.summary import Tally, leads_by_tau
 
+# Votes held at a time.
+_VOTES = 1 << 20
 GROUPS = ("rightly predicted", "wrongly predicted", "without a label")
 
 
@@ -19,7 +26,7 @@ class MarginCounts:
     """The images of a run by their margin under one claim.
 
     Attributes:
-        claim: What is certified iff the margin is >= 0.
+        claim: The claim, certified iff the margin is >= 0.
         values: Margins that occur, ascending; int (M,).
         counts: Images with each of them by group, of ``GROUPS``; int (3, M).
         errors: Images with an error, which have no margin.
@@ -64,3 +71,33 @@ def margin_counts(outcomes: Outcomes, claim: Claim) -> MarginCounts:
     values = np.array(sorted({margin for margin, _ in seen}))
     table = np.array([[seen.get((int(v), g), 0) for v in values] for g in range(len(GROUPS))])
     return MarginCounts(claim, values, table, int(outcomes.errors.sum()))
+
+
+def detection_curve(run: Run, summary: dict[str, Any], claim: Claim) -> dict[str, Any]:
+    """Count the attacks by a square that alerts detect, as in a summary.
+
+    Taken from the summary where ``patchcert certify --detect`` was asked; else from the votes, some
+    at a time, without storing anything.
+
+    Raises:
+        ConfigError: Detection knows no such votes, or there is no labelled image.
+        ManifestError, StoreError: The votes are absent, incomplete or contradictory.
+    """
+    for curve in summary["detection"]:
+        if (curve["threat"], curve["stride"]) == (str(claim.threat), claim.stride):
+            return dict(curve)
+    questions_of(run.manifest, ClaimsConfig(patch=(str(claim.threat),), detect=True))
+    sums = np.zeros((3, run.manifest.votes_per_image + 2), np.int64)
+    for table, votes in run.batches(_VOTES):
+        right = Labels.of(table).accept(table["prediction"].to_numpy().astype(np.int64))
+        leads = detection_leads(
+            run.renumbered(votes[right]), run.ablation, claim.threat, run.num_classes
+        )
+        sums += leads_by_tau(leads, run.manifest.votes_per_image)
+    tally = Tally(
+        images=summary["images"],
+        unlabelled=summary["images_without_label"],
+        leads_right={Alert(claim.threat, claim.stride): sums},
+    )
+    (curve,) = tally.summary(run.manifest)["detection"]
+    return dict(curve)

@@ -1,35 +1,29 @@
 """One picture of one image: what the model sees, some ablations, their tokens, the worst patch."""
 
-import io
 import re
 import textwrap
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from models.ablation import Ablation
-from pipeline.scene import Scene
+from pipeline.report.one_image import Scene
+from pipeline.report.style import SERIES, integers, png
+from pipeline.scoring.words import location
 
-# Okabe and Ito's palette: told apart by colour-blind readers.
-_PATCH, _WINNER, _RIVAL, _OTHER = "#D55E00", "#0072B2", "#CC79A7", "#666666"
+_WINNER, _PATCH, _RIVAL, _OTHER = SERIES[0], SERIES[1], SERIES[3], "#666666"
 _DROPPED = 0.88
 _SHOWN_VIEWS = 5
 
 
 def draw_scene(scene: Scene) -> bytes:
     """The picture as PNG."""
-    # Never a window: jobs have no display.
-    mpl.use("agg")
-    sink = io.BytesIO()
-    draw_figure(scene).savefig(sink, format="png", dpi=120)
-    return sink.getvalue()
+    return png(draw_figure(scene), dpi=120)
 
 
 def draw_figure(scene: Scene) -> Figure:
@@ -62,7 +56,7 @@ def shown_views(ablation: Ablation) -> list[int]:
 
 
 def explained(scene: Scene, views: list[int]) -> list[str]:
-    """What the colours of these views mean, in sentences; nothing of colours that they lack."""
+    """Explain the colours of these views in sentences, and no colours that they lack."""
     said = []
     if scene.votes_v is not None:
         cast = {int(scene.votes_v[view]) for view in views}
@@ -124,7 +118,7 @@ def _draw_image(axes: Axes, scene: Scene) -> None:
 
 
 def _draw_landscape(axes: Axes, scene: Scene) -> None:
-    """What the patch does at each location: a line for bands, a map for blocks."""
+    """Draw the effect of the patch at each location: a line for bands, a map for blocks."""
     ablation, worst = scene.ablation, scene.worst
     values = worst.landscape_yx
     what = "ablations touched" if worst.margin is None else "margin"
@@ -153,7 +147,7 @@ def _draw_landscape(axes: Axes, scene: Scene) -> None:
         axes.set_ylim(0, values.max() * 1.1)
     side = "upper" if worst.x is None else "left"
     axes.set(xlabel=f"{side} edge of the patch (px)")
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    integers(axes.yaxis)
     axes.set_title(f"{what}\nby patch location", fontsize=10)
     axes.set_box_aspect(1)
     axes.grid(alpha=0.3)
@@ -176,8 +170,9 @@ def _draw_ablation(axes: Axes, scene: Scene, view: int) -> None:
             spine.set(edgecolor=_PATCH, linewidth=2)
     else:
         axes.set_xlabel("not touched", color=_OTHER)
-    where = {"column": f"x = {x}", "row": f"y = {y}", "block": f"({x}, {y})"}
-    title = f"ablation {view}: {where[scene.ablation.kind]}"
+    # Narrow, so that titles of neighbours do not meet.
+    where = location(y, x, scene.ablation.kind).replace(" = ", "=")
+    title = f"ablation {view}: {where}"
     colour = "black"
     if scene.votes_v is not None:
         vote = int(scene.votes_v[view])

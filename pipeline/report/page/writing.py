@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 
@@ -9,12 +10,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.config import ConfigError
-from pipeline.page import accuracy, charts, words
-from pipeline.page.chapter import chapter_of
-from pipeline.page.contrast import contrasts_of
-from pipeline.page.missing import Missing
-from pipeline.palette import SERIES
+from pipeline.questions.comparison import Comparison, compare
 from pipeline.questions.run import Run
+from pipeline.report import words
+from pipeline.report.page import charts
+from pipeline.report.page.chapter import Chapter, Missing, chapter_of, unless_refused
+from pipeline.report.style import SERIES
+from pipeline.scoring.words import interval, percent
 
 _LETTERS = "ABCDEF"
 _TEMPLATES = "template"
@@ -28,8 +30,8 @@ def page_of(
     Args:
         runs: One to six certified runs.
         intersect: Compare runs over different images on those that both have.
-        images: Whether to show pictures of the images.
-        data: Where the images of all runs lie now; None for where they lay.
+        images: Show pictures of the images.
+        data: Present place of the images of all runs; None for the recorded one.
 
     Raises:
         ConfigError: A run has not been certified, is given twice, or there are too many.
@@ -51,8 +53,8 @@ def page_of(
         .get_template("page.html")
         .render(
             chapters=chapters,
-            contrasts=contrasts_of(chapters, intersect=intersect),
-            overlaid=accuracy.overlaid_chart(chapters) if len(chapters) > 1 else None,
+            contrasts=_contrasts(chapters, intersect=intersect),
+            overlaid=charts.overlaid_chart(chapters) if len(chapters) > 1 else None,
             style=style,
             script=script,
             # The page may load nothing at all, and run no other script.
@@ -61,6 +63,18 @@ def page_of(
         )
     )
     return text.encode()
+
+
+def _contrasts(
+    chapters: Sequence[Chapter], *, intersect: bool
+) -> list[tuple[Chapter, Comparison | Missing]]:
+    """Paired differences of every later run from the first."""
+    first = chapters[0]
+
+    def contrast(other: Chapter) -> Comparison:
+        return compare(first.run, other.run, intersect=intersect)
+
+    return [(other, unless_refused(lambda other=other: contrast(other))) for other in chapters[1:]]  # type: ignore[misc]
 
 
 def _asset(name: str) -> str:
@@ -76,5 +90,19 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.tests["missing"] = lambda value: isinstance(value, Missing)
-    environment.globals |= {"accuracy": accuracy, "charts": charts, "words": words}
+    environment.filters["typeset"] = typeset
+    environment.globals |= {
+        "charts": charts,
+        "words": words,
+        "percent": percent,
+        "interval": interval,
+    }
     return environment
+
+
+def typeset(text: str) -> str:
+    """Set a figure as print does: dashes, minus signs, and no line break before the per cent."""
+    text = re.sub(r"(?<=\d)( ?)-\1(?=\d)", "\\1–\\1", text)  # noqa: RUF001
+    text = re.sub(r"(?<!\w)-(?=\d)", "\N{MINUS SIGN}", text)
+    text = re.sub(r"(?<=\d)/(?=\d)", " / ", text)
+    return text.replace(" .. ", " to ").replace(" %", "\N{NO-BREAK SPACE}%")

@@ -2,24 +2,121 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from pipeline.claims import Questions, own_stride
+from pipeline.certificates.threats import Threat
+from pipeline.claims import Claim, Questions, own_stride
 from pipeline.config import ConfigError
-from pipeline.intervals import Proportion
 from pipeline.manifest import Manifest, flatten
-from pipeline.page.certified import CertifiedTable, certified_table
-from pipeline.page.cost import Cost, cost_of
-from pipeline.page.focus import Focus, focus_of
-from pipeline.page.gallery import Gallery, gallery_of
-from pipeline.page.margins import MarginCounts, margin_counts
-from pipeline.page.missing import Missing, unless_refused
-from pipeline.page.pixels import data_uri, pixels_of
-from pipeline.page.trade_off import detection_curve
 from pipeline.questions.classes import ClassRow, by_class, class_names, columns
 from pipeline.questions.heatmap import BreakingMap, breaking_maps
 from pipeline.questions.outcomes import Outcomes, Question, outcomes_of
 from pipeline.questions.run import Run
+from pipeline.report.page.gallery import Gallery, data_uri, gallery_of, pixels_of
+from pipeline.report.page.margins import MarginCounts, detection_curve, margin_counts
+from pipeline.report.plots import CURVES, curve_of
+from pipeline.sources.base import SourceError
+
+T = TypeVar("T")
+Entry = Mapping[str, Any]
+
+# The tightest first.
+_RULES = ("exact", "randomized", "uniform")
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Why a part is not there.
+
+    Attributes:
+        reason: In words, with the remedy, as the command of the same question would say it.
+    """
+
+    reason: str
+
+
+def unless_refused(answer: Callable[[], T]) -> T | Missing:
+    """The answer, or the words in which it was refused.
+
+    Damaged or incomplete results (StoreError, ManifestError) are no refusals: they end the job.
+    """
+    try:
+        return answer()
+    except (ConfigError, SourceError) as error:
+        return Missing(str(error))
+
+
+@dataclass(frozen=True)
+class Focus:
+    """The certificates of one rule against squares.
+
+    Attributes:
+        claims: Up to three, by size: the smallest, the middle and the largest that was asked for.
+        claim: The middle one, of which details are shown.
+    """
+
+    claims: tuple[Claim, ...]
+    claim: Claim
+
+    @property
+    def threats(self) -> tuple[Threat, ...]:
+        """The squares."""
+        return tuple(claim.threat for claim in self.claims)
+
+
+class CertifiedRow(NamedTuple):
+    """The answers of all rules to one question.
+
+    Attributes:
+        asked: The question without its rule: entries differ in nothing else.
+        entries: Of the summary, by rule; a rule may not have been asked.
+    """
+
+    asked: Entry
+    entries: Mapping[str, Entry]
+
+
+class CertifiedTable(NamedTuple):
+    """Every certified accuracy of a summary.
+
+    Attributes:
+        rules: The columns.
+        rows: A question each, in the summary's order.
+    """
+
+    rules: Sequence[str]
+    rows: Sequence[CertifiedRow]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of the voting alone: certificates need no network.
+
+    Attributes:
+        images: Images of the run.
+        votes: Forward passes of ablations.
+        seconds: Wall-clock time of voting, reading and decoding included, summed over resumes.
+        device: Device that computed.
+        cpu_hours: Hours of all CPUs of the machine that started the job, busy or not.
+        gpu_hours: Hours of all actors' GPUs; None without GPUs or where their number is not known.
+    """
+
+    images: int
+    votes: int
+    seconds: float
+    device: str
+    cpu_hours: float | None
+    gpu_hours: float | None
+
+    @property
+    def images_per_second(self) -> float:
+        """Images voted on in a second."""
+        return self.images / self.seconds
+
+    @property
+    def votes_per_second(self) -> float:
+        """Votes cast in a second."""
+        return self.votes / self.seconds
 
 
 @dataclass(frozen=True)
@@ -29,7 +126,7 @@ class ClassTable:
     Attributes:
         questions: The columns.
         rows: A class each, with its name.
-        named: Whether the names are more than numbers.
+        named: True if the names are more than numbers.
     """
 
     questions: Sequence[Question]
@@ -54,18 +151,18 @@ class Chapter:
     """One run.
 
     Attributes:
-        letter: How the page calls it beside others.
+        letter: Its name on the page beside other runs.
         run: The run.
         summary: Its summary.
         focus: The certificates of which there are details.
-        margins: How far they are from failing.
-        detection: What an alert makes of attacks.
+        margins: Their distance from failing.
+        detection: Attacks that an alert detects.
         classes: Every class.
-        places: Where a patch breaks most images, a map a patch.
+        places: Locations at which a patch breaks most images, a map a patch.
         gallery: Some images.
         cost: Of the voting.
         settings: The manifest's identity, with dotted names.
-        records: What else it records.
+        records: The rest of the manifest.
     """
 
     letter: str
@@ -83,7 +180,7 @@ class Chapter:
 
     @property
     def manifest(self) -> Manifest:
-        """What determined the votes."""
+        """The record of all that determined the votes."""
         return self.run.manifest
 
     @property
@@ -93,7 +190,7 @@ class Chapter:
 
     @property
     def probabilistic(self) -> bool:
-        """Whether its certificates are about the ideal classifier, with a confidence."""
+        """True if its certificates are about the ideal classifier, with a confidence."""
         return self.manifest.draws is not None
 
     @property
@@ -109,7 +206,7 @@ class Chapter:
     @property
     def curve_table(self) -> CurveTable | None:
         """The numbers of its curves; None where there are none."""
-        curves = {rule: curve_of(self.summary, rule) for rule in ("exact", "uniform")}
+        curves = {rule: curve_of(self.summary, rule) for rule in CURVES}
         drawn = {rule: curve for rule, curve in curves.items() if curve}
         rows = [
             (points[0][0], [share.to_dict() for _, share in points])
@@ -144,9 +241,9 @@ def chapter_of(run: Run, letter: str, *, images: bool = True, data: str | None =
 
     Args:
         run: The run, certified.
-        letter: How to call it.
-        images: Whether to look for the pictures.
-        data: Where they lie now; None for where they lay.
+        letter: Its name on the page.
+        images: Look for the pictures.
+        data: Present place of the images; None for the recorded one.
 
     Raises:
         ConfigError: It has not been certified.
@@ -220,16 +317,72 @@ def _with_pictures(run: Run, gallery: Gallery, data: str | None, *, wanted: bool
     )
 
 
-def curve_of(summary: Mapping[str, Any], rule: str) -> list[tuple[int, Proportion]]:
-    """Certified accuracy against every square up to the first that leaves nothing.
+def focus_of(manifest: Manifest, summary: dict[str, Any]) -> Focus:
+    """The certificates to look at, of the run's own ablations.
 
-    Empty where the largest certified squares were not asked for, or nothing has a label.
+    Raises:
+        ConfigError: The run has none against a square.
     """
-    largest = summary.get("largest") or {}
-    if not largest.get("of"):
-        return []
-    hits = largest["hits"].get(rule, [])
-    sides = largest["patch_px"][: len(hits)]
-    return [
-        (side, Proportion(count, largest["of"])) for side, count in zip(sides, hits, strict=True)
+    asked = [Claim.from_dict(entry) for entry in summary["certified_accuracy"]]
+    squares = [
+        claim
+        for claim in asked
+        if claim.threat.side is not None
+        and claim.top_k == 1
+        and claim.stride == own_stride(manifest)
     ]
+    rule = next((rule for rule in _RULES if any(claim.rule == rule for claim in squares)), None)
+    if rule is None:
+        raise ConfigError(
+            f"run {manifest.run_id} has no certificate against a square patch; "
+            "`patchcert certify --patch ...` computes one"
+        )
+    # A later claim of the same square, at another confidence, says it again.
+    of_rule = {claim.threat: claim for claim in squares if claim.rule == rule}
+    ordered = [of_rule[threat] for threat in sorted(of_rule, key=lambda threat: threat.order)]
+    middle = len(ordered) // 2
+    shown = sorted({0, middle, len(ordered) - 1})
+    return Focus(tuple(ordered[place] for place in shown), ordered[middle])
+
+
+def certified_table(summary: Mapping[str, Any]) -> CertifiedTable:
+    """The certified accuracies of a summary."""
+    rows: dict[tuple[Any, ...], dict[str, Entry]] = {}
+    for entry in summary["certified_accuracy"]:
+        key = tuple(entry[name] for name in ("threat", "top_k", "stride", "confidence"))
+        rows.setdefault(key, {})[entry["rule"]] = entry
+    rules = dict.fromkeys(entry["rule"] for entry in summary["certified_accuracy"])
+    return CertifiedTable(
+        list(rules), [CertifiedRow(next(iter(of.values())), of) for of in rows.values()]
+    )
+
+
+def cost_of(manifest: Manifest, votes_cast: int | None = None) -> Cost:
+    """The cost that a manifest records.
+
+    Args:
+        manifest: Of the run.
+        votes_cast: Number of votes, if not every ablation of every image voted.
+
+    Raises:
+        ConfigError: It records no time.
+    """
+    facts, numerics = manifest.execution, manifest.identity.get("numerics", {})
+    seconds, images = facts.get("voting_seconds"), facts.get("images")
+    if not seconds or not images:
+        raise ConfigError(f"run {manifest.run_id} recorded no time of voting")
+    device = str(numerics.get("device", "unknown"))
+    cpus, actors = facts.get("cpus"), facts.get("actors")
+    on_gpu = device.startswith("cuda")
+    return Cost(
+        images=images,
+        votes=votes_cast or images * manifest.votes_per_image,
+        seconds=seconds,
+        device=", ".join(
+            str(part)
+            for part in (numerics.get("device_model", device), numerics.get("dtype"))
+            if part
+        ),
+        cpu_hours=cpus * seconds / 3600 if cpus and not on_gpu else None,
+        gpu_hours=actors * seconds / 3600 if actors and on_gpu else None,
+    )

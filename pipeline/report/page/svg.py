@@ -10,7 +10,7 @@ import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from pipeline.palette import SERIES
+from pipeline.report.style import SERIES
 
 # What is drawn in one of these colours, or of the series, takes that of the page's style sheet.
 INK, FAINT, PAPER = "#010203", "#040506", "#fdfefd"
@@ -63,9 +63,9 @@ def inline_svg(figure: Figure, name: str, says: str) -> Markup:
     """A figure as an element of a page.
 
     Args:
-        figure: What was drawn, of ``drawing`` and still inside its block.
+        figure: A figure of ``drawing``, still inside its block.
         name: Unlike those of the page's other figures: ids are derived from it.
-        says: What the figure shows, for those who do not see it.
+        says: Description of the figure, for those who do not see it.
     """
     sink = io.StringIO()
     nothing: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))

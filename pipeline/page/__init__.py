@@ -1,6 +1,0 @@
-"""One HTML page about stored runs, whole in itself: no network, no other file.
-
-``chapter`` gathers what is said of one run and ``contrast`` of two, as plain values; ``accuracy``
-and ``charts`` draw them; ``writing`` puts both into the templates beside it. Figures come from the
-functions that answer the commands, never from a second computation of the page's own.
-"""

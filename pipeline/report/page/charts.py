@@ -1,0 +1,219 @@
+"""The figures of the page, each with a sentence that says what it shows."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from pipeline.intervals import Proportion
+from pipeline.questions.heatmap import BreakingMap
+from pipeline.report.page.chapter import Chapter
+from pipeline.report.page.margins import GROUPS, MarginCounts
+from pipeline.report.page.svg import FAINT, INK, PAPER, drawing, inline_svg
+from pipeline.report.plots import (
+    CURVES,
+    Points,
+    curve_of,
+    draw_alert,
+    draw_bands,
+    draw_curve,
+    draw_map,
+    draw_points,
+    draw_rules,
+    draw_unattacked,
+)
+from pipeline.report.style import LINES, PERCENT, SERIES, integers
+from pipeline.scoring.words import percent, threat
+
+_MOST_BARS = 48
+_NOT_CERTIFIED = "← not certified", "right", -0.6
+
+
+def accuracy_chart(chapter: Chapter) -> Markup | None:
+    """Certified accuracy against patch size, by rule; None where there is nothing to draw."""
+    points = _points(chapter)
+    sides = [side for rule in CURVES for side, _ in curve_of(chapter.summary, rule)]
+    if not points and not sides:
+        return None
+    with drawing(3.3) as figure:
+        axes = figure.subplots()
+        draw_rules(axes, chapter.summary, labelled=True)
+        _draw_points(axes, points)
+        draw_unattacked(axes, chapter.summary, INK)
+        _finish_accuracy(axes, figure)
+        says = "Certified accuracy against the side of the patch. " + "; ".join(
+            f"{threat(entry)}: {percent(entry['value'])}"
+            for entry in chapter.squares
+            if entry["value"] is not None
+        )
+        if sides:
+            says += f". The curves run from 1 to {max(sides)} px and fall throughout"
+        return inline_svg(figure, f"accuracy-{chapter.run.run_id}", says + ".")
+
+
+def overlaid_chart(chapters: Sequence[Chapter]) -> Markup | None:
+    """Certified accuracy of several runs against patch size, by the tightest rule of each."""
+    drawn = []
+    with drawing(3.3) as figure:
+        axes = figure.subplots()
+        for number, chapter in enumerate(chapters):
+            label = f"{chapter.letter}: {chapter.run.run_id}"
+            curve, points = curve_of(chapter.summary, "exact"), _points(chapter)
+            if not curve and not points:
+                continue
+            drawn.append(label)
+            if curve:
+                draw_curve(axes, curve, number, label)
+            else:
+                _draw_points(axes, points, number, label)
+            plain = chapter.summary["plain_accuracy"]["value"]
+            if plain is not None:
+                # A tick at the edge: what the undefended network gets without any patch.
+                axes.plot(
+                    [0], [plain], marker=">", color=SERIES[number % 6], clip_on=False, linestyle=""
+                )
+        if not drawn:
+            return None
+        _finish_accuracy(axes, figure)
+        says = "Certified accuracy against the side of the patch, a curve a run: "
+        return inline_svg(figure, "overlaid", says + ", ".join(drawn) + ".")
+
+
+def _points(chapter: Chapter) -> Points:
+    """Certificates asked for one by one: of squares, where no curve runs through every size."""
+    if curve_of(chapter.summary, "exact"):
+        return []
+    return [
+        (entry["patch_px"], Proportion(entry["hits"], entry["of"]))
+        for entry in chapter.squares
+        if entry["value"] is not None
+    ]
+
+
+def _draw_points(axes: Axes, points: Points, number: int = 2, label: str = "certified") -> None:
+    if points:
+        colour, line = SERIES[number % len(SERIES)], LINES[number % len(LINES)]
+        draw_points(axes, points, marker="o", color=colour, linestyle=line, label=label)
+
+
+def _finish_accuracy(axes: Axes, figure: Figure) -> None:
+    axes.set(xlabel="side of the square patch (px)", ylabel="of the labelled images")
+    axes.set_ylim(0, 1)
+    axes.set_xlim(0, None)
+    integers(axes.xaxis)
+    axes.yaxis.set_major_formatter(PERCENT)
+    figure.legend(loc="outside lower center", ncols=2)
+
+
+def margin_chart(counts: MarginCounts, name: str) -> Markup:
+    """Draw the number of images by margin, rightly and wrongly predicted ones apart."""
+    low, high = int(counts.values[0]), int(counts.values[-1])
+    # Bars that begin at 0, so that none holds certified and other images.
+    width = -(-(high - low + 1) // _MOST_BARS)
+    first = low // width
+    bars_n = counts.values // width - first
+    lefts = (np.arange(bars_n[-1] + 1) + first) * width
+    with drawing(2.9) as figure:
+        axes = figure.subplots()
+        below = np.zeros(len(lefts))
+        for number, group in enumerate(GROUPS):
+            heights = np.bincount(bars_n, counts.counts[number], len(lefts))
+            if not heights.any():
+                continue
+            axes.bar(
+                lefts,
+                heights,
+                width * 0.88,
+                below,
+                align="edge",
+                color=SERIES[number],
+                hatch=("", "////", "....")[number],
+                edgecolor=PAPER,
+                linewidth=0.4,
+                label=group,
+            )
+            below += heights
+        axes.axvline(-0.06 * width, color=INK, linewidth=1)
+        top = 1.03 * below.max()
+        # Where there is more room.
+        more_held = int(lefts[-1]) > -int(lefts[0])
+        text, side, place = ("certified →", "left", 0.5) if more_held else _NOT_CERTIFIED
+        axes.text(place * width, top, text, ha=side, va="bottom")
+        axes.set(
+            xlabel="margin: votes to spare at the worst place", ylabel="images", ylim=(0, 1.1 * top)
+        )
+        axes.yaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+        integers(axes.xaxis)
+        axes.grid(visible=False, axis="x")
+        figure.legend(loc="outside lower center", ncols=3)
+        held = int(counts.counts[:, counts.values >= 0].sum())
+        says = (
+            f"Margins against {counts.claim.threat} px run from {low} to {high}; "
+            f"{held} of {int(counts.counts.sum())} images have one of at least 0."
+        )
+        return inline_svg(figure, name, says)
+
+
+def detection_chart(curve: Mapping[str, Any], name: str) -> Markup:
+    """Draw the images that an alert leaves right, recovers and detects, by threshold."""
+    of = max(1, curve["of"])
+    with drawing(3.2) as figure:
+        axes = figure.subplots()
+        series = (
+            ("clean", "right, no alert, no patch", INK),
+            ("certified_detection", "certified detection", SERIES[0]),
+            ("certified_recovery", "certified recovery", SERIES[1]),
+        )
+        for key, label, colour in series:
+            draw_alert(axes, curve, key, colour, label)
+        axes.set(xlabel="alert where the lead is below (votes)", ylabel="of the labelled images")
+        axes.set_ylim(0, 1)
+        axes.margins(x=0.01)
+        integers(axes.xaxis)
+        axes.yaxis.set_major_formatter(PERCENT)
+        figure.legend(loc="outside lower center", ncols=2)
+        best = int(np.argmax(curve["certified_detection"]))
+        says = (
+            f"With a threshold of 1 vote {percent(curve['certified_recovery'][0] / of)} are "
+            f"certified to be recovered; at {curve['tau'][best]} votes most are certified to be "
+            f"detected, {percent(curve['certified_detection'][best] / of)}, while "
+            f"{percent(curve['clean'][best] / of)} are answered rightly without a patch."
+        )
+        return inline_svg(figure, name, says)
+
+
+def places_chart(maps: Sequence[BreakingMap], name: str) -> Markup:
+    """Draw the images uncertified at each location: curves for bands, maps for blocks."""
+    kind = maps[0].run.ablation.kind
+    with drawing(3.1 if kind != "block" else 2.6) as figure:
+        if kind == "block":
+            _draw_maps(figure, maps)
+        else:
+            draw_bands(figure.subplots(), maps, [str(found.patch) for found in maps], PAPER)
+            figure.legend(loc="outside lower center", ncols=3)
+        says = "Share of images uncertified because of each place. " + " ".join(
+            f"{found.patch}: at worst {percent(float(found.share_yx.max()))}, at best "
+            f"{percent(float(found.share_yx.min()))}."
+            for found in maps
+        )
+        return inline_svg(figure, name, says)
+
+
+def _draw_maps(figure: Figure, maps: Sequence[BreakingMap]) -> None:
+    panels = figure.subplots(1, len(maps), squeeze=False)[0]
+    for axes, found in zip(panels, maps, strict=True):
+        draw_map(axes, found, maps, PAPER, interpolation="none")
+        axes.set_title(str(found.patch))
+        axes.set(xlabel="left edge (px)", ylabel="upper edge (px)" if axes is panels[0] else "")
+        axes.grid(visible=False)
+        integers(axes.xaxis, axes.yaxis, bins=3)
+    bar = figure.colorbar(
+        panels[0].images[0], ax=list(panels), location="bottom", aspect=35, shrink=0.8
+    )
+    bar.ax.xaxis.set_major_formatter(PERCENT)
+    bar.set_label("uncertified by this place")
+    bar.outline.set_edgecolor(FAINT)

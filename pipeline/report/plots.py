@@ -1,0 +1,332 @@
+"""Certified accuracy, alerts and breaking places as pictures, and parts of these for the page."""
+
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from pipeline import storage
+from pipeline.certificates.threats import Threat
+from pipeline.intervals import Proportion
+from pipeline.questions.heatmap import BreakingMap, breaking_maps, picture_path, write_maps
+from pipeline.questions.run import Run
+from pipeline.report.style import ALERTS, LINES, PERCENT, RULES, SERIES, UNATTACKED, integers, png
+from pipeline.scoring.words import claim, percent, threat
+from pipeline.scoring.words import run as run_words
+
+_MARKERS = ("o", "s", "^", "D")
+_INK = "#555555"
+_PANEL_INCHES = 3.7
+
+CURVES = ("exact", "uniform")
+"""Rules of which the largest certified square of each image is known."""
+
+Points = Sequence[tuple[int, Proportion]]
+"""Sides of square patches in pixels, each with a share of the labelled images."""
+
+
+def curve_of(summary: Mapping[str, Any], rule: str) -> list[tuple[int, Proportion]]:
+    """Certified accuracy against every square up to the first that leaves nothing.
+
+    Empty where the largest certified squares were not asked for, or nothing has a label.
+    """
+    largest = summary.get("largest") or {}
+    if not largest.get("of"):
+        return []
+    hits = largest["hits"].get(rule, [])
+    sides = largest["patch_px"][: len(hits)]
+    return [
+        (side, Proportion(count, largest["of"])) for side, count in zip(sides, hits, strict=True)
+    ]
+
+
+def draw_curve(
+    axes: Axes, curve: Points, number: int, label: str | None = None, *, width: float = 1.6
+) -> None:
+    """Draw shares with a band of their intervals, as the series of a number."""
+    if not curve:
+        return
+    sides, shares = zip(*curve, strict=True)
+    low, high = zip(*(share.interval() or (0.0, 1.0) for share in shares), strict=True)
+    colour = SERIES[number % len(SERIES)]
+    axes.fill_between(sides, low, high, color=colour, alpha=0.18, linewidth=0)
+    axes.plot(
+        sides,
+        [share.value for share in shares],
+        color=colour,
+        linestyle=LINES[number % len(LINES)],
+        linewidth=width,
+        label=label,
+        zorder=2 + 1 / (1 + number),
+    )
+
+
+def draw_rules(axes: Axes, summary: Mapping[str, Any], *, labelled: bool = False) -> None:
+    """Draw certified accuracy against every square by each rule that has it."""
+    for rule in CURVES:
+        # The rules often agree: the wider line lies below.
+        width = 3.2 if rule == "uniform" else 1.5
+        label = rule if labelled else None
+        draw_curve(axes, curve_of(summary, rule), RULES[rule], label, width=width)
+
+
+def draw_points(axes: Axes, points: Points, **style: Any) -> None:
+    """Draw shares one by one, with bars of their intervals."""
+    sides, shares = zip(*points, strict=True)
+    values = np.array([share.value for share in shares])
+    bounds = np.array([share.interval() for share in shares]).T
+    axes.errorbar(sides, values, yerr=np.abs(bounds - values), capsize=3, **style)
+
+
+def draw_unattacked(axes: Axes, summary: Mapping[str, Any], colour: str) -> None:
+    """Draw the accuracies without a patch as horizontal lines."""
+    for name, line in UNATTACKED.items():
+        value = summary[f"{name}_accuracy"]["value"]
+        if value is not None:
+            label = f"{name}, no patch"
+            axes.axhline(value, color=colour, linestyle=line, linewidth=1, label=label)
+
+
+def draw_alert(
+    axes: Axes, curve: Mapping[str, Any], name: str, colour: str, label: str | None = None
+) -> None:
+    """Draw the images that an alert below tau leaves right, recovers or detects."""
+    shares = [hits / max(1, curve["of"]) for hits in curve[name]]
+    axes.plot(curve["tau"], shares, linestyle=ALERTS[name], color=colour, label=label)
+
+
+def draw_bands(
+    axes: Axes, maps: Sequence[BreakingMap], labels: Sequence[str], paper: str = "white"
+) -> None:
+    """Draw a curve a patch over the one coordinate that matters; a dot marks the worst place."""
+    for number, (found, label) in enumerate(zip(maps, labels, strict=True)):
+        colour, line = SERIES[number % len(SERIES)], LINES[number % len(LINES)]
+        share = found.share_yx.ravel()
+        worst = int(share.argmax())
+        axes.plot(share, color=colour, linestyle=line, drawstyle="steps-mid", label=label)
+        axes.plot(worst, share[worst], "o", color=colour, markeredgecolor=paper)
+    edge = "left" if maps[0].run.ablation.kind == "column" else "upper"
+    axes.set(xlabel=f"{edge} edge of the patch (px)", ylabel="uncertified by this place")
+    axes.set_ylim(0, None)
+    axes.margins(x=0.01)
+    integers(axes.xaxis)
+    axes.yaxis.set_major_formatter(PERCENT)
+
+
+def draw_map(
+    axes: Axes,
+    found: BreakingMap,
+    maps: Sequence[BreakingMap],
+    paper: str = "white",
+    **style: Any,
+) -> None:
+    """Draw the map of one patch on the scale of all; a dot marks the worst place."""
+    height, width = found.share_yx.shape
+    axes.imshow(
+        found.share_yx,
+        extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+        cmap="cividis",
+        vmin=min(float(one.share_yx.min()) for one in maps),
+        vmax=max(float(one.share_yx.max()) for one in maps),
+        **style,
+    )
+    y, x = found.worst
+    axes.plot(x, y, "o", color=SERIES[1], markeredgecolor=paper, clip_on=False)
+
+
+def draw_certified_accuracy(summary: dict[str, Any], title: str) -> bytes:
+    """PNG: certified accuracy of every square with its 95 % interval, under the two accuracies.
+
+    Where alerts were asked for, beside it what they detect of up to three patches. Threats that are
+    no squares are in the summary alone.
+
+    Args:
+        summary: A run's summary.
+        title: Above the axes.
+    """
+    panels = 2 if summary["detection"] else 1
+    figure = Figure(figsize=(7 * panels, 5), layout="constrained")
+    axes = figure.subplots(1, panels, squeeze=False)[0]
+    figure.suptitle(title)
+    _draw_sizes(axes[0], summary)
+    if summary["detection"]:
+        _draw_detection(axes[1], summary)
+    for one in axes:
+        one.yaxis.set_major_formatter(PERCENT)
+        integers(one.xaxis)
+        one.set_ylim(0, 1)
+        one.grid(alpha=0.3)
+    return png(figure)
+
+
+def _draw_sizes(axes: Axes, summary: dict[str, Any]) -> None:
+    """Certified accuracy against the side of the patch."""
+    largest, labelled = summary["largest"], summary["images"] - summary["images_without_label"]
+    draw_rules(axes, summary)
+    squares = [
+        entry
+        for entry in summary["certified_accuracy"]
+        if entry["patch_px"] is not None and entry["value"] is not None
+    ]
+    coarser = {entry["stride"] for entry in summary["coarser"]}
+    series: dict[str, list[dict[str, Any]]] = {}
+    for entry in squares:
+        words = claim(entry, stride=entry["stride"] in coarser)
+        series.setdefault(words, []).append(entry)
+    for place, (words, entries) in enumerate(series.items()):
+        rule, plain = entries[0]["rule"], "top" not in words and "stride" not in words
+        number = RULES.get(rule, len(RULES))
+        draw_points(
+            axes,
+            [(entry["patch_px"], Proportion(entry["hits"], entry["of"])) for entry in entries],
+            color=SERIES[number] if plain else SERIES[3 + place % 3],
+            marker=_MARKERS[number],
+            zorder=4,
+            # Where the two rules say the same, both are to be seen.
+            markerfacecolor="none" if rule == "uniform" else None,
+            # The rules' own curves run through every size.
+            linestyle="none" if plain and rule in largest["hits"] else LINES[number],
+            label=words,
+        )
+    draw_unattacked(axes, summary, _INK)
+    axes.set(
+        xlabel="side of the square patch (pixels)",
+        ylabel=f"accuracy ({labelled} images)",
+    )
+    if handles := axes.get_legend_handles_labels()[0]:
+        _legend(axes, handles)
+
+
+def _draw_detection(axes: Axes, summary: dict[str, Any]) -> None:
+    """Images that an alert below tau leaves right, recovers and detects, against tau."""
+    curves = _shown(summary)
+    coarser = {entry["stride"] for entry in summary["coarser"]}
+    handles = [
+        Line2D([], [], color=_INK, linestyle=ALERTS[name], label=label)
+        for name, label in (
+            ("clean", "right, no patch, no alert"),
+            ("certified_detection", "certified detection"),
+            ("certified_recovery", "certified recovery"),
+        )
+    ]
+    for colour, curve in zip(SERIES, curves, strict=False):
+        for name in ("certified_detection", "certified_recovery"):
+            draw_alert(axes, curve, name, colour)
+        patch = f"patch {threat(curve, stride=curve['stride'] in coarser)}"
+        handles.append(Line2D([], [], color=colour, linewidth=4, label=patch))
+    draw_alert(axes, curves[0], "clean", _INK)
+    axes.set(xlabel="alert where the lead is below tau (votes)", ylabel="images")
+    _legend(axes, handles)
+
+
+def _shown(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of the curves of the run's own stride the smallest patch, the middle and the largest."""
+    coarser = {entry["stride"] for entry in summary["coarser"]}
+    curves = summary["detection"]
+    own = [curve for curve in curves if curve["stride"] not in coarser] or curves
+    ordered = sorted(own, key=lambda curve: Threat.parse(curve["threat"]).order)
+    return [ordered[place] for place in sorted({0, len(ordered) // 2, len(ordered) - 1})]
+
+
+def _legend(axes: Axes, handles: list[Any]) -> None:
+    axes.legend(
+        handles=handles,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.13),
+        ncols=2,
+        fontsize="small",
+    )
+
+
+class Drawn(NamedTuple):
+    """A run's heat map.
+
+    Attributes:
+        maps: The counts, a patch each.
+        locations: Paths of the numbers, a file a patch.
+        path: Path of the picture.
+        picture: PNG.
+    """
+
+    maps: list[BreakingMap]
+    locations: list[str]
+    path: str
+    picture: bytes
+
+
+def draw_run(run: Run, threats: Iterable[Threat], *, asked: bool = False) -> Drawn:
+    """Count, draw, and write both.
+
+    Args:
+        run: The run.
+        threats: One rectangle each, at least one.
+        asked: True if these were asked for, rather than being those of the run's certificates: the
+            picture's name then names them.
+
+    Raises:
+        ConfigError, ManifestError, StoreError: As ``breaking_maps``.
+    """
+    maps = breaking_maps(run, sorted(set(threats), key=lambda threat: threat.order))
+    path = picture_path(run.store, maps if asked else ())
+    drawn = Drawn(maps, write_maps(maps), path, draw_maps(maps))
+    storage.write_atomically(drawn.path, drawn.picture)
+    return drawn
+
+
+def draw_maps(maps: Sequence[BreakingMap]) -> bytes:
+    """The picture as PNG.
+
+    Args:
+        maps: Of one run, a patch each, at least one.
+    """
+    block = maps[0].run.ablation.kind == "block"
+    figure = _blocks(maps) if block else _bands(maps)
+    figure.suptitle(_title(maps[0]), fontsize="medium")
+    return png(figure)
+
+
+def _title(found: BreakingMap) -> str:
+    which = "rightly predicted images" if found.right.images else "images (no labels)"
+    return (
+        f"Breaking places: {run_words(found.run.manifest)}\nshare of {found.shown.images:,} {which}"
+        " that a patch at each place leaves uncertified (dot: the worst)"
+    )
+
+
+def _label(found: BreakingMap) -> str:
+    anywhere = found.shown.anywhere / max(1, found.shown.images)
+    return f"{found.patch} (over all places: {percent(anywhere)})"
+
+
+def _bands(maps: Sequence[BreakingMap]) -> Figure:
+    """A curve a patch."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    draw_bands(axes, maps, [_label(found) for found in maps])
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small")
+    return figure
+
+
+def _blocks(maps: Sequence[BreakingMap]) -> Figure:
+    """A map a patch, all on one scale."""
+    columns = len(maps) if len(maps) < 4 else 2 if len(maps) == 4 else 3
+    rows = -(-len(maps) // columns)
+    size = (_PANEL_INCHES * columns + 1.2, (_PANEL_INCHES + 0.4) * rows + 0.7)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, found in zip(panels, maps, strict=False):
+        draw_map(axes, found, maps, interpolation="nearest")
+        axes.set(xlabel="left edge of the patch (px)", ylabel="upper edge (px)")
+        axes.set_title(textwrap.fill(_label(found), 36), fontsize="small")
+        integers(axes.xaxis, axes.yaxis, bins=6)
+    for axes in panels[len(maps) :]:
+        axes.set_axis_off()
+    bar = figure.colorbar(panels[0].images[0], ax=list(panels), shrink=0.8, pad=0.02)
+    bar.set_label("uncertified by this place")
+    bar.ax.yaxis.set_major_formatter(PERCENT)
+    return figure

@@ -1,0 +1,131 @@
+"""Comparisons and classes in words, for the terminal and the page."""
+
+from collections.abc import Mapping
+from decimal import ROUND_CEILING, Context
+from typing import Any
+
+from pipeline.intervals import Proportion
+from pipeline.manifest import Manifest
+from pipeline.questions.agreement import Agreement
+from pipeline.questions.comparison import Comparison
+from pipeline.questions.outcomes import Question
+from pipeline.questions.paired import Paired
+from pipeline.scoring.words import NO_LABELS, claim, location, positions
+
+
+def number(value: float) -> str:
+    """Format a number as short as three digits allow, thousands apart."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def share_cells(share: Proportion) -> tuple[str, str]:
+    """Format the share of a class and its interval in per cent, without the sign."""
+    low, high = share.interval() or (0.0, 1.0)
+    return f"{100 * (share.value or 0):.1f}", f"{100 * low:.0f}-{100 * high:.0f}"
+
+
+def patch(of: Question) -> str:
+    """Name the patch of a question."""
+    return f"{of.claim.threat} px" if of.claim else "none"
+
+
+def asked(of: Question) -> str:
+    """Name what is asked of the patch."""
+    return claim(of.claim.to_dict(), stride=True) if of.claim else of.what
+
+
+def question(of: Question) -> str:
+    """Name a question in whole."""
+    return f"{patch(of)}, {asked(of)}" if of.claim else of.what
+
+
+def heading(entry: Mapping[str, Any], own_stride: int | None) -> str:
+    """Name what is asked of a patch, by any rule, as the heading of a row."""
+    parts = [f"{entry['threat']} px"]
+    if entry["top_k"] != 1:
+        parts.append(f"top {entry['top_k']}")
+    if entry["stride"] != own_stride:
+        parts.append(f"stride {entry['stride']}")
+    if entry["confidence"] is not None:
+        parts.append(f"confidence {100 * entry['confidence']:g} %")
+    return ", ".join(parts)
+
+
+def paired_cells(paired: Paired) -> tuple[str, ...]:
+    """Format both shares, the difference with its interval, discordant images, McNemar's p."""
+    ends = paired.interval()
+    if ends is None or paired.difference is None:
+        return NO_LABELS, "", "", "", ""
+    low, high = ends
+    p = paired.p_value()
+    return (
+        f"{100 * paired.first.hits / paired.of:.1f}",
+        f"{100 * paired.second.hits / paired.of:.1f}",
+        f"{100 * paired.difference:+.1f} ({100 * low:+.1f} .. {100 * high:+.1f})",
+        f"{paired.only_first}/{paired.only_second}",
+        f"{p:.3f}" if p >= 0.001 else f"{p:.0e}",
+    )
+
+
+def votes(found: Comparison) -> str:
+    """Say how far two runs cast the same votes."""
+    if found.votes is None:
+        return (
+            "Votes: not compared one by one, since the two vote on other ablations, not on all of "
+            "them, or not for one class each."
+        )
+    return agreement(found.votes)
+
+
+def agreement(same: Agreement) -> str:
+    """Say how far runs over the same ablations cast the same votes."""
+    if not same.ablations:
+        return "Votes: no image was voted on in both."
+    of = f"{same.ablations:,} ablations of {same.images:,} images"
+    differ = same.ablations - same.equal
+    if not differ:
+        return f"Votes: all {of} vote equally."
+    said = (
+        f"Votes: {100 * same.equal / same.ablations:.2f} % of {of} vote equally; {differ:,} "
+        f"differ, on {same.images_differ:,} images, and {same.predictions_differ:,} smoothed "
+        "predictions."
+    )
+    gaps = same.gaps
+    if gaps is None:
+        return f"{said} A run with --gaps says how near a tie they are."
+    where = gaps.where
+    place = location(where.y, where.x, gaps.run.ablation.kind)
+    return (
+        f"{said}\nWhere they differ, the top two logits of {gaps.run.run_id} ({gaps.run.dtype}) "
+        f"are less than {_rounded_up(gaps.below)} apart, {gaps.median:.4g} at the median; so are "
+        f"{100 * gaps.as_near / same.ablations:.2f} % of all. The farthest: {where.image_id}, "
+        f"ablation {where.ablation} ({place}), class {where.first} or {where.second}."
+    )
+
+
+def _rounded_up(bound: float) -> str:
+    """Four digits, so that what is below the bound is below what is printed."""
+    return f"{Context(prec=4, rounding=ROUND_CEILING).create_decimal(bound):f}"
+
+
+def outline(manifest: Manifest) -> str:
+    """Describe a run's classifier in one line of the page."""
+    ablation = manifest.ablation
+    known = {"drop": "dropped", "black": "black"}
+    tokens = known.get(manifest.identity.get("tokens", ""), "unknown")
+    voting = "" if manifest.theta is None else f", votes of softmax ≥ {manifest.theta:g}"
+    return (
+        f"{manifest.identity['model']['name']}, {ablation.kind} ablations of {ablation.size} px of "
+        f"{ablation.height} × {ablation.width}, {positions(manifest)}, hidden tokens {tokens}"  # noqa: RUF001
+        f"{voting}"
+    )
+
+
+def counted(summary: Mapping[str, Any], *, labelled: bool = True) -> str:
+    """Say which images a figure counts, and how it counts those with errors."""
+    errors, without = summary["images_with_error"], summary["images_without_label"]
+    parts = [f"{summary['images']:,} images"]
+    parts.append(f"{errors:,} with an error (counted as wrong)" if errors else "none with an error")
+    if without:
+        parts.append(f"{without:,} without a label ({'left out' if labelled else 'counted'})")
+    return ", ".join(parts) + "."

@@ -1,0 +1,1 @@
+"""From stored votes to certificates and figures, and the words for them."""

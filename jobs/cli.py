@@ -14,6 +14,7 @@ from jobs.commands import asking, attacking, exchanging, measuring, running, wei
 from jobs.commands.app import app
 from jobs.config_file import yaml_of
 from jobs.stdout import let_readers_go
+from models.errors import exit_code_of
 
 
 @app.command
@@ -29,8 +30,6 @@ def completion(shell: Literal["bash", "zsh", "fish"], /) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code and never shows a traceback for a mistake."""
-    from jobs.errors import exit_code_of  # noqa: PLC0415
-
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     try:
         app.config = yaml_of(tokens)

@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import cache
 
-from jobs.before import checked
 from pipeline.config import ClaimsConfig, OutputConfig, VotesConfig
 from pipeline.flow import machine_that_votes
 from pipeline.numerics import Numerics, resolve_numerics
-from pipeline.preflight.findings import Check, Finding
+from pipeline.preflight.findings import Check, Finding, look_at
 from pipeline.preflight.stores import probe_output, reach_stores
 from pipeline.preflight.tracker import reach_tracker
 from pipeline.preflight.workers import (
@@ -43,7 +42,7 @@ def run_doctor(what: VotesConfig, claims: ClaimsConfig, output: OutputConfig) ->
 
 def _findings(what: VotesConfig, claims: ClaimsConfig, output: OutputConfig) -> Iterator[Finding]:
     stores = list(
-        checked([("stores", lambda: reach_stores([what.data, what.weights, output.out]))])
+        look_at([("stores", lambda: reach_stores([what.data, what.weights, output.out]))])
     )
     yield from stores
     if not all(finding.ok for finding in stores):
@@ -79,7 +78,7 @@ def _findings(what: VotesConfig, claims: ClaimsConfig, output: OutputConfig) -> 
         ),
     ]
     with stack:
-        yield from checked(checks)
+        yield from look_at(checks)
 
 
 def _files(what: VotesConfig) -> str:

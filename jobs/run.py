@@ -3,13 +3,13 @@
 import sys
 from dataclasses import replace
 
-from jobs.before import demand_stores, preflight, say_estimate
 from jobs.certify import report
 from jobs.votes import say_votes
 from pipeline.claims import questions_of
 from pipeline.config import ClaimsConfig, EstimateConfig, OutputConfig, VotesConfig
 from pipeline.curtailing import curtailment_of
 from pipeline.flow import count_votes
+from pipeline.preflight.checks import demand_stores, preflight, say_estimate
 from pipeline.resolve import resolve_voter
 from pipeline.store import VotesStore
 from pipeline.tracking import tracking_uri, watched

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.config_file import config_files
+from models.errors import JobError
 from pipeline.addresses import holds_password, redact
 from pipeline.config import ConfigError
 
@@ -26,7 +27,7 @@ _POLL_SECONDS = 1.0
 _NOT_SENT = shutil.ignore_patterns("__pycache__", "*.pyc")
 
 
-class SubmitError(RuntimeError):
+class SubmitError(JobError):
     """The cluster did not take the job, or lost it."""
 
 

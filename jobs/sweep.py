@@ -8,16 +8,16 @@ from typing import Any
 
 from rich.console import Console
 
-from jobs.before import checked, demand_stores, preflight
 from jobs.certify import settle
-from jobs.errors import exit_code_of
 from jobs.votes import say_votes
+from models.errors import exit_code_of
 from pipeline.claims import questions_of
 from pipeline.config import ClaimsConfig, ConfigError, OutputConfig, VotesConfig
 from pipeline.faulty import Faulty
 from pipeline.flow import check_weights_header, count_votes, plan_votes, source_options
 from pipeline.numerics import on_cluster
-from pipeline.preflight.findings import demand
+from pipeline.preflight.checks import demand_stores, preflight
+from pipeline.preflight.findings import demand, look_at
 from pipeline.preflight.tracker import reach_tracker
 from pipeline.resolve import resolve_voter
 from pipeline.sources.memory import ListingMemory, remembered_listing
@@ -53,7 +53,7 @@ def run_sweep(
     for weights in dict.fromkeys(config.weights for config in configs):
         demand_stores(next(one for one in configs if one.weights == weights), output)
     if not dry_run:
-        demand(checked([("MLflow", lambda: reach_tracker(claims, output.out))]))
+        demand(look_at([("MLflow", lambda: reach_tracker(claims, output.out))]))
     with ExitStack() as stack:
         if on_cluster():
             _join(stack, output)  # every plan asks a worker what it is

@@ -4,11 +4,11 @@ import json
 import sys
 from dataclasses import replace
 
-from jobs.before import demand_stores, preflight, say_estimate
 from pipeline.claims import questions_of
 from pipeline.config import DecidedConfig, EstimateConfig, OutputConfig, VotesConfig
 from pipeline.curtailing import curtailment_of
 from pipeline.flow import VotesOutcome, count_votes
+from pipeline.preflight.checks import demand_stores, preflight, say_estimate
 from pipeline.resolve import resolve_voter
 
 

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
+from models.errors import JobError
 from models.preprocess import Preprocess
 from pipeline import storage
 from pipeline.decoding import DecodeUnit
@@ -35,7 +36,7 @@ ATTACKED = pa.schema(
 _ROWS = 64
 
 
-class RoundTripError(RuntimeError):
+class RoundTripError(JobError):
     """Written images do not come back as the pixels that were meant."""
 
 

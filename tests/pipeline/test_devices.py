@@ -16,11 +16,12 @@ from rich.console import Console
 import pipeline.cluster
 import pipeline.stages
 import pipeline.voting
+from models.errors import JobError
 from pipeline.cluster import one_machine
 from pipeline.committing import CommitUnit
 from pipeline.config import ClaimsConfig, ConfigError, OutputConfig, VotesConfig
 from pipeline.decoding import DecodeUnit
-from pipeline.failures import JobError, WorkersDiedError, in_words
+from pipeline.failures import WorkersDiedError, in_words
 from pipeline.flow import count_votes
 from pipeline.manifest import Manifest
 from pipeline.numerics import MIXED, Machine, demand_one_gpu_model, probe_machine, resolve_numerics

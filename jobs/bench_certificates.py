@@ -1,11 +1,12 @@
 """``patchcert bench certificates``: what certifying stored votes costs."""
 
 import json
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from cyclopts import Parameter
 
 from jobs.bench import log, reach
 from pipeline.config import ConfigError, at_least
@@ -14,6 +15,7 @@ from pipeline.config import ConfigError, at_least
 _LEAST_CLASSES, _UNIT_IMAGES = 33, 256
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class BenchCertificatesConfig:
     """What is measured.
@@ -51,8 +53,8 @@ class BenchCertificatesConfig:
             )
 
 
-def run_bench_certificates(config: BenchCertificatesConfig) -> int:
-    """Measure and print."""
+def bench_certificates(*, config: BenchCertificatesConfig = BenchCertificatesConfig()) -> int:
+    """Measure how fast (synthetic) votes become certificates, beside a plain loop."""
     from pipeline.bench.certificates import measure_certificates  # noqa: PLC0415
     from pipeline.bench.hardware import hardware, in_words  # noqa: PLC0415
 
@@ -95,9 +97,3 @@ def _family_in_words(name: str, of: dict[str, Any]) -> str:
         f"{100 * of['beyond_uniform']:.0f} % at a larger size than the uniform rule says; "
         f"{voted['least']} voted classes an image at least, {voted['mean']:.1f} in the mean"
     )
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.exit(main(["bench", "certificates", *sys.argv[1:]]))

@@ -1,16 +1,18 @@
 """``patchcert bench control-plane``: what a job costs besides pixels and network."""
 
 import json
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cyclopts import Parameter
+
 from jobs.bench import log, reach
 from pipeline.config import ConfigError, at_least
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class BenchControlPlaneConfig:
     """What is measured.
@@ -37,8 +39,8 @@ class BenchControlPlaneConfig:
             raise ConfigError(f"--images: give multiples of --per-shard {self.per_shard}")
 
 
-def run_bench_control_plane(config: BenchControlPlaneConfig) -> int:
-    """Measure and print, a line a job as it ends.
+def bench_control_plane(*, config: BenchControlPlaneConfig = BenchControlPlaneConfig()) -> int:
+    """Measure what a job costs besides pixels and network, at any number of images.
 
     Raises:
         CheckError: The tracking server does not answer.
@@ -70,9 +72,3 @@ def _in_words(of: dict[str, Any]) -> str:
         f"  resumed: planned after {of['resume_planned_seconds']:.1f} s, first commit after "
         f"{of['resume_first_commit_seconds']:.1f} s, driver {of['resume_peak_mib']:.0f} MiB"
     )
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.exit(main(["bench", "control-plane", *sys.argv[1:]]))

@@ -1,14 +1,16 @@
 """``patchcert bench decide``: what --decide would have saved, from the votes of a finished run."""
 
 import json
-import sys
 from dataclasses import dataclass
 from typing import Any
+
+from cyclopts import Parameter
 
 from jobs.bench import log, reach
 from pipeline.config import DecidedConfig
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class BenchDecideConfig:
     """Which votes are replayed, and what they have to decide.
@@ -45,8 +47,8 @@ class BenchDecideConfig:
         return DecidedConfig(patch=self.patch, rule=self.rule)
 
 
-def run_bench_decide(config: BenchDecideConfig) -> int:
-    """Replay and print; 1 if an answer differs from that of all votes.
+def bench_decide(*, config: BenchDecideConfig = BenchDecideConfig()) -> int:
+    """Replay a run's votes as --decide would have cast them: the share that it saves.
 
     Raises:
         CheckError: The tracking server does not answer.
@@ -83,9 +85,3 @@ def _in_words(of: dict[str, Any]) -> str:
         f"needed ({of['images_ended']:,} of {of['images']:,} images end early), "
         f"{of['answers_that_differ']} answers differ, test {of['seconds']:.2f} s"
     )
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.exit(main(["bench", "decide", *sys.argv[1:]]))

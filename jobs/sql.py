@@ -1,13 +1,22 @@
-"""``patchcert sql``: a query over all stored runs. Also ``python -m jobs.sql``."""
+"""``patchcert sql``: a query over all stored runs."""
 
 import sys
 from dataclasses import dataclass
+from typing import Annotated
 
-from pipeline.config import ConfigError, at_least
+from cyclopts import Parameter
+from cyclopts.validators import Number
+from rich.console import Console
+
+from pipeline import storage
+from pipeline.config import ConfigError
+from pipeline.questions import rendering
+from pipeline.questions.sql import Answer, connect, unwritten
 
 _TERMINAL_ROWS = 40
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class SqlConfig:
     """How a question is answered.
@@ -21,31 +30,29 @@ class SqlConfig:
     """
 
     out: str = "out"
-    rows: int | None = None
+    rows: Annotated[int | None, Parameter(validator=Number(gte=1))] = None
     csv: bool = False
     json: bool = False
     parquet: str | None = None
 
     def __post_init__(self) -> None:
-        at_least(1, rows=self.rows)
         if self.csv + self.json + (self.parquet is not None) + (self.rows is not None) > 1:
             raise ConfigError("--csv, --json, --parquet, --rows: choose one of them")
 
 
-def run_sql(query: str | None, how: SqlConfig) -> int:
-    """Answer a query, of standard input where it is None.
+def sql(query: str | None = None, /, *, how: SqlConfig = SqlConfig()) -> int:
+    """Ask stored results a question in SQL (DuckDB), over all runs at once.
+
+    Args:
+        query: One query over the views runs, claims, votes, images, certificates, detection,
+            locations, witnesses and attacks, such as "from runs"; left out, it is read from
+            standard input.
+        how: Where the results lie and how the answer is printed.
 
     Raises:
         ConfigError: There is none, or more than one, or DuckDB refuses it, or there is no folder.
         ManifestError: A run's manifest contradicts its id.
     """
-    # DuckDB and Arrow: --help and usage errors must not wait for them.
-    from rich.console import Console  # noqa: PLC0415
-
-    from pipeline import storage  # noqa: PLC0415
-    from pipeline.questions import rendering  # noqa: PLC0415
-    from pipeline.questions.sql import Answer, connect, unwritten  # noqa: PLC0415
-
     if query is None and sys.stdin.isatty():
         raise ConfigError('give a query, such as "from runs"; docs/cookbook.md has more')
     query = sys.stdin.read() if query is None else query
@@ -75,9 +82,3 @@ def run_sql(query: str | None, how: SqlConfig) -> int:
     for line in unwritten(how.out, query):
         print(f"patchcert: {line}", file=sys.stderr)
     return 0
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.exit(main(["sql", *sys.argv[1:]]))

@@ -1,4 +1,4 @@
-"""``patchcert sweep``: runs over a grid of settings. Also ``python -m jobs.sweep``."""
+"""``patchcert sweep``: runs over a grid of settings."""
 
 import json
 import sys
@@ -30,15 +30,22 @@ from pipeline.tracking import run_name, watched
 from pipeline.tracking.sweeps import TrackedSweep
 
 
-def run_sweep(
+def sweep(
+    *,
     axes: Axes,
     fixed: FixedConfig,
-    claims: ClaimsConfig,
-    output: OutputConfig,
-    *,
+    claims: ClaimsConfig = ClaimsConfig(),
+    output: OutputConfig = OutputConfig(),
     dry_run: bool = False,
 ) -> int:
-    """Vote where votes are missing, certify and log every point, and print one table.
+    """Run every combination of settings that is missing; nested MLflow runs, one table.
+
+    Args:
+        axes: Options with several values.
+        fixed: Options with one.
+        claims: What to certify.
+        output: Where results go.
+        dry_run: Say which points need votes, and how many; compute nothing.
 
     Returns:
         0, or 1 if a point failed; the others are brought to their end all the same.
@@ -180,9 +187,3 @@ def _say(
         row["run_id"] for row, failure in zip(rows, failures, strict=True) if not failure
     )
     print(f"run_id={' '.join(ids)}")
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.exit(main(["sweep", *sys.argv[1:]]))

@@ -1,4 +1,4 @@
-"""``patchcert votes``: images in, votes in Parquet. Also ``python -m jobs.votes``."""
+"""``patchcert votes``: images in, votes in Parquet."""
 
 import json
 import sys
@@ -12,21 +12,22 @@ from pipeline.preflight.checks import demand_stores, preflight, say_estimate
 from pipeline.resolve import resolve_voter
 
 
-def run_votes(
+def votes(
+    *,
     what: VotesConfig,
-    output: OutputConfig,
-    asked: EstimateConfig = EstimateConfig(),  # noqa: B008  (frozen)
-    decided: DecidedConfig = DecidedConfig(),  # noqa: B008
+    decided: DecidedConfig = DecidedConfig(),
+    output: OutputConfig = OutputConfig(),
+    before: EstimateConfig = EstimateConfig(),
 ) -> int:
-    """Vote, and say where the votes are."""
+    """Vote on every image and store the votes; resumes what is unfinished."""
     decided.check(what)
     demand_stores(what, output)
     voter = resolve_voter(what)
     if what.decide:
         questions = questions_of(voter, decided.claims)
         voter = replace(voter, curtailment=curtailment_of(questions))
-    if asked.dry_run:
-        return say_estimate(what, voter, output, asked)
+    if before.dry_run:
+        return say_estimate(what, voter, output, before)
     outcome = count_votes(what, voter, output, preflight(what, voter, None, output))
     say_votes(outcome)
     if output.json:
@@ -50,9 +51,3 @@ def say_votes(outcome: VotesOutcome) -> None:
     print(line, file=sys.stderr)
     if outcome.faulty.count:
         print(f"{outcome.faulty.count} images have an error: {outcome.faulty}", file=sys.stderr)
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.exit(main(["votes", *sys.argv[1:]]))

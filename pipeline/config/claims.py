@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 
+from cyclopts import Parameter
+
 from pipeline.certificates.threats import Threat
+from pipeline.config.flags import Advanced
 from pipeline.config.mistakes import ConfigError, at_least
 from pipeline.config.votes import VotesConfig
 
@@ -10,6 +13,7 @@ from pipeline.config.votes import VotesConfig
 RuleName = str
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ClaimsConfig:
     """What to certify from votes, and where to log it.
@@ -29,11 +33,11 @@ class ClaimsConfig:
 
     patch: tuple[int | str, ...] | None = None
     rule: tuple[RuleName, ...] | None = None
-    top_k: tuple[int, ...] = (1,)
-    detect: bool = False
-    confidence: float = 0.999
+    top_k: Advanced[tuple[int, ...]] = (1,)
+    detect: Advanced[bool] = False
+    confidence: Advanced[float] = 0.999
     mlflow: str | None = None
-    experiment: str = "patchcert"
+    experiment: Advanced[str] = "patchcert"
 
     def __post_init__(self) -> None:
         if self.patch is not None and not self.patch:
@@ -61,6 +65,7 @@ class ClaimsConfig:
             raise ConfigError(f"--{error}") from error
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class DecidedConfig:
     """What votes have to decide where nothing is certified yet.
@@ -70,11 +75,11 @@ class DecidedConfig:
         rule: With --decide: exact, uniform [both].
     """
 
-    patch: tuple[int | str, ...] | None = None
-    rule: tuple[RuleName, ...] | None = None
+    patch: Advanced[tuple[int | str, ...] | None] = None
+    rule: Advanced[tuple[RuleName, ...] | None] = None
 
     def __post_init__(self) -> None:
-        self.claims  # noqa: B018  (fails where a text means nothing)
+        ClaimsConfig(patch=self.patch, rule=self.rule)  # fails where a text means nothing
 
     @property
     def claims(self) -> ClaimsConfig:

@@ -7,11 +7,15 @@ from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+from cyclopts import Parameter
+
 from models.ablation import AblationKind
 from models.systems import TokenMode, VotingName
 from pipeline.config import ConfigError, Dtype, VotesConfig
+from pipeline.config.flags import Advanced
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Axes:
     """What varies: one or several values each; every combination is a point.
@@ -32,9 +36,9 @@ class Axes:
     ablation: tuple[AblationKind, ...] | None = None
     size: tuple[int, ...] | None = None
     stride: tuple[int, ...] | None = None
-    tokens: tuple[TokenMode, ...] | None = None
-    voting: tuple[VotingName, ...] | None = None
-    dtype: tuple[Dtype, ...] | None = None
+    tokens: Advanced[tuple[TokenMode, ...] | None] = None
+    voting: Advanced[tuple[VotingName, ...] | None] = None
+    dtype: Advanced[tuple[Dtype, ...] | None] = None
 
     def __post_init__(self) -> None:
         for name, values in vars(self).items():
@@ -71,6 +75,7 @@ else:
     # The command line is made of both.
     FixedConfig.__module__ = __name__
     FixedConfig.__doc__ = VotesConfig.__doc__
+    Parameter(name="*")(FixedConfig)
 
 
 def configs_of(axes: Axes, fixed: FixedConfig) -> list[VotesConfig]:

@@ -1,14 +1,14 @@
 """``patchcert convert``: a released checkpoint to safetensors."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 from cyclopts import Parameter
-from cyclopts.validators import Number
 
 from models.ablation import AblationKind
 from models.preprocess import PresetName
 from pipeline import storage
+from pipeline.config import at_least
 from pipeline.weight_files import check_new_weights
 
 
@@ -30,13 +30,17 @@ class ConvertConfig:
     """
 
     model: str
-    num_classes: Annotated[int | None, Parameter(validator=Number(gte=2))] = None
+    num_classes: int | None = None
     preprocess: PresetName | None = None
     ablation: AblationKind = "column"
-    size: Annotated[int | None, Parameter(validator=Number(gte=1))] = None
-    stride: Annotated[int | None, Parameter(validator=Number(gte=1))] = None
+    size: int | None = None
+    stride: int | None = None
     tokens: Literal["black", "drop"] | None = None
     trust_pickle: bool = False
+
+    def __post_init__(self) -> None:
+        at_least(2, num_classes=self.num_classes)
+        at_least(1, size=self.size, stride=self.stride)
 
 
 def convert(released: str, out: str, /, *, what: ConvertConfig) -> int:

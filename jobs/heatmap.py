@@ -8,7 +8,6 @@ from rich.console import Console
 from jobs.patches import AsksPatches
 from pipeline.certificates.threats import Threat
 from pipeline.questions import open_run
-from pipeline.questions.heatmap_picture import draw_run
 from pipeline.questions.reports import print_maps
 from pipeline.resolve import default_patches
 
@@ -37,6 +36,9 @@ def heatmap(*, what: HeatmapConfig = HeatmapConfig()) -> int:
         ConfigError: There is no such run, or no such place of such a patch.
         ManifestError, StoreError: The votes are absent, incomplete or contradictory.
     """
+    # matplotlib: --help must not wait for it.
+    from pipeline.questions.heatmap_picture import draw_run  # noqa: PLC0415
+
     run = open_run(what.out, what.run_id)
     threats = what.threats or tuple(map(Threat.square, default_patches(run.ablation)))
     drawn = draw_run(run, threats, asked=True)

@@ -6,7 +6,6 @@ from cyclopts import Parameter
 
 from pipeline import storage
 from pipeline.config import ConfigError
-from pipeline.page.writing import page_of
 from pipeline.questions import open_run
 from pipeline.tracking import log_page, redact
 
@@ -53,6 +52,9 @@ def report(*runs: str, what: ReportConfig) -> int:
         ManifestError, StoreError: Votes or certificates are absent, incomplete or contradictory.
         TrackingError: MLflow failed; the page is written.
     """
+    # matplotlib: --help must not wait for it.
+    from pipeline.page.writing import page_of  # noqa: PLC0415
+
     opened = [open_run(what.out, run_id) for run_id in runs or (None,)]
     page = page_of(opened, intersect=what.intersect, images=not what.no_images, data=what.data)
     storage.write_atomically(what.to, page)

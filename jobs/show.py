@@ -2,16 +2,14 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Annotated
 
 from cyclopts import Parameter
-from cyclopts.validators import Number
 
 from models.ablation import AblationKind
 from models.preprocess import PresetName
 from models.systems import TokenMode
 from pipeline import storage
-from pipeline.config import ConfigError, Device, VotesConfig
+from pipeline.config import ConfigError, Device, VotesConfig, at_least
 from pipeline.config.flags import Advanced
 from pipeline.scene import make_scene
 
@@ -56,13 +54,14 @@ class ShowConfig:
     preprocess: Advanced[PresetName | None] = None
     resize: Advanced[str | None] = None
     crop: Advanced[str | None] = None
-    patch: Annotated[int | None, Parameter(validator=Number(gte=1))] = None
+    patch: int | None = None
     device: Device = "auto"
     out: str = "picture.png"
 
     def __post_init__(self) -> None:
         if not self.out.endswith(".png"):
             raise ConfigError(f"--out {self.out}: the picture is a PNG; end the name in .png")
+        at_least(1, patch=self.patch)
         self.request()
 
     def request(self) -> VotesConfig:

@@ -2,16 +2,13 @@
 
 import sys
 from dataclasses import dataclass
-from typing import Annotated
 
 from cyclopts import Parameter
-from cyclopts.validators import Number
 from rich.console import Console
 
 from pipeline import storage
-from pipeline.config import ConfigError
+from pipeline.config import ConfigError, at_least
 from pipeline.questions import rendering
-from pipeline.questions.sql import Answer, connect, unwritten
 
 _TERMINAL_ROWS = 40
 
@@ -30,12 +27,13 @@ class SqlConfig:
     """
 
     out: str = "out"
-    rows: Annotated[int | None, Parameter(validator=Number(gte=1))] = None
+    rows: int | None = None
     csv: bool = False
     json: bool = False
     parquet: str | None = None
 
     def __post_init__(self) -> None:
+        at_least(1, rows=self.rows)
         if self.csv + self.json + (self.parquet is not None) + (self.rows is not None) > 1:
             raise ConfigError("--csv, --json, --parquet, --rows: choose one of them")
 
@@ -53,6 +51,9 @@ def sql(query: str | None = None, /, *, how: SqlConfig = SqlConfig()) -> int:
         ConfigError: There is none, or more than one, or DuckDB refuses it, or there is no folder.
         ManifestError: A run's manifest contradicts its id.
     """
+    # DuckDB: --help must not wait for it.
+    from pipeline.questions.sql import Answer, connect, unwritten  # noqa: PLC0415
+
     if query is None and sys.stdin.isatty():
         raise ConfigError('give a query, such as "from runs"; docs/cookbook.md has more')
     query = sys.stdin.read() if query is None else query

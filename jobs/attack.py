@@ -1,4 +1,4 @@
-"""``patchcert attack``: try to refute a run's certificates. Also ``python -m jobs.attack``."""
+"""``patchcert attack``: try to refute a run's certificates."""
 
 import json
 import sys
@@ -9,17 +9,20 @@ from pipeline.attack import MEANING
 from pipeline.attack.config import AttackConfig
 from pipeline.config import OutputConfig
 from pipeline.questions import open_run
+from pipeline.report.tables import print_attack
 
 # Failures told on the terminal; all are counted in the summary.
 _MOST_TOLD = 3
 
 
-def run_attack(what: AttackConfig, output: OutputConfig) -> int:
-    """Attack, report, and say where everything is; 1 if a certificate or its basis failed."""
+def attack(*, what: AttackConfig = AttackConfig(), output: OutputConfig = OutputConfig()) -> int:
+    """Try to refute a run's certificates with real patches, through the whole pipeline.
+
+    Returns:
+        1 if a certificate or its basis failed.
+    """
     store = open_run(output.out, what.run_id).store
-    # torch and ray: --help and usage errors must not wait for them.
-    from pipeline.attack.flow import attack_run  # noqa: PLC0415
-    from pipeline.report.tables import print_attack  # noqa: PLC0415
+    from pipeline.attack.flow import attack_run  # noqa: PLC0415  (torch: --help must not wait)
 
     attacked = attack_run(store, what, verbose=output.verbose)
     if output.json:
@@ -43,9 +46,3 @@ def run_attack(what: AttackConfig, output: OutputConfig) -> int:
         said = "\n  ".join(lines)
         print(f"patchcert: FALSIFIED\n  {said}\n{MEANING}: {saved}", file=sys.stderr)
     return 1 if attacked.failures else 0
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.exit(main(["attack", *sys.argv[1:]]))

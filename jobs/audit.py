@@ -1,12 +1,22 @@
-"""``patchcert audit``: the published certificate on stored votes. Also ``python -m jobs.audit``."""
+"""``patchcert audit``: the published certificate on stored votes."""
 
 import json
-import sys
 from dataclasses import dataclass
 
+import pyarrow as pa
+from cyclopts import Parameter
+from rich.console import Console
+
+from pipeline import storage
 from pipeline.config import ConfigError
+from pipeline.questions import open_run
+from pipeline.questions.audit import audits
+from pipeline.questions.rendering import parquet
+from pipeline.report.analysis_tables import print_audits
+from pipeline.resolve import default_patches
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class AuditConfig:
     """What is held against the published rule.
@@ -32,31 +42,20 @@ class AuditConfig:
                 raise ConfigError(f"--{name}: give one or more lengths of at least 1 px")
 
 
-def run_audit(what: AuditConfig) -> int:
-    """Compare, write every broken certificate with how it is broken, and print the table.
+def audit(*, what: AuditConfig = AuditConfig()) -> int:
+    """Hold the published certificate against the sound rules, and break what it gets wrong.
 
     Raises:
         ConfigError: There is no such run, or its votes do not answer.
         ManifestError, StoreError: The votes are absent, incomplete or contradictory.
     """
-    # Arrow: --help and usage errors must not wait for it.
-    import pyarrow as pa  # noqa: PLC0415
-    from rich.console import Console  # noqa: PLC0415
-
-    from pipeline import storage  # noqa: PLC0415
-    from pipeline.questions import open_run  # noqa: PLC0415
-    from pipeline.questions.audit import audits  # noqa: PLC0415
-    from pipeline.questions.rendering import parquet  # noqa: PLC0415
-    from pipeline.report.analysis_tables import print_audits  # noqa: PLC0415
-    from pipeline.resolve import default_patches  # noqa: PLC0415
-
     run = open_run(what.out, what.run_id)
     sides = what.patch or default_patches(run.ablation)
     found = list(audits(run, what.stride or (run.ablation.stride,), sides))
     path = storage.join(what.out, "audit", f"run_id={run.run_id}", "flips.parquet")
-    storage.write_atomically(path, parquet(pa.concat_tables(audit.flips for audit in found)))
+    storage.write_atomically(path, parquet(pa.concat_tables(one.flips for one in found)))
     if what.json:
-        rows = [{"run_id": run.run_id, **audit._asdict(), "flips": path} for audit in found]
+        rows = [{"run_id": run.run_id, **one._asdict(), "flips": path} for one in found]
         print(json.dumps(rows, indent=2))
     else:
         console = Console(highlight=False)
@@ -64,9 +63,3 @@ def run_audit(what: AuditConfig) -> int:
         console.print(f"broken certificates: {path}", soft_wrap=True, markup=False)
         print(f"run_id={run.run_id}")
     return 0
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.exit(main(["audit", *sys.argv[1:]]))

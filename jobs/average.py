@@ -1,21 +1,22 @@
-"""``patchcert average``: the mean of trained weights. Also ``python -m jobs.average``."""
+"""``patchcert average``: the mean of trained weights."""
 
-import sys
-from collections.abc import Sequence
-
+from pipeline import storage
 from pipeline.training.config import Precision
+from pipeline.weight_files import check_new_weights, local_weights
 
 
-def run_average(weights: Sequence[str], out: str, save_as: Precision | None) -> int:
-    """Average, and say what was written; the weights are only read.
+def average(weights: list[str], /, *, out: str, save_as: Precision | None = None) -> int:
+    """Average weights that were trained from the same ones: one network, often better than each.
+
+    Args:
+        weights: Files that `train` wrote, local or s3://; two or more.
+        out: Where the mean goes (.safetensors).
+        save_as: Type of the written weights [the first file's].
 
     Raises:
         ConfigError: ``out`` exists, or is not named as safetensors are.
         WeightsError: The files are not of one network.
     """
-    from pipeline import storage  # noqa: PLC0415
-    from pipeline.weight_files import check_new_weights, local_weights  # noqa: PLC0415
-
     check_new_weights(out)
     # torch: --help and usage errors must not wait for it.
     import torch  # noqa: PLC0415
@@ -28,9 +29,3 @@ def run_average(weights: Sequence[str], out: str, save_as: Precision | None) -> 
     storage.write_atomically(out, save(state, metadata=card.to_metadata()))
     print(f"{out}: the mean of {len(weights)} files of {card.model}, {card.num_classes} classes")
     return 0
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.exit(main(["average", *sys.argv[1:]]))

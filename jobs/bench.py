@@ -1,4 +1,4 @@
-"""``patchcert bench``: speed, as ratios of one run. Also ``python -m jobs.bench``."""
+"""``patchcert bench``: speed, as ratios of one run."""
 
 import json
 import os
@@ -7,9 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pipeline.config import ClaimsConfig, ConfigError, Device, Dtype, at_least
+from cyclopts import Parameter
+from rich.console import Console
+
+from pipeline.bench.hardware import hardware, peak_memory_mib
+from pipeline.bench.table import print_bench
+from pipeline.config import ClaimsConfig, ConfigError, Device, Dtype, VotesConfig, at_least
+from pipeline.numerics import probe_machine, resolve_numerics
+from pipeline.preflight.tracker import reach_tracker
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class BenchConfig:
     """What is measured.
@@ -51,17 +59,13 @@ class BenchConfig:
             raise ConfigError(f"--pipeline {self.pipeline}: a steady pace needs at least 96 images")
 
 
-def run_bench(config: BenchConfig) -> int:
-    """Measure and print."""
-    import torch  # noqa: PLC0415  (--help must not wait for it)
-    from rich.console import Console  # noqa: PLC0415
+def bench(*, config: BenchConfig = BenchConfig()) -> int:
+    """Measure the speed of the engine and the pipeline, as ratios of things timed side by side."""
+    # torch: --help must not wait for it.
+    import torch  # noqa: PLC0415
 
     from pipeline.bench.end_to_end import decode_rates  # noqa: PLC0415
     from pipeline.bench.engine import EngineSettings, measure_engine  # noqa: PLC0415
-    from pipeline.bench.hardware import hardware, peak_memory_mib  # noqa: PLC0415
-    from pipeline.bench.table import print_bench  # noqa: PLC0415
-    from pipeline.config import VotesConfig  # noqa: PLC0415
-    from pipeline.numerics import probe_machine, resolve_numerics  # noqa: PLC0415
 
     reach(config.mlflow, config.experiment)
     machine = probe_machine(config.device)
@@ -110,8 +114,6 @@ def reach(mlflow: str | None, experiment: str) -> None:
     """
     if mlflow is None:
         return
-    from pipeline.preflight.tracker import reach_tracker  # noqa: PLC0415
-
     reach_tracker(ClaimsConfig(mlflow=mlflow, experiment=experiment), "")
 
 
@@ -148,9 +150,3 @@ def _pipeline(config: BenchConfig) -> dict[str, Any] | None:
         device=config.device,
         images=config.pipeline,
     )
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.exit(main(["bench", *sys.argv[1:]]))

@@ -1,7 +1,6 @@
-"""``patchcert certify``: stored votes to certificates. Also ``python -m jobs.certify``."""
+"""``patchcert certify``: stored votes to certificates."""
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ from rich.console import Console
 from pipeline import storage
 from pipeline.certificates.threats import Threat
 from pipeline.config import ClaimsConfig, OutputConfig
+from pipeline.config.flags import Advanced
 from pipeline.questions import open_run
 from pipeline.questions.heatmap import picture_path, threats_to_draw
 from pipeline.reduction import Certified, certify_votes
@@ -18,15 +18,23 @@ from pipeline.store import VotesStore
 from pipeline.tracking import log_run, redact, tracking_uri
 
 
-def run_certify(
-    run_id: str | None,
-    stride: int | None,
-    claims: ClaimsConfig,
-    output: OutputConfig,
+def certify(
     *,
-    ray: bool = False,
+    run_id: str | None = None,
+    stride: int | None = None,
+    ray: Advanced[bool] = False,
+    claims: ClaimsConfig = ClaimsConfig(),
+    output: OutputConfig = OutputConfig(),
 ) -> int:
-    """Certify a stored run and report it."""
+    """Certify stored votes: no model, no images, no GPU.
+
+    Args:
+        run_id: Which run; may be left out where --out holds one only.
+        stride: Count the votes of this stride only, in pixels, a multiple of the run's own.
+        ray: Spread millions of images over Ray, as jobs on a cluster do by themselves.
+        claims: What to certify.
+        output: Where the votes lie and results go.
+    """
     store = open_run(output.out, run_id).store
     tracking_uri(claims, output.out)
     report(store, claims, output, stride=stride, ray=ray or None)
@@ -131,9 +139,3 @@ def _print_places(settled: Settled, store: VotesStore, console: Console) -> None
         places["MLflow"] = f"mlflow ui --backend-store-uri {redact(settled.uri)}"
     for name, place in places.items():
         console.print(f"{name + ':':14}{place}", soft_wrap=True, markup=False)
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.exit(main(["certify", *sys.argv[1:]]))

@@ -1,13 +1,20 @@
-"""``patchcert classes``: accuracies of each class. Also ``python -m jobs.classes``."""
+"""``patchcert classes``: accuracies of each class."""
 
 import json
-import sys
 from dataclasses import dataclass
 from typing import Literal
 
+from cyclopts import Parameter
+from rich.console import Console
+
 from jobs.patches import AsksPatches
+from pipeline.questions import open_run
+from pipeline.questions.classes import by_class, class_names, columns
+from pipeline.questions.outcomes import outcomes_of
+from pipeline.report.analysis_tables import print_classes
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ClassesConfig(AsksPatches):
     """Which accuracies of which run.
@@ -29,21 +36,13 @@ class ClassesConfig(AsksPatches):
     json: bool = False
 
 
-def run_classes(what: ClassesConfig) -> int:
-    """Print a row a class.
+def classes(*, what: ClassesConfig = ClassesConfig()) -> int:
+    """Show the accuracies of each class with their intervals.
 
     Raises:
         ConfigError: There is no such run, or no such certificate.
         ManifestError, StoreError: Votes or certificates are absent, incomplete or contradictory.
     """
-    # Arrow: --help and usage errors must not wait for it.
-    from rich.console import Console  # noqa: PLC0415
-
-    from pipeline.questions import open_run  # noqa: PLC0415
-    from pipeline.questions.classes import by_class, class_names, columns  # noqa: PLC0415
-    from pipeline.questions.outcomes import outcomes_of  # noqa: PLC0415
-    from pipeline.report.analysis_tables import print_classes  # noqa: PLC0415
-
     run = open_run(what.out, what.run_id)
     outcomes = outcomes_of(run)
     questions = columns(outcomes, what.threats, what.rule)
@@ -56,9 +55,3 @@ def run_classes(what: ClassesConfig) -> int:
         print_classes(rows, questions, class_names(run.manifest), Console(highlight=False))
         print(f"run_id={run.run_id}")
     return 0
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.exit(main(["classes", *sys.argv[1:]]))

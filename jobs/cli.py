@@ -1,22 +1,108 @@
 """The ``patchcert`` command: parses, calls one job, turns mistakes into one line and a code.
 
-Exit codes: 0 done, 1 the job failed, 2 the request was wrong, 130 interrupted. Heavy
-imports happen inside the jobs, so that ``--help`` and usage errors are immediate.
+Exit codes: 0 done, 1 the job failed, 2 the request was wrong, 130 interrupted. A command is a
+function of its module ``jobs/<command>.py``, which is imported when the command is called, so that
+``--help`` and usage errors wait for none of the others.
 """
 
+import io
+import itertools
 import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from cyclopts import CycloptsError
+from cyclopts import App, CycloptsError, Group, Parameter
 
-from jobs.commands import asking, attacking, exchanging, measuring, running, weights  # noqa: F401
-from jobs.commands.app import app
 from jobs.config_file import yaml_of
-from jobs.stdout import let_readers_go
+from models.errors import exit_code_of
+from pipeline.revision import program_version
+
+# By group, in the order of --help. The texts are those of the functions' docstrings.
+_COMMANDS = {
+    "Evaluate": {
+        "run": "Vote on every image, certify, and log the run: the whole job.",
+        "votes": "Vote on every image and store the votes; resumes what is unfinished.",
+        "certify": "Certify stored votes: no model, no images, no GPU.",
+        "sweep": "Run every combination of settings that is missing; nested MLflow runs, one "
+        "table.",
+        "doctor": "Check all that a run needs: stores, data, output, MLflow, token, cluster, "
+        "weights.",
+    },
+    "Ask": {
+        "show": "Draw an image, some of its ablations with their tokens, and the worst patch.",
+        "sql": "Ask stored results a question in SQL (DuckDB), over all runs at once.",
+        "compare": "Compare two runs over the same images: paired differences, McNemar's test, "
+        "equal votes.",
+        "classes": "Show the accuracies of each class with their intervals.",
+        "heatmap": "Draw where a patch leaves most images uncertified, and store the numbers.",
+        "report": "Write one or several runs as one HTML page, whole in itself; log it to MLflow.",
+    },
+    "Challenge": {
+        "attack": "Try to refute a run's certificates with real patches, through the whole "
+        "pipeline.",
+        "witness": "Rewrite stored votes to change every image without a certificate: no model, no "
+        "images.",
+        "audit": "Hold the published certificate against the sound rules, and break what it gets "
+        "wrong.",
+    },
+    "Weights": {
+        "systems": "List what can be evaluated: model families, ablations, token modes, voting.",
+        "convert": "Convert a released smoothed-vit checkpoint to safetensors.",
+        "train": "Fine-tune a network on ablations, into weights for `run`; resumes what is "
+        "unfinished.",
+        "average": "Average weights that were trained from the same ones: one network, often "
+        "better than each.",
+        "register": "Enter a run's weights into MLflow's model registry, with its certified "
+        "figures.",
+    },
+    "Exchange": {
+        "import": "Make a run of votes that were cast elsewhere, so that every question can be "
+        "asked of them.",
+        "export": "Write a run as files for a leaderboard: images, headline, manifest, votes if "
+        "asked.",
+    },
+    "Cluster and tools": {
+        "submit": "Send a command to a Ray cluster as a job, follow its log, and end with its exit "
+        "code.",
+        "bench": "Measure the speed of the engine and the pipeline, as ratios of things timed side "
+        "by side.",
+    },
+}
 
 
-@app.command
+def _default(value: object) -> str | None:
+    """Text of a default in --help; what is None or off is explained by the option's own text."""
+    if value is None or value is False or value == ():
+        return None
+    values = value if isinstance(value, tuple) else (value,)
+    return " ".join(f"{one:g}" if isinstance(one, float) else str(one) for one in values)
+
+
+app = App(
+    name="patchcert",
+    help="Certified accuracy of image classifiers against adversarial patches.\n\n"
+    "Every command also takes --config FILE.yaml, with the flags below as keys; flags win.",
+    help_format="plaintext",
+    version=program_version,
+    version_flags=["--version"],
+    default_parameter=Parameter(negative=(), consume_multiple=True, show_default=_default),
+    result_action="return_value",
+)
+_order = itertools.count()
+_groups = {title: Group(title, sort_key=next(_order)) for title in _COMMANDS}
+for _title, _commands in _COMMANDS.items():
+    for _name, _text in _commands.items():
+        _module = "import_votes" if _name == "import" else _name  # the other is a keyword
+        app.command(
+            f"jobs.{_module}:{_module}",
+            name=_name,
+            help=_text,
+            group=_groups[_title],
+            sort_key=next(_order),
+        )
+
+
+@app.command(group=_groups["Cluster and tools"], sort_key=next(_order))
 def completion(shell: Literal["bash", "zsh", "fish"], /) -> int:
     """Print a shell's completion of this command: eval "$(patchcert completion bash)".
 
@@ -27,10 +113,11 @@ def completion(shell: Literal["bash", "zsh", "fish"], /) -> int:
     return 0
 
 
+app["--help"].group = app["--version"].group = _groups["Cluster and tools"]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code and never shows a traceback for a mistake."""
-    from jobs.errors import exit_code_of  # noqa: PLC0415
-
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     try:
         app.config = yaml_of(tokens)
@@ -49,11 +136,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return result if isinstance(result, int) else 0
 
 
+class _Stdout(io.FileIO):
+    """Standard output that drops what is written once nobody reads it, as after ``| head``.
+
+    The command then ends with its own exit code: that of an attack that found something must not
+    depend on who reads the table.
+    """
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return len(data)
+
+
 def entry() -> None:
     """Console script."""
-    let_readers_go()
+    if sys.stdout is not None:
+        raw = _Stdout(sys.stdout.fileno(), "w", closefd=False)
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(raw),
+            encoding=sys.stdout.encoding,
+            errors=sys.stdout.errors,
+            line_buffering=raw.isatty(),
+        )
     sys.exit(main())
-
-
-if __name__ == "__main__":
-    entry()

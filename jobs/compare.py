@@ -1,10 +1,16 @@
-"""``patchcert compare``: two runs, image by image. Also ``python -m jobs.compare``."""
+"""``patchcert compare``: two runs, image by image."""
 
 import json
-import sys
 from dataclasses import dataclass
 
+from cyclopts import Parameter
+from rich.console import Console
 
+from pipeline.questions import comparison, open_run
+from pipeline.report.analysis_tables import print_comparison
+
+
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig:
     """How two runs are compared.
@@ -20,30 +26,22 @@ class CompareConfig:
     json: bool = False
 
 
-def run_compare(first: str, second: str, how: CompareConfig) -> int:
-    """Compare two runs.
+def compare(first: str, second: str, /, *, how: CompareConfig = CompareConfig()) -> int:
+    """Compare two runs over the same images: paired differences, McNemar's test, equal votes.
+
+    Args:
+        first: A run, or the beginning of its id.
+        second: The other; differences are the second minus the first.
+        how: Where the results lie and how the answer is printed.
 
     Raises:
         ConfigError: There is no such run, or they cannot be compared.
         ManifestError, StoreError: Votes or certificates are absent, incomplete or contradictory.
     """
-    # Arrow: --help and usage errors must not wait for it.
-    from rich.console import Console  # noqa: PLC0415
-
-    from pipeline.questions import open_run  # noqa: PLC0415
-    from pipeline.questions.comparison import compare  # noqa: PLC0415
-    from pipeline.report.analysis_tables import print_comparison  # noqa: PLC0415
-
     runs = open_run(how.out, first), open_run(how.out, second)
-    found = compare(*runs, intersect=how.intersect)
+    found = comparison.compare(*runs, intersect=how.intersect)
     if how.json:
         print(json.dumps(found.to_dict(), indent=2))
     else:
         print_comparison(found, Console(highlight=False))
     return 0
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.exit(main(["compare", *sys.argv[1:]]))

@@ -6,6 +6,7 @@ from pathlib import Path
 from cyclopts import App, ArgumentCollection, UnknownOptionError
 from cyclopts.config import Yaml
 
+from models.errors import RequestError
 from models.nearest import did_you_mean
 
 _CONFIG = "--config"
@@ -15,15 +16,13 @@ class _File(Yaml):
     """A config file, of which a key that is no option is named with the nearest that is one."""
 
     def __call__(self, app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
-        from pipeline.config import ConfigError  # noqa: PLC0415
-
         try:
             super().__call__(app, commands, arguments)
         except UnknownOptionError as error:
             key = (error.token.keyword or "").strip("[]")
             known = [name.removeprefix("--") for one in arguments for name in one.names]
             hint = did_you_mean(key.replace("_", "-"), known) or "`--help` lists them"
-            raise ConfigError(
+            raise RequestError(
                 f"--config {self.path}: {key} is no option of `patchcert {' '.join(commands)}`; "
                 f"{hint}"
             ) from error
@@ -31,12 +30,10 @@ class _File(Yaml):
 
 def yaml_of(tokens: list[str]) -> tuple[Yaml, ...]:
     """Take ``--config FILE`` out of the tokens."""
-    from pipeline.config import ConfigError  # noqa: PLC0415
-
     for place, flag, path in config_files(tokens):
         del tokens[place if flag else place - 1 : place + 1]
         if not Path(path).is_file():
-            raise ConfigError(f"--config {path}: no such file")
+            raise RequestError(f"--config {path}: no such file")
         return (_File(path, use_commands_as_keys=False),)
     return ()
 
@@ -45,10 +42,8 @@ def config_files(tokens: Sequence[str]) -> Iterator[tuple[int, str, str]]:
     """Each config file a command names: place of its token, what it has before the path, the path.
 
     Raises:
-        ConfigError: There is no path.
+        RequestError: There is no path.
     """
-    from pipeline.config import ConfigError  # noqa: PLC0415
-
     for index, token in enumerate(tokens):
         if token == "--":  # noqa: S105  (a token of the command line)
             break  # what follows is another command's
@@ -58,6 +53,6 @@ def config_files(tokens: Sequence[str]) -> Iterator[tuple[int, str, str]]:
         if equals:
             yield index, f"{_CONFIG}=", path
         elif index + 1 == len(tokens):
-            raise ConfigError("--config: give the path of a YAML file")
+            raise RequestError("--config: give the path of a YAML file")
         else:
             yield index + 1, "", tokens[index + 1]

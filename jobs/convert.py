@@ -1,14 +1,18 @@
-"""``patchcert convert``: a released checkpoint to safetensors. Also ``python -m jobs.convert``."""
+"""``patchcert convert``: a released checkpoint to safetensors."""
 
-import sys
 from dataclasses import dataclass
 from typing import Literal
 
+from cyclopts import Parameter
+
 from models.ablation import AblationKind
 from models.preprocess import PresetName
+from pipeline import storage
 from pipeline.config import at_least
+from pipeline.weight_files import check_new_weights
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ConvertConfig:
     """What a checkpoint holds, as far as it does not say so itself.
@@ -39,15 +43,18 @@ class ConvertConfig:
         at_least(1, size=self.size, stride=self.stride)
 
 
-def run_convert(released: str, out: str, what: ConvertConfig) -> int:
-    """Convert, and say what was written; the released file is only read.
+def convert(released: str, out: str, /, *, what: ConvertConfig) -> int:
+    """Convert a released smoothed-vit checkpoint to safetensors.
+
+    Args:
+        released: The checkpoint (.pt); it is only read.
+        out: Where the weights go (.safetensors).
+        what: What the checkpoint holds.
 
     Raises:
         ConfigError: ``out`` exists, or is not named as safetensors are.
         UnknownModelError, WeightsError: As ``models.convert`` says.
     """
-    from pipeline.weight_files import check_new_weights  # noqa: PLC0415
-
     check_new_weights(out)
     lengths = {"size": what.size, "stride": what.stride}
     given = {name: value for name, value in lengths.items() if value is not None}
@@ -55,7 +62,6 @@ def run_convert(released: str, out: str, what: ConvertConfig) -> int:
     from safetensors.torch import save  # noqa: PLC0415
 
     from models.convert import convert_checkpoint  # noqa: PLC0415
-    from pipeline import storage  # noqa: PLC0415
 
     state, card = convert_checkpoint(
         released,
@@ -74,9 +80,3 @@ def run_convert(released: str, out: str, what: ConvertConfig) -> int:
         f"{'x'.join(map(str, preprocess.crop_px))} px, mean {preprocess.mean}, std {preprocess.std}"
     )
     return 0
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.exit(main(["convert", *sys.argv[1:]]))

@@ -1,16 +1,14 @@
-"""``patchcert doctor``: the checks before a job, alone. Also ``python -m jobs.doctor``."""
+"""``patchcert doctor``: the checks before a job, alone."""
 
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import cache
 
-from jobs.before import checked
 from pipeline.config import ClaimsConfig, OutputConfig, VotesConfig
 from pipeline.flow import machine_that_votes
 from pipeline.numerics import Numerics, resolve_numerics
-from pipeline.preflight.findings import Check, Finding
+from pipeline.preflight.findings import Check, Finding, look_at
 from pipeline.preflight.stores import probe_output, reach_stores
 from pipeline.preflight.tracker import reach_tracker
 from pipeline.preflight.workers import (
@@ -23,8 +21,17 @@ from pipeline.resolve import Voter, resolve_voter
 from pipeline.sources.listing import find_files
 
 
-def run_doctor(what: VotesConfig, claims: ClaimsConfig, output: OutputConfig) -> int:
-    """Print a line a check, as it is made, or all of them as JSON; 1 if one fails."""
+def doctor(
+    *,
+    what: VotesConfig,
+    claims: ClaimsConfig = ClaimsConfig(),
+    output: OutputConfig = OutputConfig(),
+) -> int:
+    """Check all that a run needs: stores, data, output, MLflow, token, cluster, weights.
+
+    Returns:
+        1 if a check fails.
+    """
     found = []
     for finding in _findings(what, claims, output):
         found.append(finding)
@@ -43,7 +50,7 @@ def run_doctor(what: VotesConfig, claims: ClaimsConfig, output: OutputConfig) ->
 
 def _findings(what: VotesConfig, claims: ClaimsConfig, output: OutputConfig) -> Iterator[Finding]:
     stores = list(
-        checked([("stores", lambda: reach_stores([what.data, what.weights, output.out]))])
+        look_at([("stores", lambda: reach_stores([what.data, what.weights, output.out]))])
     )
     yield from stores
     if not all(finding.ok for finding in stores):
@@ -79,15 +86,9 @@ def _findings(what: VotesConfig, claims: ClaimsConfig, output: OutputConfig) -> 
         ),
     ]
     with stack:
-        yield from checked(checks)
+        yield from look_at(checks)
 
 
 def _files(what: VotesConfig) -> str:
     kind, files = find_files(what.data)
     return f"{len(files):,} files of {kind}, {sum(file.size for file in files) / 2**20:,.1f} MiB"
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.exit(main(["doctor", *sys.argv[1:]]))

@@ -1,29 +1,23 @@
-"""``patchcert export``: a run as files for others. Also ``python -m jobs.export``."""
-
-import sys
+"""``patchcert export``: a run as files for others."""
 
 from pipeline.interchange.config import ExportConfig
+from pipeline.interchange.exporting import export_run
+from pipeline.questions import open_run
 
 
-def run_export(run_id: str | None, what: ExportConfig) -> int:
-    """Write the files, and say where; the last line on standard output is ``run_id=...``.
+def export(run: str | None = None, /, *, what: ExportConfig) -> int:
+    """Write a run as files for a leaderboard: images, headline, manifest, votes if asked.
+
+    Args:
+        run: A run, or the beginning of its id; may be left out where --out holds one only.
+        what: What is written, and where.
 
     Raises:
         ConfigError: There is no such run, its votes do not answer, or the folder is there already.
         ManifestError, StoreError: The votes are absent, incomplete or contradictory.
     """
-    # Arrow: --help and usage errors must not wait for it.
-    from pipeline.interchange.exporting import export_run  # noqa: PLC0415
-    from pipeline.questions import open_run  # noqa: PLC0415
-
-    run = open_run(what.out, run_id)
-    for name, path in export_run(run, what).items():
+    opened = open_run(what.out, run)
+    for name, path in export_run(opened, what).items():
         print(f"{name + ':':16}{path}")
-    print(f"run_id={run.run_id}")
+    print(f"run_id={opened.run_id}")
     return 0
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.exit(main(["export", *sys.argv[1:]]))

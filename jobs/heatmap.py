@@ -1,11 +1,18 @@
-"""``patchcert heatmap``: where a patch does most harm. Also ``python -m jobs.heatmap``."""
+"""``patchcert heatmap``: where a patch does most harm."""
 
-import sys
 from dataclasses import dataclass
 
+from cyclopts import Parameter
+from rich.console import Console
+
 from jobs.patches import AsksPatches
+from pipeline.certificates.threats import Threat
+from pipeline.questions import open_run
+from pipeline.report.analysis_tables import print_maps
+from pipeline.resolve import default_patches
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class HeatmapConfig(AsksPatches):
     """Which places of which patches are looked at.
@@ -22,21 +29,15 @@ class HeatmapConfig(AsksPatches):
     out: str = "out"
 
 
-def run_heatmap(what: HeatmapConfig) -> int:
-    """Count, draw, and say where the worst places are.
+def heatmap(*, what: HeatmapConfig = HeatmapConfig()) -> int:
+    """Draw where a patch leaves most images uncertified, and store the numbers.
 
     Raises:
         ConfigError: There is no such run, or no such place of such a patch.
         ManifestError, StoreError: The votes are absent, incomplete or contradictory.
     """
-    # Arrow and matplotlib: --help and usage errors must not wait for them.
-    from rich.console import Console  # noqa: PLC0415
-
-    from pipeline.certificates.threats import Threat  # noqa: PLC0415
-    from pipeline.questions import open_run  # noqa: PLC0415
-    from pipeline.report.analysis_tables import print_maps  # noqa: PLC0415
+    # matplotlib: --help must not wait for it.
     from pipeline.report.plots import draw_run  # noqa: PLC0415
-    from pipeline.resolve import default_patches  # noqa: PLC0415
 
     run = open_run(what.out, what.run_id)
     threats = what.threats or tuple(map(Threat.square, default_patches(run.ablation)))
@@ -48,9 +49,3 @@ def run_heatmap(what: HeatmapConfig) -> int:
     console.print(f"picture:    {drawn.path}", soft_wrap=True, markup=False)
     print(f"run_id={run.run_id}")
     return 0
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.exit(main(["heatmap", *sys.argv[1:]]))

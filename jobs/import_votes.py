@@ -1,14 +1,20 @@
-"""``patchcert import``: votes that were cast elsewhere. Also ``python -m jobs.import_votes``."""
+"""``patchcert import``: votes that were cast elsewhere."""
 
 import sys
-from collections.abc import Sequence
 
 from pipeline.config import ConfigError
+from pipeline.interchange import importing
 from pipeline.interchange.config import ImportConfig
+from pipeline.manifest import AS_GIVEN
 
 
-def run_import(files: Sequence[str], what: ImportConfig, out: str) -> int:
-    """Store files of votes as a run; the last line on standard output is ``run_id=...``.
+def import_votes(*files: str, what: ImportConfig = ImportConfig(), out: str = "out") -> int:
+    """Make a run of votes that were cast elsewhere, so that every question can be asked of them.
+
+    Args:
+        files: Votes (.npz or .parquet, see docs/interchange.md), local or s3://.
+        what: What voted.
+        out: Folder of all results, local or s3://.
 
     Raises:
         ConfigError, PathError, SourceError: The files or the flags are wrong.
@@ -16,11 +22,7 @@ def run_import(files: Sequence[str], what: ImportConfig, out: str) -> int:
     """
     if not files:
         raise ConfigError("give one or more files of votes, .npz or .parquet")
-    # Arrow: --help and usage errors must not wait for it.
-    from pipeline.interchange.importing import import_votes  # noqa: PLC0415
-    from pipeline.manifest import AS_GIVEN  # noqa: PLC0415
-
-    done = import_votes(files, what, out)
+    done = importing.import_votes(files, what, out)
     count = f"votes of {done.images} images"
     if done.errors:
         count += f", {done.errors} of them with an error in place of votes,"
@@ -29,9 +31,3 @@ def run_import(files: Sequence[str], what: ImportConfig, out: str) -> int:
     print(f"{'votes:':8}{done.folder}")
     print(f"run_id={done.run_id}")
     return 0
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.exit(main(["import", *sys.argv[1:]]))

@@ -17,7 +17,7 @@ class AsksPatches:
     patch: tuple[int | str, ...] | None
 
     def __post_init__(self) -> None:
-        self.threats  # noqa: B018  (fails where a text means nothing)
+        ClaimsConfig(patch=self.patch)  # fails where a text means nothing
 
     @property
     def threats(self) -> tuple[Threat, ...] | None:

@@ -1,12 +1,20 @@
-"""``patchcert register``: weights into MLflow's registry. Also ``python -m jobs.register``."""
+"""``patchcert register``: weights into MLflow's registry."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from cyclopts import Parameter
+
+from models.weights import sha256_of
 from pipeline.config import ConfigError
+from pipeline.questions import open_run
+from pipeline.resolve import hub_or_path
+from pipeline.tracking.certified import where_logged
+from pipeline.tracking.registry import register_weights
+from pipeline.weight_files import local_weights
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class RegisterConfig:
     """Which entry it becomes, and where.
@@ -32,22 +40,19 @@ class RegisterConfig:
             )
 
 
-def run_register(run_id: str | None, what: RegisterConfig) -> int:
-    """Upload the weights, once, and say what is certified of them.
+def register(run: str | None = None, /, *, what: RegisterConfig) -> int:
+    """Enter a run's weights into MLflow's model registry, with its certified figures.
+
+    Args:
+        run: A run, or the beginning of its id; may be left out where --out holds one only.
+        what: Name of the entry, and where it goes.
 
     Raises:
         ConfigError: There is no such run, it was imported, has not been certified or logged, or the
             weights are not those that voted.
         TrackingError: MLflow failed.
     """
-    from models.weights import sha256_of  # noqa: PLC0415  (--help must not wait for Arrow)
-    from pipeline.questions import open_run  # noqa: PLC0415
-    from pipeline.resolve import hub_or_path  # noqa: PLC0415
-    from pipeline.tracking.certified import where_logged  # noqa: PLC0415
-    from pipeline.tracking.registry import register_weights  # noqa: PLC0415
-    from pipeline.weight_files import local_weights  # noqa: PLC0415
-
-    store = open_run(what.out, run_id).store
+    store = open_run(what.out, run).store
     manifest, summary = store.begun(), store.read_summary()
     if manifest.imported:
         raise ConfigError(
@@ -76,9 +81,3 @@ def run_register(run_id: str | None, what: RegisterConfig) -> int:
     print(f"models:/{entry.name}/{entry.version}: {done}")
     print(f"run_id={store.run_id}")
     return 0
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.exit(main(["register", *sys.argv[1:]]))

@@ -1,11 +1,16 @@
-"""``patchcert report``: runs as one HTML page. Also ``python -m jobs.report``."""
+"""``patchcert report``: runs as one HTML page."""
 
-import sys
 from dataclasses import dataclass
 
+from cyclopts import Parameter
+
+from pipeline import storage
 from pipeline.config import ConfigError
+from pipeline.questions import open_run
+from pipeline.tracking import log_page, redact
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
     """What the page holds, and where it goes.
@@ -34,25 +39,27 @@ class ReportConfig:
             raise ConfigError(f"--to {self.to}: the page is HTML; end the name in .html")
 
 
-def run_report(run_ids: tuple[str, ...], what: ReportConfig) -> int:
-    """Write the page, log it, and say where it is.
+def report(*runs: str, what: ReportConfig) -> int:
+    """Write one or several runs as one HTML page, whole in itself; log it to MLflow.
+
+    Args:
+        runs: Runs, or the beginnings of their ids; may be left out where --out holds one only. The
+            others are compared with the first.
+        what: What the page holds, and where it goes.
 
     Raises:
         ConfigError: There is no such run, or it has not been certified.
         ManifestError, StoreError: Votes or certificates are absent, incomplete or contradictory.
         TrackingError: MLflow failed; the page is written.
     """
-    # Arrow and matplotlib: --help and usage errors must not wait for them.
-    from pipeline import storage  # noqa: PLC0415
-    from pipeline.questions import open_run  # noqa: PLC0415
+    # matplotlib: --help must not wait for it.
     from pipeline.report.page.writing import page_of  # noqa: PLC0415
-    from pipeline.tracking import log_page, redact  # noqa: PLC0415
 
-    runs = [open_run(what.out, run_id) for run_id in run_ids or (None,)]
-    page = page_of(runs, intersect=what.intersect, images=not what.no_images, data=what.data)
+    opened = [open_run(what.out, run_id) for run_id in runs or (None,)]
+    page = page_of(opened, intersect=what.intersect, images=not what.no_images, data=what.data)
     storage.write_atomically(what.to, page)
     print(f"page:   {what.to}")
-    for run in runs:
+    for run in opened:
         try:
             uri = log_page(run.store, page, what.mlflow, what.experiment)
             said = redact(uri) if uri else f"run {run.run_id} was not logged"
@@ -61,9 +68,3 @@ def run_report(run_ids: tuple[str, ...], what: ReportConfig) -> int:
         print(f"MLflow: {said}")
         print(f"run_id={run.run_id}")
     return 0
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.exit(main(["report", *sys.argv[1:]]))

@@ -1,32 +1,31 @@
-"""``patchcert run``: the whole job. Also ``python -m jobs.run``, for ``ray job submit``."""
+"""``patchcert run``: the whole job."""
 
-import sys
-
-from jobs.before import demand_stores, preflight, say_estimate
 from jobs.certify import report
 from jobs.votes import say_votes
 from pipeline.claims import questions_of
 from pipeline.config import ClaimsConfig, EstimateConfig, OutputConfig, VotesConfig
 from pipeline.flow import count_votes
+from pipeline.preflight.checks import demand_stores, preflight, say_estimate
 from pipeline.resolve import resolve_voter
 from pipeline.store import VotesStore
 from pipeline.tracking import tracking_uri, watched
 
 
-def run_all(
+def run(
+    *,
     what: VotesConfig,
-    claims: ClaimsConfig,
-    output: OutputConfig,
-    asked: EstimateConfig = EstimateConfig(),  # noqa: B008  (frozen)
+    claims: ClaimsConfig = ClaimsConfig(),
+    output: OutputConfig = OutputConfig(),
+    before: EstimateConfig = EstimateConfig(),
 ) -> int:
-    """Vote, certify, log, report."""
+    """Vote on every image, certify, and log the run: the whole job."""
     demand_stores(what, output)
     voter = resolve_voter(what)
     # What cannot be certified or logged should be known before hours of voting.
     questions_of(voter, claims)
     tracking_uri(claims, output.out)
-    if asked.dry_run:
-        return say_estimate(what, voter, output, asked)
+    if before.dry_run:
+        return say_estimate(what, voter, output, before)
     outcome = count_votes(
         what,
         voter,
@@ -38,9 +37,3 @@ def run_all(
     report(VotesStore(output.out, outcome.run_id), claims, output, overwrite=what.overwrite)
     outcome.faulty.check(outcome.images, what.max_error_rate)
     return 0
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.exit(main(["run", *sys.argv[1:]]))

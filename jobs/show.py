@@ -1,15 +1,20 @@
-"""``patchcert show``: one picture of one image's ablations. Also ``python -m jobs.show``."""
+"""``patchcert show``: one picture of one image's ablations."""
 
 import dataclasses
-import sys
 from dataclasses import dataclass
+
+from cyclopts import Parameter
 
 from models.ablation import AblationKind
 from models.preprocess import PresetName
 from models.systems import TokenMode
+from pipeline import storage
 from pipeline.config import ConfigError, Device, VotesConfig, at_least
+from pipeline.config.flags import Advanced
+from pipeline.report.one_image import make_scene
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ShowConfig:
     """What to draw.
@@ -38,17 +43,17 @@ class ShowConfig:
     image: str
     weights: str | None = None
     model: str | None = None
-    num_classes: int | None = None
+    num_classes: Advanced[int | None] = None
     classes: str | None = None
     ablation: AblationKind | None = None
     size: int | None = None
     stride: int | None = None
-    positions: str | None = None
-    seed: int = 0
-    tokens: TokenMode | None = None
-    preprocess: PresetName | None = None
-    resize: str | None = None
-    crop: str | None = None
+    positions: Advanced[str | None] = None
+    seed: Advanced[int] = 0
+    tokens: Advanced[TokenMode | None] = None
+    preprocess: Advanced[PresetName | None] = None
+    resize: Advanced[str | None] = None
+    crop: Advanced[str | None] = None
     patch: int | None = None
     device: Device = "auto"
     out: str = "picture.png"
@@ -66,26 +71,17 @@ class ShowConfig:
         return VotesConfig(**{"weights": "", **common}, data=self.image)
 
 
-def run_show(what: ShowConfig) -> int:
-    """Draw, and say what the picture says and where it is.
+def show(*, what: ShowConfig) -> int:
+    """Draw an image, some of its ablations with their tokens, and the worst patch.
 
     Raises:
         ConfigError: The image cannot be read, or a length does not fit it.
         WeightsError, UnknownModelError, UnsupportedModelError: As for votes.
     """
-    # matplotlib and, with weights, torch: --help and usage errors must not wait for them.
-    from pipeline import storage  # noqa: PLC0415
-    from pipeline.report.one_image import make_scene  # noqa: PLC0415
-    from pipeline.report.one_image_plot import draw_scene  # noqa: PLC0415
+    from pipeline.report.one_image_plot import draw_scene  # noqa: PLC0415  (matplotlib: --help must not wait)
 
     scene = make_scene(what.request(), what.patch)
     storage.write_atomically(what.out, draw_scene(scene))
     print(scene.caption)
     print(f"picture: {what.out}")
     return 0
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.exit(main(["show", *sys.argv[1:]]))

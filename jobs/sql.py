@@ -1,13 +1,19 @@
-"""``patchcert sql``: a query over all stored runs. Also ``python -m jobs.sql``."""
+"""``patchcert sql``: a query over all stored runs."""
 
 import sys
 from dataclasses import dataclass
 
+from cyclopts import Parameter
+from rich.console import Console
+
+from pipeline import storage
 from pipeline.config import ConfigError, at_least
+from pipeline.questions import rendering
 
 _TERMINAL_ROWS = 40
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class SqlConfig:
     """How a question is answered.
@@ -32,18 +38,20 @@ class SqlConfig:
             raise ConfigError("--csv, --json, --parquet, --rows: choose one of them")
 
 
-def run_sql(query: str | None, how: SqlConfig) -> int:
-    """Answer a query, of standard input where it is None.
+def sql(query: str | None = None, /, *, how: SqlConfig = SqlConfig()) -> int:
+    """Ask stored results a question in SQL (DuckDB), over all runs at once.
+
+    Args:
+        query: One query over the views runs, claims, votes, images, certificates, detection,
+            locations, witnesses and attacks, such as "from runs"; left out, it is read from
+            standard input.
+        how: Where the results lie and how the answer is printed.
 
     Raises:
         ConfigError: There is none, or more than one, or DuckDB refuses it, or there is no folder.
         ManifestError: A run's manifest contradicts its id.
     """
-    # DuckDB and Arrow: --help and usage errors must not wait for them.
-    from rich.console import Console  # noqa: PLC0415
-
-    from pipeline import storage  # noqa: PLC0415
-    from pipeline.questions import rendering  # noqa: PLC0415
+    # DuckDB: --help must not wait for it.
     from pipeline.questions.sql import Answer, connect, unwritten  # noqa: PLC0415
     from pipeline.report.rows import print_rows  # noqa: PLC0415
 
@@ -76,9 +84,3 @@ def run_sql(query: str | None, how: SqlConfig) -> int:
     for line in unwritten(how.out, query):
         print(f"patchcert: {line}", file=sys.stderr)
     return 0
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.exit(main(["sql", *sys.argv[1:]]))

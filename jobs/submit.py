@@ -12,11 +12,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 from jobs.config_file import config_files
+from models.errors import JobError
 from pipeline.addresses import holds_password, redact
 from pipeline.config import ConfigError
+from pipeline.preflight.findings import Finding, demand
+from pipeline.preflight.workers import check_token
 
 _PACKAGES = ("jobs", "models", "pipeline")
 # Ray's dashboard refuses more than 100 MiB; code is some hundred kilobytes.
@@ -26,10 +31,11 @@ _POLL_SECONDS = 1.0
 _NOT_SENT = shutil.ignore_patterns("__pycache__", "*.pyc")
 
 
-class SubmitError(RuntimeError):
+class SubmitError(JobError):
     """The cluster did not take the job, or lost it."""
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class SubmitConfig:
     """Where the job goes.
@@ -52,17 +58,20 @@ class SubmitConfig:
             )
 
 
-def run_submit(command: Sequence[str], where: SubmitConfig) -> int:
-    """Pack, submit and follow; the job's exit code, 0 at once with ``no_wait``.
+def submit(
+    *command: Annotated[str, Parameter(allow_leading_hyphen=True)], where: SubmitConfig
+) -> int:
+    """Send a command to a Ray cluster as a job, follow its log, and end with its exit code.
+
+    Args:
+        command: After --: the command, such as -- run --config run.yaml.
+        where: Which cluster.
 
     Raises:
         ConfigError: The command or the files are not fit to be sent.
         CheckError: Another machine's cluster is to be used without a token.
         SubmitError: The cluster cannot be reached, refuses, or loses the job.
     """
-    from pipeline.preflight.findings import Finding, demand  # noqa: PLC0415
-    from pipeline.preflight.workers import check_token  # noqa: PLC0415
-
     if not command or command[0].startswith("-") or command[0] == "submit":
         raise ConfigError("submit: write the command after --, such as -- run --config run.yaml")
     demand([Finding("token", True, check_token(where.address))])
@@ -113,7 +122,7 @@ def packed(command: Sequence[str], include: Sequence[str]) -> Iterator[tuple[str
             _carry(Path(path), folder, _below_here(path))
         sent = _with_configs(list(command), folder)
         _refuse_large(folder)
-        yield name, shlex.join(["python", "-m", "jobs.cli", *sent])
+        yield name, shlex.join(["python", "-m", "jobs", *sent])
 
 
 def _with_configs(command: list[str], folder: Path) -> list[str]:
@@ -187,7 +196,6 @@ def _client(address: str) -> Any:
 
 def _follow(client: Any, job: str) -> int:
     """Print the job's log while it runs; its exit code."""
-    from ray.job_submission import JobStatus  # noqa: PLC0415
 
     async def tail() -> None:
         async for text in client.tail_job_logs(job):
@@ -204,7 +212,7 @@ def _follow(client: Any, job: str) -> int:
         raise SubmitError(
             f"job {job} is out of sight: {_first_line(error)}; it may go on: ray job status {job}"
         ) from error
-    if info.status == JobStatus.SUCCEEDED:
+    if info.status == "SUCCEEDED":
         return 0
     if info.driver_exit_code is None or info.driver_exit_code <= 0:
         print(f"job {job} {info.status}: {info.message}", file=sys.stderr)
@@ -222,9 +230,3 @@ def _failures() -> tuple[type[Exception], ...]:
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.exit(main(["submit", *sys.argv[1:]]))

@@ -1,4 +1,4 @@
-"""``patchcert sweep``: runs over a grid of settings. Also ``python -m jobs.sweep``."""
+"""``patchcert sweep``: runs over a grid of settings."""
 
 import json
 import sys
@@ -8,16 +8,16 @@ from typing import Any
 
 from rich.console import Console
 
-from jobs.before import checked, demand_stores, preflight
 from jobs.certify import settle
-from jobs.errors import exit_code_of
 from jobs.votes import say_votes
+from models.errors import exit_code_of
 from pipeline.claims import questions_of
 from pipeline.config import ClaimsConfig, OutputConfig, VotesConfig
 from pipeline.faulty import Faulty
 from pipeline.flow import check_weights_header, count_votes, plan_votes, source_options
 from pipeline.numerics import on_cluster
-from pipeline.preflight.findings import demand
+from pipeline.preflight.checks import demand_stores, preflight
+from pipeline.preflight.findings import demand, look_at
 from pipeline.preflight.tracker import reach_tracker
 from pipeline.report.tables import print_sweep
 from pipeline.resolve import resolve_voter
@@ -30,15 +30,22 @@ from pipeline.tracking import run_name, watched
 from pipeline.tracking.sweeps import TrackedSweep
 
 
-def run_sweep(
+def sweep(
+    *,
     axes: Axes,
     fixed: FixedConfig,
-    claims: ClaimsConfig,
-    output: OutputConfig,
-    *,
+    claims: ClaimsConfig = ClaimsConfig(),
+    output: OutputConfig = OutputConfig(),
     dry_run: bool = False,
 ) -> int:
-    """Vote where votes are missing, certify and log every point, and print one table.
+    """Run every combination of settings that is missing; nested MLflow runs, one table.
+
+    Args:
+        axes: Options with several values.
+        fixed: Options with one.
+        claims: What to certify.
+        output: Where results go.
+        dry_run: Say which points need votes, and how many; compute nothing.
 
     Returns:
         0, or 1 if a point failed; the others are brought to their end all the same.
@@ -51,7 +58,7 @@ def run_sweep(
     for weights in dict.fromkeys(config.weights for config in configs):
         demand_stores(next(one for one in configs if one.weights == weights), output)
     if not dry_run:
-        demand(checked([("MLflow", lambda: reach_tracker(claims, output.out))]))
+        demand(look_at([("MLflow", lambda: reach_tracker(claims, output.out))]))
     with ExitStack() as stack:
         if on_cluster():
             _join(stack, output)  # every plan asks a worker what it is
@@ -178,9 +185,3 @@ def _say(
         row["run_id"] for row, failure in zip(rows, failures, strict=True) if not failure
     )
     print(f"run_id={' '.join(ids)}")
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.exit(main(["sweep", *sys.argv[1:]]))

@@ -10,8 +10,12 @@ from models.systems import SYSTEMS, System
 _HEADINGS = ("family", "for example", "ablations", "tokens", "voting", "remark")
 
 
-def run_systems(*, markdown: bool) -> int:
-    """Print the registry as a table, or as the Markdown of ``docs/systems.md``."""
+def systems(*, markdown: bool = False) -> int:
+    """List what can be evaluated: model families, ablations, token modes, voting.
+
+    Args:
+        markdown: Print the table of the documentation.
+    """
     if markdown:
         print(systems_markdown())
         return 0
@@ -41,9 +45,3 @@ def _cells(system: System) -> tuple[str, ...]:
         ", ".join(system.voting),
         remark,
     )
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.exit(main(["systems", *sys.argv[1:]]))

@@ -1,37 +1,36 @@
-"""``patchcert train``: fine-tune a network on ablations. Also ``python -m jobs.train``."""
-
-import sys
+"""``patchcert train``: fine-tune a network on ablations."""
 
 from pipeline.config import EstimateConfig
 from pipeline.training.config import TrainConfig, TrainingPlace
+from pipeline.training.curves import Curves
+from pipeline.training.recipe import resolve_recipe
+from pipeline.training.reporting import TerminalReporter, forecast
 
 
-def run_train(
+def train(
+    *,
     what: TrainConfig,
-    place: TrainingPlace,
-    asked: EstimateConfig = EstimateConfig(),  # noqa: B008  (frozen)
+    place: TrainingPlace = TrainingPlace(),
+    before: EstimateConfig = EstimateConfig(),
 ) -> int:
-    """Train, log the curves, and say where the weights are.
+    """Fine-tune a network on ablations, into weights for `run`; resumes what is unfinished.
 
     Raises:
         ConfigError, SourceError, WeightsError, UnknownModelError: The request is wrong.
         UnsupportedModelError: The network cannot be evaluated soundly as asked.
         JobError, TrackingError: The job failed; run again to resume.
     """
-    # torch, and perhaps Ray: --help and usage errors must not wait for them.
+    # torch: --help and usage errors must not wait for it.
     from pipeline.training.checkpoint import read_checkpoint, remove_checkpoint  # noqa: PLC0415
-    from pipeline.training.curves import Curves  # noqa: PLC0415
     from pipeline.training.learner import check_network  # noqa: PLC0415
-    from pipeline.training.recipe import resolve_recipe  # noqa: PLC0415
-    from pipeline.training.reporting import TerminalReporter, forecast  # noqa: PLC0415
 
     recipe = resolve_recipe(what)
     # A checkpoint of another training should fail here, in words, before anything is started; and
     # so should weights that do not load.
     state = None if place.overwrite else read_checkpoint(place.out, recipe)
     check_network(recipe)
-    if asked.dry_run:
-        print(*forecast(recipe, state, asked), sep="\n")
+    if before.dry_run:
+        print(*forecast(recipe, state, before), sep="\n")
         return 0
     if place.overwrite:
         remove_checkpoint(place.out)
@@ -50,9 +49,3 @@ def run_train(
         curves.end(weights=path)
     print(f"weights={path}")
     return 0
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.exit(main(["train", *sys.argv[1:]]))

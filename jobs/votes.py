@@ -1,24 +1,25 @@
-"""``patchcert votes``: images in, votes in Parquet. Also ``python -m jobs.votes``."""
+"""``patchcert votes``: images in, votes in Parquet."""
 
 import json
 import sys
 
-from jobs.before import demand_stores, preflight, say_estimate
 from pipeline.config import EstimateConfig, OutputConfig, VotesConfig
 from pipeline.flow import VotesOutcome, count_votes
+from pipeline.preflight.checks import demand_stores, preflight, say_estimate
 from pipeline.resolve import resolve_voter
 
 
-def run_votes(
+def votes(
+    *,
     what: VotesConfig,
-    output: OutputConfig,
-    asked: EstimateConfig = EstimateConfig(),  # noqa: B008  (frozen)
+    output: OutputConfig = OutputConfig(),
+    before: EstimateConfig = EstimateConfig(),
 ) -> int:
-    """Vote, and say where the votes are."""
+    """Vote on every image and store the votes; resumes what is unfinished."""
     demand_stores(what, output)
     voter = resolve_voter(what)
-    if asked.dry_run:
-        return say_estimate(what, voter, output, asked)
+    if before.dry_run:
+        return say_estimate(what, voter, output, before)
     outcome = count_votes(what, voter, output, preflight(what, voter, None, output))
     say_votes(outcome)
     if output.json:
@@ -42,9 +43,3 @@ def say_votes(outcome: VotesOutcome) -> None:
     print(line, file=sys.stderr)
     if outcome.faulty.count:
         print(f"{outcome.faulty.count} images have an error: {outcome.faulty}", file=sys.stderr)
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.exit(main(["votes", *sys.argv[1:]]))

@@ -1,23 +1,23 @@
-"""``patchcert witness``: rewritten votes for every missing certificate.
-
-Also ``python -m jobs.witness``.
-"""
+"""``patchcert witness``: rewritten votes for every missing certificate."""
 
 import json
 import sys
 
 from pipeline.attack import MEANING
 from pipeline.attack.config import WitnessConfig
+from pipeline.attack.witness import replay_witnesses
 from pipeline.config import OutputConfig
 from pipeline.questions import open_run
 
 _MOST_TOLD = 3
 
 
-def run_witness(what: WitnessConfig, output: OutputConfig) -> int:
-    """Replay, and say what was found; 1 if the rule and the votes disagree."""
-    from pipeline.attack.witness import replay_witnesses  # noqa: PLC0415
+def witness(*, what: WitnessConfig = WitnessConfig(), output: OutputConfig = OutputConfig()) -> int:
+    """Rewrite stored votes to change every image without a certificate: no model, no images.
 
+    Returns:
+        1 if the rule and the votes disagree.
+    """
     store = open_run(output.out, what.run_id).store
     replayed = replay_witnesses(store, what)
     summary = {
@@ -47,9 +47,3 @@ def run_witness(what: WitnessConfig, output: OutputConfig) -> int:
     if replayed.failures:
         print(f"patchcert: {MEANING}: {store.folder}", file=sys.stderr)
     return 1 if replayed.failures else 0
-
-
-if __name__ == "__main__":
-    from jobs.cli import main
-
-    sys.exit(main(["witness", *sys.argv[1:]]))

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.ablation import Ablation, BoolArray
+from models.errors import RequestError
 from models.preprocess import Preprocess
 
 
-class UnsupportedModelError(ValueError):
+class UnsupportedModelError(RequestError):
     """A network cannot be evaluated soundly as asked: its tokens cannot be dropped, say."""
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from models.errors import RequestError
 from models.preprocess import Preprocess
 
 HUB = "timm:"
@@ -22,7 +23,7 @@ _KEY = "patchcert"
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 
-class WeightsError(ValueError):
+class WeightsError(RequestError):
     """A weight file is missing, unreadable, or does not fit the network."""
 
 

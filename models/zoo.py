@@ -10,12 +10,13 @@ from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
 from models.checkpoint import read_state
+from models.errors import RequestError
 from models.nearest import did_you_mean
 from models.preprocess import Preprocess
 from models.weights import HUB, WeightsError, read_shapes
 
 
-class UnknownModelError(ValueError):
+class UnknownModelError(RequestError):
     """timm has no model of that name."""
 
 

@@ -16,8 +16,9 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from models.errors import JobError
 from pipeline.config import ConfigError, Device
-from pipeline.failures import JobError, in_words, told
+from pipeline.failures import in_words, told
 from pipeline.numerics import Machine, Numerics, on_cluster, probe_machine
 from pipeline.resolve import Voter
 from pipeline.shares import CPUS_OF, DECODE_CPUS, GPUS_OF, GPUS_ON, check_accelerators

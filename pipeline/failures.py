@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from ray.exceptions import ActorDiedError, RayError, RayTaskError, UserCodeException
 
+from models.errors import JobError
 from pipeline.config import ConfigError
 
 # Between an exception and the one raised from it, in a traceback.
@@ -15,10 +16,6 @@ _WRAPPED = "\nThe above exception was the direct cause of the following exceptio
 _MODULE = re.compile(r"^(?:\w+\.)+(?=\w+(?::|$))")
 # Of ray.data.exceptions, which takes a second to import, and not in the oldest Ray that is allowed.
 _NO_PROGRESS = "ExecutionTimeoutError"
-
-
-class JobError(RuntimeError):
-    """The job failed; what it committed stays, and running again resumes."""
 
 
 class WorkersDiedError(JobError):

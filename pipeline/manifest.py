@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from models.ablation import Ablation
+from models.errors import JobError
 from pipeline.schema import votes_schema
 
 Json = Any
@@ -20,7 +21,7 @@ AS_GIVEN = (
 """What is said beside every figure of a run that was imported."""
 
 
-class ManifestError(ValueError):
+class ManifestError(JobError):
     """A manifest contradicts its id, or another run's configuration."""
 
 

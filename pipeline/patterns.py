@@ -5,13 +5,14 @@ import os
 import re
 from collections.abc import Iterable
 
+from models.errors import RequestError
 from pipeline.addresses import without_userinfo
 
 _MAX_ALTERNATIVES = 1_000_000
 _BRACES = re.compile(r"\{(?:([0-9]+)\.\.([0-9]+)|([^{}]*,[^{}]*))\}")
 
 
-class PathError(ValueError):
+class PathError(RequestError):
     """A path or pattern is malformed, or names nothing; the message quotes it, but no password."""
 
     def __init__(self, message: str) -> None:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from models.errors import JobError
 from pipeline import storage
 from pipeline.manifest import Manifest, ManifestError
 
@@ -26,7 +27,7 @@ _HALF_WRITTEN = re.compile(r"/\.[^/]*\.(tmp|new)$")
 _NOTE = re.compile(r"/\.unit-(\d+)\.[a-z]+\.begun$")
 
 
-class StoreError(RuntimeError):
+class StoreError(JobError):
     """Stored votes are incomplete or break a rule that every row must keep."""
 
 

@@ -93,8 +93,8 @@ def test_rayjob_field_by_field():
 
 def test_the_rayjob_command_is_one_that_patchcert_understands():
     words = shlex.split(rayjob()["spec"]["entrypoint"])
-    assert words[:3] == ["python", "-m", "jobs.run"]
-    command, bound, _ = app.parse_args(["run", *words[3:]], exit_on_error=False)
+    assert words[:4] == ["python", "-m", "jobs", "run"]
+    command, bound, _ = app.parse_args(words[3:], exit_on_error=False)
     assert command.__name__ == "run"
     what, output = bound.arguments["what"], bound.arguments["output"]
     assert output.out.startswith("s3://")

@@ -3,9 +3,12 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from cyclopts import Parameter
+
 from pipeline.config import at_least
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class AttackConfig:
     """Settings of an attack: the images, and the work spent on each.
@@ -57,6 +60,7 @@ class AttackConfig:
         return {name: value for name, value in asdict(self).items() if name in names}
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class WitnessConfig:
     """Settings of a replay: the votes to rewrite.

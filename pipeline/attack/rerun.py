@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from models.errors import JobError
 from models.preprocess import Preprocess
 from models.smoothing import BaseClassifier, SmoothedClassifier
 from models.weights import sha256_of
@@ -57,7 +58,7 @@ _ROWS = 64
 _IMAGES = 32
 
 
-class RoundTripError(RuntimeError):
+class RoundTripError(JobError):
     """Written images do not come back as the pixels that were meant."""
 
 

@@ -2,13 +2,17 @@
 
 from dataclasses import dataclass
 
+from cyclopts import Parameter
+
 from pipeline.certificates.threats import Threat
+from pipeline.config.flags import Advanced
 from pipeline.config.mistakes import ConfigError, at_least
 
 # A key of pipeline.certificates.RULES, which alone knows them all.
 RuleName = str
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ClaimsConfig:
     """What to certify from votes, and where to log it.
@@ -28,11 +32,11 @@ class ClaimsConfig:
 
     patch: tuple[int | str, ...] | None = None
     rule: tuple[RuleName, ...] | None = None
-    top_k: tuple[int, ...] = (1,)
-    detect: bool = False
-    confidence: float = 0.999
+    top_k: Advanced[tuple[int, ...]] = (1,)
+    detect: Advanced[bool] = False
+    confidence: Advanced[float] = 0.999
     mlflow: str | None = None
-    experiment: str = "patchcert"
+    experiment: Advanced[str] = "patchcert"
 
     def __post_init__(self) -> None:
         if self.patch is not None and not self.patch:

@@ -1,7 +1,9 @@
 """A request that cannot be met."""
 
+from models.errors import RequestError
 
-class ConfigError(ValueError):
+
+class ConfigError(RequestError):
     """A request that cannot be met as asked: message names the flag, the rule, the remedy."""
 
 

@@ -2,9 +2,13 @@
 
 from dataclasses import dataclass
 
+from cyclopts import Parameter
+
+from pipeline.config.flags import Advanced
 from pipeline.config.mistakes import ConfigError
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class EstimateConfig:
     """What to say before the job in place of doing it.
@@ -16,8 +20,8 @@ class EstimateConfig:
     """
 
     dry_run: bool = False
-    images_per_second: float | None = None
-    price_per_hour: float | None = None
+    images_per_second: Advanced[float | None] = None
+    price_per_hour: Advanced[float | None] = None
 
     def __post_init__(self) -> None:
         for name in ("images_per_second", "price_per_hour"):
@@ -31,6 +35,7 @@ class EstimateConfig:
             raise ConfigError("--price-per-hour: hours follow from --images-per-second; give both")
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class OutputConfig:
     """Where results lie and how they are printed.
@@ -43,4 +48,4 @@ class OutputConfig:
 
     out: str = "out"
     json: bool = False
-    verbose: bool = False
+    verbose: Advanced[bool] = False

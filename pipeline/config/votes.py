@@ -4,9 +4,12 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from cyclopts import Parameter
+
 from models.ablation import AblationKind
 from models.preprocess import Interpolation, PresetName
 from models.systems import TokenMode, VotingName
+from pipeline.config.flags import Advanced
 from pipeline.config.mistakes import ConfigError, at_least
 from pipeline.sources.base import Numbering
 
@@ -30,6 +33,7 @@ def crop_of(text: str) -> tuple[int, int]:
     return int(lengths[0]), int(lengths[-1])
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class VotesConfig:
     """Everything that decides the votes, and how they are computed.
@@ -90,42 +94,42 @@ class VotesConfig:
     data: str
     weights: str
     model: str | None = None
-    num_classes: int | None = None
+    num_classes: Advanced[int | None] = None
     limit: int | None = None
-    image_column: str | None = None
-    label_column: str | None = None
-    label_map: str | None = None
-    ground_truth: str | None = None
-    numbering: Numbering | None = None
+    image_column: Advanced[str | None] = None
+    label_column: Advanced[str | None] = None
+    label_map: Advanced[str | None] = None
+    ground_truth: Advanced[str | None] = None
+    numbering: Advanced[Numbering | None] = None
     classes: str | None = None
     ablation: AblationKind | None = None
     size: int | None = None
     stride: int | None = None
-    positions: str | None = None
-    randomized: int | None = None
-    seed: int = 0
-    tokens: TokenMode | None = None
-    voting: VotingName = "argmax"
-    theta: float | None = None
-    gaps: bool = False
-    preprocess: PresetName | None = None
-    resize: str | None = None
-    crop: str | None = None
-    interpolation: Interpolation | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-    scaled_decode: bool = False
-    dtype: Dtype | None = None
+    positions: Advanced[str | None] = None
+    randomized: Advanced[int | None] = None
+    seed: Advanced[int] = 0
+    tokens: Advanced[TokenMode | None] = None
+    voting: Advanced[VotingName] = "argmax"
+    theta: Advanced[float | None] = None
+    gaps: Advanced[bool] = False
+    preprocess: Advanced[PresetName | None] = None
+    resize: Advanced[str | None] = None
+    crop: Advanced[str | None] = None
+    interpolation: Advanced[Interpolation | None] = None
+    mean: Advanced[tuple[float, float, float] | None] = None
+    std: Advanced[tuple[float, float, float] | None] = None
+    scaled_decode: Advanced[bool] = False
+    dtype: Advanced[Dtype | None] = None
     device: Device = "auto"
-    microbatch: int | None = None
-    threads: int | None = None
-    accelerator_type: str | None = None
-    actors: int | None = None
-    unit_images: int | None = None
+    microbatch: Advanced[int | None] = None
+    threads: Advanced[int | None] = None
+    accelerator_type: Advanced[str | None] = None
+    actors: Advanced[int | None] = None
+    unit_images: Advanced[int | None] = None
     overwrite: bool = False
-    wait: bool = False
-    stall_minutes: float = 60.0
-    max_error_rate: float = 0.01
+    wait: Advanced[bool] = False
+    stall_minutes: Advanced[float] = 60.0
+    max_error_rate: Advanced[float] = 0.01
 
     def __post_init__(self) -> None:
         if not self.data:

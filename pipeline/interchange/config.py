@@ -3,12 +3,15 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from cyclopts import Parameter
+
 from models.ablation import AblationKind
 from pipeline.config import ConfigError
 
 VotesFormat = Literal["parquet"]
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
     """Contents and place of an export.
@@ -31,6 +34,7 @@ class ExportConfig:
     out: str = "out"
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ImportConfig:
     """Description of the votes. Files of `patchcert export --votes` hold it themselves.

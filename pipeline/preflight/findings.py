@@ -4,6 +4,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from models.errors import JobError, exit_code_of
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -37,26 +39,21 @@ Check = tuple[str, Callable[[], str]]
 """A name, and what says that all is well or raises one of the errors users are shown."""
 
 
-class PreflightError(RuntimeError):
+class PreflightError(JobError):
     """Checks before the job failed; nothing was computed."""
 
 
-class CheckError(RuntimeError):
+class CheckError(JobError):
     """A check does not hold; the message has the remedy."""
 
 
-def look_at(checks: Iterable[Check], is_finding: Callable[[Exception], bool]) -> Iterator[Finding]:
-    """Run checks one after another, each whatever the others found.
-
-    Args:
-        checks: What to check.
-        is_finding: Whether an error is one; others are mistakes of ours and pass through.
-    """
+def look_at(checks: Iterable[Check]) -> Iterator[Finding]:
+    """Run checks one after another; an error that users are shown is a finding."""
     for name, check in checks:
         try:
             yield Finding(name, True, check())
         except Exception as error:
-            if not is_finding(error):
+            if exit_code_of(error) is None:
                 raise
             yield Finding(name, False, " ".join(str(error).split()) or type(error).__name__)
 

@@ -3,11 +3,10 @@
 import os
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 from pyarrow import fs as arrow_fs
 
 from pipeline import storage
@@ -23,6 +22,9 @@ from pipeline.schema import (
 )
 from pipeline.store import VotesStore, run_ids
 from pipeline.threads import in_threads
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 _RUN = "run_id="
 
@@ -106,7 +108,7 @@ def folder_of(out: str, name: str) -> str:
     return storage.join(out, {"attacks": "attack"}.get(name, name))
 
 
-def dataset(out: str, name: str, runs: Sequence[str] | None = None) -> ds.Dataset:
+def dataset(out: str, name: str, runs: Sequence[str] | None = None) -> "ds.Dataset":
     """One of ``DATASETS``, without a row where nothing has been written.
 
     Args:
@@ -114,6 +116,9 @@ def dataset(out: str, name: str, runs: Sequence[str] | None = None) -> ds.Datase
         name: Which dataset.
         runs: Only these runs; None for all.
     """
+    # It imports pandas, which takes a second.
+    import pyarrow.dataset as ds  # noqa: PLC0415
+
     schema = DATASETS[name]
     folder = folder_of(out, name)
     wanted = storage.list_folders(folder) if runs is None else [f"{_RUN}{run}" for run in runs]

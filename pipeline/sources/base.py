@@ -5,6 +5,7 @@ from typing import Any, Literal, NoReturn, Protocol
 
 import pyarrow as pa
 
+from models.errors import RequestError
 from pipeline import storage
 from pipeline.sources.files import StoredFile, list_directory, stat
 from pipeline.threads import in_threads
@@ -42,7 +43,7 @@ RAW_LISTING = pa.schema([LISTING[0], pa.field("label", pa.int64()), *list(LISTIN
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 
 
-class SourceError(ValueError):
+class SourceError(RequestError):
     """The data cannot be certified as given; the message names what, which rule, and the remedy."""
 
 

@@ -7,13 +7,17 @@ from dataclasses import dataclass, fields
 from itertools import product
 from typing import Any
 
+from cyclopts import Parameter
+
 from models.ablation import AblationKind
 from models.preprocess import Interpolation, PresetName
 from models.systems import TokenMode, VotingName
 from pipeline.config import ConfigError, Device, Dtype, VotesConfig
+from pipeline.config.flags import Advanced
 from pipeline.sources.base import Numbering
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Axes:
     """Options with one or several values; the sweep runs every combination.
@@ -34,9 +38,9 @@ class Axes:
     ablation: tuple[AblationKind, ...] | None = None
     size: tuple[int, ...] | None = None
     stride: tuple[int, ...] | None = None
-    tokens: tuple[TokenMode, ...] | None = None
-    voting: tuple[VotingName, ...] | None = None
-    dtype: tuple[Dtype, ...] | None = None
+    tokens: Advanced[tuple[TokenMode, ...] | None] = None
+    voting: Advanced[tuple[VotingName, ...] | None] = None
+    dtype: Advanced[tuple[Dtype, ...] | None] = None
 
     def __post_init__(self) -> None:
         for name, values in vars(self).items():
@@ -53,42 +57,43 @@ NAMES = tuple(axis.name for axis in fields(Axes))
 """Options of ``run`` that a sweep varies."""
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class FixedConfig:
     """Everything else that decides the votes: ``VotesConfig`` without the axes."""
 
     data: str
     model: str | None = None
-    num_classes: int | None = None
+    num_classes: Advanced[int | None] = None
     limit: int | None = None
-    image_column: str | None = None
-    label_column: str | None = None
-    label_map: str | None = None
-    ground_truth: str | None = None
-    numbering: Numbering | None = None
+    image_column: Advanced[str | None] = None
+    label_column: Advanced[str | None] = None
+    label_map: Advanced[str | None] = None
+    ground_truth: Advanced[str | None] = None
+    numbering: Advanced[Numbering | None] = None
     classes: str | None = None
-    positions: str | None = None
-    randomized: int | None = None
-    seed: int = 0
-    theta: float | None = None
-    gaps: bool = False
-    preprocess: PresetName | None = None
-    resize: str | None = None
-    crop: str | None = None
-    interpolation: Interpolation | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-    scaled_decode: bool = False
+    positions: Advanced[str | None] = None
+    randomized: Advanced[int | None] = None
+    seed: Advanced[int] = 0
+    theta: Advanced[float | None] = None
+    gaps: Advanced[bool] = False
+    preprocess: Advanced[PresetName | None] = None
+    resize: Advanced[str | None] = None
+    crop: Advanced[str | None] = None
+    interpolation: Advanced[Interpolation | None] = None
+    mean: Advanced[tuple[float, float, float] | None] = None
+    std: Advanced[tuple[float, float, float] | None] = None
+    scaled_decode: Advanced[bool] = False
     device: Device = "auto"
-    microbatch: int | None = None
-    threads: int | None = None
-    accelerator_type: str | None = None
-    actors: int | None = None
-    unit_images: int | None = None
+    microbatch: Advanced[int | None] = None
+    threads: Advanced[int | None] = None
+    accelerator_type: Advanced[str | None] = None
+    actors: Advanced[int | None] = None
+    unit_images: Advanced[int | None] = None
     overwrite: bool = False
-    wait: bool = False
-    stall_minutes: float = 60.0
-    max_error_rate: float = 0.01
+    wait: Advanced[bool] = False
+    stall_minutes: Advanced[float] = 60.0
+    max_error_rate: Advanced[float] = 0.01
 
 
 FixedConfig.__doc__ = VotesConfig.__doc__  # The help of the flags is made of it.

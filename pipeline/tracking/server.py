@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from models.errors import JobError
 from pipeline import storage
 from pipeline.addresses import redact, without_userinfo
 from pipeline.config import ClaimsConfig, ConfigError
@@ -20,7 +21,7 @@ _KIND = {"mlflow.experimentKind": "custom_model_development"}
 _METRICS_AT_ONCE, _PARAMS_AT_ONCE = 1000, 100
 
 
-class TrackingError(RuntimeError):
+class TrackingError(JobError):
     """The tracking server cannot be reached or refuses; votes and certificates are safe."""
 
 

@@ -15,10 +15,10 @@ from ray.train import DataConfig, FailureConfig, RunConfig, ScalingConfig, Train
 from ray.train.torch import TorchTrainer, get_device
 from ray.util.queue import Empty, Queue
 
+from models.errors import JobError
 from pipeline import storage
 from pipeline.cluster import ray_cluster
 from pipeline.config import ConfigError
-from pipeline.failures import JobError
 from pipeline.training.config import TrainingPlace
 from pipeline.training.local import check_shares, prepare
 from pipeline.training.loop import Training

@@ -6,10 +6,13 @@ Imports neither torch nor ray, like ``pipeline.config``.
 from dataclasses import dataclass
 from typing import Literal
 
+from cyclopts import Parameter
+
 from models.ablation import AblationKind
 from models.preprocess import PresetName
 from models.systems import TokenMode
 from pipeline.config import ConfigError, Device, Dtype, at_least
+from pipeline.config.flags import Advanced
 
 Augmentation = Literal["none", "crop", "rand", "trivial"]
 Schedule = Literal["cosine", "step", "constant"]
@@ -19,6 +22,7 @@ Precision = Literal["float16", "float32"]
 Selection = Literal["last", "best"]
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Everything that decides the weights.
@@ -76,43 +80,43 @@ class TrainConfig:
     data: str
     init: str
     model: str | None = None
-    num_classes: int | None = None
+    num_classes: Advanced[int | None] = None
     limit: int | None = None
-    image_column: str | None = None
-    label_column: str | None = None
-    label_map: str | None = None
+    image_column: Advanced[str | None] = None
+    label_column: Advanced[str | None] = None
+    label_map: Advanced[str | None] = None
     ablation: AblationKind | None = None
     size: int | None = None
     stride: int | None = None
-    tokens: TokenMode | None = None
-    preprocess: PresetName | None = None
+    tokens: Advanced[TokenMode | None] = None
+    preprocess: Advanced[PresetName | None] = None
     epochs: int = 30
     batch: int = 128
     views: int = 1
-    optimizer: OptimizerName = "adamw"
+    optimizer: Advanced[OptimizerName] = "adamw"
     lr: float = 3e-4
-    schedule: Schedule = "cosine"
-    warmup: int = 200
-    weight_decay: float = 0.05
-    layer_decay: float = 1.0
-    clip: float = 1.0
-    drop_path: float = 0.0
-    token_dropout: float = 0.0
-    label_smoothing: float = 0.05
-    margin: float = 0.0
-    margin_weight: float = 4.0
+    schedule: Advanced[Schedule] = "cosine"
+    warmup: Advanced[int] = 200
+    weight_decay: Advanced[float] = 0.05
+    layer_decay: Advanced[float] = 1.0
+    clip: Advanced[float] = 1.0
+    drop_path: Advanced[float] = 0.0
+    token_dropout: Advanced[float] = 0.0
+    label_smoothing: Advanced[float] = 0.05
+    margin: Advanced[float] = 0.0
+    margin_weight: Advanced[float] = 4.0
     augment: Augmentation = "crop"
-    mix: Mix = "none"
-    mix_alpha: float = 0.8
-    teacher: str | None = None
-    teacher_weight: float = 0.5
-    average: float = 0.998
-    validation: int = 1000
-    estimate: int = 200
-    select: Selection = "last"
-    seed: int = 0
-    dtype: Dtype | None = None
-    save_as: Precision = "float16"
+    mix: Advanced[Mix] = "none"
+    mix_alpha: Advanced[float] = 0.8
+    teacher: Advanced[str | None] = None
+    teacher_weight: Advanced[float] = 0.5
+    average: Advanced[float] = 0.998
+    validation: Advanced[int] = 1000
+    estimate: Advanced[int] = 200
+    select: Advanced[Selection] = "last"
+    seed: Advanced[int] = 0
+    dtype: Advanced[Dtype | None] = None
+    save_as: Advanced[Precision] = "float16"
 
     def __post_init__(self) -> None:
         if not self.data:
@@ -151,6 +155,7 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class TrainingPlace:
     """Place and outputs of a training; none of it decides what is learned.
@@ -171,13 +176,13 @@ class TrainingPlace:
     out: str = "trained"
     device: Device = "auto"
     workers: int | None = None
-    threads: int | None = None
-    no_ray: bool = False
-    checkpoint_minutes: float = 0.0
+    threads: Advanced[int | None] = None
+    no_ray: Advanced[bool] = False
+    checkpoint_minutes: Advanced[float] = 0.0
     overwrite: bool = False
     mlflow: str | None = None
-    experiment: str = "patchcert-training"
-    verbose: bool = False
+    experiment: Advanced[str] = "patchcert-training"
+    verbose: Advanced[bool] = False
 
     def __post_init__(self) -> None:
         at_least(1, workers=self.workers, threads=self.threads)

@@ -125,7 +125,7 @@ class Chaos:
 
     def _job(self, out: Path) -> subprocess.Popen[bytes]:
         fixed = ["--unit-images", str(UNIT_IMAGES), "--microbatch", "16", "--threads", "1"]
-        command = [sys.executable, "-m", "jobs.cli", "votes", "--actors", "2", *fixed]
+        command = [sys.executable, "-m", "jobs", "votes", "--actors", "2", *fixed]
         command += ["--data", str(self.data), "--weights", str(self.weights), "--out", str(out)]
         out.mkdir(exist_ok=True)
         with (out / "log").open("ab") as log:

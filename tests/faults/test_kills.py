@@ -53,7 +53,7 @@ def test_images_that_kill_become_rows_and_the_job_goes_on(tmp_path: Path, tiny_w
         out = tmp_path / f"out-{data}"
         done = subprocess.run(
             [
-                *(sys.executable, "-m", "jobs.cli", "votes", *fixed, *more),
+                *(sys.executable, "-m", "jobs", "votes", *fixed, *more),
                 *("--data", str(tmp_path / data), "--weights", str(tiny_weights)),
                 *("--out", str(out)),
             ],

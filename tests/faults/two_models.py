@@ -53,7 +53,7 @@ def main(folder: Path) -> None:
 
 def job(address: str, data: Path, weights: Path, name: str) -> dict:
     out = data.parent / name
-    command = [sys.executable, "-m", "jobs.cli", "votes", "--data", str(data), "--out", str(out)]
+    command = [sys.executable, "-m", "jobs", "votes", "--data", str(data), "--out", str(out)]
     command += ["--weights", str(weights), "--microbatch", "16", *JOBS[name]]
     done = subprocess.run(
         command,

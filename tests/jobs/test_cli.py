@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -10,7 +11,7 @@ import mlflow
 import pytest
 
 import jobs.doctor
-from jobs.cli import main
+from jobs.cli import app, main
 from models.systems import SYSTEMS
 from pipeline.preflight.findings import Caution, Finding
 from tests.conftest import REPOSITORY
@@ -45,6 +46,8 @@ def lines_of(capsys) -> list[str]:
         *(["--help"], ["run", "--help"], ["run"], ["run", "--nope"]),
         *(["show", "--help"], ["show"], ["show", "--nope"]),
         *(["convert", "--help"], ["convert"], ["convert", "a", "b"]),
+        *(["votes", "--nope"], ["certify", "--help"], ["sweep"], ["doctor", "--help"]),
+        *(["train", "--help"], ["train"], ["average"], ["attack", "--nope"], ["audit", "--help"]),
     ],
 )
 def test_help_and_usage_errors_import_nothing_heavy(arguments):
@@ -57,6 +60,62 @@ def test_help_and_usage_errors_import_nothing_heavy(arguments):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == (0 if "--help" in arguments else 2), done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", [name for name in app if not name.startswith("-")])
+def test_no_help_waits_for_torch_ray_or_mlflow(command):
+    code = (
+        "import sys\nfrom jobs.cli import main\n"
+        f"assert main([{command!r}, '--help']) == 0\n"
+        "assert not {'torch', 'ray', 'mlflow'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_the_list_of_commands_imports_none_of_them():
+    code = (
+        "import sys\nfrom jobs.cli import main\nassert main(['--help']) == 0\n"
+        "mine = {name for name in sys.modules if name.startswith(('jobs.', 'pipeline.'))}\n"
+        "assert mine == {'jobs.cli', 'jobs.config_file', 'pipeline.revision'}, mine\n"
+        "assert 'numpy' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_the_list_says_of_each_command_what_its_docstring_says():
+    for name in app:
+        command = app[name]
+        if name not in (*app.help_flags, *app.version_flags):
+            said = (command.default_command.__doc__ or "").splitlines()[0]
+            assert command.help.splitlines()[0] == said
+
+
+@pytest.mark.parametrize(
+    ("command", "first"),
+    [
+        (
+            "run",
+            "data weights model limit classes ablation size stride device overwrite patch rule "
+            "mlflow out json dry-run",
+        ),
+        (
+            "votes",
+            "data weights model limit classes ablation size stride device overwrite out json "
+            "dry-run",
+        ),
+        (
+            "train",
+            "data init model limit ablation size stride epochs batch views lr augment out "
+            "device workers overwrite mlflow dry-run",
+        ),
+    ],
+)
+def test_help_begins_with_the_options_of_every_day(command, first, capsys):
+    assert main([command, "--help"]) == 0
+    everyday, advanced = capsys.readouterr().out.split("─ Advanced ─")
+    shown = re.findall(r"^│ (?:\*  |   )--([\w-]+)", everyday, re.M)
+    assert shown == first.split()
+    assert "[required]" not in advanced
 
 
 def test_certificates_import_no_framework():
@@ -153,7 +212,7 @@ def test_yaml_and_flags_mean_the_same(
 
 def test_module_entry_is_the_command():
     done = subprocess.run(
-        [sys.executable, "-m", "jobs.run", "--help"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "jobs", "run", "--help"], capture_output=True, text=True, check=True
     )
     assert "--stride" in done.stdout
 

@@ -63,7 +63,7 @@ def test_sql(runs, tmp_path, capsys):
 
 def test_sql_reads_a_query_from_standard_input(runs):
     done = subprocess.run(
-        [sys.executable, "-m", "jobs.sql", "--out", runs[0], "--csv"],
+        [sys.executable, "-m", "jobs", "sql", "--out", runs[0], "--csv"],
         input="SELECT count(*) AS n FROM detection",
         capture_output=True,
         text=True,

@@ -27,7 +27,7 @@ def test_only_code_and_named_files_are_packed(tmp_path, monkeypatch):
         assert (root / "submitted/my.yaml").read_text() == "data: x\n"
         assert not list(root.rglob("__pycache__"))
         assert sum(path.stat().st_size for path in root.rglob("*") if path.is_file()) < 4 * 2**20
-        expected = "python -m jobs.cli run --config submitted/my.yaml --patch 1"
+        expected = "python -m jobs run --config submitted/my.yaml --patch 1"
         assert entrypoint == expected
         # The packed code is whole: it runs where the repository is not.
         words = [sys.executable, *shlex.split(entrypoint)[1:4], "--help"]

@@ -9,7 +9,7 @@ import pytest
 
 import jobs.sweep
 from jobs.cli import main
-from pipeline.failures import JobError
+from models.errors import JobError
 from pipeline.tracking import quiet_client
 from tests.conftest import TINY
 from tests.in_process import stages_here

@@ -7,11 +7,12 @@ import pytest
 import torch
 from ray.exceptions import ActorDiedError, RayTaskError
 
+from models.errors import JobError
 from pipeline.cluster import one_machine
 from pipeline.committing import CommitUnit
 from pipeline.config import ConfigError, VotesConfig
 from pipeline.decoding import DecodeUnit
-from pipeline.failures import JobError, WorkersDiedError, in_words
+from pipeline.failures import WorkersDiedError, in_words
 from pipeline.numerics import Machine, demand_one_gpu_model, probe_machine, resolve_numerics
 from pipeline.passes import plan_units
 from pipeline.resolve import resolve_voter

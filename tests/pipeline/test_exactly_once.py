@@ -16,8 +16,8 @@ import pipeline.cluster
 import pipeline.lease
 import pipeline.sources.memory
 import pipeline.stages
-from jobs.run import run_all
-from jobs.votes import run_votes
+from jobs.run import run
+from jobs.votes import votes
 from pipeline.config import ClaimsConfig, ConfigError, OutputConfig, VotesConfig
 from pipeline.failures import StalledError, WorkersDiedError
 from pipeline.faulty import ErrorRateError
@@ -158,8 +158,9 @@ def test_too_many_errors_fail_the_job_after_everything_is_written(config, tmp_pa
     def submit(rate):
         asked = dataclasses.replace(config, max_error_rate=rate)
         if job == "votes":
-            return run_votes(asked, output)
-        return run_all(asked, ClaimsConfig(patch=(8,), mlflow="none"), output)
+            return votes(what=asked, output=output)
+        claims = ClaimsConfig(patch=(8,), mlflow="none")
+        return run(what=asked, claims=claims, output=output)
 
     for _ in range(2):  # also when all is there already
         with pytest.raises(ErrorRateError) as caught:

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pytest import approx, fixture, raises
 
+from models.errors import JobError
 from pipeline import parts as module
 from pipeline.ballots import ranked_counts, votes_table
 from pipeline.config import ClaimsConfig, ConfigError
-from pipeline.failures import JobError
 from pipeline.manifest import Manifest, ManifestError
 from pipeline.reduction import certify_votes
 from pipeline.schema import CERTIFICATES, DETECTION, IMAGES, VOTES

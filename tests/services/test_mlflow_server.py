@@ -115,7 +115,7 @@ def sweep(shards, weights, out, tracking) -> str:
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "RAY_"))
     }
-    command = [sys.executable, "-m", "jobs.cli", "sweep"]
+    command = [sys.executable, "-m", "jobs", "sweep"]
     done = subprocess.run(
         [*command, *arguments(shards, weights, out, tracking)],
         env=environment,

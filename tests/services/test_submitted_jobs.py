@@ -67,7 +67,7 @@ def test_a_job_that_loses_its_actor_too_often_goes_on_in_another_pass(
     out, log = tmp_path / "out", tmp_path / "log"
     votes = ["votes", "--data", f"{shards}/*.tar", "--weights", tiny_weights, "--out", out]
     small = ["--microbatch=16", "--threads=1", "--unit-images=1", "--actors=1"]
-    submit = [sys.executable, "-m", "jobs.cli", "submit", "--address", head.dashboard, "--"]
+    submit = [sys.executable, "-m", "jobs", "submit", "--address", head.dashboard, "--"]
     actors: list[int] = []
     with log.open("wb") as stream:
         job = subprocess.Popen(
@@ -95,7 +95,8 @@ def test_plain_ray_job_submit_works_too(head):
         [
             *("ray", "job", "submit", "--address", head.dashboard, "--working-dir", "jobs/.."),
             *("--runtime-env-json", '{"excludes": ["out", ".venv", "tests", "docs", "examples"]}'),
-            *("--", "python", "-m", "jobs.run", "--stride", "0", "--data", "x", "--weights", "x"),
+            *("--", "python", "-m", "jobs", "run"),
+            *("--stride", "0", "--data", "x", "--weights", "x"),
         ],
         capture_output=True,
         text=True,
@@ -111,7 +112,7 @@ def test_without_the_token_the_cluster_refuses_and_nothing_is_sent(head):
     environment.pop("RAY_AUTH_TOKEN_PATH")
     arguments = ["submit", "--address", head.dashboard, "--", "systems"]
     done = subprocess.run(
-        [sys.executable, "-m", "jobs.cli", *arguments],
+        [sys.executable, "-m", "jobs", *arguments],
         capture_output=True,
         text=True,
         check=False,

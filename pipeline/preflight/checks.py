@@ -1,24 +1,18 @@
-"""What the jobs do before they compute: checks that must hold, or an estimate in their place."""
+"""Checks that must hold before a job computes, or an estimate in place of the job."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-from jobs.errors import exit_code_of
 from pipeline.config import ClaimsConfig, EstimateConfig, OutputConfig, VotesConfig
 from pipeline.flow import VotesPlan, check_weights_header, plan_votes
 from pipeline.numerics import on_cluster
 from pipeline.preflight.estimate import estimate
-from pipeline.preflight.findings import Check, Finding, demand, look_at
+from pipeline.preflight.findings import Check, demand, look_at
 from pipeline.preflight.stores import probe_output, reach_stores
 from pipeline.preflight.tracker import reach_tracker
 from pipeline.preflight.workers import check_token, cluster_address, try_weights_on_worker
 from pipeline.resolve import Voter
 from pipeline.sources.memory import ListingMemory
-
-
-def checked(checks: list[Check]) -> Iterator[Finding]:
-    """Run checks; the errors that users are shown are their findings."""
-    return look_at(checks, lambda error: exit_code_of(error) is not None)
 
 
 def demand_stores(what: VotesConfig, output: OutputConfig) -> None:
@@ -27,7 +21,7 @@ def demand_stores(what: VotesConfig, output: OutputConfig) -> None:
     Raises:
         PreflightError: Naming what is wrong.
     """
-    demand(checked([("stores", lambda: reach_stores([what.data, what.weights, output.out]))]))
+    demand(look_at([("stores", lambda: reach_stores([what.data, what.weights, output.out]))]))
 
 
 def preflight(
@@ -50,7 +44,7 @@ def preflight(
                     ),
                 ),
             ]
-        demand(checked(checks))
+        demand(look_at(checks))
 
     return check
 

@@ -5,10 +5,10 @@ import sys
 
 from rich.console import Console
 
+from pipeline.analysis import open_run
 from pipeline.attack import MEANING
 from pipeline.attack.config import AttackConfig
 from pipeline.config import OutputConfig
-from pipeline.questions import open_run
 from pipeline.report.tables import print_attack
 
 # Failures told on the terminal; all are counted in the summary.

@@ -8,12 +8,12 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from pipeline import storage
+from pipeline.analysis import open_run
+from pipeline.analysis.audit import audits
 from pipeline.config import ConfigError
-from pipeline.questions import open_run
-from pipeline.questions.audit import audits
-from pipeline.questions.rendering import parquet
 from pipeline.report.analysis_tables import print_audits
-from pipeline.resolve import default_patches
+from pipeline.runs.resolve import default_patches
+from pipeline.storage.tables import parquet
 
 
 @Parameter(name="*")

@@ -1,8 +1,8 @@
 """``patchcert average``: the mean of trained weights."""
 
 from pipeline import storage
+from pipeline.runs.weight_files import check_new_weights, local_weights
 from pipeline.training.config import Precision
-from pipeline.weight_files import check_new_weights, local_weights
 
 
 def average(weights: list[str], /, *, out: str, save_as: Precision | None = None) -> int:
@@ -22,7 +22,7 @@ def average(weights: list[str], /, *, out: str, save_as: Precision | None = None
     import torch  # noqa: PLC0415
     from safetensors.torch import save  # noqa: PLC0415
 
-    from models.averaging import average_weights  # noqa: PLC0415
+    from models.networks.averaging import average_weights  # noqa: PLC0415
 
     dtype = None if save_as is None else getattr(torch, save_as)
     state, card = average_weights([local_weights(path) for path in weights], dtype)

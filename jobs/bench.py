@@ -13,8 +13,8 @@ from rich.console import Console
 from pipeline.bench.hardware import hardware, peak_memory_mib
 from pipeline.bench.table import print_bench
 from pipeline.config import ClaimsConfig, ConfigError, Device, Dtype, VotesConfig, at_least
-from pipeline.numerics import probe_machine, resolve_numerics
 from pipeline.preflight.tracker import reach_tracker
+from pipeline.runs.numerics import probe_machine, resolve_numerics
 
 
 @Parameter(name="*")

@@ -6,15 +6,15 @@ from typing import NamedTuple
 
 from rich.console import Console
 
+from models.views.threats import Threat
 from pipeline import storage
-from pipeline.certificates.threats import Threat
+from pipeline.analysis import open_run
+from pipeline.analysis.heatmap import picture_path, threats_to_draw
 from pipeline.config import ClaimsConfig, OutputConfig
 from pipeline.config.flags import Advanced
-from pipeline.questions import open_run
-from pipeline.questions.heatmap import picture_path, threats_to_draw
-from pipeline.reduction import Certified, certify_votes
 from pipeline.report.tables import print_summary
-from pipeline.store import VotesStore
+from pipeline.runs.store import VotesStore
+from pipeline.scoring.certify import Certified, certify_votes
 from pipeline.tracking import log_run, redact, tracking_uri
 
 

@@ -8,9 +8,9 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from jobs.patches import AsksPatches
-from pipeline.questions import open_run
-from pipeline.questions.classes import by_class, class_names, columns
-from pipeline.questions.outcomes import outcomes_of
+from pipeline.analysis import open_run
+from pipeline.analysis.classes import by_class, class_names, columns
+from pipeline.analysis.outcomes import outcomes_of
 from pipeline.report.analysis_tables import print_classes
 
 

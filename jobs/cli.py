@@ -15,7 +15,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 
 from jobs.config_file import yaml_of
 from models.errors import exit_code_of
-from pipeline.revision import program_version
+from pipeline.runs.versions import program_version
 
 # By group, in the order of --help. The texts are those of the functions' docstrings.
 _COMMANDS = {

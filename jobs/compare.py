@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from cyclopts import Parameter
 from rich.console import Console
 
-from pipeline.questions import comparison, open_run
+from pipeline.analysis import comparison, open_run
 from pipeline.report.analysis_tables import print_comparison
 
 

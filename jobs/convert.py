@@ -5,11 +5,11 @@ from typing import Literal
 
 from cyclopts import Parameter
 
-from models.ablation import AblationKind
 from models.preprocess import PresetName
+from models.views.ablations import AblationKind
 from pipeline import storage
 from pipeline.config import at_least
-from pipeline.weight_files import check_new_weights
+from pipeline.runs.weight_files import check_new_weights
 
 
 @Parameter(name="*")
@@ -53,7 +53,7 @@ def convert(released: str, out: str, /, *, what: ConvertConfig) -> int:
 
     Raises:
         ConfigError: ``out`` exists, or is not named as safetensors are.
-        UnknownModelError, WeightsError: As ``models.convert`` says.
+        UnknownModelError, WeightsError: As ``models.networks.convert`` says.
     """
     check_new_weights(out)
     lengths = {"size": what.size, "stride": what.stride}
@@ -61,7 +61,7 @@ def convert(released: str, out: str, /, *, what: ConvertConfig) -> int:
     # torch and timm: --help and usage errors must not wait for them.
     from safetensors.torch import save  # noqa: PLC0415
 
-    from models.convert import convert_checkpoint  # noqa: PLC0415
+    from models.networks.convert import convert_checkpoint  # noqa: PLC0415
 
     state, card = convert_checkpoint(
         released,

@@ -6,8 +6,6 @@ from contextlib import ExitStack
 from functools import cache
 
 from pipeline.config import ClaimsConfig, OutputConfig, VotesConfig
-from pipeline.flow import machine_that_votes
-from pipeline.numerics import Numerics, resolve_numerics
 from pipeline.preflight.findings import Check, Finding, look_at
 from pipeline.preflight.stores import probe_output, reach_stores
 from pipeline.preflight.tracker import reach_tracker
@@ -17,8 +15,10 @@ from pipeline.preflight.workers import (
     cluster_address,
     try_weights_on_worker,
 )
-from pipeline.resolve import Voter, resolve_voter
+from pipeline.runs.numerics import Numerics, resolve_numerics
+from pipeline.runs.resolve import Voter, resolve_voter
 from pipeline.sources.listing import find_files
+from pipeline.voting.plan import machine_that_votes
 
 
 def doctor(
@@ -69,7 +69,7 @@ def _findings(what: VotesConfig, claims: ClaimsConfig, output: OutputConfig) -> 
 
     @cache
     def joined() -> Mapping[str, float]:
-        from pipeline.cluster import ray_cluster  # noqa: PLC0415  (it takes a second to import)
+        from pipeline.cluster.connect import ray_cluster  # noqa: PLC0415  (it takes a second to import)
 
         return stack.enter_context(ray_cluster(verbose=output.verbose))
 

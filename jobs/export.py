@@ -1,8 +1,8 @@
 """``patchcert export``: a run as files for others."""
 
+from pipeline.analysis import open_run
 from pipeline.interchange.config import ExportConfig
 from pipeline.interchange.exporting import export_run
-from pipeline.questions import open_run
 
 
 def export(run: str | None = None, /, *, what: ExportConfig) -> int:

@@ -6,10 +6,10 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from jobs.patches import AsksPatches
-from pipeline.certificates.threats import Threat
-from pipeline.questions import open_run
+from models.views.threats import Threat
+from pipeline.analysis import open_run
 from pipeline.report.analysis_tables import print_maps
-from pipeline.resolve import default_patches
+from pipeline.runs.resolve import default_patches
 
 
 @Parameter(name="*")

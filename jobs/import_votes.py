@@ -5,7 +5,7 @@ import sys
 from pipeline.config import ConfigError
 from pipeline.interchange import importing
 from pipeline.interchange.config import ImportConfig
-from pipeline.manifest import AS_GIVEN
+from pipeline.runs.manifest import AS_GIVEN
 
 
 def import_votes(*files: str, what: ImportConfig = ImportConfig(), out: str = "out") -> int:

@@ -1,6 +1,6 @@
 """``--patch`` of the commands that ask about stored runs, in words as of ``patchcert certify``."""
 
-from pipeline.certificates.threats import Threat
+from models.views.threats import Threat
 from pipeline.config import ClaimsConfig
 
 

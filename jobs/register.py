@@ -5,13 +5,13 @@ from pathlib import Path
 
 from cyclopts import Parameter
 
-from models.weights import sha256_of
+from models.networks.weights import sha256_of
+from pipeline.analysis import open_run
 from pipeline.config import ConfigError
-from pipeline.questions import open_run
-from pipeline.resolve import hub_or_path
+from pipeline.runs.resolve import hub_or_path
+from pipeline.runs.weight_files import local_weights
 from pipeline.tracking.certified import where_logged
 from pipeline.tracking.registry import register_weights
-from pipeline.weight_files import local_weights
 
 
 @Parameter(name="*")

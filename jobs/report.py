@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from cyclopts import Parameter
 
 from pipeline import storage
+from pipeline.analysis import open_run
 from pipeline.config import ConfigError
-from pipeline.questions import open_run
 from pipeline.tracking import log_page, redact
 
 

@@ -2,13 +2,13 @@
 
 from jobs.certify import report
 from jobs.votes import say_votes
-from pipeline.claims import questions_of
 from pipeline.config import ClaimsConfig, EstimateConfig, OutputConfig, VotesConfig
-from pipeline.flow import count_votes
 from pipeline.preflight.checks import demand_stores, preflight, say_estimate
-from pipeline.resolve import resolve_voter
-from pipeline.store import VotesStore
+from pipeline.runs.resolve import resolve_voter
+from pipeline.runs.store import VotesStore
+from pipeline.scoring.claims import questions_of
 from pipeline.tracking import tracking_uri, watched
+from pipeline.voting.plan import count_votes
 
 
 def run(

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from cyclopts import Parameter
 
-from models.ablation import AblationKind
+from models.networks.systems import TokenMode
 from models.preprocess import PresetName
-from models.systems import TokenMode
+from models.views.ablations import AblationKind
 from pipeline import storage
 from pipeline.config import ConfigError, Device, VotesConfig, at_least
 from pipeline.config.flags import Advanced

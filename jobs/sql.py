@@ -8,7 +8,7 @@ from rich.console import Console
 
 from pipeline import storage
 from pipeline.config import ConfigError, at_least
-from pipeline.questions import rendering
+from pipeline.storage import tables as rendering
 
 _TERMINAL_ROWS = 40
 
@@ -52,7 +52,7 @@ def sql(query: str | None = None, /, *, how: SqlConfig = SqlConfig()) -> int:
         ManifestError: A run's manifest contradicts its id.
     """
     # DuckDB: --help must not wait for it.
-    from pipeline.questions.sql import Answer, connect, unwritten  # noqa: PLC0415
+    from pipeline.analysis.sql import Answer, connect, unwritten  # noqa: PLC0415
     from pipeline.report.rows import print_rows  # noqa: PLC0415
 
     if query is None and sys.stdin.isatty():

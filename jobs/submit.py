@@ -18,10 +18,10 @@ from cyclopts import Parameter
 
 from jobs.config_file import config_files
 from models.errors import JobError
-from pipeline.addresses import holds_password, redact
 from pipeline.config import ConfigError
 from pipeline.preflight.findings import Finding, demand
 from pipeline.preflight.workers import check_token
+from pipeline.storage.addresses import holds_password, redact
 
 _PACKAGES = ("jobs", "models", "pipeline")
 # Ray's dashboard refuses more than 100 MiB; code is some hundred kilobytes.

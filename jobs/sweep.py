@@ -11,23 +11,23 @@ from rich.console import Console
 from jobs.certify import settle
 from jobs.votes import say_votes
 from models.errors import exit_code_of
-from pipeline.claims import questions_of
 from pipeline.config import ClaimsConfig, OutputConfig, VotesConfig
-from pipeline.faulty import Faulty
-from pipeline.flow import check_weights_header, count_votes, plan_votes, source_options
-from pipeline.numerics import on_cluster
 from pipeline.preflight.checks import demand_stores, preflight
 from pipeline.preflight.findings import demand, look_at
 from pipeline.preflight.tracker import reach_tracker
 from pipeline.report.tables import print_sweep
-from pipeline.resolve import resolve_voter
-from pipeline.sources.memory import ListingMemory, remembered_listing
-from pipeline.store import StoreError, VotesStore
+from pipeline.runs.error_images import Faulty
+from pipeline.runs.numerics import on_cluster
+from pipeline.runs.resolve import resolve_voter
+from pipeline.runs.store import StoreError, VotesStore
+from pipeline.scoring.claims import questions_of
+from pipeline.sources.listing_cache import ListingMemory, remembered_listing
 from pipeline.sweep.config import Axes, FixedConfig, configs_of
 from pipeline.sweep.grid import Combination, Origin, forecast, forecast_lines, origins
 from pipeline.sweep.table import claims_in, flat, row_of, summary_at
 from pipeline.tracking import run_name, watched
 from pipeline.tracking.sweeps import TrackedSweep
+from pipeline.voting.plan import check_weights_header, count_votes, plan_votes, source_options
 
 
 def sweep(
@@ -82,7 +82,7 @@ def sweep(
 
 def _join(stack: ExitStack, output: OutputConfig) -> None:
     """One Ray for all points."""
-    from pipeline.cluster import ray_cluster  # noqa: PLC0415  (it takes a second to import)
+    from pipeline.cluster.connect import ray_cluster  # noqa: PLC0415  (it takes a second to import)
 
     stack.enter_context(ray_cluster(verbose=output.verbose))
 

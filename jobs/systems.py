@@ -1,11 +1,11 @@
-"""``patchcert systems``: what can be evaluated, from the registry in ``models.systems``."""
+"""``patchcert systems``: list what can be evaluated, from ``models.networks.systems``."""
 
 import sys
 
 from rich.console import Console
 from rich.table import Table
 
-from models.systems import SYSTEMS, System
+from models.networks.systems import SYSTEMS, System
 
 _HEADINGS = ("family", "for example", "ablations", "tokens", "voting", "remark")
 

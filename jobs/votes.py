@@ -4,9 +4,9 @@ import json
 import sys
 
 from pipeline.config import EstimateConfig, OutputConfig, VotesConfig
-from pipeline.flow import VotesOutcome, count_votes
 from pipeline.preflight.checks import demand_stores, preflight, say_estimate
-from pipeline.resolve import resolve_voter
+from pipeline.runs.resolve import resolve_voter
+from pipeline.voting.plan import VotesOutcome, count_votes
 
 
 def votes(

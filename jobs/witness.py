@@ -3,11 +3,11 @@
 import json
 import sys
 
+from pipeline.analysis import open_run
 from pipeline.attack import MEANING
 from pipeline.attack.config import WitnessConfig
 from pipeline.attack.witness import replay_witnesses
 from pipeline.config import OutputConfig
-from pipeline.questions import open_run
 
 _MOST_TOLD = 3
 

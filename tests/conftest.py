@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from models.ablation import Ablation
+from models.classifiers.drop import TokenDropViT
+from models.networks.weights import WeightsCard
 from models.preprocess import Preprocess
-from models.vit import TokenDropViT
-from models.weights import WeightsCard
+from models.views.ablations import Ablation
 
 # Before the first matrix product, as the pipeline does; and one thread: tiny networks gain nothing
 # from two, and on a busy machine threads that wait for each other are many times slower.

@@ -2,9 +2,9 @@
 
 import contextlib
 
-import pipeline.cluster
-import pipeline.stages
-from pipeline.failures import WorkersDiedError
+import pipeline.cluster.connect
+import pipeline.voting.dataset
+from pipeline.cluster.errors import WorkersDiedError
 
 
 class Stages:
@@ -40,6 +40,6 @@ def stages_here(patch) -> Stages:
         yield {"CPU": 2.0}
 
     stages = Stages()
-    patch.setattr(pipeline.cluster, "ray_cluster", no_cluster)
-    patch.setattr(pipeline.stages, "run_units", stages)
+    patch.setattr(pipeline.cluster.connect, "ray_cluster", no_cluster)
+    patch.setattr(pipeline.voting.dataset, "run_units", stages)
     return stages

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from models.ablation import BoolArray, IntArray
+from models.views.ablations import BoolArray, IntArray
 from pipeline import storage
 from pipeline.attack import MEANING
 from pipeline.attack.independent import changed_votes
@@ -24,8 +24,8 @@ from pipeline.attack.patches import Patches
 from pipeline.attack.rerun import encode
 from pipeline.attack.selection import Selected
 from pipeline.certificates.votes import VoteArray
-from pipeline.labels import Labels
-from pipeline.schema import ATTACKS
+from pipeline.runs.labels import Labels
+from pipeline.runs.schema import ATTACKS
 
 # One is enough to refute a certificate; on a broken machine every image would be one.
 _MOST_SAVED = 20

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from models.ablation import BoolArray, IntArray, Patch
-from models.smoothing import SmoothedClassifier
+from models.classifiers.determinism import reproducible_gradients
+from models.classifiers.smoothed import SmoothedClassifier
+from models.views.ablations import BoolArray, IntArray, Patch
 from pipeline.attack.gradient import VoteGradient
 from pipeline.attack.placements import Attempt
-from pipeline.gradients import reproducible_gradients
 
 # Grey levels of a step, decreasing evenly: large at first, so that a pixel can cross its whole
 # range, and small at the end.

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from models.smoothing import SmoothedClassifier
+from models.classifiers.smoothed import SmoothedClassifier
 from pipeline import storage
 from pipeline.attack.check import AttackVotes, check_attacks, save_counterexamples
 from pipeline.attack.config import AttackConfig
@@ -32,10 +32,10 @@ from pipeline.attack.selection import (
     read_selected,
 )
 from pipeline.attack.summary import summarise
-from pipeline.ballots import votes_array
-from pipeline.manifest import canonical
-from pipeline.store import VotesStore
-from pipeline.voting import build_classifier
+from pipeline.runs.manifest import canonical
+from pipeline.runs.rows import votes_array
+from pipeline.runs.store import VotesStore
+from pipeline.voting.vote import build_classifier
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.ablation import IntArray, Patch
-from models.restricted import Restricted
-from models.smoothing import SmoothedClassifier
-from models.voting import winners
+from models.classifiers.build import Restricted
+from models.classifiers.smoothed import SmoothedClassifier
+from models.classifiers.votes import winners
+from models.views.ablations import IntArray, Patch
 from pipeline.attack.independent import strengths
 from pipeline.attack.placements import Attempt
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.ablation import Ablation, BoolArray, IntArray, Patch
+from models.views.ablations import Ablation, BoolArray, IntArray, Patch
 from pipeline.certificates.votes import VoteArray
 
 

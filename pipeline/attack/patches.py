@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.ablation import Patch
-from models.smoothing import SmoothedClassifier
+from models.classifiers.smoothed import SmoothedClassifier
+from models.views.ablations import Patch
 from pipeline.attack.config import AttackConfig
 from pipeline.attack.descent import PatchDescent
 from pipeline.attack.placements import Attempt, place_attempts
 from pipeline.attack.selection import Selected
-from pipeline.manifest import Manifest
+from pipeline.runs.manifest import Manifest
 
 # Sequences of one step: enough to keep a processor busy, few enough to stop soon after a success.
 _BATCH_SEQUENCES = 256

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.ablation import Ablation, BoolArray, IntArray, Patch
+from models.views.ablations import Ablation, BoolArray, IntArray, Patch
 from pipeline.attack.independent import shows_patch, strengths, votes_for
 from pipeline.attack.selection import Selected, rule_votes
-from pipeline.certificates.landscape import landscapes
-from pipeline.manifest import Manifest
+from pipeline.certificates.locations import landscapes
+from pipeline.runs.manifest import Manifest
 
 # Every fourth location is drawn at random: the rule could be wrong about the worst ones.
 _RANDOM_EVERY = 4

@@ -24,21 +24,21 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from models.classifiers.smoothed import BaseClassifier, SmoothedClassifier
 from models.errors import JobError
+from models.networks.weights import sha256_of
 from models.preprocess import Preprocess
-from models.smoothing import BaseClassifier, SmoothedClassifier
-from models.weights import sha256_of
 from pipeline import storage
 from pipeline.attack.config import AttackConfig
 from pipeline.config import ConfigError, OutputConfig, VotesConfig
-from pipeline.decoding import DecodeUnit, pixels_of_rows
-from pipeline.flow import count_votes
-from pipeline.manifest import Manifest, flatten
-from pipeline.numerics import Numerics, probe_machine, resolve_numerics
-from pipeline.resolve import Voter, hub_or_path
+from pipeline.runs.manifest import Manifest, flatten
+from pipeline.runs.numerics import Numerics, probe_machine, resolve_numerics
+from pipeline.runs.resolve import Voter, hub_or_path
+from pipeline.runs.store import StoreError, VotesStore
+from pipeline.runs.weight_files import local_weights
 from pipeline.sources.listing import SourceOptions, list_images
-from pipeline.store import StoreError, VotesStore
-from pipeline.weight_files import local_weights
+from pipeline.voting.decode import DecodeUnit, pixels_of_rows
+from pipeline.voting.plan import count_votes
 
 ATTACKED = pa.schema(
     [

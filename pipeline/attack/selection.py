@@ -9,15 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.ablation import BoolArray, IntArray, Patch
-from pipeline.ballots import votes_array
+from models.views.ablations import BoolArray, IntArray, Patch
 from pipeline.certificates import rules
 from pipeline.certificates.votes import VoteArray, renumbered
 from pipeline.config import ConfigError
-from pipeline.labels import Labels
-from pipeline.manifest import Manifest
-from pipeline.resolve import default_patches
-from pipeline.store import VotesStore
+from pipeline.runs.labels import Labels
+from pipeline.runs.manifest import Manifest
+from pipeline.runs.resolve import default_patches
+from pipeline.runs.rows import votes_array
+from pipeline.runs.store import VotesStore
 
 
 @dataclass(frozen=True, kw_only=True)

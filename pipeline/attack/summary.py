@@ -5,9 +5,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.ablation import Patch
+from models.views.ablations import Patch
 from pipeline.attack.selection import Margins, Selected
-from pipeline.intervals import Proportion
+from pipeline.scoring.intervals import Proportion
 
 
 def summarise(margins: Margins, selected: Selected, patch: Patch, rows: pa.Table) -> dict[str, Any]:

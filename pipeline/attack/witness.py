@@ -14,16 +14,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from models.ablation import BoolArray, Patch
+from models.views.ablations import BoolArray, Patch
 from pipeline import storage
 from pipeline.attack.config import WitnessConfig
 from pipeline.attack.independent import changed_votes, rewritten, shows_patch, votes_for
 from pipeline.attack.selection import check_attackable, patch_of, rule_votes
-from pipeline.ballots import votes_array
 from pipeline.certificates.witness import witnesses
-from pipeline.manifest import Manifest
-from pipeline.schema import WITNESSES
-from pipeline.store import VotesStore
+from pipeline.runs.manifest import Manifest
+from pipeline.runs.rows import votes_array
+from pipeline.runs.schema import WITNESSES
+from pipeline.runs.store import VotesStore
 
 
 @dataclass

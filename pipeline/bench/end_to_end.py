@@ -1,4 +1,7 @@
-"""The whole pipeline beside the bare engine, and decoding by itself."""
+"""The whole pipeline beside the bare engine, and decoding by itself.
+
+Made-up photographs: what decoding costs depends on their size and detail alone.
+"""
 
 import io
 import math
@@ -12,17 +15,34 @@ from typing import Any
 
 import numpy as np
 import timm
+from PIL import Image
 from safetensors.torch import save_file
 
 from models.preprocess import PRESETS
 from pipeline.bench.clock import seconds_of
-from pipeline.bench.photos import LARGE, PHOTO, photo
 from pipeline.config import Device, OutputConfig, VotesConfig
-from pipeline.decode import decode, prepared
-from pipeline.flow import count_votes
-from pipeline.numerics import probe_machine, resolve_numerics
-from pipeline.resolve import resolve_voter
-from pipeline.voting import build_classifier
+from pipeline.runs.numerics import probe_machine, resolve_numerics
+from pipeline.runs.resolve import resolve_voter
+from pipeline.sources.decode import decode, prepared
+from pipeline.voting.plan import count_votes
+from pipeline.voting.vote import build_classifier
+
+PHOTO = (500, 375)
+"""Width and height of a usual ImageNet photograph, in pixels."""
+
+LARGE = (2000, 1500)
+"""Width and height of a large one."""
+
+
+def photo(width: int, height: int, seed: int) -> bytes:
+    """A JPEG with the detail and size of a photograph: smooth shapes and fine noise."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), np.int16)
+    noisy = smooth + rng.integers(-12, 13, smooth.shape)
+    stream = io.BytesIO()
+    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(stream, "JPEG", quality=90)
+    return stream.getvalue()
 
 
 def decode_rates(images: int = 24) -> dict[str, float]:

@@ -3,6 +3,14 @@
 Contenders, each with all threads and a batch of its own: the plain network, a plain ResNet-50,
 hidden tokens dropped (at several strides), hidden tokens black, the published way of dropping, a
 CNN on black-masked images. Weights and pixels are random: speed does not depend on them.
+
+A network at its fastest where there is a compiler for it.
+
+The published way of dropping tokens, as plainly as it can be written: a baseline.
+
+What smoothed-vit does (Salman et al. 2022), written anew from its description: float32; for one
+band at a time, the whole batch of images is masked, all of their patches are embedded, the band's
+tokens are picked, and every token goes through every block.
 """
 
 from collections.abc import Callable
@@ -14,20 +22,77 @@ import timm
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
-from models.ablation import Ablation
-from models.classifier import base_classifier
-from models.masked import BlackMasked
+from models.classifiers.black import BlackMasked
+from models.classifiers.build import base_classifier
+from models.classifiers.drop import TokenDropViT
+from models.classifiers.smoothed import SmoothedClassifier
 from models.preprocess import PRESETS
-from models.smoothing import SmoothedClassifier
-from models.vit import TokenDropViT
+from models.views.ablations import Ablation
 from pipeline.bench.clock import side_by_side
-from pipeline.bench.compiled import compiled
 from pipeline.bench.hardware import peak_gpu_memory_mib
 from pipeline.bench.operations import matmul_tasks, operations_an_image, operations_of_matmul
-from pipeline.bench.published import PublishedDrop
 from pipeline.bench.stages import stage_seconds
-from pipeline.numerics import pin_mkl
+from pipeline.runs.numerics import pin_mkl
+
+
+def compiled(
+    network: nn.Module, batch: Tensor, compiler: Callable[..., Any] = torch.compile
+) -> tuple[Callable[[Tensor], Any], str]:
+    """A network compiled for one shape, and what it is; itself where that fails.
+
+    Args:
+        network: In evaluation mode, on its device.
+        batch: Of the shape and type that it will be given.
+        compiler: As ``torch.compile``.
+    """
+    try:
+        fast = compiler(network, dynamic=False)
+        # Nothing is compiled before the first call.
+        with torch.inference_mode():
+            fast(batch)
+    except Exception as error:  # whatever a machine without a compiler lacks
+        return network, f"not compiled ({type(error).__name__})"
+    return fast, "compiled"
+
+
+class PublishedDrop:
+    """Votes of a batch by the published path.
+
+    Args:
+        classifier: Holds the network, the ablation and the normalization, in evaluation mode; a
+            Vision Transformer with a class token.
+    """
+
+    def __init__(self, classifier: TokenDropViT) -> None:
+        self.classifier = classifier
+
+    @torch.inference_mode()
+    def __call__(self, images_bhwc: Tensor) -> Tensor:
+        """The class of each ablation of each image; int64 (B, V).
+
+        Args:
+            images_bhwc: uint8 (B, H, W, 3), on the classifier's device.
+        """
+        views = range(len(self.classifier.ablation))
+        images = images_bhwc.permute(0, 3, 1, 2).float() / 255
+        return torch.stack([self._logits(images, view).argmax(1) for view in views], dim=1)
+
+    def _logits(self, images: Tensor, view: int) -> Tensor:
+        classifier = self.classifier
+        network: Any = classifier.network
+        rows, columns = classifier.visible_axes()
+        shown = torch.from_numpy(rows[view][:, None] & columns[view][None, :]).to(images.device)
+        masked = (images * shown - classifier.mean) / classifier.std
+        ty, tx = classifier.token_px
+        embedded = network._pos_embed(network.patch_embed(masked))
+        prefix = network.num_prefix_tokens
+        kept = functional.max_pool2d(shown[None].float(), (ty, tx), (ty, tx)).flatten() > 0
+        x = torch.cat([embedded[:, :prefix], embedded[:, prefix:][:, kept]], dim=1)
+        logits: Tensor = network.forward_head(network.norm(network.blocks(x)))
+        return logits
+
 
 _LOOK = PRESETS["imagenet"]
 

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.numerics import processor
-from pipeline.revision import installed_version
+from pipeline.runs.numerics import processor
+from pipeline.runs.versions import installed_version
 
 _LIBRARIES = ("patchcert", "torch", "timm", "numpy", "pyarrow", "ray")
 

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
-from models.masked import BlackMasked
-from models.vit import TokenDropViT
+from models.classifiers.black import BlackMasked
+from models.classifiers.drop import TokenDropViT
 
 # The counter of torch does not know the CPU's fused attention.
 _CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu

@@ -17,14 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from models.classifiers.drop import TokenDropViT
+from models.classifiers.smoothed import Ballot, SmoothedClassifier
 from models.preprocess import PRESETS
-from models.smoothing import Ballot, SmoothedClassifier
-from models.vit import TokenDropViT
-from pipeline.ballots import votes_table
-from pipeline.bench.photos import PHOTO, photo
-from pipeline.decode import prepared
-from pipeline.schema import votes_schema
-from pipeline.store import VotesStore
+from pipeline.bench.end_to_end import PHOTO, photo
+from pipeline.runs.rows import votes_table
+from pipeline.runs.schema import votes_schema
+from pipeline.runs.store import VotesStore
+from pipeline.sources.decode import prepared
 
 Clock = Callable[[], float]
 Seconds = defaultdict[str, float]

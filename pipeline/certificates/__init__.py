@@ -5,19 +5,18 @@ got how many), ``touched``, ``reach`` and ``pairs`` (what he can touch), ``poll`
 from); one theorem each in ``uniform``, ``exact``, ``randomized``, ``top_k``, ``detection``,
 ``largest`` (every patch size), ``coarser`` (fewer ablations); ``rules``, the registry that the rest
 of the pipeline goes through; ``landscape`` and ``witness`` (where and how a patch breaks an image).
-Imports numpy, scipy.special, the standard library and the numpy-only ``models.ablation``, so that
+Imports numpy, scipy.special, the standard library and the numpy-only ``models.views``, so that
 certificates are computed where no model can run.
 """
 
-from pipeline.certificates.coarser import coarser, subset
-from pipeline.certificates.counts import smoothed_predictions, vote_counts
+from models.views.threats import Threat
+from pipeline.certificates.batch import Poll, smoothed_predictions, vote_counts
 from pipeline.certificates.detection import Leads, detection_leads
 from pipeline.certificates.exact import exact_margins
 from pipeline.certificates.largest import largest_certified
-from pipeline.certificates.poll import Poll
 from pipeline.certificates.randomized import randomized_certificates
 from pipeline.certificates.rules import RULES, Rule, margins, rule_for
-from pipeline.certificates.threats import Threat
+from pipeline.certificates.subsets import coarser, subset
 from pipeline.certificates.top_k import top_k_margins
 from pipeline.certificates.uniform import uniform_margins
 from pipeline.certificates.votes import pad_sets

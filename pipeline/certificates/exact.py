@@ -6,10 +6,10 @@ classes, K ranks of a tally. Arrays of a poll have the images last.
 
 import numpy as np
 
-from models.ablation import Ablation, IntArray, Patch
-from pipeline.certificates.poll import Poll, margins_of
-from pipeline.certificates.reach import reaches
-from pipeline.certificates.threats import Threat
+from models.views.ablations import Ablation, IntArray, Patch
+from models.views.threats import Threat
+from pipeline.certificates.attack_sets import reaches
+from pipeline.certificates.batch import Poll, margins_of
 from pipeline.certificates.votes import VoteArray
 
 

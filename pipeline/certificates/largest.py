@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from models.ablation import Ablation, IntArray
-from pipeline.certificates.poll import Poll, polls
+from models.views.ablations import Ablation, IntArray
+from models.views.threats import Threat
+from pipeline.certificates.batch import Poll, polls
 from pipeline.certificates.rules import Rule, rule_for
-from pipeline.certificates.threats import Threat
 from pipeline.certificates.uniform import most_touched
 from pipeline.certificates.votes import VoteArray
 

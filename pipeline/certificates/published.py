@@ -7,8 +7,8 @@ import math
 
 import numpy as np
 
-from models.ablation import Ablation, IntArray, Patch
-from pipeline.certificates.poll import polls
+from models.views.ablations import Ablation, IntArray, Patch
+from pipeline.certificates.batch import polls
 from pipeline.certificates.votes import VoteArray
 
 

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.ablation import Ablation, BoolArray, IntArray, Patch
-from pipeline.certificates.poll import Poll, polls
-from pipeline.certificates.threats import Threat
+from models.views.ablations import Ablation, BoolArray, IntArray, Patch
+from models.views.threats import Threat
+from pipeline.certificates.batch import Poll, polls
 from pipeline.certificates.uniform import most_touched
 from pipeline.certificates.votes import VoteArray
 
@@ -108,7 +108,7 @@ def randomized_certificates(
     Args:
         votes: Class voted for at each drawn position, integers (N, n), or sets, (N, n, T). Each
             image's positions are drawn with replacement, uniformly and independently of
-            everything else, from those of ``ablation`` (``models.sampling.draw_positions``).
+            everything else, from those of ``ablation`` (``models.views.sampling.draw_positions``).
         ablation: The family drawn from: all P positions, of stride 1 in the published comparison.
         threat: What the attacker may do, in pixels of the ablation's grid.
         num_classes: Number of classes C.

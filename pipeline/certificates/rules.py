@@ -9,12 +9,12 @@ from functools import partial
 
 import numpy as np
 
-from models.ablation import Ablation, IntArray, Patch
 from models.nearest import did_you_mean
+from models.views.ablations import Ablation, IntArray, Patch
+from models.views.threats import Threat
+from pipeline.certificates.batch import Poll, margins_of
 from pipeline.certificates.exact import exact
-from pipeline.certificates.poll import Poll, margins_of
 from pipeline.certificates.randomized import CONFIDENCE, randomized
-from pipeline.certificates.threats import Threat
 from pipeline.certificates.top_k import top_k
 from pipeline.certificates.uniform import uniform
 from pipeline.certificates.votes import VoteArray

@@ -6,10 +6,10 @@ images last.
 
 import numpy as np
 
-from models.ablation import Ablation, IntArray, Patch
-from pipeline.certificates.poll import Poll, polls
-from pipeline.certificates.reach import Reach, reaches
-from pipeline.certificates.threats import Threat
+from models.views.ablations import Ablation, IntArray, Patch
+from models.views.threats import Threat
+from pipeline.certificates.attack_sets import Reach, reaches
+from pipeline.certificates.batch import Poll, polls
 from pipeline.certificates.touched import CountArray
 from pipeline.certificates.votes import VoteArray
 

@@ -5,9 +5,9 @@ Shape suffixes: N images, V ablations (views), C classes, K ranks of a tally.
 
 from functools import lru_cache
 
-from models.ablation import Ablation, IntArray, Patch
-from pipeline.certificates.poll import Poll, margins_of
-from pipeline.certificates.threats import Threat
+from models.views.ablations import Ablation, IntArray, Patch
+from models.views.threats import Threat
+from pipeline.certificates.batch import Poll, margins_of
 from pipeline.certificates.votes import VoteArray
 
 

@@ -9,7 +9,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from models.ablation import IntArray
+from models.views.ablations import IntArray
 
 VoteArray = NDArray[np.integer[Any]]
 """One vote an ablation, (N, V), or a set of at most T votes, (N, V, T) with -1 in empty slots."""

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.ablation import Ablation, BoolArray, IntArray, Patch
-from pipeline.certificates.landscape import Locations, margins_by_set
+from models.views.ablations import Ablation, BoolArray, IntArray, Patch
+from pipeline.certificates.locations import Locations, margins_by_set
 from pipeline.certificates.votes import EMPTY, VoteArray
 
 

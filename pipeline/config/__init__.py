@@ -2,11 +2,11 @@
 
 The command line and the YAML file are derived from these classes by cyclopts; nothing is
 mirrored by hand. None of this imports torch, ray or mlflow. A field that is None is filled in by
-``pipeline.resolve`` from the weight file's header, the preset, or the paper's settings.
+``pipeline.runs.resolve`` from the weight file's header, the preset, or the paper's settings.
 """
 
 from pipeline.config.claims import ClaimsConfig, RuleName
-from pipeline.config.mistakes import ConfigError, at_least
+from pipeline.config.errors import ConfigError, at_least
 from pipeline.config.output import EstimateConfig, OutputConfig
 from pipeline.config.votes import MICROBATCH_STEP, Device, Dtype, VotesConfig, crop_of
 

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from cyclopts import Parameter
 
-from pipeline.certificates.threats import Threat
+from models.views.threats import Threat
+from pipeline.config.errors import ConfigError, at_least
 from pipeline.config.flags import Advanced
-from pipeline.config.mistakes import ConfigError, at_least
 
 # A key of pipeline.certificates.RULES, which alone knows them all.
 RuleName = str

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from cyclopts import Parameter
 
+from pipeline.config.errors import ConfigError
 from pipeline.config.flags import Advanced
-from pipeline.config.mistakes import ConfigError
 
 
 @Parameter(name="*")

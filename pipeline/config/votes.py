@@ -6,15 +6,15 @@ from typing import Literal
 
 from cyclopts import Parameter
 
-from models.ablation import AblationKind
+from models.networks.systems import TokenMode, VotingName
 from models.preprocess import Interpolation, PresetName
-from models.systems import TokenMode, VotingName
+from models.views.ablations import AblationKind
+from pipeline.config.errors import ConfigError, at_least
 from pipeline.config.flags import Advanced
-from pipeline.config.mistakes import ConfigError, at_least
 from pipeline.sources.base import Numbering
 
 # Where threads share out fewer rows, some kernels differ between places in the batch
-# (tests/models/test_bit_identity.py).
+# (tests/models/classifiers/test_bit_identity.py).
 MICROBATCH_STEP = 16
 
 Dtype = Literal["float32", "bfloat16"]

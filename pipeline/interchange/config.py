@@ -5,7 +5,7 @@ from typing import Literal
 
 from cyclopts import Parameter
 
-from models.ablation import AblationKind
+from models.views.ablations import AblationKind
 from pipeline.config import ConfigError
 
 VotesFormat = Literal["parquet"]

@@ -10,22 +10,22 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from models.views.threats import Threat
 from pipeline import storage
+from pipeline.analysis.run import Run
 from pipeline.certificates.randomized import CONFIDENCE
 from pipeline.certificates.rules import rule_for
-from pipeline.certificates.threats import Threat
-from pipeline.claims import Claim, Questions, own_stride, questions_of
 from pipeline.config import ClaimsConfig
 from pipeline.interchange.config import ExportConfig
 from pipeline.interchange.folder import SIGN, atomic_folder
 from pipeline.interchange.formats import SPEC
 from pipeline.interchange.spec import Spec
-from pipeline.judging import Judged, judge
-from pipeline.manifest import AS_GIVEN, Manifest
-from pipeline.questions.rendering import parquet, write_csv
-from pipeline.questions.run import Run
-from pipeline.revision import program_version
-from pipeline.summary import Tally
+from pipeline.runs.manifest import AS_GIVEN, Manifest
+from pipeline.runs.versions import program_version
+from pipeline.scoring.claims import Claim, Questions, own_stride, questions_of
+from pipeline.scoring.score import Judged, judge
+from pipeline.scoring.summary import Tally
+from pipeline.storage.tables import parquet, write_csv
 
 FORMAT = "patchcert export 1"
 

@@ -11,17 +11,17 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline import storage
-from pipeline.ballots import ranked_counts
 from pipeline.config import ConfigError
-from pipeline.faulty import faulty_images
 from pipeline.interchange.config import ImportConfig
 from pipeline.interchange.spec import Spec, spec_from
 from pipeline.interchange.votes_file import VotesFile, check_votes_file, read_votes_file
-from pipeline.lease import held
-from pipeline.manifest import Manifest
-from pipeline.revision import program_version
-from pipeline.schema import votes_schema
-from pipeline.store import VotesStore
+from pipeline.runs.error_images import faulty_images
+from pipeline.runs.lease import held
+from pipeline.runs.manifest import Manifest
+from pipeline.runs.rows import ranked_counts
+from pipeline.runs.schema import votes_schema
+from pipeline.runs.store import VotesStore
+from pipeline.runs.versions import program_version
 
 _UNKNOWN = "unknown"
 _UNIT_IMAGES = 256

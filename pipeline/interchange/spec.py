@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from models.ablation import Ablation
+from models.views.ablations import Ablation
 from pipeline.config import ConfigError
 from pipeline.interchange.config import ImportConfig, sides_of
-from pipeline.manifest import Manifest
-from pipeline.schema import MAX_CLASSES
+from pipeline.runs.manifest import Manifest
+from pipeline.runs.schema import MAX_CLASSES
 from pipeline.sources.class_names import class_subset
 
 _FLAGS = {

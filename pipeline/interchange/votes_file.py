@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.ablation import Ablation
+from models.views.ablations import Ablation
 from pipeline import storage
 from pipeline.config import ConfigError
 from pipeline.interchange.formats import PICKLE, Columns, read_npz, read_parquet

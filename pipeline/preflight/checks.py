@@ -4,15 +4,15 @@ import json
 from collections.abc import Callable
 
 from pipeline.config import ClaimsConfig, EstimateConfig, OutputConfig, VotesConfig
-from pipeline.flow import VotesPlan, check_weights_header, plan_votes
-from pipeline.numerics import on_cluster
 from pipeline.preflight.estimate import estimate
 from pipeline.preflight.findings import Check, demand, look_at
 from pipeline.preflight.stores import probe_output, reach_stores
 from pipeline.preflight.tracker import reach_tracker
 from pipeline.preflight.workers import check_token, cluster_address, try_weights_on_worker
-from pipeline.resolve import Voter
-from pipeline.sources.memory import ListingMemory
+from pipeline.runs.numerics import on_cluster
+from pipeline.runs.resolve import Voter
+from pipeline.sources.listing_cache import ListingMemory
+from pipeline.voting.plan import VotesPlan, check_weights_header, plan_votes
 
 
 def demand_stores(what: VotesConfig, output: OutputConfig) -> None:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from pipeline.config import EstimateConfig
-from pipeline.flow import VotesPlan
-from pipeline.store import VotesStore
+from pipeline.runs.store import VotesStore
+from pipeline.voting.plan import VotesPlan
 
 
 @dataclass(frozen=True, kw_only=True)

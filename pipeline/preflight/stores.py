@@ -6,8 +6,8 @@ import uuid
 from collections.abc import Iterable
 
 from pipeline import storage
-from pipeline.addresses import redact
 from pipeline.preflight.findings import CheckError
+from pipeline.storage.addresses import redact
 
 # A first contact need not be patient: nothing has been computed that could be lost.
 FIRST_CONTACT_SECONDS = 10.0
@@ -22,7 +22,7 @@ def reach_stores(paths: Iterable[str]) -> str:
     remote = [path for path in paths if path.startswith(storage.S3)]
     if not remote:
         return "all paths are local"
-    from pipeline.s3 import patience  # noqa: PLC0415  (local paths need none of it)
+    from pipeline.storage.s3 import patience  # noqa: PLC0415  (local paths need none of it)
 
     with patience(FIRST_CONTACT_SECONDS):
         for path in remote:

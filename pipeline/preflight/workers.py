@@ -5,11 +5,11 @@ import stat
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+from pipeline.cluster.resources import plan_share
 from pipeline.config import VotesConfig
-from pipeline.numerics import Numerics, on_cluster
 from pipeline.preflight.findings import Caution, CheckError
-from pipeline.resolve import Voter
-from pipeline.shares import plan_share
+from pipeline.runs.numerics import Numerics, on_cluster
+from pipeline.runs.resolve import Voter
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1", "local", "auto")
 _MODE = "RAY_AUTH_MODE"
@@ -85,7 +85,7 @@ def try_weights_on_worker(
     Raises:
         JobError: It does not load there, or is not the same.
     """
-    from pipeline.cluster import load_on_worker, ray_cluster  # noqa: PLC0415
+    from pipeline.cluster.connect import load_on_worker, ray_cluster  # noqa: PLC0415
 
     with ray_cluster(verbose=verbose):
         node = load_on_worker(voter, numerics, config.accelerator_type)

@@ -7,12 +7,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.questions.audit import Audit
-from pipeline.questions.classes import ClassRow
-from pipeline.questions.comparison import Comparison
-from pipeline.questions.heatmap import BreakingMap
-from pipeline.questions.outcomes import Question
-from pipeline.questions.run import Run
+from pipeline.analysis.audit import Audit
+from pipeline.analysis.classes import ClassRow
+from pipeline.analysis.comparison import Comparison
+from pipeline.analysis.heatmap import BreakingMap
+from pipeline.analysis.outcomes import Question
+from pipeline.analysis.run import Run
 from pipeline.report import words
 from pipeline.scoring.words import claim, location, percent
 from pipeline.scoring.words import run as run_words

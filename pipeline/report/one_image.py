@@ -7,16 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.ablation import Ablation, BoolArray, IntArray, Patch
+from models.networks.weights import read_card
 from models.preprocess import PRESETS, Preprocess, WrongSizeError
-from models.weights import read_card
+from models.views.ablations import Ablation, BoolArray, IntArray, Patch
 from pipeline import storage
-from pipeline.certificates.landscape import landscapes, touched_counts
+from pipeline.certificates.locations import landscapes, touched_counts
 from pipeline.certificates.votes import renumbered
 from pipeline.certificates.witness import touched_at
 from pipeline.config import ConfigError, VotesConfig
-from pipeline.decode import UndecodableError, prepared
-from pipeline.resolve import (
+from pipeline.runs.resolve import (
     Voter,
     default_patches,
     default_size,
@@ -24,8 +23,9 @@ from pipeline.resolve import (
     resolve_voter,
     with_options,
 )
+from pipeline.runs.weight_files import local_weights
 from pipeline.scoring.words import location
-from pipeline.weight_files import local_weights
+from pipeline.sources.decode import UndecodableError, prepared
 
 _TOKEN_PX = 16
 
@@ -138,8 +138,8 @@ def make_scene(request: VotesConfig, patch_side: int | None) -> Scene:
 def _check_droppable(model: str) -> None:
     """Raise UnsupportedModelError where hidden tokens cannot be left out, as a run would."""
     # torch and timm: a picture of the geometry alone needs neither.
-    from models.droppable import droppable  # noqa: PLC0415
-    from models.zoo import outline  # noqa: PLC0415
+    from models.networks.droppable import droppable  # noqa: PLC0415
+    from models.networks.zoo import outline  # noqa: PLC0415
 
     droppable(outline(model))
 
@@ -186,8 +186,8 @@ def _pixels(image: str, preprocess: Preprocess) -> NDArray[np.uint8]:
 def _votes(request: VotesConfig, voter: Voter, pixels: NDArray[np.uint8]) -> IntArray:
     """The vote of every ablation of one image; int (V,)."""
     # torch: a picture of the geometry needs none.
-    from pipeline.numerics import probe_machine, resolve_numerics  # noqa: PLC0415
-    from pipeline.voting import build_classifier  # noqa: PLC0415
+    from pipeline.runs.numerics import probe_machine, resolve_numerics  # noqa: PLC0415
+    from pipeline.voting.vote import build_classifier  # noqa: PLC0415
 
     numerics = resolve_numerics(request, probe_machine(request.device))
     votes_v: IntArray = build_classifier(voter, numerics)(pixels[None].copy()).votes_bv[0]
@@ -211,7 +211,7 @@ def _token_px(model: str | None, preprocess: Preprocess) -> tuple[int, int] | No
     if model is None:
         fits = all(length % _TOKEN_PX == 0 for length in preprocess.model_px)
         return (_TOKEN_PX, _TOKEN_PX) if fits else None
-    from models.zoo import outline  # noqa: PLC0415
+    from models.networks.zoo import outline  # noqa: PLC0415
 
     size = getattr(getattr(outline(model), "patch_embed", None), "patch_size", None)
     return None if size is None else (int(size[0]), int(size[1]))

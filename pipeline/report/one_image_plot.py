@@ -11,7 +11,7 @@ from matplotlib.gridspec import GridSpec
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from models.ablation import Ablation
+from models.views.ablations import Ablation
 from pipeline.report.one_image import Scene
 from pipeline.report.style import SERIES, integers, png
 from pipeline.scoring.words import location

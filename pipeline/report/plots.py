@@ -9,12 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from models.views.threats import Threat
 from pipeline import storage
-from pipeline.certificates.threats import Threat
-from pipeline.intervals import Proportion
-from pipeline.questions.heatmap import BreakingMap, breaking_maps, picture_path, write_maps
-from pipeline.questions.run import Run
+from pipeline.analysis.heatmap import BreakingMap, breaking_maps, picture_path, write_maps
+from pipeline.analysis.run import Run
 from pipeline.report.style import ALERTS, LINES, PERCENT, RULES, SERIES, UNATTACKED, integers, png
+from pipeline.scoring.intervals import Proportion
 from pipeline.scoring.words import claim, percent, threat
 from pipeline.scoring.words import run as run_words
 

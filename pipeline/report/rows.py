@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.questions.rendering import plain
+from pipeline.storage.tables import plain
 
 _SHOWN_ITEMS = 8
 _EXPLAIN = ["explain_key", "explain_value"]

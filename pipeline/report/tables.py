@@ -7,9 +7,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.certificates.threats import Threat
-from pipeline.claims import Alert, Claim, Questions
-from pipeline.intervals import Proportion
+from models.views.threats import Threat
+from pipeline.scoring.claims import Alert, Claim, Questions
+from pipeline.scoring.intervals import Proportion
 from pipeline.scoring.words import claim, interval, percent, threat
 
 # Of the images right without any alert, the shares that detection is shown at.

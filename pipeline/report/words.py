@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from decimal import ROUND_CEILING, Context
 from typing import Any
 
-from pipeline.intervals import Proportion
-from pipeline.manifest import Manifest
-from pipeline.questions.agreement import Agreement
-from pipeline.questions.comparison import Comparison
-from pipeline.questions.outcomes import Question
-from pipeline.questions.paired import Paired
+from pipeline.analysis.agreement import Agreement
+from pipeline.analysis.comparison import Comparison, Paired
+from pipeline.analysis.outcomes import Question
+from pipeline.runs.manifest import Manifest
+from pipeline.scoring.intervals import Proportion
 from pipeline.scoring.words import NO_LABELS, claim, location, positions
 
 

@@ -6,7 +6,7 @@ An ``entry`` is one of a summary: a share with its interval, or a certified accu
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.manifest import Manifest
+from pipeline.runs.manifest import Manifest
 
 NO_LABELS = "no labels"
 

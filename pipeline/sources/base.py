@@ -7,8 +7,8 @@ import pyarrow as pa
 
 from models.errors import RequestError
 from pipeline import storage
-from pipeline.sources.files import StoredFile, list_directory, stat
-from pipeline.threads import in_threads
+from pipeline.sources.stored_files import StoredFile, list_directory, stat
+from pipeline.storage.parallel import in_threads
 
 Kind = Literal["webdataset", "parquet", "folder"]
 Numbering = Literal["classes", "ilsvrc2012"]

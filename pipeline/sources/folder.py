@@ -13,7 +13,7 @@ from pipeline.sources.base import (
     raw_listing,
 )
 from pipeline.sources.class_names import folder_labels
-from pipeline.sources.files import StoredFile, list_directory
+from pipeline.sources.stored_files import StoredFile, list_directory
 
 _SUFFIXES = tuple(f".{suffix}" for suffix in IMAGE_SUFFIXES)
 

@@ -3,16 +3,135 @@
 Which line is an image's follows from the number in its name (``ILSVRC2012_val_00000293``), so that
 a part of the images, in any order, is labelled rightly; only a complete folder whose names have
 no number goes by the order of its names.
+
+ILSVRC2012 ids: the development kit's own numbering of the 1000 classes, in its own order.
+
+Id 1 is the kit fox, class 0 of every published model the tench: subtracting one is wrong. The
+kit's table, which lies beside its ground truth, translates them.
+
+The labels of a listing: where they come from, and that the model could answer them.
 """
 
+import io
+import posixpath
 import re
 from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline import storage
-from pipeline.patterns import natural_key
-from pipeline.sources.base import Kind, SourceError, SourceOptions
+from pipeline.sources.base import LABELLED, Kind, SourceError, SourceOptions
 from pipeline.sources.class_names import INTEGER, WNID, imagenet_numbers, parsed
-from pipeline.sources.ilsvrc import wnids_of_ids
+from pipeline.storage.patterns import natural_key
+
+_TABLES = ("meta.mat", "map_clsloc.txt")
+_LINE = re.compile(r"(n[0-9]{8})\s+([0-9]+)\s+\S+")
+
+
+def wnids_of_ids(ground_truth: str) -> dict[int, str]:
+    """The wnid of every id, 1 to 1000, by the table beside ``ground_truth``.
+
+    Raises:
+        SourceError: There is no table, or it is not one of 1000 classes.
+    """
+    folder = posixpath.dirname(ground_truth)
+    for name in _TABLES:
+        path = storage.join(folder, name) if folder else name
+        try:
+            if not storage.exists(path):
+                continue
+            data = storage.read_bytes(path)
+            wnids = _of_mat(data) if name.endswith(".mat") else _of_text(data)
+        except storage.failures() as error:
+            raise SourceError(f"{path} cannot be read: {error}") from error
+        # scipy raises many kinds for bytes that are no MATLAB file.
+        except Exception as error:
+            raise SourceError(f"{path} is no table of ILSVRC2012 ids: {error}") from error
+        if sorted(wnids) != list(range(1, 1001)) or len(set(wnids.values())) != 1000:
+            raise SourceError(
+                f"{path}: does not give the ids 1 to 1000 a class each; take the one of the "
+                "ILSVRC2012 development kit"
+            )
+        return wnids
+    raise SourceError(
+        f"the ground truth {ground_truth}: ILSVRC2012 ids are in an order of their own, told by "
+        f"{' or '.join(_TABLES)} of the development kit (folder data), which is not beside it; "
+        "put it there, or give class numbers or wnids instead"
+    )
+
+
+def _of_text(data: bytes) -> dict[int, str]:
+    matches = (_LINE.match(line) for line in data.decode().splitlines())
+    return {int(match[2]): match[1] for match in matches if match}
+
+
+def _of_mat(data: bytes) -> dict[int, str]:
+    # Heavy, and needed for this one file.
+    from scipy.io import loadmat  # noqa: PLC0415
+
+    synsets: Any = loadmat(io.BytesIO(data), squeeze_me=True)["synsets"]
+    pairs = zip(synsets["ILSVRC2012_ID"], synsets["WNID"], strict=True)
+    # Above 1000 are the inner nodes of the hierarchy, which are no classes.
+    return {int(number): str(wnid) for number, wnid in pairs if int(number) <= 1000}
+
+
+_MAX_CLASS = 2**31 - 1
+
+
+def with_labels(
+    table: pa.Table, options: SourceOptions, kind: Kind, num_classes: int | None
+) -> pa.Table:
+    """A source's RAW_LISTING as LABELLED: -1 becomes null, a ground-truth file replaces labels.
+
+    Raises:
+        SourceError: A label is no class that the model can answer, or the ground-truth file cannot
+            be used.
+    """
+    ids = table.column("image_id")
+    if options.ground_truth is not None:
+        single, several = ground_truth(ids.to_pylist(), options, kind, num_classes)
+        labels, multiple = pa.array(single, pa.int64()), pa.array(several, pa.list_(pa.int64()))
+    elif options.numbering is not None:
+        raise SourceError("--numbering has no meaning without --ground-truth: leave it out")
+    else:
+        labels = table.column("label").combine_chunks()
+        multiple = pa.nulls(len(labels), pa.list_(pa.int64()))
+    labels = pc.if_else(pc.equal(labels, -1), pa.scalar(None, pa.int64()), labels)
+    _check_range(labels, ids, num_classes)
+    owners = ids.take(pc.list_parent_indices(multiple))
+    _check_range(pc.list_flatten(multiple), owners, num_classes)
+    # Of several right labels some may be left out: the others can still be answered.
+    _check_subset(labels, ids, options.classes)
+    columns = [*table.columns, multiple.cast(LABELLED.field("labels").type)]
+    columns[1] = labels.cast(pa.int32())
+    return pa.Table.from_arrays(columns, schema=LABELLED)
+
+
+def _check_range(labels: pa.Array, ids: pa.ChunkedArray, num_classes: int | None) -> None:
+    limit = _MAX_CLASS if num_classes is None else num_classes
+    wrong = pc.or_(pc.less(labels, 0), pc.greater_equal(labels, limit))
+    if (first := pc.index(pc.fill_null(wrong, False), True).as_py()) >= 0:
+        known = f"the model has {num_classes} classes" if num_classes else "classes start at 0"
+        raise SourceError(
+            f"image {ids[first].as_py()!r} has label {labels[first].as_py()}, "
+            f"but {known}, and only -1 stands for unknown; choose the model, --label-column or "
+            "--label-map that fits the data"
+        )
+
+
+def _check_subset(labels: pa.Array, ids: pa.ChunkedArray, classes: tuple[int, ...] | None) -> None:
+    if classes is None:
+        return
+    allowed = pc.is_in(labels, value_set=pa.array([*classes, None], pa.int64()))
+    if (first := pc.index(allowed, False).as_py()) >= 0:
+        raise SourceError(
+            f"image {ids[first].as_py()!r} has label {labels[first].as_py()}, which is none of the "
+            f"{len(classes)} --classes, so no answer could be right; name that class too, or give "
+            "--data without its images"
+        )
+
 
 _NUMBERED = re.compile(r"ILSVRC20\d\d_val_(\d{8})", re.ASCII)
 _FORMS = (

@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import storage
-from pipeline.patterns import PathError, expand_braces, natural_key
 from pipeline.sources.base import LISTING, Kind, Location, SourceError, SourceOptions
-from pipeline.sources.files import StoredFile, digest_of, list_directory, short
-from pipeline.sources.labels import with_labels
-from pipeline.sources.memory import ListingMemory, Remembered
-from pipeline.sources.registry import SOURCES
-from pipeline.threads import in_threads
+from pipeline.sources.ground_truth import with_labels
+from pipeline.sources.listing_cache import ListingMemory, Remembered
+from pipeline.sources.reading import SOURCES
+from pipeline.sources.stored_files import StoredFile, digest_of, list_directory, short
+from pipeline.storage.parallel import in_threads
+from pipeline.storage.patterns import PathError, expand_braces, natural_key
 
 __all__ = ["LISTING", "Listing", "SourceError", "SourceOptions", "list_images"]
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.sources.base import Location, SourceError, SourceOptions, changed, raw_listing
-from pipeline.sources.files import StoredFile
+from pipeline.sources.stored_files import StoredFile
 
 _IMAGE_COLUMNS = ("image", "img", "jpg", "png", "bytes")
 _LABEL_COLUMNS = ("label", "labels", "cls")

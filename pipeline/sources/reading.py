@@ -3,6 +3,8 @@
 A file must still be what was listed, since votes are filed under the fingerprint of the listing:
 on S3 the object of that content tag; locally the file of that size and those times, or, where these
 differ (it was touched, or a node has a copy of its own), one of the same contents.
+
+The one list of sources; the first that matches ``--data`` is taken.
 """
 
 import functools
@@ -10,10 +12,18 @@ import functools
 import pyarrow as pa
 
 from pipeline import storage
-from pipeline.sources.base import Source, SourceError, SourceOptions, changed
-from pipeline.sources.files import StoredFile, digest_of, short, stat
-from pipeline.sources.registry import SOURCES
-from pipeline.threads import in_threads
+from pipeline.sources.base import Kind, Source, SourceError, SourceOptions, changed
+from pipeline.sources.folder import FolderSource
+from pipeline.sources.parquet import ParquetSource
+from pipeline.sources.stored_files import StoredFile, digest_of, short, stat
+from pipeline.sources.tar import TarSource
+from pipeline.storage.parallel import in_threads
+
+SOURCES: dict[Kind, Source] = {
+    "webdataset": TarSource(),
+    "parquet": ParquetSource(),
+    "folder": FolderSource(),  # last: it takes any directory
+}
 
 
 def read_bytes_of(rows: pa.Table, options: SourceOptions) -> list[bytes | None]:

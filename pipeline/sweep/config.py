@@ -9,9 +9,9 @@ from typing import Any
 
 from cyclopts import Parameter
 
-from models.ablation import AblationKind
+from models.networks.systems import TokenMode, VotingName
 from models.preprocess import Interpolation, PresetName
-from models.systems import TokenMode, VotingName
+from models.views.ablations import AblationKind
 from pipeline.config import ConfigError, Device, Dtype, VotesConfig
 from pipeline.config.flags import Advanced
 from pipeline.sources.base import Numbering

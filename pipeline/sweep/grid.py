@@ -2,19 +2,19 @@
 
 A vote depends on what its ablation shows and on nothing else, so a run at a stride has the votes of
 every multiple of it, and of the same votes come the same certificates
-(``pipeline.certificates.coarser``).
+(``pipeline.certificates.subsets``).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.claims import own_stride
 from pipeline.config import VotesConfig
-from pipeline.manifest import Manifest, canonical
 from pipeline.preflight.estimate import images_done
-from pipeline.resolve import Voter
-from pipeline.store import VotesStore, run_ids
+from pipeline.runs.manifest import Manifest, canonical
+from pipeline.runs.resolve import Voter
+from pipeline.runs.store import VotesStore, run_ids
+from pipeline.scoring.claims import own_stride
 from pipeline.tracking import run_name
 
 

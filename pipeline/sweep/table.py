@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from pipeline.claims import ablation_of
-from pipeline.manifest import Manifest
+from pipeline.runs.manifest import Manifest
+from pipeline.scoring.claims import ablation_of
 from pipeline.sweep.grid import Origin
 
 

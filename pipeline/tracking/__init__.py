@@ -1,6 +1,6 @@
 """MLflow: the only code that knows of it."""
 
-from pipeline.addresses import redact
+from pipeline.storage.addresses import redact
 from pipeline.tracking.certified import log_page, log_run
 from pipeline.tracking.description import run_name
 from pipeline.tracking.server import (

@@ -8,9 +8,9 @@ from typing import Any
 
 from pipeline import storage
 from pipeline.config import ClaimsConfig
-from pipeline.manifest import Manifest, flatten
-from pipeline.reduction import Certified
-from pipeline.store import VotesStore
+from pipeline.runs.manifest import Manifest, flatten
+from pipeline.runs.store import VotesStore
+from pipeline.scoring.certify import Certified
 from pipeline.tracking.description import (
     DESCRIPTION,
     RUN_ID,

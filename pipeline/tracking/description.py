@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.manifest import Manifest
-from pipeline.revision import git_revision
+from pipeline.runs.manifest import Manifest
+from pipeline.runs.versions import git_revision
 from pipeline.scoring.words import percent, threat
 
 RUN_ID = "patchcert.run_id"

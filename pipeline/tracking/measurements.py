@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipeline.addresses import redact
 from pipeline.config import ClaimsConfig
-from pipeline.manifest import flatten
+from pipeline.runs.manifest import flatten
+from pipeline.storage.addresses import redact
 from pipeline.tracking.description import origin
 from pipeline.tracking.points import Point
 from pipeline.tracking.server import connect, failures_in_words

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.addresses import redact
-from pipeline.claims import own_stride
 from pipeline.config import ClaimsConfig, ConfigError
-from pipeline.manifest import Manifest
+from pipeline.runs.manifest import Manifest
+from pipeline.scoring.claims import own_stride
 from pipeline.scoring.words import interval, threat
+from pipeline.storage.addresses import redact
 from pipeline.tracking.description import RUN_ID, origin, run_name, sure_of
 from pipeline.tracking.points import certified_figures
 from pipeline.tracking.server import Tracker, connect, failures_in_words

@@ -11,8 +11,8 @@ from typing import Any
 
 from models.errors import JobError
 from pipeline import storage
-from pipeline.addresses import redact, without_userinfo
 from pipeline.config import ClaimsConfig, ConfigError
+from pipeline.storage.addresses import redact, without_userinfo
 from pipeline.tracking.points import Point
 
 # By this MLflow's pages show charts and models first, rather than prompts.

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pipeline.config import ClaimsConfig
-from pipeline.manifest import Manifest, canonical, flatten
+from pipeline.runs.manifest import Manifest, canonical, flatten
 from pipeline.tracking.certified import log_summary
 from pipeline.tracking.description import RUN_ID, STRIDE, dataset_name, origin, run_name, tags_of
 from pipeline.tracking.server import Tracker, connect, failures_in_words, tracking_uri

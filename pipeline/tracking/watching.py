@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from pipeline.config import ClaimsConfig
-from pipeline.manifest import Manifest
+from pipeline.runs.manifest import Manifest
 from pipeline.tracking.certified import open_mlflow_run
 from pipeline.tracking.server import Tracker, connect, failures_in_words, tracking_uri
 

@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from models.weights import WeightsCard
+from models.networks.weights import WeightsCard
 from pipeline import storage
 from pipeline.config import ConfigError
-from pipeline.manifest import canonical, flatten
-from pipeline.revision import git_revision, installed_version
+from pipeline.runs.manifest import canonical, flatten
+from pipeline.runs.versions import git_revision, installed_version
 from pipeline.training.recipe import Recipe
 
 _NAME = "checkpoint.pt"

@@ -17,7 +17,7 @@ from ray.util.queue import Empty, Queue
 
 from models.errors import JobError
 from pipeline import storage
-from pipeline.cluster import ray_cluster
+from pipeline.cluster.connect import ray_cluster
 from pipeline.config import ConfigError
 from pipeline.training.config import TrainingPlace
 from pipeline.training.local import check_shares, prepare

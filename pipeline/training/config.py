@@ -8,9 +8,9 @@ from typing import Literal
 
 from cyclopts import Parameter
 
-from models.ablation import AblationKind
+from models.networks.systems import TokenMode
 from models.preprocess import PresetName
-from models.systems import TokenMode
+from models.views.ablations import AblationKind
 from pipeline.config import ConfigError, Device, Dtype, at_least
 from pipeline.config.flags import Advanced
 

@@ -1,7 +1,7 @@
 """Curves of a training in MLflow: one MLflow run a training, found again on a resume."""
 
 from pipeline.config import ClaimsConfig
-from pipeline.manifest import flatten
+from pipeline.runs.manifest import flatten
 from pipeline.tracking.description import origin
 from pipeline.tracking.points import Point
 from pipeline.tracking.server import connect, failures_in_words

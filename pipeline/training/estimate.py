@@ -9,15 +9,15 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import nn
 
-from models.ablation import Patch
-from models.classifier import base_classifier
+from models.classifiers.build import base_classifier
+from models.classifiers.smoothed import SmoothedClassifier
 from models.preprocess import Preprocess, WrongSizeError
-from models.smoothing import SmoothedClassifier
+from models.views.ablations import Patch
 from pipeline.certificates import margins, smoothed_predictions
-from pipeline.decode import UndecodableError, prepared
-from pipeline.numerics import MICROBATCH
-from pipeline.resolve import Voter, default_patches
+from pipeline.runs.numerics import MICROBATCH
+from pipeline.runs.resolve import Voter, default_patches
 from pipeline.sources.base import SourceError
+from pipeline.sources.decode import UndecodableError, prepared
 from pipeline.sources.reading import read_bytes_of
 from pipeline.training.recipe import Recipe
 

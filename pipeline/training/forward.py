@@ -6,10 +6,10 @@ Shapes: B images, n ablations of each, C classes.
 import torch
 from torch import Tensor, nn
 
-from models.ablation import Ablation
-from models.classifier import base_classifier
+from models.classifiers.build import base_classifier
+from models.networks.systems import TokenMode
 from models.preprocess import Preprocess
-from models.systems import TokenMode
+from models.views.ablations import Ablation
 
 
 class AblationLogits(nn.Module):

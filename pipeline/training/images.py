@@ -11,8 +11,8 @@ from torchvision.transforms import v2
 from torchvision.transforms.functional import InterpolationMode
 
 from models.preprocess import Preprocess, WrongSizeError
-from pipeline.decode import UndecodableError, decode
 from pipeline.sources.base import SourceError
+from pipeline.sources.decode import UndecodableError, decode
 from pipeline.sources.reading import read_bytes_of
 from pipeline.training.config import Augmentation
 from pipeline.training.order import IntArray

@@ -10,8 +10,8 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from models.classifiers.determinism import reproducible_gradients
 from pipeline.config import ConfigError
-from pipeline.gradients import reproducible_gradients
 from pipeline.training.forward import AblationLogits
 from pipeline.training.networks import starting_network, teacher_of
 from pipeline.training.objective import followed, loss_of, mixed, shortfall_of, target_of

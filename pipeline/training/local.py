@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import ProcessContext, ProcessException, start_processes
 
 from pipeline.config import ConfigError
-from pipeline.numerics import pin_mkl
+from pipeline.runs.numerics import pin_mkl
 from pipeline.training.config import TrainingPlace
 from pipeline.training.feed import MemoryFeed
 from pipeline.training.loop import Training

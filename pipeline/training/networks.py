@@ -6,13 +6,13 @@ from timm.layers.patch_dropout import PatchDropout
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
-from models.checkpoint import read_state
-from models.droppable import ABSOLUTE, Droppable
-from models.zoo import check_fit, check_model_name, load_network
+from models.networks.checkpoint import read_state
+from models.networks.droppable import ABSOLUTE, Droppable
+from models.networks.zoo import check_fit, check_model_name, load_network
 from pipeline.config import ConfigError
+from pipeline.runs.weight_files import local_weights
 from pipeline.training.forward import AblationLogits
 from pipeline.training.recipe import Recipe
-from pipeline.weight_files import local_weights
 
 
 def starting_network(recipe: Recipe) -> nn.Module:

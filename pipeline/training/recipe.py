@@ -8,15 +8,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from models.weights import WeightsCard, is_hub_name, read_card, sha256_of
+from models.networks.weights import WeightsCard, is_hub_name, read_card, sha256_of
 from pipeline import storage
 from pipeline.config import ConfigError, VotesConfig
-from pipeline.manifest import canonical
-from pipeline.resolve import Voter, resolve_voter
+from pipeline.runs.manifest import canonical
+from pipeline.runs.resolve import Voter, resolve_voter
+from pipeline.runs.weight_files import local_weights
 from pipeline.sources.listing import Listing, SourceOptions, list_images
 from pipeline.training.config import TrainConfig
 from pipeline.training.order import EpochOrder, stratified_split
-from pipeline.weight_files import local_weights
 
 # The identity has digests of these instead.
 _BY_CONTENT = ("data", "init", "teacher")

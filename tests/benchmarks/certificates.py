@@ -22,12 +22,12 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from models.ablation import Ablation, Patch
-from pipeline.ballots import votes_array
+from models.views.ablations import Ablation, Patch
 from pipeline.bench.hardware import hardware, peak_memory_mib
-from pipeline.certificates.counts import tally
+from pipeline.certificates.batch import tally
 from pipeline.config import ClaimsConfig
-from pipeline.store import VotesStore
+from pipeline.runs.rows import votes_array
+from pipeline.runs.store import VotesStore
 from tests.benchmarks.synthetic import first_images, write_votes
 
 COLUMNS = Ablation(kind="column", size=19, stride=1, height=224, width=224)
@@ -229,11 +229,11 @@ def _certified(store: VotesStore, rounds: int, *, ray: bool = False) -> tuple[fl
 
 
 def _certify(store: VotesStore, *, ray: bool) -> tuple[float, float]:
-    from pipeline.reduction import certify_votes  # not part of the time
+    from pipeline.scoring.certify import certify_votes  # not part of the time
 
     with ExitStack() as stack:
         if ray:
-            from pipeline.cluster import ray_cluster
+            from pipeline.cluster.connect import ray_cluster
 
             stack.enter_context(ray_cluster(verbose=False))
         start = time.perf_counter()

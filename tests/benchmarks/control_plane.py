@@ -23,23 +23,23 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from models.ablation import Ablation
+from models.classifiers.smoothed import Ballot
 from models.preprocess import PRESETS
-from models.smoothing import Ballot
-from pipeline.ballots import votes_table
+from models.views.ablations import Ablation
 from pipeline.bench.hardware import hardware
-from pipeline.committing import addressed
 from pipeline.config import OutputConfig, VotesConfig
-from pipeline.decoding import DECODED
-from pipeline.flow import plan_votes, source_options
-from pipeline.isolation import Handler
-from pipeline.lease import held
-from pipeline.passes import VotesJob, finish_run
-from pipeline.resolve import Voter
+from pipeline.runs.lease import held
+from pipeline.runs.resolve import Voter
+from pipeline.runs.rows import votes_table
+from pipeline.runs.store import VotesStore
 from pipeline.sources.listing import SourceOptions
-from pipeline.sources.memory import remembered_listing
+from pipeline.sources.listing_cache import remembered_listing
 from pipeline.sources.reading import read_bytes_of
-from pipeline.store import VotesStore
+from pipeline.voting.commit import addressed
+from pipeline.voting.decode import DECODED
+from pipeline.voting.isolation import Handler
+from pipeline.voting.job import VotesJob, finish_run
+from pipeline.voting.plan import plan_votes, source_options
 from tests.benchmarks.synthetic import synthetic_votes
 from tests.conftest import REPOSITORY
 

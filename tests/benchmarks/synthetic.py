@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from models.ablation import Ablation
-from pipeline.certificates.counts import smoothed_predictions
-from pipeline.manifest import Manifest
-from pipeline.schema import VOTES
-from pipeline.store import VotesStore
+from models.views.ablations import Ablation
+from pipeline.certificates.batch import smoothed_predictions
+from pipeline.runs.manifest import Manifest
+from pipeline.runs.schema import VOTES
+from pipeline.runs.store import VotesStore
 
 UNIT_IMAGES = 256
 """Images a file of votes, as in a large run."""

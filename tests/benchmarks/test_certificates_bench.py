@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.ablation import Ablation, Patch
+from models.views.ablations import Ablation, Patch
 from pipeline.certificates import largest_certified, margins
 from pipeline.config import ClaimsConfig
-from pipeline.reduction import certify_votes
+from pipeline.scoring.certify import certify_votes
 from tests.benchmarks.certificates import (
     BLOCKS,
     COLUMNS,

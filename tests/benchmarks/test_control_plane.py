@@ -4,9 +4,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.decoding import DECODED
-from pipeline.schema import VOTES
-from pipeline.store import check_rows
+from pipeline.runs.schema import VOTES
+from pipeline.runs.store import check_rows
+from pipeline.voting.decode import DECODED
 from tests.benchmarks.control_plane import MadeUp, made_up_votes, measure_control_plane, peak_mib
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import docstring_parser
 
-import models.ablation
 import models.preprocess
+import models.views.ablations
+import pipeline.analysis
 import pipeline.certificates
-import pipeline.questions
 
 HEAD = """# Python interface
 
@@ -21,9 +21,9 @@ What a notebook or another program may rely on. Made from the docstrings by
 Nothing here needs a GPU, Ray or a model. [cookbook.md](cookbook.md) has examples.
 """
 PUBLIC: list[tuple[ModuleType, list[str]]] = [
-    (pipeline.questions, list(pipeline.questions.__all__)),
+    (pipeline.analysis, list(pipeline.analysis.__all__)),
     (pipeline.certificates, list(pipeline.certificates.__all__)),
-    (models.ablation, ["Ablation", "Patch"]),
+    (models.views.ablations, ["Ablation", "Patch"]),
     (models.preprocess, ["Preprocess"]),
 ]
 

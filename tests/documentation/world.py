@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from jobs.cli import main
-from models.weights import WeightsCard
+from models.networks.weights import WeightsCard
 from pipeline.training.checkpoint import WEIGHTS
 from tests.conftest import (
     REPOSITORY,
@@ -22,7 +22,7 @@ from tests.conftest import (
     write_tiny_weights,
 )
 from tests.documentation.commands import documented
-from tests.models.released import network_state, released_state, save_released
+from tests.models.networks.released import network_state, released_state, save_released
 
 DATA = "imagenet-val-{000000..000049}.tar"
 ARITHMETIC = ["--microbatch", "16", "--threads", "1", "--actors", "1"]

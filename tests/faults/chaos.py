@@ -24,7 +24,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.schema import VOTES
+from pipeline.runs.schema import VOTES
 from tests.conftest import REPOSITORY, TINY_CLASSES, png, random_images, write_shard
 
 SABOTAGE = Path(__file__).parent / "sabotage"

@@ -15,7 +15,7 @@ def main() -> None:
     import ray
     from ray.cluster_utils import Cluster  # reads the token as it is imported
 
-    from pipeline.cluster import ray_cluster, rejoin
+    from pipeline.cluster.connect import ray_cluster, rejoin
 
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False}

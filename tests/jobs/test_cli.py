@@ -12,7 +12,7 @@ import pytest
 
 import jobs.doctor
 from jobs.cli import app, main
-from models.systems import SYSTEMS
+from models.networks.systems import SYSTEMS
 from pipeline.preflight.findings import Caution, Finding
 from tests.conftest import REPOSITORY
 from tests.in_process import stages_here
@@ -76,7 +76,7 @@ def test_the_list_of_commands_imports_none_of_them():
     code = (
         "import sys\nfrom jobs.cli import main\nassert main(['--help']) == 0\n"
         "mine = {name for name in sys.modules if name.startswith(('jobs.', 'pipeline.'))}\n"
-        "assert mine == {'jobs.cli', 'jobs.config_file', 'pipeline.revision'}, mine\n"
+        "assert mine == {'jobs.cli', 'jobs.config_file', 'pipeline.runs.versions'}, mine\n"
         "assert 'numpy' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
@@ -120,7 +120,7 @@ def test_help_begins_with_the_options_of_every_day(command, first, capsys):
 
 def test_certificates_import_no_framework():
     code = (
-        "import sys, pipeline.certificates.rules, models.ablation\n"
+        "import sys, pipeline.certificates.rules, models.views.ablations\n"
         "assert not {'torch', 'ray', 'mlflow', 'pyarrow'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

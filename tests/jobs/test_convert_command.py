@@ -7,11 +7,11 @@ import torch
 from safetensors.torch import load_file
 
 from jobs.cli import main
-from models.weights import read_card
-from models.zoo import load_network
+from models.networks.weights import read_card
+from models.networks.zoo import load_network
 from pipeline.config import VotesConfig
-from pipeline.resolve import resolve_voter
-from tests.models.released import network_state, released_state, save_released
+from pipeline.runs.resolve import resolve_voter
+from tests.models.networks.released import network_state, released_state, save_released
 
 CNN = "test_resnet"
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from jobs.cli import main
+from pipeline.analysis import open_run
 from pipeline.interchange.formats import NPZ_ARRAYS, PARQUET_COLUMNS
-from pipeline.manifest import AS_GIVEN
-from pipeline.questions import open_run
+from pipeline.runs.manifest import AS_GIVEN
 from tests.conftest import REPOSITORY
 from tests.documentation.commands import documented
 

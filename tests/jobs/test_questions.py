@@ -10,14 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.cli import main
-from models.ablation import Ablation
+from models.views.ablations import Ablation
 from pipeline.config import ClaimsConfig
-from pipeline.reduction import certify_votes
-from pipeline.store import VotesStore
+from pipeline.runs.store import VotesStore
+from pipeline.scoring.certify import certify_votes
 from tests.conftest import REPOSITORY
 
 sys.path.append(str(REPOSITORY / "tests/pipeline/questions"))
-from stored_runs import write_run
+from tests.pipeline.analysis.stored_runs import write_run
 
 COARSE = Ablation(kind="column", size=4, stride=2, height=32, width=32, pixel_scale=7)
 

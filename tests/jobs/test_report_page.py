@@ -10,7 +10,7 @@ from jobs.cli import main
 from tests.conftest import REPOSITORY
 
 sys.path.append(str(REPOSITORY / "tests/pipeline/questions"))
-from stored_runs import write_run
+from tests.pipeline.analysis.stored_runs import write_run
 
 DATA = {"kind": "tar", "fingerprint": "f00d", "several_labels": False, "limit": None}
 

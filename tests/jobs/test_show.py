@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from jobs.cli import main
-from models.ablation import Ablation, Patch
+from models.views.ablations import Ablation, Patch
 from pipeline.report.one_image import Scene, smallest_margin
 from pipeline.report.one_image_plot import draw_figure, explained
 from tests.conftest import png, random_images

@@ -69,7 +69,7 @@ def test_a_second_sweep_computes_nothing_and_doubles_nothing(
 
     _, before = study(swept)
     monkeypatch.setattr(jobs.sweep, "_join", refuse)
-    monkeypatch.setattr("pipeline.flow.finish_run", refuse)
+    monkeypatch.setattr("pipeline.voting.plan.finish_run", refuse)
     assert main(["sweep", *flags(shards, tiny_weights, swept, *STRIDES, "--json")]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [(row["stride"], row["votes of"]) for row in rows] == [

@@ -6,7 +6,7 @@ import mlflow
 import pytest
 
 from jobs.cli import main
-from models.weights import read_card
+from models.networks.weights import read_card
 from pipeline.sources.reading import read_bytes_of
 from tests.pipeline.training.toy import toy_config, toy_recipe, write_shard
 

@@ -5,28 +5,28 @@ import sys
 
 import pytest
 from botocore.exceptions import EndpointConnectionError
-from pipeline.attack.source import RoundTripError
 
 from jobs.submit import SubmitError
+from models.classifiers.base import UnsupportedModelError
 from models.errors import exit_code_of
-from models.pixels import UnsupportedModelError
+from models.networks.weights import WeightsError
+from models.networks.zoo import UnknownModelError
 from models.preprocess import WrongSizeError
-from models.weights import WeightsError
-from models.zoo import UnknownModelError
+from pipeline.analysis.audit import AuditError
+from pipeline.analysis.sql import QueryError
+from pipeline.attack.rerun import RoundTripError
+from pipeline.cluster.errors import JobError, StalledError, WorkersDiedError
 from pipeline.config import ConfigError
-from pipeline.decode import UndecodableError
-from pipeline.failures import JobError, StalledError, WorkersDiedError
-from pipeline.faulty import ErrorRateError
-from pipeline.lease import LeaseError
-from pipeline.manifest import ManifestError
-from pipeline.patterns import PathError
 from pipeline.preflight.findings import CheckError, PreflightError
-from pipeline.questions.audit import AuditError
-from pipeline.questions.sql import QueryError
+from pipeline.runs.error_images import ErrorRateError
+from pipeline.runs.lease import LeaseError
+from pipeline.runs.manifest import ManifestError
+from pipeline.runs.store import StoreError
 from pipeline.sources.base import SourceError
-from pipeline.store import StoreError
+from pipeline.sources.decode import UndecodableError
+from pipeline.storage.patterns import PathError
 from pipeline.tracking import TrackingError
-from pipeline.voting import WorkerError
+from pipeline.voting.vote import WorkerError
 
 REQUEST = (ConfigError, PathError, SourceError, WeightsError, UnknownModelError)
 REQUEST += (UnsupportedModelError, QueryError)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import storage
-from pipeline.s3 import PatientS3FileSystem
+from pipeline.storage.s3 import PatientS3FileSystem
 from tests.conftest import REPOSITORY
 from tests.services.faulty_proxy import FaultyProxy
 from tests.services.object_store import BUCKET, ObjectStore, free_ports, running

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.ablation import Ablation
 from models.preprocess import Preprocess
+from models.views.ablations import Ablation
+from pipeline.analysis import open_run
 from pipeline.config import ClaimsConfig
-from pipeline.questions import open_run
-from pipeline.reduction import certify_votes
 from pipeline.report.page.writing import page_of
+from pipeline.scoring.certify import certify_votes
 from pipeline.sources.listing import SourceOptions, list_images
 from tests.conftest import REPOSITORY, png, random_images, write_shard
 from tests.services.chromium import Chromium, chromium
 
 sys.path.append(str(REPOSITORY / "tests/pipeline/questions"))
-from stored_runs import write_run
+from tests.pipeline.analysis.stored_runs import write_run
 
 DESK, PHONE = 1280, 390
 IMAGES, CLASSES = 60, 40

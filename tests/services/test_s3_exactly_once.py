@@ -5,12 +5,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from pipeline import storage
-from pipeline.isolation import Deaths
-from pipeline.lease import LeaseError, held
+from pipeline.runs.lease import LeaseError, held
+from pipeline.runs.store import VotesStore
 from pipeline.sources import listing
 from pipeline.sources.listing import SourceOptions, list_images
-from pipeline.sources.memory import remembered_listing
-from pipeline.store import VotesStore
+from pipeline.sources.listing_cache import remembered_listing
+from pipeline.voting.isolation import Deaths
 from tests.conftest import png, random_images, write_shard
 
 NO = SourceOptions()

@@ -8,11 +8,11 @@ import pytest
 
 from jobs.cli import main
 from pipeline import storage
-from pipeline.questions import open_run
+from pipeline.analysis import open_run
 from tests.conftest import REPOSITORY
 
 sys.path.append(str(REPOSITORY / "tests/pipeline/questions"))
-from stored_runs import COLUMNS, write_run
+from tests.pipeline.analysis.stored_runs import COLUMNS, write_run
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ import pytest
 
 from jobs.cli import main
 from pipeline import storage
-from pipeline.patterns import PathError
-from pipeline.s3 import PatientS3FileSystem, patience
+from pipeline.runs.weight_files import local_weights
 from pipeline.sources.listing import SourceError, SourceOptions, list_images
 from pipeline.sources.reading import read_bytes_of
-from pipeline.weight_files import local_weights
+from pipeline.storage.patterns import PathError
+from pipeline.storage.s3 import PatientS3FileSystem, patience
 from tests.conftest import png, random_images, write_shard
 from tests.services.conftest import upload
 

@@ -4,17 +4,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
-from pipeline.certificates.threats import Threat
-from pipeline.claims import Claim, Questions, own_stride
+from models.views.threats import Threat
+from pipeline.analysis.classes import ClassRow, by_class, class_names, columns
+from pipeline.analysis.heatmap import BreakingMap, breaking_maps
+from pipeline.analysis.outcomes import Outcomes, Question, outcomes_of
+from pipeline.analysis.run import Run
 from pipeline.config import ConfigError
-from pipeline.manifest import Manifest, flatten
-from pipeline.questions.classes import ClassRow, by_class, class_names, columns
-from pipeline.questions.heatmap import BreakingMap, breaking_maps
-from pipeline.questions.outcomes import Outcomes, Question, outcomes_of
-from pipeline.questions.run import Run
 from pipeline.report.page.gallery import Gallery, data_uri, gallery_of, pixels_of
 from pipeline.report.page.margins import MarginCounts, detection_curve, margin_counts
 from pipeline.report.plots import CURVES, curve_of
+from pipeline.runs.manifest import Manifest, flatten
+from pipeline.scoring.claims import Claim, Questions, own_stride
 from pipeline.sources.base import SourceError
 
 T = TypeVar("T")

@@ -9,8 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pipeline.intervals import Proportion
-from pipeline.questions.heatmap import BreakingMap
+from pipeline.analysis.heatmap import BreakingMap
 from pipeline.report.page.chapter import Chapter
 from pipeline.report.page.margins import GROUPS, MarginCounts
 from pipeline.report.page.svg import FAINT, INK, PAPER, drawing, inline_svg
@@ -27,6 +26,7 @@ from pipeline.report.plots import (
     draw_unattacked,
 )
 from pipeline.report.style import LINES, PERCENT, SERIES, integers
+from pipeline.scoring.intervals import Proportion
 from pipeline.scoring.words import percent, threat
 
 _MOST_BARS = 48

@@ -11,18 +11,18 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.ablation import BoolArray, IntArray, Patch
 from models.preprocess import Preprocess
-from pipeline.ballots import votes_array
+from models.views.ablations import BoolArray, IntArray, Patch
+from pipeline.analysis.outcomes import SMOOTHED, Outcomes, Question
+from pipeline.analysis.run import Run
 from pipeline.certificates.witness import touched_at, witnesses
-from pipeline.claims import Claim
 from pipeline.config import ConfigError
-from pipeline.decoding import pixels_of_rows
-from pipeline.questions.outcomes import SMOOTHED, Outcomes, Question
-from pipeline.questions.run import Run
+from pipeline.runs.rows import votes_array
+from pipeline.scoring.claims import Claim
 from pipeline.sources.base import SourceError, SourceOptions
 from pipeline.sources.listing import list_images
-from pipeline.sources.memory import remembered_listing
+from pipeline.sources.listing_cache import remembered_listing
+from pipeline.voting.decode import pixels_of_rows
 
 _EACH = 6
 # Pixels of CIFAR-10 and the like stay the pixels they are; photographs may lose a little.

@@ -6,15 +6,15 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from models.ablation import IntArray
+from models.views.ablations import IntArray
+from pipeline.analysis.outcomes import SMOOTHED, Outcomes
+from pipeline.analysis.run import Run
+from pipeline.analysis.stored import dataset
 from pipeline.certificates.detection import detection_leads
-from pipeline.claims import Alert, Claim, questions_of
 from pipeline.config import ClaimsConfig, ConfigError
-from pipeline.labels import Labels
-from pipeline.questions.outcomes import SMOOTHED, Outcomes
-from pipeline.questions.run import Run
-from pipeline.questions.stored import dataset
-from pipeline.summary import Tally, leads_by_tau
+from pipeline.runs.labels import Labels
+from pipeline.scoring.claims import Alert, Claim, questions_of
+from pipeline.scoring.summary import Tally, leads_by_tau
 
 # Votes held at a time.
 _VOTES = 1 << 20

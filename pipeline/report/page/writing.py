@@ -9,9 +9,9 @@ from importlib.resources import files
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from pipeline.analysis.comparison import Comparison, compare
+from pipeline.analysis.run import Run
 from pipeline.config import ConfigError
-from pipeline.questions.comparison import Comparison, compare
-from pipeline.questions.run import Run
 from pipeline.report import words
 from pipeline.report.page import charts
 from pipeline.report.page.chapter import Chapter, Missing, chapter_of, unless_refused

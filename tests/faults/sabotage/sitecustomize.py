@@ -52,9 +52,9 @@ def _other_processor(module):
 
 
 _WRAP = {
-    "pipeline.decode": _fragile_decode,
-    "pipeline.voting": _fragile_vote,
-    "pipeline.numerics": _other_processor,
+    "pipeline.sources.decode": _fragile_decode,
+    "pipeline.voting.vote": _fragile_vote,
+    "pipeline.runs.numerics": _other_processor,
 }
 
 

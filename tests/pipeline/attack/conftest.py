@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from models.smoothing import SmoothedClassifier
+from models.classifiers.smoothed import SmoothedClassifier
 from pipeline.attack import flow
 from pipeline.attack.config import AttackConfig
-from pipeline.store import VotesStore
+from pipeline.runs.store import VotesStore
 from tests.conftest import png, random_images, tiny_ablation, tiny_model, write_shard
 from tests.pipeline.attack.small_runs import finished_run, vote_here
 

@@ -7,21 +7,21 @@ import numpy as np
 import pyarrow as pa
 from safetensors.torch import load_file, save_file
 
+from models.networks.weights import WeightsCard
 from models.preprocess import Preprocess
-from models.weights import WeightsCard
 from pipeline.attack.rerun import Rerun, on_the_grid
-from pipeline.committing import CommitUnit
 from pipeline.config import VotesConfig
-from pipeline.decoding import DecodeUnit
-from pipeline.identity import execution, identity
-from pipeline.manifest import Manifest
-from pipeline.numerics import probe_machine, resolve_numerics
-from pipeline.passes import open_run, plan_units
-from pipeline.resolve import resolve_voter
-from pipeline.schema import votes_schema
+from pipeline.runs.identity import execution, identity
+from pipeline.runs.manifest import Manifest
+from pipeline.runs.numerics import probe_machine, resolve_numerics
+from pipeline.runs.resolve import resolve_voter
+from pipeline.runs.schema import votes_schema
+from pipeline.runs.store import VotesStore
 from pipeline.sources.listing import SourceOptions, list_images
-from pipeline.store import VotesStore
-from pipeline.voting import VoteOnUnit
+from pipeline.voting.commit import CommitUnit
+from pipeline.voting.decode import DecodeUnit
+from pipeline.voting.job import open_run, plan_units
+from pipeline.voting.vote import VoteOnUnit
 from tests.conftest import TINY, TINY_CLASSES
 
 # Of ten views a patch touches two: some images are certified, most are not.

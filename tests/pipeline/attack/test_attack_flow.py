@@ -13,15 +13,15 @@ import pytest
 from PIL import Image
 
 from models.preprocess import Preprocess
-from pipeline import voting
+from pipeline.analysis.sql import Answer, connect
 from pipeline.attack import flow, placements, rerun
 from pipeline.attack.flow import attack_run
 from pipeline.certificates import rules
 from pipeline.config import ClaimsConfig, ConfigError
-from pipeline.questions.sql import Answer, connect
-from pipeline.reduction import certify_votes
-from pipeline.schema import ATTACKS
+from pipeline.runs.schema import ATTACKS
+from pipeline.scoring.certify import certify_votes
 from pipeline.sources.listing import SourceError
+from pipeline.voting import vote as voting
 from tests.conftest import REPOSITORY, TINY_PREPROCESS, png, random_images, write_shard
 from tests.pipeline.attack.conftest import IMAGES, quick
 from tests.pipeline.attack.small_runs import finished_run, weights_with

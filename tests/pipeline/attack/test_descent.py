@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from models.ablation import Patch
-from models.masked import BlackMasked
-from models.smoothing import SmoothedClassifier
-from models.voting import ThresholdVoting
+from models.classifiers.black import BlackMasked
+from models.classifiers.determinism import reproducible_gradients
+from models.classifiers.smoothed import SmoothedClassifier
+from models.classifiers.votes import ThresholdVoting
+from models.views.ablations import Patch
 from pipeline.attack import gradient as gradient_module
 from pipeline.attack.descent import PatchDescent
 from pipeline.attack.gradient import VoteGradient
 from pipeline.attack.independent import shows_patch, votes_for
 from pipeline.attack.placements import Attempt
-from pipeline.gradients import reproducible_gradients
 from tests.conftest import TINY_CLASSES, TINY_PREPROCESS, tiny_ablation, tiny_model
 from tests.pipeline.attack.conftest import IMAGES
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from models.ablation import Ablation, Patch
+from models.views.ablations import Ablation, Patch
 from pipeline.attack.independent import changed_votes, rewritten, shows_patch, votes_for
 
 

@@ -4,14 +4,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from models.ablation import Patch
+from models.views.ablations import Patch
 from pipeline.attack import witness
 from pipeline.attack.config import WitnessConfig
 from pipeline.attack.witness import replay_witnesses
 from pipeline.certificates import rules
 from pipeline.certificates.witness import witnesses
 from pipeline.config import ConfigError
-from pipeline.schema import WITNESSES
+from pipeline.runs.schema import WITNESSES
 from tests.conftest import TINY_CLASSES, png, write_shard
 from tests.pipeline.attack.conftest import IMAGES
 from tests.pipeline.attack.small_runs import PATCH, finished_run, stored_votes

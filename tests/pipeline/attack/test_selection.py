@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from models.ablation import Patch
+from models.views.ablations import Patch
 from pipeline.attack.independent import rewritten, shows_patch, votes_for
 from pipeline.attack.placements import place_attempts
 from pipeline.attack.selection import (
@@ -15,10 +15,10 @@ from pipeline.attack.selection import (
     rule_votes,
 )
 from pipeline.certificates import rules
-from pipeline.certificates.landscape import landscapes
+from pipeline.certificates.locations import landscapes
 from pipeline.config import ClaimsConfig, ConfigError
-from pipeline.reduction import certify_votes
-from pipeline.resolve import default_patches
+from pipeline.runs.resolve import default_patches
+from pipeline.scoring.certify import certify_votes
 from tests.conftest import TINY_CLASSES, png, write_shard
 from tests.pipeline.attack.conftest import IMAGES, UNLABELLED, WRONG
 from tests.pipeline.attack.small_runs import PATCH, finished_run, stored_votes

@@ -7,24 +7,29 @@ import pytest
 import timm
 import torch
 
-from models.ablation import Ablation
-from models.classifier import base_classifier
+from models.classifiers.build import base_classifier
+from models.classifiers.smoothed import SmoothedClassifier
 from models.preprocess import PRESETS
-from models.smoothing import SmoothedClassifier
+from models.views.ablations import Ablation
 from pipeline.bench.clock import side_by_side
-from pipeline.bench.compiled import compiled
-from pipeline.bench.end_to_end import decode_rates
-from pipeline.bench.engine import BLACK, PUBLISHED, EngineSettings, dropping, measure_engine
+from pipeline.bench.end_to_end import decode_rates, photo
+from pipeline.bench.engine import (
+    BLACK,
+    PUBLISHED,
+    EngineSettings,
+    PublishedDrop,
+    compiled,
+    dropping,
+    measure_engine,
+)
 from pipeline.bench.operations import (
     counted,
     matmul_tasks,
     operations_an_image,
     operations_of_matmul,
 )
-from pipeline.bench.photos import photo
-from pipeline.bench.published import PublishedDrop
 from pipeline.bench.stages import stage_seconds
-from pipeline.decode import decode
+from pipeline.sources.decode import decode
 from tests.conftest import random_images
 
 LOOK = PRESETS["imagenet"]

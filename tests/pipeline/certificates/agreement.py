@@ -7,7 +7,10 @@ change. A line in ``ATTACKERS`` states that it is tight, too, and against whom.
 from collections.abc import Callable
 
 import numpy as np
-from bruteforce import (
+
+from models.views.ablations import Ablation, Patch
+from pipeline.certificates import RULES, Threat, margins
+from tests.pipeline.certificates.bruteforce import (
     Geometry,
     ViewSet,
     any_views,
@@ -16,9 +19,6 @@ from bruteforce import (
     touched_sets,
     view_masks,
 )
-
-from models.ablation import Ablation, Patch
-from pipeline.certificates import RULES, Threat, margins
 
 ATTACKERS: dict[str, Callable[[Geometry], set[ViewSet]]] = {
     "exact": touched_sets,

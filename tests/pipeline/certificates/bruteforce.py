@@ -1,6 +1,6 @@
 """The judge of the certificates: pixels, ballots and every reassignment of them, nothing clever.
 
-Touched sets come from overlapping pixel masks, not from ``models.ablation``: what a view shows and
+Touched sets come from overlapping pixel masks, not from ``Ablation``: what a view shows and
 where a patch lies is written out pixel by pixel, and a location touches a view iff the two share a
 pixel. Whether a prediction can change is found by rewriting the touched votes in every way.
 
@@ -39,7 +39,7 @@ class Geometry:
 
     @property
     def ablation(self) -> dict[str, int | str | None]:
-        """Keyword arguments of ``models.ablation.Ablation``."""
+        """Keyword arguments of ``models.views.ablations.Ablation``."""
         names = ("kind", "size", "stride", "height", "width", "random", "seed")
         return {name: getattr(self, name) for name in names}
 

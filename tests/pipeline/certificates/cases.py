@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from itertools import product
 
 import numpy as np
-from bruteforce import Geometry, ballots
+
+from tests.pipeline.certificates.bruteforce import Geometry, ballots
 
 
 def some_votes(num_views: int, num_classes: int, limit: int, seed: int = 0) -> np.ndarray:

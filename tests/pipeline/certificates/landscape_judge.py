@@ -4,7 +4,9 @@ from itertools import product
 from types import ModuleType
 
 import numpy as np
-from bruteforce import (
+
+from models.views.ablations import Ablation, Patch
+from tests.pipeline.certificates.bruteforce import (
     Geometry,
     class_counts,
     outcomes,
@@ -12,9 +14,7 @@ from bruteforce import (
     predictions,
     view_masks,
 )
-from cases import some_sets, some_votes
-
-from models.ablation import Ablation, Patch
+from tests.pipeline.certificates.cases import some_sets, some_votes
 
 GEOMETRIES = (
     Geometry("column", 2, 1, 3, 6, 2, 2),

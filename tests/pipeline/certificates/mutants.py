@@ -23,10 +23,10 @@ from typing import NamedTuple
 
 import pytest
 
-SAMPLING = "models.sampling"
-GEOMETRY = "models.geometry"
-VIEWS = "models.views"
-ABLATION = "models.ablation"
+SAMPLING = "models.views.sampling"
+GEOMETRY = "models.views.ablations"
+VIEWS = "models.views.ablations"
+ABLATION = "models.views.ablations"
 CERTIFICATES = "pipeline.certificates."
 THREATS = CERTIFICATES + "threats"
 VOTES = CERTIFICATES + "votes"

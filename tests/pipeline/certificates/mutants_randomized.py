@@ -1,6 +1,6 @@
 """The table of mutants of randomized smoothing, judged by ``randomized_judge``."""
 
-from mutants import RANDOMIZED_RULE, Mutant
+from tests.pipeline.certificates.mutants import RANDOMIZED_RULE, Mutant
 
 BOUNDS, COVERAGE, IDEAL = ("bounds",), ("coverage",), ("ideal",)
 

@@ -9,10 +9,16 @@ from math import comb
 from types import ModuleType
 
 import numpy as np
-from bruteforce import Geometry, can_change, class_counts, predictions, touched_sets
-from cases import some_votes
 
-from models.ablation import Ablation, Patch
+from models.views.ablations import Ablation, Patch
+from tests.pipeline.certificates.bruteforce import (
+    Geometry,
+    can_change,
+    class_counts,
+    predictions,
+    touched_sets,
+)
+from tests.pipeline.certificates.cases import some_votes
 
 LINE = Ablation(kind="column", size=1, stride=1, height=1, width=12)
 

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from agreement import DETERMINISTIC
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
 import pipeline.certificates
-from models.ablation import Ablation, Patch
+from models.views.ablations import Ablation, Patch
 from pipeline.certificates import RULES, margins, smoothed_predictions, vote_counts
-from pipeline.certificates.counts import tally
+from pipeline.certificates.batch import tally
+from tests.pipeline.certificates.agreement import DETERMINISTIC
 
 COLUMNS = Ablation(kind="column", size=4, stride=8, height=32, width=32)
 VOTES = np.zeros((2, 4), np.int64)

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from agreement import ATTACKERS, threat_of
-from bruteforce import (
+
+from tests.pipeline.certificates.agreement import ATTACKERS, threat_of
+from tests.pipeline.certificates.bruteforce import (
     Geometry,
     can_change,
     can_evict,
@@ -16,8 +17,8 @@ from bruteforce import (
     view_masks,
     worst_leads,
 )
-from cases import clustered_votes, some_sets, some_votes
-from mutants import (
+from tests.pipeline.certificates.cases import clustered_votes, some_sets, some_votes
+from tests.pipeline.certificates.mutants import (
     ABLATION,
     COARSER,
     COUNTS,
@@ -30,8 +31,8 @@ from mutants import (
     TOP_K,
     load,
 )
-from mutants_randomized import MUTANTS as RANDOMIZED_MUTANTS
-from randomized_judge import JUDGEMENTS
+from tests.pipeline.certificates.mutants_randomized import MUTANTS as RANDOMIZED_MUTANTS
+from tests.pipeline.certificates.randomized_judge import JUDGEMENTS
 
 CASES = [
     (Geometry("column", 1, 1, 1, 4, 1, 2), 3),

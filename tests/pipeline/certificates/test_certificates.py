@@ -4,15 +4,21 @@ from itertools import product
 
 import numpy as np
 import pytest
-from agreement import check
-from bruteforce import Geometry, ballots, outcomes, patch_masks, view_masks
-from cases import block_geometries, line_geometries, some_votes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.ablation import Ablation, Patch
+from models.views.ablations import Ablation, Patch
 from pipeline.certificates import exact_margins, margins, uniform_margins
 from pipeline.certificates import votes as module
+from tests.pipeline.certificates.agreement import check
+from tests.pipeline.certificates.bruteforce import (
+    Geometry,
+    ballots,
+    outcomes,
+    patch_masks,
+    view_masks,
+)
+from tests.pipeline.certificates.cases import block_geometries, line_geometries, some_votes
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from agreement import check
-from bruteforce import Geometry, view_masks
-from cases import some_sets, some_votes
 
-from models.ablation import Ablation, Patch
-from pipeline.certificates import coarser, margins, subset
+from models.views.ablations import Ablation, Patch
+from pipeline.certificates import margins, subset
+from pipeline.certificates import subsets as coarser
+from tests.pipeline.certificates.agreement import check
+from tests.pipeline.certificates.bruteforce import Geometry, view_masks
+from tests.pipeline.certificates.cases import some_sets, some_votes
 
 FINE = {"kind": "column", "size": 3, "stride": 1, "height": 12, "width": 14}
 

@@ -6,10 +6,11 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from landscape_judge import CASES, judge
 
-from models.ablation import Ablation, Patch
-from pipeline.certificates import exact_margins, landscape, votes, witness
+from models.views.ablations import Ablation, Patch
+from pipeline.certificates import exact_margins, votes, witness
+from pipeline.certificates import locations as landscape
+from tests.pipeline.certificates.landscape_judge import CASES, judge
 
 
 def test_every_location_against_every_rewriting():

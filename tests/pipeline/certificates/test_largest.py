@@ -2,16 +2,16 @@
 
 import numpy as np
 import pytest
-from agreement import DETERMINISTIC
-from cases import clustered_votes, some_sets, some_votes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.ablation import Ablation, Patch
+from models.views.ablations import Ablation, Patch
 from pipeline.certificates import RULES, largest_certified, margins
 from pipeline.certificates import votes as module
+from pipeline.certificates.batch import polls
 from pipeline.certificates.largest import largest
-from pipeline.certificates.poll import polls
+from tests.pipeline.certificates.agreement import DETERMINISTIC
+from tests.pipeline.certificates.cases import clustered_votes, some_sets, some_votes
 
 SHAPES = [
     {"kind": "column", "size": 4, "stride": 1, "height": 32, "width": 32},

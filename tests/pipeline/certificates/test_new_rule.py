@@ -3,12 +3,12 @@
 import re
 
 import pytest
-from agreement import check
-from bruteforce import Geometry
-from cases import some_votes
 
 from pipeline.certificates import RULES, Rule
 from tests.conftest import REPOSITORY
+from tests.pipeline.certificates.agreement import check
+from tests.pipeline.certificates.bruteforce import Geometry
+from tests.pipeline.certificates.cases import some_votes
 
 CASE = Geometry("column", 1, 1, 1, 8, 1, 2)
 

@@ -4,10 +4,10 @@ import itertools
 
 import numpy as np
 import pytest
-from cases import some_votes
 
-from models.ablation import Ablation
+from models.views.ablations import Ablation
 from pipeline.certificates import RULES, Poll, Threat
+from tests.pipeline.certificates.cases import some_votes
 
 # A family of a single ablation is the case in which a count is a prefix sum itself.
 FAMILIES = [

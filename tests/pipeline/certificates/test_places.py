@@ -4,11 +4,11 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from cases import some_sets, some_votes
 
-from models.ablation import Ablation, Patch
+from models.views.ablations import Ablation, Patch
 from pipeline.certificates import detection_leads, exact_margins, top_k_margins
 from pipeline.certificates import votes as module
+from tests.pipeline.certificates.cases import some_sets, some_votes
 
 COLUMNS = Ablation(kind="column", size=5, stride=1, height=48, width=48)
 BLOCKS = Ablation(kind="block", size=20, stride=7, height=60, width=44)

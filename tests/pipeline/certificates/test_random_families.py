@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from agreement import check
-from bruteforce import touched_sets, view_masks
-from cases import random_families, some_sets, some_votes
 
-from models.ablation import Ablation, Patch
+from models.views.ablations import Ablation, Patch
 from pipeline.certificates import exact_margins, margins
+from tests.pipeline.certificates.agreement import check
+from tests.pipeline.certificates.bruteforce import touched_sets, view_masks
+from tests.pipeline.certificates.cases import random_families, some_sets, some_votes
 
 
 @pytest.mark.parametrize(

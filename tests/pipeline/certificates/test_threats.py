@@ -4,15 +4,22 @@ from itertools import product
 
 import numpy as np
 import pytest
-from agreement import check, threat_of
-from bruteforce import Geometry, can_evict, class_counts, touched_sets, view_masks, worst_leads
-from cases import some_sets, some_votes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.ablation import Ablation, Patch
+from models.views.ablations import Ablation, Patch
 from pipeline.certificates import Threat, detection_leads, margins, top_k_margins
-from pipeline.certificates.reach import reaches
+from pipeline.certificates.attack_sets import reaches
+from tests.pipeline.certificates.agreement import check, threat_of
+from tests.pipeline.certificates.bruteforce import (
+    Geometry,
+    can_evict,
+    class_counts,
+    touched_sets,
+    view_masks,
+    worst_leads,
+)
+from tests.pipeline.certificates.cases import some_sets, some_votes
 
 TEXTS = {
     "32": "32x32",

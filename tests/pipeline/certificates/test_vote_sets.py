@@ -2,16 +2,16 @@
 
 import numpy as np
 import pytest
-from agreement import check
-from bruteforce import Geometry, view_masks
-from cases import block_geometries, line_geometries, some_sets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.ablation import Ablation, Patch
+from models.views.ablations import Ablation, Patch
 from pipeline.certificates import margins, pad_sets, smoothed_predictions, vote_counts
 from pipeline.certificates import votes as module
-from pipeline.certificates.counts import tally
+from pipeline.certificates.batch import tally
+from tests.pipeline.certificates.agreement import check
+from tests.pipeline.certificates.bruteforce import Geometry, view_masks
+from tests.pipeline.certificates.cases import block_geometries, line_geometries, some_sets
 
 COLUMNS = Ablation(kind="column", size=1, stride=1, height=1, width=3)
 

@@ -10,22 +10,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from votes_made_up import wavering
 
-from models.ablation import Ablation
-from pipeline.claims import Claim
+from models.views.ablations import Ablation
+from pipeline.analysis import open_run
 from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.interchange import exporting
 from pipeline.interchange.config import ExportConfig, ImportConfig
 from pipeline.interchange.exporting import export_run, threat_slug
 from pipeline.interchange.importing import import_votes
-from pipeline.questions import open_run
-from pipeline.reduction import certify_votes
-from pipeline.store import VotesStore
+from pipeline.runs.store import VotesStore
+from pipeline.scoring.certify import certify_votes
+from pipeline.scoring.claims import Claim
 from tests.conftest import REPOSITORY
+from tests.pipeline.interchange.votes_made_up import wavering
 
 sys.path.append(str(REPOSITORY / "tests/pipeline/questions"))
-from stored_runs import write_run
+from tests.pipeline.analysis.stored_runs import write_run
 
 COARSE = Ablation(kind="column", size=4, stride=3, height=16, width=16, pixel_scale=7)
 ERRORS = (3, 17)

@@ -12,29 +12,37 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from votes_made_up import CLASSES, COLUMNS, SIDE, VIEWS, wavering, write_npz, write_parquet
 
-from models.ablation import Ablation
+from models.views.ablations import Ablation
+from models.views.threats import Threat
+from pipeline.analysis import open_run
+from pipeline.analysis.classes import columns
+from pipeline.analysis.comparison import compare
+from pipeline.analysis.outcomes import PLAIN, outcomes_of
 from pipeline.attack.config import AttackConfig, WitnessConfig
 from pipeline.attack.rerun import load_rerun
 from pipeline.attack.witness import replay_witnesses
 from pipeline.certificates.rules import margins
-from pipeline.certificates.threats import Threat
 from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.interchange.config import ImportConfig
 from pipeline.interchange.importing import import_votes
-from pipeline.manifest import AS_GIVEN
-from pipeline.questions import open_run
-from pipeline.questions.classes import columns
-from pipeline.questions.comparison import compare
-from pipeline.questions.outcomes import PLAIN, outcomes_of
-from pipeline.reduction import certify_votes
-from pipeline.store import VotesStore
+from pipeline.runs.manifest import AS_GIVEN
+from pipeline.runs.store import VotesStore
+from pipeline.scoring.certify import certify_votes
 from pipeline.tracking.points import points_of
 from tests.conftest import REPOSITORY
+from tests.pipeline.interchange.votes_made_up import (
+    CLASSES,
+    COLUMNS,
+    SIDE,
+    VIEWS,
+    wavering,
+    write_npz,
+    write_parquet,
+)
 
 sys.path.append(str(REPOSITORY / "tests/pipeline/questions"))
-from stored_runs import write_run
+from tests.pipeline.analysis.stored_runs import write_run
 
 
 def summary_of(out, run_id, **asked) -> dict:

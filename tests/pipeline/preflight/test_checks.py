@@ -5,13 +5,13 @@ import os
 
 import pytest
 
+from pipeline.cluster.resources import check_accelerators, plan_share
 from pipeline.config import ClaimsConfig, ConfigError, VotesConfig
-from pipeline.numerics import Numerics
 from pipeline.preflight.findings import Caution, CheckError, PreflightError, demand, look_at
 from pipeline.preflight.stores import probe_output, reach_stores
 from pipeline.preflight.tracker import reach_tracker
 from pipeline.preflight.workers import check_budget, check_token
-from pipeline.shares import check_accelerators, plan_share
+from pipeline.runs.numerics import Numerics
 
 
 def numerics(device: str) -> Numerics:

@@ -6,8 +6,7 @@ import pytest
 
 from pipeline.sources.base import LISTING
 from pipeline.sources.listing import SourceError, SourceOptions, list_images
-from pipeline.sources.reading import read_bytes_of
-from pipeline.sources.registry import SOURCES
+from pipeline.sources.reading import SOURCES, read_bytes_of
 
 NO = SourceOptions()
 
@@ -123,7 +122,7 @@ def test_registry_order_ends_with_the_folder():
 
 def test_listing_imports_nothing_heavy():
     code = (
-        "import sys, pipeline.sources.listing, pipeline.sources.reading, pipeline.decode\n"
+        "import sys, pipeline.sources.listing, pipeline.sources.reading, pipeline.sources.decode\n"
         "print(sorted({'ray', 'torch', 'timm', 'mlflow', 's3fs'} & set(sys.modules)))"
     )
     output = subprocess.run(

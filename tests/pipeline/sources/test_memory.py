@@ -7,9 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.sources import listing, memory
+from pipeline.sources import listing
+from pipeline.sources import listing_cache as memory
 from pipeline.sources.listing import SourceError, SourceOptions, list_images
-from pipeline.sources.memory import remembered_listing
+from pipeline.sources.listing_cache import remembered_listing
 
 NO = SourceOptions()
 

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.decode import decode
+from pipeline.sources.decode import decode
 from pipeline.sources.listing import SourceOptions, list_images
 from pipeline.sources.reading import read_bytes_of
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.decode import decode
 from pipeline.sources import tar
+from pipeline.sources.decode import decode
 from pipeline.sources.listing import SourceOptions, list_images
 from pipeline.sources.reading import read_bytes_of
 

@@ -3,9 +3,9 @@ import pytest
 import torch
 from PIL import Image
 
-from models.ablation import Ablation
-from models.classifier import base_classifier
-from models.smoothing import SmoothedClassifier
+from models.classifiers.build import base_classifier
+from models.classifiers.smoothed import SmoothedClassifier
+from models.views.ablations import Ablation
 from pipeline.training.forward import AblationLogits
 from tests.conftest import lively_network
 from tests.pipeline.training.toy import PREPROCESS, colours

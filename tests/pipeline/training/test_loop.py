@@ -9,16 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from models.weights import read_card
+from models.networks.weights import read_card
 from pipeline.config import ConfigError, VotesConfig
-from pipeline.numerics import probe_machine, resolve_numerics
-from pipeline.resolve import resolve_voter
+from pipeline.runs.numerics import probe_machine, resolve_numerics
+from pipeline.runs.resolve import resolve_voter
 from pipeline.sources.base import SourceError
 from pipeline.training.estimate import HeldOut, estimate
 from pipeline.training.feed import MemoryFeed
 from pipeline.training.local import train_locally
 from pipeline.training.loop import Training
-from pipeline.voting import build_classifier
+from pipeline.voting.vote import build_classifier
 from tests.conftest import png, write_shard
 from tests.pipeline.training.toy import (
     CPU,

@@ -7,8 +7,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from models.networks.weights import WeightsCard
 from models.preprocess import Preprocess
-from models.weights import WeightsCard
 from pipeline.training.config import TrainConfig, TrainingPlace
 from pipeline.training.recipe import Recipe, resolve_recipe
 from tests.conftest import TINY, png, write_shard

@@ -1,0 +1,103 @@
+"""Pixels of images and of ablations, as a network takes them; common to every token mode.
+
+Shapes: B images, S sequences of a microbatch, H x W model pixels.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models.errors import RequestError
+from models.preprocess import Preprocess
+from models.views.ablations import Ablation, BoolArray
+
+
+class UnsupportedModelError(RequestError):
+    """A network cannot be evaluated soundly as asked: its tokens cannot be dropped, say."""
+
+
+class AblatedPixels(nn.Module):
+    """The input side of a base classifier: sizes that agree, normalization, black.
+
+    Black is 0 in [0, 1] space, before normalization, as published: a hidden pixel reaches the
+    network as -mean / std.
+
+    Args:
+        network: A timm network, in evaluation or training mode.
+        ablation: The family of ablations, on the attacker's grid.
+        preprocess: Normalization and model input size.
+
+    Raises:
+        ValueError: The ablation and the preprocessing disagree on the input size.
+    """
+
+    mean: Tensor
+    std: Tensor
+    black: Tensor
+
+    def __init__(self, network: nn.Module, ablation: Ablation, preprocess: Preprocess) -> None:
+        super().__init__()
+        self.network, self.ablation = network, ablation
+        scale = ablation.pixel_scale
+        self.model_px = (ablation.height * scale, ablation.width * scale)
+        if preprocess.model_px != self.model_px:
+            given = preprocess.model_px
+            raise ValueError(
+                f"preprocessing gives {given[0]}x{given[1]} px and the ablation covers "
+                f"{self.model_px[0]}x{self.model_px[1]} px; they must agree"
+            )
+        mean = torch.tensor(preprocess.mean).view(3, 1, 1)
+        std = torch.tensor(preprocess.std).view(3, 1, 1)
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
+        self.register_buffer("black", (torch.zeros_like(mean) - mean) / std, persistent=False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The arithmetic's type: that of the weights."""
+        return next(self.network.parameters()).dtype
+
+    def tokens(self, images_bhwc: Tensor) -> Tensor:
+        """Normalized pixels in the arithmetic's type, as ``forward`` takes them.
+
+        Args:
+            images_bhwc: uint8 pixels as the preprocessing gives them, on this module's device.
+        """
+        return self.arrange(self.normalize(images_bhwc))
+
+    def arrange(self, pixels_bchw: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) in the order in which ``forward`` takes them: here as they lie."""
+        return pixels_bchw
+
+    def normalize(self, images_bhwc: Tensor) -> Tensor:
+        """Normalized pixels in the arithmetic's type; (B, 3, H, W).
+
+        Args:
+            images_bhwc: uint8 pixels as the preprocessing gives them, on this module's device.
+        """
+        images = images_bhwc.permute(0, 3, 1, 2).to(torch.float32, copy=True)
+        images = images.div_(255.0).sub_(self.mean).div_(self.std).to(self.dtype)
+        # Kernels, and with them the last bits, depend on the order in memory: fix it.
+        return images.contiguous()
+
+    def blacken(self, pixels: Tensor, visible: Tensor) -> Tensor:
+        """``pixels`` (..., 3, h, w) where ``visible`` (..., 1, h, w), else black.
+
+        Chosen by ``where``, not multiplied by a mask: a hidden pixel takes part in no
+        arithmetic, and a NaN in it does no harm.
+        """
+        return torch.where(visible, pixels, self.black.to(pixels.dtype))
+
+    def visible_axes(self) -> tuple[BoolArray, BoolArray]:
+        """Model pixel rows (V, H) and columns (V, W) that each ablation shows."""
+        scale = self.ablation.pixel_scale
+        return (
+            self.ablation.visible_rows.repeat(scale, axis=1),
+            self.ablation.visible_columns.repeat(scale, axis=1),
+        )
+
+
+def views_alike(shape_v: NDArray[np.int64]) -> list[tuple[int, NDArray[np.int64]]]:
+    """Ablations by what decides the shape of their forward pass: (value, view numbers)."""
+    return [(int(value), np.flatnonzero(shape_v == value)) for value in np.unique(shape_v)]

@@ -1,0 +1,195 @@
+"""Votes of a base classifier on ablations of a batch of images.
+
+The certificate assumes that an ablation votes the same whatever happens to the pixels it does
+not show, although it shares its batch with ablations that do show them. Every forward pass
+therefore has one fixed shape: the same number of sequences, padded where there are fewer, all of
+one token count. Shapes: B images, V ablations, n votes an image (V unless ``views_bv`` says
+otherwise), S sequences of a microbatch, T slots of a vote set, C classes.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models.classifiers.votes import ThresholdVoting, top_gaps, winners
+from models.views.ablations import Ablation
+
+
+class BaseClassifier(Protocol):
+    """What smoothing needs of a network (see ``models.classifiers.build.base_classifier``)."""
+
+    ablation: Ablation
+
+    def groups(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Ablations of equal shape: (token count, view numbers)."""
+
+    def tokens(self, images_bhwc: Tensor) -> Tensor:
+        """What the sequences gather from, computed once an image."""
+
+    def __call__(self, tokens_bn: Tensor, image_s: Tensor, view_s: Tensor) -> Tensor:
+        """Logits (S, C) of ablation ``view_s`` of image ``image_s``."""
+
+    def whole(self, tokens_bn: Tensor, image_s: Tensor) -> Tensor:
+        """Logits (S, C) of the whole images ``image_s``."""
+
+
+class Ballot(NamedTuple):
+    """Votes of a batch.
+
+    Attributes:
+        votes_bv: The class with the largest logit in each ablation, in the order of the
+            ablations or of ``views_bv``; int (B, n).
+        plain_b: The class of the whole image by the same weights; int (B,).
+        vote_sets: Under threshold voting, the classes that each ablation votes for, ascending,
+            then -1; int32 (B, n, T). Else None.
+        gaps_bv: Where asked for, the top-two logit gap; float16 (B, n). Else None.
+    """
+
+    votes_bv: NDArray[np.int64]
+    plain_b: NDArray[np.int64]
+    vote_sets: NDArray[np.int32] | None = None
+    gaps_bv: NDArray[np.float16] | None = None
+
+
+# A whole image has about six times the tokens of a band: fewer sequences keep memory alike.
+_WHOLE_SHARE = 4
+# Row counts that threads share out evenly: others are not known to treat every slot alike.
+_STEP = 16
+
+
+class SmoothedClassifier:
+    """Casts votes in microbatches of one fixed shape.
+
+    Args:
+        classifier: The base classifier, already on ``device`` in its arithmetic's type.
+        device: Where the images are sent.
+        microbatch: Sequences a forward pass; part of a run's identity, for the last bits of
+            logits depend on it.
+        voting: Threshold voting, beside the one vote for the largest logit; None for that alone.
+        gaps: Whether to report top-two logit gaps.
+
+    Raises:
+        ValueError: The microbatch is empty, or the classifier is in training mode, in which an
+            ablation's logits depend on its neighbours and on chance.
+    """
+
+    def __init__(
+        self,
+        classifier: BaseClassifier,
+        device: torch.device,
+        microbatch: int,
+        *,
+        voting: ThresholdVoting | None = None,
+        gaps: bool = False,
+    ) -> None:
+        if microbatch < 1:
+            raise ValueError(f"microbatch={microbatch}: it must be at least 1 sequence")
+        if isinstance(classifier, nn.Module) and any(
+            part.training for part in classifier.modules()
+        ):
+            raise ValueError("the classifier is in training mode; call its eval() before voting")
+        self.classifier, self.device, self.microbatch = classifier, device, microbatch
+        self.voting, self.gaps = voting, gaps
+        self.group_v = np.empty(len(classifier.ablation), dtype=np.int32)
+        for group, (_, views) in enumerate(classifier.groups()):
+            self.group_v[views] = group
+
+    @torch.inference_mode()
+    def __call__(
+        self, images_bhwc: NDArray[np.uint8], views_bv: NDArray[np.integer] | None = None
+    ) -> Ballot:
+        """Vote on preprocessed images.
+
+        Args:
+            images_bhwc: uint8 (B, model height, model width, 3).
+            views_bv: Numbers of the ablations to vote on, per image, repetitions allowed;
+                int (B, n). None for every ablation of every image.
+
+        Raises:
+            ValueError: ``views_bv`` has another number of images, or names no ablation.
+        """
+        count = len(images_bhwc)
+        views_bv = self._checked_views(count, views_bv)
+        ballot = self._empty_ballot(views_bv.shape)
+        if not count:
+            return ballot
+        tokens = self.classifier.tokens(torch.from_numpy(images_bhwc).to(self.device))
+        # View-major: neighbours in a microbatch read different images of the same band.
+        view_f = np.ascontiguousarray(views_bv.T).reshape(-1)
+        for group in range(self.group_v.max() + 1):
+            of_group = np.flatnonzero(self.group_v[view_f] == group)
+            for places in self._slices(self.microbatch, of_group):
+                logits = self._logits(tokens, places % count, view_f[places])
+                self._count(ballot, logits, places % count, places // count)
+        ballot.plain_b[:] = self._plain(tokens, count)
+        return ballot
+
+    def _logits(
+        self, tokens: Tensor, image_s: NDArray[np.int64], view_s: NDArray[np.int64]
+    ) -> Tensor:
+        """Logits of at most a microbatch of ablations, all of one group (``group_v``); (S, C)."""
+        padded = self._padded(self.microbatch, np.arange(len(view_s)))
+        images, views = self._sent(image_s[padded]), self._sent(view_s[padded])
+        return self.classifier(tokens, images, views)[: len(view_s)]
+
+    def _plain(self, tokens: Tensor, count: int) -> NDArray[np.int64]:
+        """Class of each whole image; int (count,)."""
+        plain_b = np.empty(count, np.int64)
+        size = max(_STEP, self.microbatch // _WHOLE_SHARE // _STEP * _STEP)
+        for places in self._slices(size, np.arange(count)):
+            whole = self.classifier.whole(tokens, self._sent(self._padded(size, places)))
+            plain_b[places] = winners(whole)[: len(places)]
+        return plain_b
+
+    def _checked_views(self, count: int, views_bv: NDArray[np.integer] | None) -> NDArray[np.int64]:
+        views = len(self.classifier.ablation)
+        if views_bv is None:
+            return np.broadcast_to(np.arange(views), (count, views))
+        views_bv = np.asarray(views_bv)
+        if views_bv.ndim != 2 or len(views_bv) != count:
+            raise ValueError(
+                f"views_bv of shape {views_bv.shape}: give one row for each of {count}"
+            )
+        if views_bv.size and not 0 <= views_bv.min() <= views_bv.max() < views:
+            raise ValueError(f"views_bv: ablations are numbered 0 to {views - 1}")
+        return views_bv.astype(np.int64)
+
+    def _empty_ballot(self, shape: tuple[int, ...]) -> Ballot:
+        return Ballot(
+            np.empty(shape, np.int64),
+            np.empty(shape[0], np.int64),
+            None if self.voting is None else np.empty((*shape, self.voting.slots), np.int32),
+            np.empty(shape, np.float16) if self.gaps else None,
+        )
+
+    def _count(
+        self,
+        ballot: Ballot,
+        logits: Tensor,
+        image_s: NDArray[np.int64],
+        slot_s: NDArray[np.int64],
+    ) -> None:
+        """Enter the votes of sequences into their images' rows of a ballot."""
+        ballot.votes_bv[image_s, slot_s] = winners(logits)
+        if self.voting is not None and ballot.vote_sets is not None:
+            ballot.vote_sets[image_s, slot_s] = self.voting(logits)
+        if ballot.gaps_bv is not None:
+            ballot.gaps_bv[image_s, slot_s] = top_gaps(logits)
+
+    @staticmethod
+    def _slices(size: int, places: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        """Consecutive parts of at most ``size``."""
+        for start in range(0, len(places), size):
+            yield places[start : start + size]
+
+    @staticmethod
+    def _padded(size: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """``size`` places: the given ones, then the first of them again."""
+        return np.concatenate([places, np.full(size - len(places), places[0])])
+
+    def _sent(self, indices: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(indices)).to(self.device)

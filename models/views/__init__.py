@@ -1,0 +1,1 @@
+"""Views: what is shown, and what a patch can touch. Pure numpy."""

@@ -1,0 +1,267 @@
+"""How far two runs cast the same votes, ablation by ablation, and how near a tie they differ.
+
+Shapes: N images, V votes an image.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from models.views.ablations import IntArray
+from pipeline.analysis.outcomes import Outcomes
+from pipeline.analysis.run import Run
+from pipeline.runs.rows import votes_array
+from pipeline.storage.tables import plain
+
+# Votes of the first run held at once; of the second, those of one unit are.
+_BLOCK_VOTES = 1 << 24
+# Every float16; gaps are never negative, so they have the order of their bits.
+_FLOATS = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+
+
+class Place(NamedTuple):
+    """One ablation of one image.
+
+    Attributes:
+        image_id: The image.
+        ablation: Number of the ablation.
+        y: Upper edge of what it shows, in pixels of the attacker's grid; 0 for columns.
+        x: Left edge; 0 for rows.
+        first: Class that the first run votes for there.
+        second: Class that the second run votes for.
+    """
+
+    image_id: str
+    ablation: int
+    y: int
+    x: int
+    first: int
+    second: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DisputedGaps:
+    """How near a tie one run was where the other votes otherwise.
+
+    A gap is the largest logit less the second largest. Stored as float16 and rounded towards zero,
+    it is at most the true one, which in turn is less than the next float16.
+
+    Attributes:
+        run: The run whose gaps these are.
+        median: Of its stored gaps at the ablations where the votes differ.
+        largest: The largest of them.
+        below: Each of its true gaps there is less than this.
+        where: Where the largest is; of several one.
+        as_near: Compared ablations whose stored gap is at most ``largest``, differing or not: how
+            much the bound leaves open.
+    """
+
+    run: Run
+    median: float
+    largest: float
+    below: float
+    where: Place
+    as_near: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON."""
+        numbers = {name: getattr(self, name) for name in ("median", "largest", "below", "as_near")}
+        return {
+            "run_id": self.run.run_id,
+            "dtype": self.run.dtype,
+            **plain(numbers),
+            "where": self.where._asdict(),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How far two runs agree on the images that both voted on, labelled or not.
+
+    Attributes:
+        images: Those images.
+        ablations: Votes of each run on them.
+        equal: Those of them that are for the same class in both.
+        images_differ: Images with a vote that differs.
+        predictions_differ: Images whose smoothed prediction differs.
+        gaps: Where votes differ; None where none does, or neither run stored gaps.
+    """
+
+    images: int = 0
+    ablations: int = 0
+    equal: int = 0
+    images_differ: int = 0
+    predictions_differ: int = 0
+    gaps: DisputedGaps | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON."""
+        counts = {name: value for name, value in vars(self).items() if name != "gaps"}
+        return {
+            **counts,
+            "share_equal": self.equal / self.ablations if self.ablations else None,
+            "gaps_where_they_differ": self.gaps and self.gaps.to_dict(),
+        }
+
+
+def comparable(first: Run, second: Run) -> bool:
+    """Whether the two vote on the same ablations, for one class each."""
+    both = first.manifest, second.manifest
+    single = all(voted.theta is None for voted in both)
+    # Positions drawn for an image follow from its id, their number and a seed.
+    drawn = [voted.identity.get("randomized") for voted in both]
+    return single and both[0].ablation == both[1].ablation and drawn[0] == drawn[1]
+
+
+def agreement(one: Outcomes, other: Outcomes, in_one: IntArray, in_other: IntArray) -> Agreement:
+    """Compare two runs vote by vote, in memory that does not grow with the images.
+
+    Args:
+        one: Of one run.
+        other: Of the other; the two are ``comparable``.
+        in_one: Images of the first that both have, ascending; int (N,).
+        in_other: The same images of the second; int (N,).
+
+    Raises:
+        StoreError: Votes are absent or incomplete.
+    """
+    voted = ~one.errors[in_one] & ~other.errors[in_other]
+    in_one, in_other = in_one[voted], in_other[voted]
+    stored = [outcomes for outcomes in (one, other) if outcomes.run.manifest.gaps]
+    # Of float32 if there is one: the others approximate it.
+    told = min(stored, key=lambda outcomes: outcomes.run.dtype != "float32", default=None)
+    count = _Count()
+    for images, first, second in _pairs(one, other, in_one, in_other, told):
+        count.add(images, first, second)
+    return count.agreement(one, None if told is None else told.run)
+
+
+class _Ballots(NamedTuple):
+    """Votes (N, V), smoothed predictions (N,), and gaps (N, V) where they are wanted."""
+
+    votes: NDArray[np.uint16]
+    predictions: IntArray
+    gaps: NDArray[np.float16] | None
+
+    def take(self, rows: IntArray) -> "_Ballots":
+        gaps = None if self.gaps is None else self.gaps[rows]
+        return _Ballots(self.votes[rows], self.predictions[rows], gaps)
+
+
+def _pairs(
+    one: Outcomes, other: Outcomes, in_one: IntArray, in_other: IntArray, told: Outcomes | None
+) -> Iterator[tuple[IntArray, _Ballots, _Ballots]]:
+    """Images of the first run with their ballots in both, a unit of the second at a time."""
+    step = max(1, _BLOCK_VOTES // one.run.manifest.votes_per_image)
+    for start in range(0, len(in_one), step):
+        mine, theirs = in_one[start : start + step], in_other[start : start + step]
+        block = _read(one, mine, gaps=told is one)
+        for _, places in _by_unit(other.units[theirs]):
+            second = _read(other, theirs[places], gaps=told is other)
+            yield mine[places], block.take(places), second
+
+
+def _read(outcomes: Outcomes, images: IntArray, *, gaps: bool) -> _Ballots:
+    """The ballots of images that could be voted on, in order; of several units, ascending."""
+    manifest, names = outcomes.run.manifest, ["votes", "prediction", *(["gaps"] if gaps else [])]
+    parts = [
+        _rows(outcomes, images[places], unit, names)
+        for unit, places in _by_unit(outcomes.units[images])
+    ]
+    return _Ballots(
+        np.concatenate([votes_array(part, manifest).astype(np.uint16) for part in parts]),
+        np.concatenate([part["prediction"].to_numpy().astype(np.int64) for part in parts]),
+        np.concatenate([_gaps(part) for part in parts]) if gaps else None,
+    )
+
+
+def _by_unit(units: IntArray) -> Iterator[tuple[int, IntArray]]:
+    """The units that occur, ascending, and the places where each does."""
+    order = np.argsort(units, kind="stable")
+    found, first = np.unique(units[order], return_index=True)
+    yield from zip(found.tolist(), np.split(order, first[1:]), strict=True)
+
+
+def _rows(outcomes: Outcomes, images: IntArray, unit: int, names: list[str]) -> pa.Table:
+    """Rows of images that all lie in a unit."""
+    first = int(np.searchsorted(outcomes.units, unit))
+    return outcomes.run.store.read_unit(unit, names).take(pa.array(images - first))
+
+
+def _gaps(rows: pa.Table) -> NDArray[np.float16]:
+    flat: NDArray[np.float16] = rows["gaps"].combine_chunks().flatten().to_numpy()
+    return flat.reshape(rows.num_rows, -1)
+
+
+class _Count:
+    """Sums over pairs of ballots; gaps as the numbers of each float16, so that none is kept."""
+
+    def __init__(self) -> None:
+        self.found = Agreement()
+        self.all, self.disputed = (np.zeros(len(_FLOATS), np.int64) for _ in range(2))
+        # Bits of the largest gap where votes differ, image of the first run, number of the vote,
+        # and the two votes.
+        self.largest = (-1, 0, 0, 0, 0)
+
+    def add(self, images: IntArray, first: _Ballots, second: _Ballots) -> None:
+        """Count some images of the first run, and their ballots in both."""
+        differ = first.votes != second.votes
+        self.found = Agreement(
+            images=self.found.images + len(images),
+            ablations=self.found.ablations + differ.size,
+            equal=self.found.equal + int((~differ).sum()),
+            images_differ=self.found.images_differ + int(differ.any(axis=1).sum()),
+            predictions_differ=self.found.predictions_differ
+            + int((first.predictions != second.predictions).sum()),
+        )
+        gaps = second.gaps if first.gaps is None else first.gaps
+        if gaps is None:
+            return
+        bits = gaps.view(np.uint16)
+        self.all += np.bincount(bits.ravel(), minlength=len(_FLOATS))
+        self.disputed += np.bincount(bits[differ], minlength=len(_FLOATS))
+        row, slot = np.unravel_index(np.where(differ, bits.astype(int), -1).argmax(), bits.shape)
+        if differ[row, slot] and bits[row, slot] > self.largest[0]:
+            cast = int(first.votes[row, slot]), int(second.votes[row, slot])
+            self.largest = int(bits[row, slot]), int(images[row]), int(slot), *cast
+
+    def agreement(self, one: Outcomes, told: Run | None) -> Agreement:
+        """What was counted.
+
+        Args:
+            one: Of the first run.
+            told: The run whose gaps were counted, if any.
+        """
+        disputed = int(self.disputed.sum())
+        if told is None or not disputed:
+            return self.found
+        bits, image, slot, first, second = self.largest
+        below = np.cumsum(self.disputed)
+        middle = [_FLOATS[np.searchsorted(below, rank + 1)] for rank in _middle(disputed)]
+        gaps = DisputedGaps(
+            run=told,
+            median=float(np.mean(middle, dtype=np.float64)),
+            largest=float(_FLOATS[bits]),
+            below=float(np.nextafter(_FLOATS[bits], np.float16(np.inf))),
+            where=_place(one, image, slot, first, second),
+            as_near=int(self.all[: bits + 1].sum()),
+        )
+        return replace(self.found, gaps=gaps)
+
+
+def _middle(count: int) -> tuple[int, int]:
+    """Ranks of the one or two values in the middle."""
+    return (count - 1) // 2, count // 2
+
+
+def _place(one: Outcomes, image: int, slot: int, first: int, second: int) -> Place:
+    ablation = slot
+    if one.run.manifest.draws is not None:
+        row = _rows(one, np.array([image]), int(one.units[image]), ["views"])
+        ablation = row["views"][0].as_py()[slot]
+    y, x = one.run.ablation.positions[ablation].tolist()
+    return Place(one.ids[image].as_py(), ablation, y, x, first, second)

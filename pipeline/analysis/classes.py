@@ -1,0 +1,116 @@
+"""What a run gets right of each class."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from models.networks.weights import WeightsError, read_card
+from models.views.threats import Threat
+from pipeline.analysis.outcomes import PLAIN, SMOOTHED, Outcomes, Question
+from pipeline.certificates.rules import rule_named
+from pipeline.config import ConfigError
+from pipeline.runs.manifest import Manifest
+from pipeline.scoring.intervals import Proportion
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """The images of one class.
+
+    Attributes:
+        label: Number of the class.
+        images: Its images, those with an error too; one of several right classes is counted in
+            each of them, and right in each if its prediction is any of them.
+        errors: Those that could not be voted on: wrong in everything.
+        shares: By question, the images that are right, of ``images``.
+    """
+
+    label: int
+    images: int
+    errors: int
+    shares: Mapping[Question, Proportion]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return {
+            "label": self.label,
+            "images": self.images,
+            "images_with_error": self.errors,
+            "questions": [
+                question.to_dict() | share.to_dict() for question, share in self.shares.items()
+            ],
+        }
+
+
+def columns(
+    outcomes: Outcomes, threats: Sequence[Threat] | None = None, rule: str | None = None
+) -> list[Question]:
+    """The questions to show: plain, smoothed, and certificates that the prediction stays.
+
+    Args:
+        outcomes: Of a run.
+        threats: Only certificates against these; None for all.
+        rule: Only certificates of this rule; None for exact, or randomized where that is stored.
+
+    Raises:
+        ConfigError: There is no such rule, or a threat, or the rule, has no certificate.
+    """
+    if rule is not None:
+        try:
+            rule_named(rule)
+        except ValueError as error:
+            raise ConfigError(f"--{error}") from error
+    rules = {question.claim.rule for question in outcomes.right if question.claim}
+    wanted = rule or ("randomized" if "randomized" in rules else "exact")
+    certified = {
+        question.claim.threat: question
+        for question in outcomes.right
+        if question.claim
+        and question.claim.rule == wanted
+        and question.claim.top_k == 1
+        and question.claim.stride is None
+    }
+    missing = [str(threat) for threat in threats or () if threat not in certified]
+    if missing or (rule is not None and not certified):
+        raise ConfigError(
+            f"run {outcomes.run.run_id} has no {wanted} certificate"
+            + (f" against {', '.join(missing)} px" if missing else "")
+            + "; `patchcert certify --patch ... --rule ...` computes one"
+        )
+    shown = certified.values() if threats is None else [certified[threat] for threat in threats]
+    first = [question for question in (PLAIN, SMOOTHED) if question in outcomes.right]
+    return [*first, *sorted(shown, key=lambda question: question.order)]
+
+
+def by_class(outcomes: Outcomes) -> list[ClassRow]:
+    """One row a class that has images, ascending; images without a label are in none."""
+    classes_nk = outcomes.labels.classes
+    images_n, slots_n = np.nonzero(classes_nk >= 0)
+    label_n = classes_nk[images_n, slots_n]
+    length = int(label_n.max(initial=-1)) + 1
+
+    def count(holds: Any) -> Any:
+        return np.bincount(label_n[holds[images_n]], minlength=length)
+
+    of, errors = np.bincount(label_n, minlength=length), count(outcomes.errors)
+    questions = sorted(outcomes.right, key=lambda question: question.order)
+    hits = {question: count(outcomes.right[question]) for question in questions}
+    return [
+        ClassRow(
+            int(label),
+            int(of[label]),
+            int(errors[label]),
+            {question: Proportion(int(hits[question][label]), int(of[label])) for question in hits},
+        )
+        for label in np.flatnonzero(of)
+    ]
+
+
+def class_names(manifest: Manifest) -> tuple[str, ...]:
+    """Names of the classes by number, if the run's weight file is still there and has them."""
+    try:
+        return read_card(manifest.execution.get("weights") or "").classes
+    except WeightsError:
+        return ()

@@ -1,0 +1,187 @@
+"""Where a patch does harm: for each place, the images that it robs of their certificate."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from models.views.ablations import Patch
+from models.views.threats import Threat
+from pipeline import storage
+from pipeline.analysis.run import Run
+from pipeline.certificates.exact import exact_margins
+from pipeline.certificates.locations import Breaking, breaking
+from pipeline.config import ConfigError
+from pipeline.runs.labels import Labels
+from pipeline.runs.manifest import Manifest
+from pipeline.runs.schema import LOCATIONS
+from pipeline.runs.store import VotesStore
+from pipeline.scoring.claims import Claim
+from pipeline.storage import tables as rendering
+
+_BATCH_VOTES = 1 << 21
+# As many as have a line style of their own, and images that take a minute or so.
+_MOST_DRAWN, _MOST_IMAGES = 6, 1 << 20
+_LONGEST_NAME = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class BreakingMap:
+    """What a patch does at each place to the images of a run.
+
+    An image breaks at a place if its exact margin there is negative: votes of the ablations touched
+    there can be rewritten so that the prediction changes. Whether pixels exist that make the
+    network do so is another question, so this counts missing certificates, not successful attacks.
+
+    Attributes:
+        run: The run.
+        patch: Height and width of the patch.
+        right: Counts over the images that are predicted rightly.
+        wrong: Counts over the others that could be voted on, unlabelled ones too.
+    """
+
+    run: Run
+    patch: Patch
+    right: Breaking
+    wrong: Breaking
+
+    @property
+    def shown(self) -> Breaking:
+        """The counts to draw: of rightly predicted images; of all where no label is known."""
+        return self.right if self.right.images else self.wrong
+
+    @property
+    def share_yx(self) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+        """Share of the images ``shown`` that break at each place; float64 (Ly, Lx)."""
+        return self.shown.counts_yx / max(1, self.shown.images)
+
+    @property
+    def worst(self) -> tuple[int, int]:
+        """Row and column of the first place at which most images break."""
+        row, column = np.unravel_index(self.share_yx.argmax(), self.share_yx.shape)
+        return int(row), int(column)
+
+    def rows(self) -> pa.Table:
+        """The numbers as rows of ``LOCATIONS``."""
+        kind = self.run.ablation.kind
+        ys, xs = (axis.ravel() for axis in np.indices(self.right.counts_yx.shape))
+        nowhere = pa.nulls(len(ys), pa.int32())
+        right, wrong = self.right.counts_yx.ravel(), self.wrong.counts_yx.ravel()
+        images = np.full(len(ys), self.right.images)
+        columns = {
+            "threat": pa.repeat(str(Threat(self.patch)), len(ys)),
+            # The ablations cannot tell along their own length.
+            "y": nowhere if kind == "column" else ys,
+            "x": nowhere if kind == "row" else xs,
+            "images": images + self.wrong.images,
+            "images_right": images,
+            "uncertified": right + wrong,
+            "uncertified_right": right,
+        }
+        return pa.table(
+            [pa.array(columns[field.name]).cast(field.type) for field in LOCATIONS],
+            schema=LOCATIONS,
+        )
+
+
+def breaking_maps(run: Run, threats: Sequence[Threat]) -> list[BreakingMap]:
+    """Count over all images of a run, in bounded memory.
+
+    Args:
+        run: The run.
+        threats: One rectangle each.
+
+    Raises:
+        ConfigError: A threat is no single rectangle or does not fit the image, the run's positions
+            were drawn at random, or none of its images could be voted on.
+        ManifestError, StoreError: The votes are absent, incomplete or contradictory.
+    """
+    run.check_fixed()
+    patches = [_patch(threat, run) for threat in threats]
+    found: list[list[Breaking | None]] = [[None, None] for _ in patches]
+    for table, votes in run.batches(_BATCH_VOTES):
+        if not table.num_rows:
+            continue
+        right = Labels.of(table).accept(table["prediction"].to_numpy().astype(np.int64))
+        numbered = run.renumbered(votes)
+        for sums, patch in zip(found, patches, strict=True):
+            # Certified images break nowhere, which the rule finds faster than all places can.
+            breaks = exact_margins(numbered, run.ablation, patch, run.num_classes) < 0
+            for number, chosen in enumerate((right, ~right)):
+                part = breaking(numbered[chosen & breaks], run.ablation, patch, run.num_classes)
+                sums[number] = _added(sums[number], part._replace(images=int(chosen.sum())))
+    maps = [
+        BreakingMap(run=run, patch=patch, right=right, wrong=wrong)
+        for patch, (right, wrong) in zip(patches, found, strict=True)
+        if right is not None and wrong is not None
+    ]
+    if not maps:
+        raise ConfigError(f"run {run.run_id}: no image could be voted on, so no place breaks any")
+    return maps
+
+
+def _patch(threat: Threat, run: Run) -> Patch:
+    if threat.patch is None or threat.count > 1:
+        raise ConfigError(
+            f"--patch {threat}: only one rectangle of a given shape has one place; give a side or "
+            "height x width"
+        )
+    try:
+        run.ablation.check_patch(threat.patch)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return threat.patch
+
+
+def _added(sum_: Breaking | None, part: Breaking) -> Breaking:
+    if sum_ is None:
+        return part
+    return Breaking(
+        sum_.images + part.images,
+        sum_.counts_yx + part.counts_yx,
+        sum_.anywhere + part.anywhere,
+    )
+
+
+def threats_to_draw(manifest: Manifest, summary: Mapping[str, Any]) -> list[Threat]:
+    """The single rectangles that a run has certificates against; of many, six from end to end.
+
+    None where it is not known what a patch at one place does (positions were drawn for each image,
+    or there are no votes), and none of a run that would take minutes: it can be asked for.
+    """
+    voted = summary["images"] - summary["images_with_error"]
+    if manifest.draws is not None or not 0 < voted <= _MOST_IMAGES:
+        return []
+    claims = map(Claim.from_dict, summary["certified_accuracy"])
+    threats = {claim.threat for claim in claims if claim.threat.patch and claim.threat.count == 1}
+    ordered = sorted(threats, key=lambda threat: threat.order)
+    if len(ordered) <= _MOST_DRAWN:
+        return ordered
+    return [ordered[place] for place in np.linspace(0, len(ordered) - 1, _MOST_DRAWN).astype(int)]
+
+
+def picture_path(store: VotesStore, asked: Sequence[BreakingMap] = ()) -> str:
+    """Where the picture of a run's breaking places lies.
+
+    Args:
+        store: The run.
+        asked: What is on it, where it is not the one that belongs to the run's certificates.
+    """
+    patches = [f"{found.patch.height}x{found.patch.width}" for found in asked]
+    of = "-".join(["heatmap", *patches])
+    if len(of) > _LONGEST_NAME:
+        of = f"heatmap-{hashlib.sha256(of.encode()).hexdigest()[:16]}"
+    return storage.join(store.out, "summary", f"run_id={store.run_id}.{of}.png")
+
+
+def write_maps(maps: Sequence[BreakingMap]) -> list[str]:
+    """Write the numbers, a file a patch; their paths."""
+    paths = []
+    for found in maps:
+        run, name = found.run, f"{found.patch.height}x{found.patch.width}.parquet"
+        paths.append(storage.join(run.out, "locations", f"run_id={run.run_id}", name))
+        storage.write_atomically(paths[-1], rendering.parquet(found.rows()))
+    return paths

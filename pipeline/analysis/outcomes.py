@@ -1,0 +1,147 @@
+"""What a run got right, image by image and question by question: the base of every statistic.
+
+Images with an error are there and wrong in everything; images without a label are there too, for
+whoever counts to leave out.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from models.views.ablations import BoolArray, IntArray
+from pipeline.analysis.run import Run
+from pipeline.analysis.stored import dataset
+from pipeline.runs.labels import Labels
+from pipeline.runs.store import StoreError
+from pipeline.scoring.claims import Claim, own_stride
+
+
+class Question(NamedTuple):
+    """What an image can be right in.
+
+    Attributes:
+        what: plain (the network on the whole image), smoothed or certified.
+        claim: Of certified: what is certified. Its stride is None for the run's own ablations, so
+            that runs of several strides have questions in common.
+    """
+
+    what: str
+    claim: Claim | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON: what, and the claim's fields."""
+        return {"what": self.what} | (self.claim.to_dict() if self.claim else {})
+
+    @property
+    def order(self) -> tuple[Any, ...]:
+        """Sort key: no patch first, then as the claims."""
+        first = ("plain", "smoothed", "certified").index(self.what)
+        return first, self.claim.order if self.claim else ()
+
+
+PLAIN, SMOOTHED = Question("plain"), Question("smoothed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcomes:
+    """The images of a run, in its order.
+
+    Attributes:
+        run: The run.
+        ids: Image ids; string (N,).
+        labels: Right classes.
+        errors: Images that could not be voted on; bool (N,).
+        units: Which unit of the stored votes each image is in, ascending; int (N,).
+        right: By question, whether the image is right in it; bool (N,).
+    """
+
+    run: Run
+    ids: pa.ChunkedArray
+    labels: Labels
+    errors: BoolArray
+    units: IntArray
+    right: Mapping[Question, BoolArray] = field(default_factory=dict)
+
+
+def outcomes_of(run: Run) -> Outcomes:
+    """Everything that a run got right, with every certificate that it has.
+
+    Raises:
+        ManifestError, StoreError: The votes are absent or incomplete, or the certificates do not
+            cover them.
+    """
+    wanted = ("image_id", "label", "labels", "prediction", "plain_prediction", "error")
+    names = [name for name in run.manifest.schema.names if name in wanted]
+    of_units = list(run.store.read(names))
+    rows = pa.concat_tables(of_units)
+    labels = Labels.of(rows)
+    right = {
+        question: labels.accept(rows[column].fill_null(-1).to_numpy().astype(np.int64))
+        for question, column in ((PLAIN, "plain_prediction"), (SMOOTHED, "prediction"))
+        if question != PLAIN or run.manifest.plain_known
+    }
+    ids, seen = rows["image_id"], dict[Question, int]()
+    for question, places, holds, predictions in _certificates(run, ids):
+        mine = right.setdefault(question, np.zeros(rows.num_rows, bool))
+        # Above top_k 1 the certificate itself is about a right class.
+        assert question.claim is not None
+        mine[places] = holds
+        if question.claim.top_k == 1:
+            mine[places] &= Labels(labels.classes[places]).accept(predictions)
+        seen[question] = seen.get(question, 0) + len(places)
+    for question, count in seen.items():
+        assert question.claim is not None
+        if count != rows.num_rows:
+            raise StoreError(
+                f"run_id={run.run_id}: {count} certificates against {question.claim.threat} px for "
+                f"{rows.num_rows} images; run `patchcert certify` again"
+            )
+    return Outcomes(
+        run=run,
+        ids=ids,
+        labels=labels,
+        errors=rows["error"].is_valid().to_numpy(),
+        units=np.repeat(np.arange(len(of_units)), [unit.num_rows for unit in of_units]),
+        right=right,
+    )
+
+
+def _certificates(
+    run: Run, ids: pa.ChunkedArray
+) -> Iterator[tuple[Question, IntArray, BoolArray, IntArray]]:
+    """Stored certificates by question: the images, whether certified, and their predictions."""
+    own = own_stride(run.manifest)
+    columns = ["image_id", "prediction", "certified", *Claim._fields]
+    for batch in dataset(run.out, "certificates", [run.run_id]).to_batches(columns=columns):
+        if not batch.num_rows:
+            continue
+        places = pc.index_in(batch["image_id"], ids.combine_chunks())
+        if places.null_count:
+            raise StoreError(
+                f"run_id={run.run_id}: there are certificates of images without votes; run "
+                "`patchcert certify` again"
+            )
+        places_n = places.to_numpy().astype(np.int64)
+        predictions_n = batch["prediction"].fill_null(-1).to_numpy().astype(np.int64)
+        certified_n = batch["certified"].to_numpy(zero_copy_only=False)
+        claims, claim_n = _distinct(batch)
+        for number, claim in enumerate(claims):
+            of_own = claim._replace(stride=None) if claim.stride == own else claim
+            question = Question("certified", of_own)
+            chosen = claim_n == number
+            yield question, places_n[chosen], certified_n[chosen], predictions_n[chosen]
+
+
+def _distinct(batch: pa.RecordBatch) -> tuple[list[Claim], IntArray]:
+    """The distinct claims of a batch, and which of them each row is about."""
+    codes_n = np.zeros(batch.num_rows, np.int64)
+    for name in Claim._fields:
+        encoded = batch[name].dictionary_encode(null_encoding="encode")
+        codes_n = codes_n * (len(encoded.dictionary) + 1) + encoded.indices.to_numpy()
+    _, first, claim_n = np.unique(codes_n, return_index=True, return_inverse=True)
+    claims = batch.select(list(Claim._fields)).take(pa.array(first)).to_pylist()
+    return [Claim.from_dict(claim) for claim in claims], claim_n.ravel()

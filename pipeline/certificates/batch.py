@@ -1,0 +1,289 @@
+"""The votes of some images, counted: what every rule starts from.
+
+Shape suffixes: N images, V ablations (views), T slots of a vote set, C classes, K ranks of a tally.
+
+Counting votes: the smoothed prediction of each image and the rivals it has to beat.
+
+A class has as many votes as views voted for it, whether each voted for one class or for a set.
+
+Shape suffixes: N images, V ablations (views), T slots of a vote set, C classes, K ranks of a tally.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.views.ablations import Ablation, IntArray, Patch
+from models.views.threats import Threat
+from pipeline.certificates.touched import CountArray, prefix_sums
+from pipeline.certificates.votes import EMPTY, VoteArray, check_votes, chunks, votes_per_image
+
+# Bits of a class number in a key of votes and class.
+_CLASS_BITS = 32
+
+
+class Tally(NamedTuple):
+    """The classes that matter to each image, strongest first: the prediction, then its rivals.
+
+    Rank 0 is the smoothed prediction. The other classes with votes follow, most votes first and
+    lowest class first on ties. Every later rank repeats the lowest class without a vote: of all
+    voteless classes it is the strongest rival, since they tie in votes and the lowest class wins
+    ties. So whoever beats ranks 1 .. K-1 beats all C - 1 rivals, and K <= V T + 1 (T = 1 without
+    sets) however large C is. Where no class has a vote at all, they all tie: class 0 is predicted
+    and class 1 its strongest rival.
+
+    Attributes:
+        classes_nk: Class at each rank; int64 (N, K), 2 <= K <= min(C, V T + 1), or 2.
+        counts_nk: Its votes, 0 for the voteless class; int64 (N, K).
+    """
+
+    classes_nk: IntArray
+    counts_nk: IntArray
+
+    @property
+    def predictions(self) -> IntArray:
+        """The smoothed prediction of each image; int64 (N,)."""
+        return self.classes_nk[:, 0]
+
+    @property
+    def wins_ties_nk(self) -> IntArray:
+        """[j < c]: 1 where the class at a rank wins a tie against the prediction; int64 (N, K)."""
+        return (self.classes_nk < self.classes_nk[:, :1]).astype(np.int64)
+
+
+def tally(votes: VoteArray, num_classes: int) -> Tally:
+    """Rank the classes of each image (see ``Tally``). Memory O(N V T), so call it on a chunk.
+
+    Args:
+        votes: Checked votes (``check_votes``); integers (N, V) or (N, V, T).
+        num_classes: Number of classes C.
+    """
+    num_images, slots = len(votes), votes_per_image(votes)
+    if not num_images:
+        return Tally(np.empty((0, 2), np.int64), np.empty((0, 2), np.int64))
+    # Sorted votes fall into runs of one class; a run is a (image, class) pair with its votes. Empty
+    # slots, -1, come first and begin no run. Four bytes sort fastest.
+    sorted_ns = np.sort(votes.reshape(num_images, slots).astype(np.int32), axis=1)
+    begins_ns = sorted_ns != EMPTY
+    begins_ns[:, 1:] &= sorted_ns[:, 1:] != sorted_ns[:, :-1]
+    starts = np.flatnonzero(begins_ns)
+    image, label = starts // slots, sorted_ns.ravel()[starts].astype(np.int64)
+    # A run ends where the next one begins, or with the slots of its image.
+    ends = np.minimum(np.append(starts[1:], sorted_ns.size), (image + 1) * slots)
+    voted_n = begins_ns.sum(axis=1)
+    place = np.arange(len(starts)) - np.repeat(np.cumsum(voted_n) - voted_n, voted_n)
+
+    # Ascending distinct classes leave 0, 1, 2, ... at the lowest class without a vote, for good.
+    voteless_n = np.bincount(image[label == place], minlength=num_images)
+
+    # An image whose classes all have votes has K = C of them, so no voteless class is written.
+    ranks = min(num_classes, max(1, int(voted_n.max())) + 1)
+    # Votes and class as one number below 0, which sorts most votes first, then the lowest class.
+    keys_nk = np.zeros((num_images, ranks), np.int64)
+    keys_nk[image, place] = ((starts - ends) << _CLASS_BITS) + label
+    keys_nk.sort(axis=1)
+    label_nk = keys_nk & ((1 << _CLASS_BITS) - 1)
+    classes_nk = np.where(keys_nk < 0, label_nk, voteless_n[:, None])
+    counts_nk = -(keys_nk >> _CLASS_BITS)
+    # Without any vote class 0 is predicted, and class 1 rather than 0 itself is its rival.
+    classes_nk[voted_n == 0, 1:] = 1
+    return Tally(classes_nk, counts_nk)
+
+
+def vote_counts(votes: VoteArray, num_classes: int) -> IntArray:
+    """Votes for every class; int64 (N, C).
+
+    Dense: 8 N C bytes, 400 MB for 50,000 images of 1,000 classes. Nothing in this package needs
+    it for all images at once; call it on a few, or use ``tally``.
+
+    Args:
+        votes: Class that each ablation voted for, integers (N, V), or sets of them, (N, V, T).
+        num_classes: Number of classes C.
+
+    Raises:
+        ValueError: The votes are malformed (``check_votes``).
+    """
+    votes = check_votes(votes, num_classes)
+    images = np.arange(len(votes)).reshape(-1, *[1] * (votes.ndim - 1))
+    cells = images * num_classes + votes.astype(np.int64)
+    counts = np.bincount(cells[votes != EMPTY], minlength=len(votes) * num_classes)
+    return counts.reshape(-1, num_classes).astype(np.int64, copy=False)
+
+
+def smoothed_predictions(votes: VoteArray, num_classes: int) -> IntArray:
+    """The class with the most votes, the lowest one on ties (0 without any vote); int64 (N,).
+
+    Args:
+        votes: Class that each ablation voted for, integers (N, V), or sets of them, (N, V, T).
+        num_classes: Number of classes C.
+
+    Raises:
+        ValueError: The votes are malformed (``check_votes``).
+    """
+    votes = check_votes(votes, num_classes)
+    predictions_n = np.empty(len(votes), np.int64)
+    for images in chunks(len(votes), 4 * votes_per_image(votes)):
+        predictions_n[images] = tally(votes[images], num_classes).predictions
+    return predictions_n
+
+
+# Ranks whose prefix sums are computed for all images at once and kept: for fewer it takes as long,
+# and other questions ask for them again.
+_KEPT_RANKS = 32
+
+
+class Poll:
+    """Some images' votes, ranked, with prefix sums that all questions about them share.
+
+    Attributes:
+        ablation: The views that voted.
+        num_classes: Number of classes C.
+        slots: T, the most classes that one view can vote for.
+        ballots: Views that voted on each image: V, or the number drawn.
+        ranked: Who got how many votes.
+    """
+
+    def __init__(
+        self, votes: VoteArray, ablation: Ablation, num_classes: int, slots: int | None = None
+    ) -> None:
+        """Count a chunk of votes, already checked (``check_votes``); arguments as ``polls``."""
+        self.ablation = ablation
+        self.num_classes = num_classes
+        self.slots = slots or (votes.shape[2] if votes.ndim == 3 else 1)
+        self.ballots = votes.shape[1]
+        self.ranked: Tally = tally(votes, num_classes)
+        self._votes_nvt = votes if votes.ndim == 3 else votes[..., None]
+        self._kept: dict[int, CountArray] = {}
+        self._whole: tuple[Poll, IntArray] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ranked.classes_nk)
+
+    def take(self, images: IntArray) -> "Poll":
+        """The poll of some of the images; it shares what was computed for all."""
+        part = object.__new__(Poll)
+        shared = ("ablation", "num_classes", "slots", "ballots")
+        part.__dict__ |= {name: getattr(self, name) for name in shared}
+        part.ranked = Tally(*(of_nk[images] for of_nk in self.ranked))
+        whole, places = self._whole or (self, None)
+        part._whole = whole, images if places is None else places[images]
+        return part
+
+    @cached_property
+    def dtype(self) -> "np.dtype[Any]":
+        """Of counts: no number below exceeds 2 V + 1 in size, so two bytes often hold it."""
+        return np.dtype(np.int16 if 2 * len(self.ablation) + 1 < 2**15 else np.int32)
+
+    @cached_property
+    def _votes_tvn(self) -> NDArray[np.signedinteger[Any]]:
+        """The votes with the images last, in as few bytes as classes allow."""
+        dtype = np.int16 if self.num_classes <= 2**15 else np.int32
+        return np.ascontiguousarray(self._votes_nvt.astype(dtype, copy=False).T)
+
+    @cached_property
+    def ranks(self) -> int:
+        """K: the prediction and the rivals that any image has."""
+        return int(self.ranked.classes_nk.shape[1])
+
+    @cached_property
+    def leads_kn(self) -> IntArray:
+        """n_c - n_j - [j < c] of the rival j at each rank, ascending in rank; int64 (K, N)."""
+        counts = self.ranked.counts_nk
+        leads_nk: IntArray = counts[:, :1] - counts - self.ranked.wins_ties_nk
+        return np.ascontiguousarray(leads_nk.T)
+
+    @cached_property
+    def rivals_n(self) -> IntArray:
+        """Ranks that hold a rival of each image: later ones repeat the last; int64 (N,)."""
+        voted_n = (self.ranked.counts_nk > 0).sum(axis=1)
+        # Without any vote, class 0 is predicted all the same and has a rival at rank 1.
+        rivals_n: IntArray = np.clip(voted_n, 1, self.ranks - 1)
+        return rivals_n
+
+    def prefix(self, rank: int, images: IntArray | None = None) -> CountArray:
+        """Prefix sums of the votes for the class at a rank, of all or some of the images."""
+        if self._whole is not None:
+            whole, places = self._whole
+            return whole.prefix(rank, places if images is None else places[images])
+        if rank < _KEPT_RANKS:
+            if rank not in self._kept:
+                kept = self._kept[rank] = self.prefix_of(self.ranked.classes_nk[:, rank])
+                # Every threat reads them; a rule that wrote into them would falsify the next.
+                kept.flags.writeable = False
+            kept = self._kept[rank]
+            return kept if images is None else kept.take(images, axis=2)
+        classes_n = self.ranked.classes_nk[:, rank]
+        return self.prefix_of(classes_n if images is None else classes_n[images], images)
+
+    def prefix_of(self, classes_n: IntArray, images: IntArray | None = None) -> CountArray:
+        """Prefix sums of the votes for one class an image."""
+        if self._whole is not None:
+            whole, places = self._whole
+            return whole.prefix_of(classes_n, places if images is None else places[images])
+        votes_tvn = self._votes_tvn if images is None else self._votes_tvn.take(images, axis=2)
+        classes_n = classes_n.astype(votes_tvn.dtype)
+        chosen_vn = votes_tvn[0] == classes_n
+        for votes_vn in votes_tvn[1:]:
+            chosen_vn |= votes_vn == classes_n
+        return prefix_sums(self.ablation, chosen_vn, self.dtype)
+
+
+def polls(
+    votes: VoteArray,
+    ablation: Ablation,
+    num_classes: int,
+    *,
+    slots: int | None = None,
+    drawn: bool = False,
+) -> Iterator[tuple[slice, Poll]]:
+    """The images a chunk at a time, counted, in bounded memory.
+
+    Args:
+        votes: Class that each ablation voted for, in the ablation's order, integers (N, V), or the
+            set of classes, (N, V, T) with -1 in empty slots.
+        ablation: The views that voted, or that were drawn from.
+        num_classes: Number of classes C; classes without a vote are rivals too.
+        slots: The most classes that one view can vote for, which the attacker may use even where
+            no view of these did; None takes T.
+        drawn: Whether the votes are those of views drawn at random for each image, however many.
+
+    Raises:
+        ValueError: The votes are malformed or not this ablation's.
+    """
+    votes = check_votes(votes, num_classes, None if drawn else len(ablation))
+    for images in chunks(len(votes), votes_per_image(votes) + len(ablation)):
+        yield images, Poll(votes[images], ablation, num_classes, slots)
+
+
+def margins_of(
+    rule: Callable[[Poll, Threat], IntArray],
+    votes: VoteArray,
+    ablation: Ablation,
+    threat: Threat | Patch,
+    num_classes: int,
+    *,
+    drawn: bool = False,
+) -> IntArray:
+    """Margins of a rule over an array of votes, in bounded memory; int64 (N,).
+
+    Args:
+        rule: A rule on a poll.
+        votes: As ``polls``.
+        ablation: As ``polls``.
+        threat: What the attacker may do; a patch is the threat of one such rectangle.
+        num_classes: As ``polls``.
+        drawn: As ``polls``.
+
+    Raises:
+        ValueError: The votes are malformed or not this ablation's, the threat does not fit the
+            image, or the rule refuses it.
+    """
+    threat = Threat.of(threat)
+    threat.patches(ablation)
+    margins_n = np.empty(len(votes), np.int64)
+    for images, poll in polls(votes, ablation, num_classes, drawn=drawn):
+        margins_n[images] = rule(poll, threat)
+    return margins_n

@@ -1,0 +1,174 @@
+"""What a patch does to each image at each location: margins and closest rivals.
+
+The exact rule (``exact``) is the minimum of the margins here. Whoever asks *where* instead of
+*whether* asks here: the picture of one image, the map of a run's breaking locations, and the
+witnesses (``witness``).
+
+Shape suffixes: N images, V ablations (views), T slots of a vote set, C classes, S distinct sets of
+touched views, Ly x Lx locations. Arrays of a poll have the images last.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.views.ablations import Ablation, IntArray, Patch
+from pipeline.certificates.batch import Poll, polls
+from pipeline.certificates.touched import CountArray, TouchedViews
+from pipeline.certificates.votes import VoteArray, chunks
+
+
+class Landscape(NamedTuple):
+    """Margins of N images at every location.
+
+    Attributes:
+        predictions_n: Smoothed prediction c; int64 (N,).
+        margins_nyx: min over j != c of r_c - r_j - |I| - [j < c], see ``exact``: a patch there can
+            change the prediction iff it is negative; int32 (N, Ly, Lx).
+        rivals_nyx: The class j that attains it, of several the one with most votes and of those
+            the lowest; int32 (N, Ly, Lx).
+    """
+
+    predictions_n: IntArray
+    margins_nyx: NDArray[np.int32]
+    rivals_nyx: NDArray[np.int32]
+
+
+class Locations(NamedTuple):
+    """Every location of a patch, by the set of views that it touches.
+
+    Attributes:
+        touched: The S distinct sets.
+        sets_yx: Which of them each location touches; int64 (Ly, Lx).
+    """
+
+    touched: TouchedViews
+    sets_yx: IntArray
+
+    @classmethod
+    def of(cls, ablation: Ablation, patch: Patch) -> "Locations":
+        """All locations of ``patch`` wholly inside the image.
+
+        Raises:
+            ValueError: The patch does not fit.
+        """
+        # TouchedViews numbers its sets by np.unique too.
+        row_y, column_x = (
+            np.unique(touched_lv, axis=0, return_inverse=True)[1].ravel()
+            for touched_lv in ablation.touched_grid(patch)
+        )
+        sets_yx = row_y[:, None] * (column_x.max() + 1) + column_x[None, :]
+        return cls(TouchedViews.of(ablation, patch), sets_yx)
+
+
+def touched_counts(ablation: Ablation, patch: Patch) -> IntArray:
+    """|I|: the number of views that the patch touches at each location; int64 (Ly, Lx).
+
+    Raises:
+        ValueError: The patch does not fit the image.
+    """
+    where = Locations.of(ablation, patch)
+    return where.touched.sizes_l[where.sets_yx]
+
+
+def landscapes(
+    votes: VoteArray, ablation: Ablation, patch: Patch, num_classes: int
+) -> Iterator[tuple[slice, Landscape]]:
+    """Margins and rivals at every location, a slice of the images at a time, in bounded memory.
+
+    Args:
+        votes: Class that each ablation voted for, in the ablation's order, integers (N, V), or
+            the set of classes, (N, V, T) with -1 in empty slots.
+        ablation: The views that voted; the same for every image.
+        patch: Height and width of the patch, in pixels of the ablation's grid.
+        num_classes: Number of classes C; classes without a vote are rivals too.
+
+    Raises:
+        ValueError: The votes are malformed or not this ablation's, or the patch does not fit.
+    """
+    where = Locations.of(ablation, patch)
+    expanded = 2 * where.sets_yx.size
+    for images, predictions_n, margins_sn, rivals_sn in margins_by_set(
+        votes, ablation, where, num_classes, expanded
+    ):
+        flat = where.sets_yx.ravel()
+        shape = (len(predictions_n), *where.sets_yx.shape)
+        margins_nyx = margins_sn.T[:, flat].astype(np.int32).reshape(shape)
+        rivals_nyx = rivals_sn.T[:, flat].reshape(shape)
+        yield images, Landscape(predictions_n, margins_nyx, rivals_nyx)
+
+
+class Breaking(NamedTuple):
+    """How many of some images a patch can break; the numbers of several sets of images add up.
+
+    Attributes:
+        images: Images asked about.
+        counts_yx: Those whose prediction a patch at each location can change; int64 (Ly, Lx).
+        anywhere: Those whose prediction it can change at some location: not certified.
+    """
+
+    images: int
+    counts_yx: IntArray
+    anywhere: int
+
+
+def breaking(votes: VoteArray, ablation: Ablation, patch: Patch, num_classes: int) -> Breaking:
+    """At which locations a patch can change the prediction of how many images.
+
+    Arguments and errors: ``landscapes``.
+    """
+    where = Locations.of(ablation, patch)
+    counts_s, anywhere = np.zeros(int(where.sets_yx.max()) + 1, np.int64), 0
+    for _, _, margins_sn, _ in margins_by_set(votes, ablation, where, num_classes):
+        breaks_sn = margins_sn < 0
+        counts_s += breaks_sn.sum(axis=1)
+        anywhere += int(breaks_sn.any(axis=0).sum())
+    return Breaking(len(votes), counts_s[where.sets_yx], anywhere)
+
+
+def margins_by_set(
+    votes: VoteArray, ablation: Ablation, where: Locations, num_classes: int, more: int = 0
+) -> Iterator[tuple[slice, IntArray, CountArray, CountArray]]:
+    """Slices of the images with predictions (N,), margins (S, N) and rivals (S, N).
+
+    Args:
+        votes: As ``landscapes``.
+        ablation: The views that voted.
+        where: The locations.
+        num_classes: Number of classes C.
+        more: Numbers that the caller will hold for each image.
+
+    Raises:
+        ValueError: As ``landscapes``.
+    """
+    for images, poll in polls(votes, ablation, num_classes):
+        # A poll may hold more images than their margins everywhere should be held of.
+        for part in chunks(len(poll), 8 * len(where.touched.sizes_l) + more):
+            some = poll.take(np.arange(len(poll))[part])
+            start = images.start + part.start
+            yield slice(start, start + len(some)), *_margins(some, where.touched)
+
+
+def _margins(poll: Poll, touched: TouchedViews) -> tuple[IntArray, CountArray, CountArray]:
+    """Predictions (N,), margins (S, N) and the rivals that attain them (S, N): a pass a rank."""
+    ranked = poll.ranked
+    # n_c - |I| - the votes of c inside I: r_c - |I|.
+    left_sn = ranked.counts_nk[:, 0].astype(poll.dtype) - touched.counts(poll.prefix(0))
+    left_sn -= touched.sizes_l[:, None].astype(poll.dtype)
+    strongest_sn: CountArray = np.full_like(left_sn, -1)
+    rivals_sn: CountArray = np.zeros(left_sn.shape, np.int32)
+    for rank in range(1, poll.ranks):
+        # One with so few votes that it is closest nowhere need not be asked: it has r_j <= n_j.
+        hopes_n = ranked.counts_nk[:, rank] + ranked.wins_ties_nk[:, rank]
+        images = np.flatnonzero((rank <= poll.rivals_n) & (hopes_n > strongest_sn.min(axis=0)))
+        if not len(images):
+            continue
+        strength_sn = hopes_n[images].astype(poll.dtype) - touched.counts(poll.prefix(rank, images))
+        stronger_sn = strength_sn > strongest_sn[:, images]
+        strongest_sn[:, images] = np.where(stronger_sn, strength_sn, strongest_sn[:, images])
+        rivals_sn[:, images] = np.where(
+            stronger_sn, ranked.classes_nk[images, rank], rivals_sn[:, images]
+        )
+    return ranked.predictions, left_sn - strongest_sn, rivals_sn

@@ -1,0 +1,1 @@
+"""Ray: joining a cluster, its resources, what ends a job on it."""

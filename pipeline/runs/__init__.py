@@ -1,0 +1,1 @@
+"""A run: what it is, its files, its rows."""

@@ -1,0 +1,70 @@
+"""Images that could not be voted on: how many, which, and whether they are too many."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipeline.runs.manifest import Manifest
+from pipeline.runs.store import StoreError, VotesStore
+from pipeline.storage.parallel import in_threads
+
+_SHOWN = 5
+
+
+class ErrorRateError(StoreError):
+    """More images have an error than the request allows; everything is written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Faulty:
+    """The images of a run that have an error in place of votes.
+
+    Attributes:
+        count: How many.
+        first: The first few in the listing's order, id to error.
+    """
+
+    count: int
+    first: Mapping[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+    def check(self, images: int, most: float) -> None:
+        """Hold their share of a run's ``images`` against ``--max-error-rate``.
+
+        Raises:
+            ErrorRateError: It is above ``most``.
+        """
+        share = self.count / images
+        # Not ``count <= most * images``: 0.29 * 100 is below 29, while 29 / 100 is the same double
+        # as 0.29, both being the nearest to it.
+        if share <= most:
+            return
+        digits = next(n for n in range(1, 20) if f"{share:.{n}%}" != f"{most:.{n}%}")
+        raise ErrorRateError(
+            f"{self.count} of {images} images ({share:.{digits}%}) have an error, more than "
+            f"--max-error-rate {most:.{digits}%}: {self}. Everything is written, and they count as "
+            "wrong; mend the data, or allow the rate"
+        )
+
+    def __str__(self) -> str:
+        shown = "; ".join(f"{image}: {error}" for image, error in self.first.items())
+        return shown + ("; ..." if self.count > len(self.first) else "")
+
+
+def faulty_images(store: VotesStore, manifest: Manifest) -> Faulty:
+    """Look through the votes of a finished run.
+
+    Raises:
+        StoreError: Units are missing.
+    """
+
+    def errors_of(unit: int) -> list[tuple[str, str]]:
+        table = store.read_unit(unit, ["image_id", "error"])
+        rows = table.filter(table["error"].is_valid()).to_pydict()
+        return list(zip(rows["image_id"], rows["error"], strict=True))
+
+    found = [pair for pairs in in_threads(errors_of, store.units(manifest)) for pair in pairs]
+    return Faulty(count=len(found), first=dict(found[:_SHOWN]))

@@ -1,0 +1,92 @@
+"""Ballots as rows of the votes dataset, and back: the one place that knows both layouts."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.certificates.votes import pad_sets
+from pipeline.runs.store import StoreError
+from pipeline.scoring.claims import Voted
+
+if TYPE_CHECKING:
+    # It imports torch, which reading votes does not need.
+    from models.classifiers.smoothed import Ballot
+
+IntArray = NDArray[np.int64]
+
+
+def votes_table(
+    rows: pa.Table,
+    readable: IntArray,
+    ballot: "Ballot",
+    schema: pa.Schema,
+    *,
+    views_bv: IntArray | None = None,
+    lowest_class: int = 0,
+) -> pa.Table:
+    """Rows of the votes dataset from a ballot.
+
+    Args:
+        rows: ``image_id``, ``label``, ``labels`` and ``error`` of all images, R rows.
+        readable: Which of the rows were voted on, ascending; int (B,).
+        ballot: Their votes.
+        schema: Columns of the run.
+        views_bv: Which ablations voted, where each image has its own; int (B, V).
+        lowest_class: The lowest class that can be voted for: it wins where none reached the
+            threshold.
+    """
+    columns: dict[str, Any] = {
+        name: [None] * rows.num_rows
+        for name in schema.names
+        if name not in ("image_id", "label", "labels", "error")
+    }
+    for index, row in enumerate(readable):
+        cast = ballot.votes_bv[index] if ballot.vote_sets is None else ballot.vote_sets[index]
+        if ballot.vote_sets is None:
+            columns["votes"][row] = pa.array(cast, pa.uint16())
+        else:
+            columns["vote_sets"][row] = [votes[votes >= 0].tolist() for votes in cast]
+        columns["counts"][row] = ranked = ranked_counts(cast)
+        columns["prediction"][row] = ranked[0]["class"] if ranked else lowest_class
+        columns["plain_prediction"][row] = int(ballot.plain_b[index])
+        if ballot.gaps_bv is not None:
+            columns["gaps"][row] = ballot.gaps_bv[index]
+        if views_bv is not None:
+            columns["views"][row] = views_bv[index].astype(np.uint32)
+    arrays = [
+        rows[field.name] if field.name not in columns else pa.array(columns[field.name], field.type)
+        for field in schema
+    ]
+    return pa.table(arrays, schema=schema)
+
+
+def ranked_counts(votes: IntArray) -> list[dict[str, int]]:
+    """Classes with their votes, most votes first, lowest class first on ties; -1 is no vote."""
+    classes, counts = np.unique(votes[votes >= 0], return_counts=True)
+    order = np.lexsort((classes, -counts))
+    return [{"class": int(classes[i]), "votes": int(counts[i])} for i in order]
+
+
+def votes_array(table: pa.Table, voted: Voted) -> IntArray:
+    """Votes of the rows without an error: (N, V), or sets (N, V, T) with -1 in empty slots.
+
+    Args:
+        table: Rows with ``votes``, or with ``vote_sets`` under threshold voting.
+        voted: Whose votes they are.
+
+    Raises:
+        StoreError: Not all votes are there.
+    """
+    cells = table["votes" if voted.theta is None else "vote_sets"].drop_null().combine_chunks()
+    if not len(cells):
+        return np.empty((0, 1) if voted.theta is None else (0, 1, 1), dtype=np.int64)
+    if voted.theta is None:
+        if cells.flatten().null_count:
+            raise StoreError("votes of some ablations are missing; delete the run and vote again")
+        flat: IntArray = cells.flatten().to_numpy().astype(np.int64)
+        return flat.reshape(len(cells), -1)
+    sets = cells.flatten()
+    sizes = sets.value_lengths().to_numpy().reshape(len(cells), -1).astype(np.int64)
+    return pad_sets(sets.flatten().to_numpy(), sizes).astype(np.int64)

@@ -1,0 +1,54 @@
+"""Weight files: where this process can open them (``s3://`` from a cache), and new ones."""
+
+import hashlib
+import os
+import posixpath
+from pathlib import Path
+
+from models.networks.weights import WeightsError
+from pipeline import storage
+from pipeline.config import ConfigError
+from pipeline.sources.stored_files import stat
+
+_CACHE = "PATCHCERT_CACHE"  # environment variable: folder in place of ~/.cache/patchcert
+
+
+def local_weights(path: str) -> str:
+    """A local path of the weight file ``path``; an object on S3 is fetched once a machine.
+
+    The copy's name depends on the object's content tag, so that a new upload is a new copy. Who
+    needs to know that it is the right one compares its sha256, as every actor does.
+
+    Raises:
+        WeightsError: There is no such object.
+    """
+    if not path.startswith(storage.S3):
+        return path
+    try:
+        file = stat(path)
+    except FileNotFoundError as error:
+        raise WeightsError(f"weights {path}: no such object; correct --weights") from error
+    version = hashlib.sha256(f"{file.path}\0{file.etag}\0{file.size}".encode()).hexdigest()[:32]
+    copy = cache_folder() / "weights" / version / posixpath.basename(file.path)
+    if not copy.is_file():
+        data = storage.read_bytes(path)
+        if len(data) != file.size:
+            raise WeightsError(
+                f"weights {path}: {len(data)} of {file.size} bytes came; it changes at this "
+                "moment: run again"
+            )
+        storage.write_atomically(str(copy), data)
+    return str(copy)
+
+
+def check_new_weights(out: str) -> None:
+    """Raise ConfigError unless ``out`` is a name for new weights."""
+    if not out.endswith(".safetensors"):
+        raise ConfigError(f"{out}: weights are safetensors; end the name in .safetensors")
+    if storage.exists(out):
+        raise ConfigError(f"{out}: exists already; remove it or choose another name")
+
+
+def cache_folder() -> Path:
+    """Where fetched files are kept."""
+    return Path(os.environ.get(_CACHE) or Path.home() / ".cache" / "patchcert")

@@ -1,0 +1,146 @@
+"""From stored votes to certificates and a summary: no GPU, no model, no images."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from rich.console import Console
+
+from pipeline import storage
+from pipeline.config import ClaimsConfig
+from pipeline.runs.manifest import Manifest
+from pipeline.runs.numerics import on_cluster
+from pipeline.runs.store import VotesStore
+from pipeline.scoring.claims import Questions, questions_of
+from pipeline.scoring.datasets import (
+    DATASETS,
+    certify_part,
+    datasets_of,
+    part_path,
+    parts_of,
+    questions_in,
+)
+from pipeline.scoring.summary import Tally
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certified:
+    """What a certification wrote.
+
+    Attributes:
+        manifest: The run's manifest.
+        summary: The summary, as in the file.
+        summary_path: Where it lies.
+        folders: Where the datasets lie, by name.
+        computed: False where everything asked was there already.
+        asked: What was asked now; the summary answers all that ever was.
+    """
+
+    manifest: Manifest
+    summary: dict[str, Any]
+    summary_path: str
+    folders: dict[str, str]
+    computed: bool
+    asked: Questions
+
+
+def certify_votes(
+    store: VotesStore,
+    claims: ClaimsConfig,
+    *,
+    stride: int | None = None,
+    overwrite: bool = False,
+    ray: bool | None = None,
+    verbose: bool = False,
+) -> Certified:
+    """Answer what is asked of every image of a run.
+
+    What was asked before stays: the results cover every question ever asked of the run.
+
+    Args:
+        store: The run's votes.
+        claims: What is asked.
+        stride: Of the ablations whose votes are counted; None for the run's own.
+        overwrite: Forget what was asked before.
+        ray: Whether parts of the images are Ray tasks, each with a CPU and some 300 MB; else this
+            process judges them one by one, in threads. None takes Ray where a job on a cluster
+            asks about more than one part.
+        verbose: Show Ray's own log.
+
+    Raises:
+        ConfigError: A question that these votes cannot answer.
+        ManifestError, StoreError: The votes are absent, incomplete or contradictory.
+    """
+    manifest = store.begun()
+    asked = questions_of(manifest, claims, stride)
+    earlier = None if overwrite else _known_summary(store)
+    known = Questions.from_summary(earlier) if earlier else Questions()
+    questions = asked | known
+    folders = datasets_of(store, questions)
+
+    def done(summary: dict[str, Any], *, computed: bool) -> Certified:
+        return Certified(
+            manifest=manifest,
+            summary=summary,
+            summary_path=store.summary_path,
+            folders=folders,
+            computed=computed,
+            asked=asked,
+        )
+
+    parts = parts_of(manifest)
+    files = [part_path(folder, part) for folder in folders.values() for part in range(len(parts))]
+    if (
+        earlier
+        and asked <= known
+        and store.is_complete(manifest)
+        and all(questions_in(path) == known.to_json() for path in files)
+    ):
+        return done(earlier, computed=False)
+    store.units(manifest)
+    tally = Tally()
+    work = partial(certify_part, store.anywhere(), manifest, questions)
+    if ray is None:
+        ray = on_cluster() and len(parts) > 1
+    counts = _in_ray(work, parts, verbose=verbose) if ray else map(work, enumerate(parts))
+    images = manifest.execution["images"]
+    with Console(stderr=True).status("certifying") as status:
+        for counted in counts:
+            tally.add(counted)
+            status.update(f"certifying: {tally.images} of {images} images")
+    store.check_count(manifest, tally.images)
+    written = {storage.full_path(path) for path in files}
+    for name in DATASETS:
+        for path in storage.list_files(storage.join(store.out, name, f"run_id={store.run_id}")):
+            if path not in written:  # of another number of parts, or a question withdrawn
+                storage.remove(path)
+    summary = tally.summary(manifest)
+    # The summary last: it is what a later call takes as the sign that all is there.
+    text = json.dumps(summary, indent=2, sort_keys=True) + "\n"
+    storage.write_atomically(store.summary_path, text.encode())
+    return done(summary, computed=True)
+
+
+def _in_ray(
+    work: Callable[..., Tally], parts: Sequence[range], *, verbose: bool
+) -> Iterator[Tally]:
+    """Parts as tasks of a Ray Data job."""
+    # Ray takes seconds to import and to start, which a few hundred thousand images do not need.
+    from pipeline.cluster.connect import ray_cluster  # noqa: PLC0415
+    from pipeline.voting.dataset import run_tasks  # noqa: PLC0415
+
+    with ray_cluster(verbose=verbose):
+        # Ray gives each task one CPU.
+        yield from run_tasks(partial(work, threads=1), list(enumerate(parts)), verbose=verbose)
+
+
+def _known_summary(store: VotesStore) -> dict[str, Any] | None:
+    try:
+        summary = store.read_summary()
+        if summary is not None:
+            Questions.from_summary(summary)
+    except (ValueError, KeyError, TypeError):
+        return None  # Derived data: computed again rather than believed.
+    return summary

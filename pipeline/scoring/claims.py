@@ -1,0 +1,203 @@
+"""What is asked of a run's votes, and whether it can be answered."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from models.views.ablations import Ablation
+from models.views.threats import Threat
+from pipeline.certificates.batch import Poll
+from pipeline.certificates.detection import detection
+from pipeline.certificates.rules import check_claim, rule_for
+from pipeline.certificates.subsets import coarser
+from pipeline.config import ClaimsConfig, ConfigError
+from pipeline.runs.resolve import default_patches
+
+
+class Claim(NamedTuple):
+    """What is certified: a rule against a threat.
+
+    Attributes:
+        rule: Name of the rule.
+        threat: What the attacker may do.
+        top_k: Places to stay in; 1 asks whether the prediction stays.
+        stride: Of the ablations whose votes count; None for random positions.
+        confidence: Of a probabilistic rule, for each image; None for a proof.
+    """
+
+    rule: str
+    threat: Threat
+    top_k: int = 1
+    stride: int | None = None
+    confidence: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON, as in the summary and the columns of the certificates."""
+        return {**self._asdict(), "threat": str(self.threat), "patch_px": self.threat.side}
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any]) -> "Claim":
+        """Inverse of ``to_dict``; other keys are left aside."""
+        values = {name: entry[name] for name in cls._fields}
+        return cls(**values | {"threat": Threat.parse(entry["threat"])})
+
+    @property
+    def order(self) -> tuple[Any, ...]:
+        """Sort key: by stride, places and threat; then the rules side by side."""
+        return self.stride or 0, self.top_k, self.threat.order, self.rule, self.confidence or 0.0
+
+
+class Alert(NamedTuple):
+    """What is detected: attacks of a threat, by an alert at near ties.
+
+    Attributes:
+        threat: What the attacker may do.
+        stride: Of the ablations whose votes count; None for random positions.
+    """
+
+    threat: Threat
+    stride: int | None = None
+
+    @property
+    def order(self) -> tuple[Any, ...]:
+        """Sort key."""
+        return self.stride or 0, self.threat.order
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Everything asked of a run.
+
+    Attributes:
+        claims: What is certified.
+        alerts: What is detected.
+    """
+
+    claims: frozenset[Claim] = frozenset()
+    alerts: frozenset[Alert] = frozenset()
+
+    def __or__(self, other: "Questions") -> "Questions":
+        return Questions(self.claims | other.claims, self.alerts | other.alerts)
+
+    def __le__(self, other: "Questions") -> bool:
+        return self.claims <= other.claims and self.alerts <= other.alerts
+
+    def to_json(self) -> bytes:
+        """One text for equal questions; ``from_summary`` reads it back."""
+        claims = [claim.to_dict() for claim in sorted(self.claims, key=lambda c: c.order)]
+        alerts = [
+            {"threat": str(alert.threat), "stride": alert.stride}
+            for alert in sorted(self.alerts, key=lambda a: a.order)
+        ]
+        return json.dumps({"certified_accuracy": claims, "detection": alerts}).encode()
+
+    @classmethod
+    def from_summary(cls, summary: Mapping[str, Any]) -> "Questions":
+        """The questions that a summary answers.
+
+        Raises:
+            KeyError, TypeError, ValueError: It is none.
+        """
+        alerts = ((Threat.parse(e["threat"]), e["stride"]) for e in summary["detection"])
+        return cls(
+            frozenset(map(Claim.from_dict, summary["certified_accuracy"])),
+            frozenset(Alert(*alert) for alert in alerts),
+        )
+
+
+class Voted(Protocol):
+    """Whose votes they are, before (``Voter``) or after the voting (``Manifest``).
+
+    Attributes:
+        ablation: The views that voted, or that were drawn from.
+        num_classes: Length of the logits.
+        classes: Classes that the logits were restricted to; None for all.
+        draws: Positions drawn for each image; None where every image has the same views.
+        theta: Threshold of threshold voting; None for argmax votes.
+    """
+
+    @property
+    def ablation(self) -> Ablation: ...  # noqa: D102
+    @property
+    def num_classes(self) -> int: ...  # noqa: D102
+    @property
+    def classes(self) -> tuple[int, ...] | None: ...  # noqa: D102
+    @property
+    def draws(self) -> int | None: ...  # noqa: D102
+    @property
+    def theta(self) -> float | None: ...  # noqa: D102
+
+
+def own_stride(voted: Voted) -> int | None:
+    """The stride of a run's own ablations; None for random positions."""
+    fixed = voted.draws is None and voted.ablation.random is None
+    return voted.ablation.stride if fixed else None
+
+
+def ablation_of(voted: Voted, stride: int | None) -> Ablation:
+    """The ablations of a stride, out of a run's own.
+
+    Raises:
+        ValueError: Some of them did not vote.
+    """
+    if stride == own_stride(voted):
+        return voted.ablation
+    if stride is None or voted.draws is not None:
+        raise ValueError(f"stride={stride}: votes at random positions answer for no stride")
+    nobody = np.zeros((0, len(voted.ablation)), np.int64)
+    return coarser(nobody, voted.ablation, stride)[1]
+
+
+def questions_of(voted: Voted, claims: ClaimsConfig, stride: int | None = None) -> Questions:
+    """What is asked, every default filled in, each of it answerable.
+
+    Args:
+        voted: Whose votes they are.
+        claims: The request.
+        stride: Of the ablations whose votes are to be counted; None for the run's own.
+
+    Raises:
+        ConfigError: A threat does not fit the image, a rule not the votes, the threat or the
+            places, or the stride has ablations that did not vote.
+    """
+    randomized = voted.draws is not None
+    stride = own_stride(voted) if stride is None else stride
+    classes = len(voted.classes or range(voted.num_classes))
+    found, alerts = set(), set()
+    try:
+        ablation = ablation_of(voted, stride)
+        for threat in claims.threats or map(Threat.square, default_patches(ablation)):
+            for k, name in _places_and_rules(voted, claims):
+                rule = rule_for(name, randomized=randomized, confidence=claims.confidence)
+                check_claim(rule, ablation, threat, classes, k)
+                confidence = None if rule.deterministic else claims.confidence
+                found.add(Claim(name, threat, k, stride, confidence))
+            if claims.detect:
+                _check_alert(threat, ablation, classes, randomized=randomized)
+                alerts.add(Alert(threat, stride))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return Questions(frozenset(found), frozenset(alerts))
+
+
+def _places_and_rules(voted: Voted, claims: ClaimsConfig) -> list[tuple[int, str]]:
+    """Each number of places with each rule; by default those that speak of it."""
+    if claims.rule is not None:
+        return list(product(claims.top_k, claims.rule))
+    if voted.draws is not None:
+        return [(k, "randomized") for k in claims.top_k]
+    return [(k, name) for k in claims.top_k for name in ("exact", "uniform")[: 2 if k == 1 else 1]]
+
+
+def _check_alert(threat: Threat, ablation: Ablation, num_classes: int, *, randomized: bool) -> None:
+    """Raise ValueError unless detection knows such threats and votes."""
+    if randomized:
+        raise ValueError(
+            "--detect: it counts the votes of all ablations, and --randomized drew some"
+        )
+    nobody = np.zeros((0, len(ablation)), np.int64)
+    detection(Poll(nobody, ablation, num_classes), threat)

@@ -1,0 +1,136 @@
+"""The derived datasets, a file of each for some 65,000 images: judged, written and counted.
+
+Layout: ``<out>/<dataset>/run_id=<id>/part-00000.parquet``, ... Which images a part holds depends on
+the run alone, so that answering more questions replaces file by file, and a reader in the middle
+meets each image once.
+"""
+
+import io
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.runs.manifest import Manifest
+from pipeline.runs.schema import CERTIFICATES, DETECTION, IMAGES
+from pipeline.runs.store import VotesStore
+from pipeline.scoring.claims import Questions
+from pipeline.scoring.score import Judged, judge
+from pipeline.scoring.summary import Tally
+
+DATASETS = {"certificates": CERTIFICATES, "images": IMAGES, "detection": DETECTION}
+"""What is derived from votes, a folder each under ``<out>``."""
+
+# Metadata of every file of these: two certifications at once must not leave the summary of one
+# beside the rows of the other for good.
+_QUESTIONS = b"patchcert.questions"
+# Columns of the votes that no question needs.
+_UNUSED = ("counts", "views", "gaps")
+# Images whose rows become one file, held in memory compressed, and images judged at once.
+_PART_IMAGES, _BATCH_IMAGES = 1 << 16, 1 << 13
+
+
+def datasets_of(store: VotesStore, questions: Questions) -> dict[str, str]:
+    """The datasets that hold the answers, with their folders."""
+    return {
+        name: storage.join(store.out, name, f"run_id={store.run_id}")
+        for name in DATASETS
+        if name != "detection" or questions.alerts
+    }
+
+
+def part_path(folder: str, number: int) -> str:
+    """Where a part of a dataset lies."""
+    return storage.join(folder, f"part-{number:05d}.parquet")
+
+
+def parts_of(manifest: Manifest) -> list[range]:
+    """The units of each part; of a run always the same."""
+    units, step = int(manifest.execution["units"]), max(1, _PART_IMAGES // _unit_images(manifest))
+    return [range(start, min(start + step, units)) for start in range(0, units, step)]
+
+
+def certify_part(
+    store: VotesStore,
+    manifest: Manifest,
+    questions: Questions,
+    part: tuple[int, range],
+    *,
+    threads: int | None = None,
+) -> Tally:
+    """Answer the questions about some units, write one file a dataset, and count.
+
+    Memory holds a few batches and the files, compressed, whatever the images of the run.
+
+    Args:
+        store: The run's votes.
+        manifest: The run.
+        questions: What is asked.
+        part: Number of the part, and its units.
+        threads: Batches judged side by side; None for one a CPU.
+
+    Raises:
+        StoreError: A stored prediction is not that of its votes.
+    """
+    (number, units), tally = part, Tally()
+    folders = datasets_of(store, questions)
+    sinks = {name: io.BytesIO() for name in folders}
+    metadata = {_QUESTIONS: questions.to_json()}
+    with ExitStack() as stack:
+        writers = {
+            name: stack.enter_context(
+                pq.ParquetWriter(sink, DATASETS[name].with_metadata(metadata), compression="zstd")
+            )
+            for name, sink in sinks.items()
+        }
+        for judged in _judged(store, manifest, questions, units, threads):
+            tally.add(judged.tally)
+            for name, writer in writers.items():
+                writer.write_table(getattr(judged, name).cast(writer.schema))
+    for name, sink in sinks.items():
+        storage.write_atomically(part_path(folders[name], number), sink.getvalue())
+    return tally
+
+
+def _judged(
+    store: VotesStore,
+    manifest: Manifest,
+    questions: Questions,
+    units: Sequence[int],
+    threads: int | None,
+) -> Iterator[Judged]:
+    """The units a batch at a time, in order, judged side by side: numpy and Parquet share cores."""
+    columns = [name for name in manifest.schema.names if name not in _UNUSED]
+    step = max(1, _BATCH_IMAGES // _unit_images(manifest))
+    threads = threads or len(os.sched_getaffinity(0))
+
+    def work(batch: Sequence[int]) -> Judged:
+        table = pa.concat_tables(store.read_unit(unit, columns) for unit in batch)
+        return judge(table, manifest, questions)
+
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: list[Future[Judged]] = []
+        for start in range(0, len(units), step):
+            waiting.append(pool.submit(work, units[start : start + step]))
+            if len(waiting) > threads:
+                yield waiting.pop(0).result()
+        for future in waiting:
+            yield future.result()
+
+
+def _unit_images(manifest: Manifest) -> int:
+    images, units = (int(manifest.execution[name]) for name in ("images", "units"))
+    return max(1, images // max(1, units))
+
+
+def questions_in(path: str) -> bytes | None:
+    """The questions that a file answers; None where there is no such file."""
+    if not storage.exists(path):
+        return None
+    with storage.open_read(path) as stream:
+        metadata = pq.read_schema(stream).metadata or {}
+    return metadata.get(_QUESTIONS)

@@ -1,0 +1,258 @@
+"""One batch of stored votes: every question about it answered, as rows and as counts.
+
+Shape suffixes: R rows, N of them with votes, V ablations, T slots of a vote set, K right classes.
+
+Answers about a batch of images, and the rows of the datasets that hold them.
+
+Shape suffixes: R rows, N of them with votes.
+"""
+
+from collections import Counter
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.certificates.batch import Poll, polls
+from pipeline.certificates.detection import Leads, detection
+from pipeline.certificates.largest import largest
+from pipeline.certificates.randomized import CONFIDENCE
+from pipeline.certificates.rules import RULES, rule_for
+from pipeline.certificates.subsets import coarser
+from pipeline.certificates.votes import VoteArray, renumbered
+from pipeline.runs.labels import Labels
+from pipeline.runs.manifest import Manifest
+from pipeline.runs.rows import votes_array
+from pipeline.runs.schema import CERTIFICATES, DETECTION, IMAGES
+from pipeline.runs.store import StoreError
+from pipeline.scoring.claims import Claim, Questions, own_stride
+from pipeline.scoring.summary import Tally, leads_by_tau
+
+IntArray = NDArray[np.int64]
+
+NO_MARGIN = np.iinfo(np.int32).min
+"""Stands for the margin of a class that is not there; below every margin, and null in rows."""
+
+
+class Answers:
+    """What is found out about N images; every array int (N,).
+
+    Attributes:
+        predictions: Smoothed prediction, by stride.
+        lead_n: Lead of the run's own prediction.
+        margins: By claim.
+        leads: By alert.
+        largest: Largest certified side, by rule; none of votes at drawn positions.
+    """
+
+    def __init__(self, images: int, questions: Questions, manifest: Manifest) -> None:
+        self.lead_n = np.zeros(images, np.int64)
+        # In one order, so that the same questions always write the same files.
+        claims = sorted(questions.claims, key=lambda claim: claim.order)
+        alerts = sorted(questions.alerts, key=lambda alert: alert.order)
+        self.margins = {claim: np.full(images, NO_MARGIN, np.int64) for claim in claims}
+        self.leads = {alert: Leads(*np.zeros((3, images), np.int64)) for alert in alerts}
+        strides = {own_stride(manifest)}
+        strides.update(claim.stride for claim in claims)
+        strides.update(alert.stride for alert in alerts)
+        self.predictions = {stride: np.zeros(images, np.int64) for stride in strides}
+        rules = () if manifest.draws else ("uniform", "exact")
+        self.largest = {rule: np.zeros(images, np.int64) for rule in rules}
+
+
+def rows_of(table: pa.Table, answers: Answers) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """Rows of the certificates, the images and the detection dataset.
+
+    Args:
+        table: R rows of the votes dataset.
+        answers: About the N of them that have no error.
+    """
+    voted = table["error"].is_null().to_numpy()
+    prediction = {
+        stride: _spread(predictions_n, voted)
+        for stride, predictions_n in answers.predictions.items()
+    }
+    certificates = [
+        _rows(
+            table,
+            CERTIFICATES,
+            claim.to_dict()
+            | {
+                "prediction": prediction[claim.stride],
+                "certified": _spread(margins_n, voted).fill_null(-1).to_numpy() >= 0,
+                "margin": _spread(margins_n, voted),
+            },
+        )
+        for claim, margins_n in answers.margins.items()
+    ]
+    detection = [
+        _rows(
+            table,
+            DETECTION,
+            {
+                "prediction": prediction[alert.stride],
+                "threat": str(alert.threat),
+                "stride": alert.stride,
+                "lead": _spread(leads.lead_n, voted),
+                "attack_lead": _spread(leads.attack_lead_n, voted),
+                "kept_lead": _spread(leads.kept_lead_n, voted),
+            },
+        )
+        for alert, leads in answers.leads.items()
+    ]
+    largest = {
+        f"largest_{rule}_px": _spread(answers.largest[rule], voted)
+        for rule in ("exact", "uniform")
+        if rule in answers.largest
+    }
+    images = _rows(table, IMAGES, {"lead": _spread(answers.lead_n, voted), **largest})
+    return (
+        pa.concat_tables([CERTIFICATES.empty_table(), *certificates]),
+        images,
+        pa.concat_tables([DETECTION.empty_table(), *detection]),
+    )
+
+
+def _rows(table: pa.Table, schema: pa.Schema, columns: dict[str, Any]) -> pa.Table:
+    """Rows of a dataset: columns as given, an array or one value for all, or those of the votes."""
+    arrays = []
+    for field in schema:
+        column = columns.get(field.name)
+        if field.name not in columns and field.name in table.schema.names:
+            column = table[field.name]
+        elif not isinstance(column, (pa.Array, np.ndarray)):
+            column = pa.repeat(pa.scalar(column, field.type), table.num_rows)
+        arrays.append(column)
+    return pa.table(arrays, schema=schema)
+
+
+def _spread(values_n: IntArray, voted: NDArray[np.bool_]) -> pa.Array:
+    """Values of the rows with votes as a column of all rows; null elsewhere, and for no margin."""
+    values = np.full(len(voted), NO_MARGIN, np.int32)
+    values[voted] = values_n
+    return pa.array(values, mask=values == NO_MARGIN)
+
+
+class Judged(NamedTuple):
+    """Rows of the datasets, and their counts.
+
+    Attributes:
+        certificates: One row an image and claim.
+        images: One row an image.
+        detection: One row an image and alert.
+        tally: The counts.
+    """
+
+    certificates: pa.Table
+    images: pa.Table
+    detection: pa.Table
+    tally: Tally
+
+
+def judge(table: pa.Table, manifest: Manifest, questions: Questions) -> Judged:
+    """Answer every question about a batch.
+
+    Args:
+        table: Rows of the votes dataset; ``counts``, ``views`` and ``gaps`` may be missing.
+        manifest: The run.
+        questions: What is asked; the dataset of images needs no question.
+
+    Raises:
+        StoreError: A stored prediction is not that of the votes beside it.
+    """
+    voted = table.filter(table["error"].is_null())
+    labels = Labels.of(voted)
+    votes = votes_array(voted, manifest)
+    answers = Answers(len(votes), questions, manifest)
+    if len(votes):
+        _ask(answers, votes, labels, manifest)
+    differs = answers.predictions[own_stride(manifest)] != voted["prediction"].to_numpy()
+    if differs.any():
+        raise StoreError(
+            f"image_id={voted['image_id'][int(differs.argmax())]}: the stored prediction is not "
+            "that of the votes beside it; delete the run and vote again"
+        )
+    tally = Tally(
+        images=table.num_rows,
+        errors=table.num_rows - voted.num_rows,
+        unlabelled=table.num_rows - int(Labels.of(table).known.sum()),
+        plain_right=int(labels.accept(voted["plain_prediction"].fill_null(-1).to_numpy()).sum()),
+    )
+    if len(votes):
+        accepted = labels.accept(votes)
+        # Of a set of votes one right class is enough, and counts once.
+        tally.ablations_right = int((accepted if votes.ndim == 2 else accepted.any(-1)).sum())
+    _count(tally, answers, labels, manifest)
+    return Judged(*rows_of(table, answers), tally)
+
+
+def _ask(answers: Answers, votes: IntArray, labels: Labels, manifest: Manifest) -> None:
+    """Fill in the answers."""
+    classes = np.array(manifest.classes or range(manifest.num_classes))
+    votes, right_nk = (renumbered(given, manifest.classes) for given in (votes, labels.classes))
+    # As models.classifiers.votes: the most classes whose softmax can reach theta; the attacker may
+    # use it.
+    slots = None if manifest.theta is None else int(1.0 / manifest.theta)
+    for stride, predictions_n in answers.predictions.items():
+        counted: VoteArray = votes
+        ablation = manifest.ablation
+        if stride != own_stride(manifest) and stride is not None:
+            counted, ablation = coarser(votes, ablation, stride)
+        for images, poll in polls(
+            counted, ablation, len(classes), slots=slots, drawn=manifest.draws is not None
+        ):
+            predictions_n[images] = classes[poll.ranked.predictions]
+            for claim, margins_n in answers.margins.items():
+                if claim.stride == stride:
+                    margins_n[images] = _margins(poll, claim, right_nk[images])
+            for alert, leads in answers.leads.items():
+                if alert.stride == stride:
+                    for all_n, some_n in zip(leads, detection(poll, alert.threat), strict=True):
+                        all_n[images] = some_n
+            if stride == own_stride(manifest):
+                counts_nk = poll.ranked.counts_nk
+                answers.lead_n[images] = counts_nk[:, 0] - counts_nk[:, 1]
+                least_n = None
+                for rule, sides_n in answers.largest.items():
+                    # The exact rule certifies whatever the uniform one does.
+                    sides_n[images] = least_n = largest(poll, RULES[rule], least_n)
+
+
+def _margins(poll: Poll, claim: Claim, right_nk: IntArray) -> IntArray:
+    """Margins of a claim about some images; int (N,)."""
+    rule = rule_for(
+        claim.rule,
+        randomized=claim.confidence is not None,
+        confidence=claim.confidence or CONFIDENCE,
+    )
+    if claim.top_k == 1:
+        return rule.margins(poll, claim.threat)
+    assert rule.top_k is not None, "the rule was checked when the question was asked"
+    margins_n = np.full(len(poll), NO_MARGIN, np.int64)
+    # Of several right classes it is enough that one cannot be evicted.
+    for right_n in right_nk.T:
+        images = np.flatnonzero(right_n >= 0)
+        stays_n = rule.top_k(poll.take(images), claim.threat, claim.top_k, right_n[images])
+        margins_n[images] = np.maximum(margins_n[images], stays_n)
+    return margins_n
+
+
+def _count(tally: Tally, answers: Answers, labels: Labels, manifest: Manifest) -> None:
+    """Add the answers to the counts."""
+    right = {stride: labels.accept(given) for stride, given in answers.predictions.items()}
+    tally.smoothed_right = Counter({stride: int(holds.sum()) for stride, holds in right.items()})
+    for claim, margins_n in answers.margins.items():
+        holds = margins_n >= 0
+        tally.certified[claim] = int(holds.sum())
+        # Above top_k 1 the claim is about a right class.
+        rightly = holds & right[claim.stride] if claim.top_k == 1 else holds
+        tally.certified_right[claim] = int(rightly.sum())
+    own = right[own_stride(manifest)]
+    sides = min(manifest.ablation.height, manifest.ablation.width) + 1
+    for rule, sides_n in answers.largest.items():
+        tally.largest_right[rule] = np.bincount(sides_n[own], minlength=sides)
+    for alert, leads in answers.leads.items():
+        holds = right[alert.stride]
+        of_right = Leads(*(lead_n[holds] for lead_n in leads))
+        tally.leads_right[alert] = leads_by_tau(of_right, manifest.votes_per_image)

@@ -1,0 +1,166 @@
+"""Accuracies of a run: integers gathered over batches, divided once at the end.
+
+Images with an error count as wrong in every accuracy; images without a label are left out of
+every accuracy and counted apart.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.certificates.detection import Leads
+from pipeline.certificates.uniform import most_touched
+from pipeline.runs.manifest import AS_GIVEN, Manifest
+from pipeline.scoring.claims import Alert, Claim, ablation_of, own_stride
+from pipeline.scoring.intervals import Proportion
+
+IntArray = NDArray[np.int64]
+
+# Points of a detection curve in the summary; each is exact, and the dataset has them all.
+_CURVE_POINTS = 200
+
+
+def leads_by_tau(leads: Leads, votes: int) -> IntArray:
+    """Images counted by what an alert below each tau >= 1 makes of them; int (3, votes + 2).
+
+    A row counts the images by their lead, the next by the lead that they keep. The last one has at
+    each tau how many begin to be detected there, less how many cease.
+
+    Args:
+        leads: Of N images.
+        votes: Votes of an image, which no lead exceeds.
+    """
+    # Detected for attack_lead < tau <= lead.
+    begins_n, ends_n = np.maximum(leads.attack_lead_n, 0) + 1, leads.lead_n + 1
+    detected = begins_n < ends_n
+    lead, kept, begins, ends = (
+        np.bincount(values, minlength=votes + 2)
+        for values in (
+            leads.lead_n,
+            np.maximum(leads.kept_lead_n, 0),
+            begins_n[detected],
+            ends_n[detected],
+        )
+    )
+    return np.stack([lead, kept, begins - ends])
+
+
+@dataclass
+class Tally:
+    """Counts over the images of a run; batches are added in any order.
+
+    Attributes:
+        images: Rows seen.
+        errors: Rows with an error.
+        unlabelled: Rows without a label.
+        plain_right: Labelled images that the whole-image network classifies rightly.
+        ablations_right: Votes for a right class, over labelled images.
+        smoothed_right: Per stride, labelled images whose smoothed prediction is right.
+        certified_right: Per claim, labelled images that are right and certified.
+        certified: Per claim, images certified, right or wrong, labelled or not.
+        largest_right: Per rule, labelled images that are right by the largest side they are
+            certified against; int (sides + 1,).
+        leads_right: Per alert, labelled images that are right, as ``leads_by_tau``.
+    """
+
+    images: int = 0
+    errors: int = 0
+    unlabelled: int = 0
+    plain_right: int = 0
+    ablations_right: int = 0
+    smoothed_right: Counter[int | None] = field(default_factory=Counter)
+    certified_right: Counter[Claim] = field(default_factory=Counter)
+    certified: Counter[Claim] = field(default_factory=Counter)
+    largest_right: dict[str, IntArray] = field(default_factory=dict)
+    leads_right: dict[Alert, IntArray] = field(default_factory=dict)
+
+    def add(self, other: "Tally") -> None:
+        """Add the counts of other images."""
+        for name, others in vars(other).items():
+            mine = getattr(self, name)
+            if isinstance(mine, int):
+                setattr(self, name, mine + others)
+                continue
+            for key, count in others.items():
+                mine[key] = mine.get(key, 0) + count
+
+    def summary(self, manifest: Manifest) -> dict[str, Any]:
+        """The summary as plain JSON, its claims in order."""
+        labelled = self.images - self.unlabelled
+        ballots = labelled * manifest.votes_per_image
+        own = own_stride(manifest)
+        strides = sorted(stride for stride in self.smoothed_right if stride not in (own, None))
+        return {
+            "run_id": manifest.run_id,
+            "images": self.images,
+            "images_with_error": self.errors,
+            "images_without_label": self.unlabelled,
+            "ablations": manifest.votes_per_image,
+            "plain_accuracy": (
+                Proportion(self.plain_right, labelled) if manifest.plain_known else Proportion(0, 0)
+            ).to_dict(),
+            "smoothed_accuracy": Proportion(self.smoothed_right[own], labelled).to_dict(),
+            # A mean over images of a share of ablations: no binomial interval applies.
+            "mean_ablation_accuracy": self.ablations_right / ballots if ballots else None,
+            **({"basis": AS_GIVEN} if manifest.imported else {}),
+            "certified_accuracy": [
+                {
+                    **claim.to_dict(),
+                    "max_touched": most_touched(ablation_of(manifest, claim.stride), claim.threat),
+                    "images_certified": self.certified[claim],
+                    **Proportion(self.certified_right[claim], labelled).to_dict(),
+                }
+                for claim in sorted(self.certified, key=lambda claim: claim.order)
+            ],
+            "largest": self._largest(labelled),
+            "coarser": [
+                {
+                    "stride": stride,
+                    "ablations": len(ablation_of(manifest, stride)),
+                    "smoothed_accuracy": Proportion(
+                        self.smoothed_right[stride], labelled
+                    ).to_dict(),
+                }
+                for stride in strides
+            ],
+            "detection": [
+                {
+                    "threat": str(alert.threat),
+                    "stride": alert.stride,
+                    "of": labelled,
+                    **_curve(self.leads_right[alert]),
+                }
+                for alert in sorted(self.leads_right, key=lambda alert: alert.order)
+            ],
+        }
+
+    def _largest(self, labelled: int) -> dict[str, Any]:
+        """Certified and right against every side, up to the first that leaves no image."""
+        hits = {rule: _at_least(counts_s) for rule, counts_s in sorted(self.largest_right.items())}
+        longest = max((int(np.count_nonzero(hits_s)) for hits_s in hits.values()), default=0)
+        sides = max((len(hits_s) for hits_s in hits.values()), default=1)
+        shown = range(1, min(max(longest, 1) + 1, sides))
+        return {
+            "of": labelled,
+            "patch_px": list(shown),
+            "hits": {rule: [int(hits_s[side]) for side in shown] for rule, hits_s in hits.items()},
+        }
+
+
+def _at_least(counts: IntArray) -> IntArray:
+    """How many have at least each value, from how many have it; along the last axis."""
+    return np.cumsum(counts[..., ::-1], axis=-1)[..., ::-1]
+
+
+def _curve(leads: IntArray) -> dict[str, list[int]]:
+    """What an alert below tau makes of the images: hits at each tau."""
+    hits = np.vstack([_at_least(leads[:2]), np.cumsum(leads[2])])
+    last = int(np.flatnonzero(hits[0])[-1]) if hits[0].any() else 0
+    every = np.arange(1, max(last, 1) + 1)
+    tau = every[np.unique(np.linspace(0, len(every) - 1, _CURVE_POINTS).round().astype(int))]
+    names = ("clean", "certified_recovery", "certified_detection")
+    curves = {name: of_tau[tau].tolist() for name, of_tau in zip(names, hits, strict=True)}
+    return {"tau": tau.tolist(), **curves}

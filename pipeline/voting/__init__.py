@@ -1,0 +1,1 @@
+"""The votes job: images in, votes committed."""

@@ -1,0 +1,94 @@
+"""Stage 1, CPU tasks: rows of the listing to model input pixels.
+
+Imports neither torch nor timm, so that decoding workers stay light.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from models.preprocess import Preprocess, WrongSizeError
+from pipeline.sources.decode import UndecodableError, prepared
+from pipeline.sources.listing import SourceOptions
+from pipeline.sources.reading import read_bytes_of
+
+DECODED = pa.schema(
+    [
+        pa.field("unit", pa.int64()),
+        pa.field("image_id", pa.string()),
+        pa.field("label", pa.int32()),
+        pa.field("labels", pa.list_(pa.int32())),
+        # Model input, uint8 (*model_px, 3); null where the image has an error.
+        pa.field("pixels", pa.binary()),
+        pa.field("error", pa.string()),
+    ]
+)
+"""What the network stage receives, one block a unit."""
+
+
+class DecodeUnit:
+    """Rows of the listing to decoded rows, one block a unit.
+
+    An image that cannot be read becomes a row with its ``error``; nothing is dropped.
+    """
+
+    def __init__(self, options: SourceOptions, preprocess: Preprocess) -> None:
+        self.options, self.preprocess = options, preprocess
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """Listing rows with their ``unit`` to decoded rows, in order."""
+        pixels: list[bytes | None] = []
+        errors: list[str | None] = []
+        for data in read_bytes_of(rows.drop_columns(["unit"]), self.options):
+            try:
+                pixels.append(prepared(data, self.preprocess).tobytes())
+                errors.append(None)
+            except (UndecodableError, WrongSizeError) as error:
+                pixels.append(None)
+                errors.append(str(error))
+        return _decoded(rows, pixels, errors)
+
+    def failed(self, rows: pa.Table, reason: str) -> pa.Table:
+        """Decoded rows of images that cannot be handled, for one reason."""
+        return _decoded(rows, [None] * rows.num_rows, [reason] * rows.num_rows)
+
+
+def pixels_of_rows(
+    table: pa.Table, image_ids: Sequence[str], options: SourceOptions, preprocess: Preprocess
+) -> NDArray[np.uint8]:
+    """Images of a listing as the model receives them, on the attacker's grid; uint8 (N, H, W, 3).
+
+    Args:
+        table: Rows of the listing.
+        image_ids: Which of them, in this order; images without an error.
+        options: How their bytes are read.
+        preprocess: Of the run.
+
+    Raises:
+        SourceError: They cannot be read.
+    """
+    places = pc.index_in(pa.array(image_ids, pa.string()), table["image_id"].combine_chunks())
+    rows = table.take(places).append_column("unit", pa.nulls(len(places), pa.int64()))
+    scale, shape = preprocess.pixel_scale, (*preprocess.model_px, 3)
+    images = np.empty((len(places), *preprocess.crop_px, 3), np.uint8)
+    for image, cell in zip(images, DecodeUnit(options, preprocess)(rows)["pixels"], strict=True):
+        # An exact enlargement: any of its copies is the pixel.
+        image[...] = np.frombuffer(cell.as_buffer(), np.uint8).reshape(shape)[::scale, ::scale]
+    return images
+
+
+def _decoded(rows: pa.Table, pixels: list[bytes | None], errors: list[str | None]) -> pa.Table:
+    return pa.table(
+        {
+            "unit": rows["unit"],
+            "image_id": rows["image_id"],
+            "label": rows["label"],
+            "labels": rows["labels"],
+            "pixels": pa.array(pixels, pa.binary()),
+            "error": pa.array(errors, pa.string()),
+        },
+        schema=DECODED,
+    )

@@ -1,0 +1,240 @@
+"""The votes job: list images, work out which run they make, bring it to its end."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+
+from rich.console import Console
+
+from pipeline.config import ConfigError, OutputConfig, VotesConfig
+from pipeline.runs.error_images import Faulty
+from pipeline.runs.identity import execution, identity
+from pipeline.runs.lease import held
+from pipeline.runs.manifest import Manifest
+from pipeline.runs.numerics import (
+    Machine,
+    Numerics,
+    demand_one_gpu_model,
+    on_cluster,
+    probe_machine,
+    resolve_numerics,
+)
+from pipeline.runs.resolve import Voter
+from pipeline.runs.schema import MAX_CLASSES
+from pipeline.runs.store import VotesStore
+from pipeline.runs.weight_files import local_weights
+from pipeline.sources.listing import Listing, SourceOptions, list_images
+from pipeline.sources.listing_cache import ListingMemory, remembered_listing
+from pipeline.voting.job import Finished, VotesJob, check_images, finish_run
+
+
+@dataclass(frozen=True, kw_only=True)
+class VotesOutcome:
+    """What a votes job did.
+
+    Attributes:
+        run_id: The run.
+        images: Images of the run.
+        voted: Images this call computed votes for; 0 if all was there already.
+        seconds: Time of this call's voting.
+        faulty: Images of the run that have an error in place of votes.
+    """
+
+    run_id: str
+    images: int
+    voted: int
+    seconds: float
+    faulty: Faulty
+
+
+@dataclass(frozen=True, kw_only=True)
+class VotesPlan:
+    """What a votes job is about to do, known before anything is computed or written.
+
+    Attributes:
+        listing: Every image of the run.
+        numerics: Arithmetic of the run.
+        wanted: The manifest that the run would be begun with.
+        store: Where its votes lie, or would.
+    """
+
+    listing: Listing
+    numerics: Numerics
+    wanted: Manifest
+    store: VotesStore
+
+
+def plan_votes(
+    config: VotesConfig, voter: Voter, output: OutputConfig, memory: ListingMemory
+) -> VotesPlan:
+    """List the images and work out which run they make.
+
+    Raises:
+        ConfigError, SourceError: The request is wrong.
+    """
+    if voter.num_classes > MAX_CLASSES:
+        raise ConfigError(f"--num-classes {voter.num_classes}: votes name at most {MAX_CLASSES}")
+    options = source_options(config, voter)
+    with Console(stderr=True).status("listing images"):
+        listing = list_images(config.data, options, voter.num_classes, memory).head(config.limit)
+    numerics = resolve_numerics(config, machine_that_votes(config, verbose=output.verbose))
+    wanted = Manifest(
+        identity=identity(config, voter, numerics, listing),
+        execution=execution(config, numerics, len(listing)),
+    )
+    return VotesPlan(
+        listing=listing,
+        numerics=numerics,
+        wanted=wanted,
+        store=VotesStore(output.out, wanted.run_id),
+    )
+
+
+def source_options(config: VotesConfig, voter: Voter) -> SourceOptions:
+    """How the source of a votes job is read."""
+    return SourceOptions(
+        image_column=config.image_column,
+        label_column=config.label_column,
+        label_map=config.label_map,
+        ground_truth=config.ground_truth,
+        numbering=config.numbering,
+        classes=voter.classes,
+    )
+
+
+def count_votes(
+    config: VotesConfig,
+    voter: Voter,
+    output: OutputConfig,
+    preflight: Callable[[VotesPlan], None] | None = None,
+    watch: Callable[[VotesPlan], AbstractContextManager[None]] = lambda _: nullcontext(),
+) -> VotesOutcome:
+    """Vote on every image of the source that has no votes yet, and store the votes.
+
+    Args:
+        config: What votes, on what.
+        voter: ``config`` with everything filled in.
+        output: Where votes go.
+        preflight: Called where there is something to compute, before it begins.
+        watch: Entered, as a context, while it is computed.
+
+    Raises:
+        ConfigError, SourceError, WeightsError, UnknownModelError: The request is wrong.
+        LeaseError: Another job is at the same run, and the request is not to wait for it.
+        ManifestError, StoreError, JobError: The job failed.
+    """
+    with _joined(verbose=output.verbose):
+        return _count_votes(config, voter, output, preflight, watch)
+
+
+@contextmanager
+def _joined(*, verbose: bool) -> Iterator[None]:
+    """Be in the cluster that a job runs on, from its first question to its last unit.
+
+    Each time Ray is joined it starts other workers, all of which would import torch again.
+    """
+    if not on_cluster():
+        yield
+        return
+    from pipeline.cluster.connect import ray_cluster  # noqa: PLC0415  (Ray takes a second to import)
+
+    with ray_cluster(verbose=verbose):
+        yield
+
+
+def _count_votes(
+    config: VotesConfig,
+    voter: Voter,
+    output: OutputConfig,
+    preflight: Callable[[VotesPlan], None] | None,
+    watch: Callable[[VotesPlan], AbstractContextManager[None]],
+) -> VotesOutcome:
+    options = source_options(config, voter)
+    with remembered_listing(output.out, config.data, options) as memory:
+        plan = plan_votes(config, voter, output, memory)
+        listing, numerics, store = plan.listing, plan.numerics, plan.store
+        if config.overwrite or store.read_manifest() is None:
+            # Weights that do not load should fail here, in words, before anything is written.
+            _try_weights(voter, numerics)
+    # Read once: from here on another job may overwrite the run, and what is said is of this one.
+    found = None if config.overwrite else store.finished()
+    if found is not None:
+        check_images(found, len(listing), store.manifest_path)
+        done = Finished(found, 0, 0.0)
+    else:
+        if preflight is not None:
+            preflight(plan)
+        name = f"run_id={store.run_id}"
+        with held(store.lease_path, name, wait=config.wait) as lease, watch(plan):
+            job = VotesJob(
+                voter=voter,
+                numerics=numerics,
+                options=options,
+                store=store,
+                lease=lease,
+                config=config,
+            )
+            done = finish_run(job, plan.wanted, listing, verbose=output.verbose)
+    return VotesOutcome(
+        run_id=store.run_id,
+        images=len(listing),
+        voted=done.voted,
+        seconds=done.seconds,
+        faulty=Faulty(**done.manifest.execution["faulty"]),
+    )
+
+
+def _try_weights(voter: Voter, numerics: Numerics) -> None:
+    from pipeline.voting.vote import build_classifier  # noqa: PLC0415  (it imports torch)
+
+    with _flags_named():
+        build_classifier(voter, _on_driver(numerics))
+
+
+def check_weights_header(voter: Voter) -> None:
+    """Refuse a network that timm has not, or weights that are not its own, and load nothing.
+
+    Raises:
+        ConfigError, WeightsError, UnknownModelError: The request is wrong.
+    """
+    from models.networks.zoo import check_weights  # noqa: PLC0415  (it imports torch)
+
+    with _flags_named():
+        check_weights(
+            voter.model,
+            voter.num_classes,
+            local_weights(voter.weights),
+            voter.preprocess.model_px,
+        )
+
+
+@contextmanager
+def _flags_named() -> Iterator[None]:
+    """Of sizes that disagree, models speak of networks, users of flags."""
+    try:
+        yield
+    except ValueError as error:
+        if type(error) is not ValueError:
+            raise
+        raise ConfigError(f"{error}; check --model, --preprocess and --crop") from error
+
+
+def machine_that_votes(config: VotesConfig, *, verbose: bool) -> Machine:
+    """The machine that votes: a worker of the cluster that a job runs on, or this one.
+
+    Raises:
+        ConfigError: There is no such device, or devices of several models.
+    """
+    if not on_cluster():
+        machine = probe_machine(config.device)
+        if machine.device == "cuda":
+            demand_one_gpu_model()
+        return machine
+    from pipeline.cluster.connect import probe_worker  # noqa: PLC0415  (Ray takes a second to import)
+
+    return probe_worker(config.device, verbose=verbose, accelerator_type=config.accelerator_type)
+
+
+def _on_driver(numerics: Numerics) -> Numerics:
+    """The same arithmetic on the driver's CPU, to try whether weights load."""
+    return replace(numerics, device="cpu", dtype="float32")

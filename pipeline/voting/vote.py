@@ -1,0 +1,128 @@
+"""Stage 2, actors: pixels to votes.
+
+A *unit* is a fixed run of images of the listing, small enough to lose; it stays one block from
+end to end: read and decoded by a task, voted on by an actor, committed by a task as one file.
+Units are the grain of progress, of retries and of resuming.
+"""
+
+import platform
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from models.classifiers.build import Restricted, base_classifier
+from models.classifiers.smoothed import SmoothedClassifier
+from models.classifiers.votes import ThresholdVoting
+from models.networks.weights import sha256_of
+from models.networks.zoo import load_network
+from models.views.sampling import draw_positions
+from pipeline.runs.numerics import Numerics, pin_mkl, probe_machine
+from pipeline.runs.resolve import Voter
+from pipeline.runs.rows import votes_table
+from pipeline.runs.weight_files import local_weights
+from pipeline.voting.commit import addressed
+
+
+class VoteOnUnit:
+    """One copy of the network; decoded rows to rows of the votes dataset."""
+
+    def __init__(self, voter: Voter, numerics: Numerics, schema: pa.Schema) -> None:
+        check_worker(voter, numerics)
+        # OpenMP keeps a pool of threads, and their number, for each thread that calls it, and Ray
+        # constructs in one and calls from another. Two pools are more threads than cores, which
+        # then sleep where they wait for each other instead of spinning: a third of the time.
+        self.thread = ThreadPoolExecutor(1)
+        self.classifier = self.thread.submit(build_classifier, voter, numerics).result()
+        self.voter, self.schema = voter, schema
+
+    def __call__(self, decoded: pa.Table) -> pa.Table:
+        """Decoded rows to votes, in order, addressed to their unit."""
+        return self.thread.submit(self._vote, decoded).result()
+
+    def _vote(self, decoded: pa.Table) -> pa.Table:
+        start = time.monotonic()
+        decoded = decoded.combine_chunks()
+        readable = np.flatnonzero(decoded["pixels"].is_valid().to_numpy())
+        rows = decoded.take(pa.array(readable))
+        images = np.empty((len(readable), *self.voter.preprocess.model_px, 3), dtype=np.uint8)
+        for image, cell in zip(images, rows["pixels"], strict=True):
+            image[...] = np.frombuffer(cell.as_buffer(), np.uint8).reshape(image.shape)
+        views_bv = None
+        if self.voter.draws is not None and len(readable):
+            views_bv = np.stack(
+                [
+                    draw_positions(
+                        image_id, self.voter.draw_seed, self.voter.draws, len(self.voter.ablation)
+                    )
+                    for image_id in rows["image_id"].to_pylist()
+                ]
+            )
+        ballot = self.classifier(images, views_bv)
+        lowest = min(self.voter.classes or (0,))
+        table = votes_table(
+            decoded, readable, ballot, self.schema, views_bv=views_bv, lowest_class=lowest
+        )
+        return addressed(table, decoded, time.monotonic() - start)
+
+    def failed(self, decoded: pa.Table, reason: str) -> pa.Table:
+        """Rows of images that cannot be handled, for one reason."""
+        count = decoded.num_rows
+        for name, values in (("pixels", [None] * count), ("error", [reason] * count)):
+            place = decoded.schema.get_field_index(name)
+            field = decoded.schema.field(name)
+            decoded = decoded.set_column(place, field, pa.array(values, field.type))
+        return self(decoded)
+
+
+class WorkerError(RuntimeError):
+    """A worker would cast other votes than the run's identity says."""
+
+
+def check_worker(voter: Voter, numerics: Numerics) -> None:
+    """Hold the worker's weights, device and libraries against the run's identity.
+
+    Raises:
+        WorkerError: One of them differs, named.
+    """
+    here = probe_machine("cuda" if numerics.device == "cuda" else "cpu")
+    for name, ours, theirs in (
+        ("device model", here.device_model, numerics.device_model),
+        ("library versions", here.versions, numerics.versions),
+        ("weights sha256", sha256_of(local_weights(voter.weights)), voter.weights_sha256),
+    ):
+        if ours != theirs:
+            raise WorkerError(
+                f"{name} on worker {platform.node()}: {ours}, but the run has {theirs}; its votes "
+                "would not be this run's. Use equal nodes (of GPUs: --accelerator-type), or run "
+                "again with what is there"
+            )
+
+
+def build_classifier(voter: Voter, numerics: Numerics) -> SmoothedClassifier:
+    """Load the network of a voter into the arithmetic of a run.
+
+    Raises:
+        UnknownModelError, WeightsError, UnsupportedModelError: As ``models`` says.
+    """
+    pin_mkl()
+    if numerics.threads:
+        torch.set_num_threads(numerics.threads)
+    # Kernels chosen by timing would differ between actors, and with them the last bits.
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    weights = local_weights(voter.weights)
+    network = load_network(voter.model, voter.num_classes, weights, voter.preprocess.model_px)
+    device = torch.device(numerics.device)
+    network = network.to(device=device, dtype=getattr(torch, numerics.dtype))
+    classifier = base_classifier(network, voter.ablation, voter.preprocess, voter.tokens)
+    return SmoothedClassifier(
+        Restricted.of(classifier.to(device).eval(), voter.classes, device),
+        device,
+        numerics.microbatch,
+        voting=None if voter.theta is None else ThresholdVoting(voter.theta),
+        gaps=voter.gaps,
+    )

@@ -1,0 +1,147 @@
+"""Breaking places: counted again image by image, stored, and drawn."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.views.ablations import Ablation, Patch
+from models.views.threats import Threat
+from pipeline.analysis import heatmap, open_run
+from pipeline.analysis.heatmap import breaking_maps, threats_to_draw, write_maps
+from pipeline.certificates import exact_margins
+from pipeline.config import ClaimsConfig, ConfigError
+from pipeline.report.plots import draw_maps
+from pipeline.scoring.certify import certify_votes
+from tests.pipeline.analysis.stored_runs import write_run
+
+KINDS = {
+    "column": {"size": 2, "stride": 1},
+    "row": {"size": 3, "stride": 2},
+    "block": {"size": 3, "stride": 2},
+}
+PATCHES = (Threat(Patch(2, 2)), Threat(Patch(1, 3)))
+
+
+def stored(tmp_path, kind: str, labels: list | None = None):
+    ablation = Ablation(kind=kind, height=8, width=9, **KINDS[kind])
+    rng = np.random.default_rng(0)
+    votes = np.where(
+        rng.random((20, len(ablation))) < 0.7 * rng.random((20, 1)),
+        rng.integers(0, 4, (20, len(ablation))),
+        1,
+    )
+    truth = [1, 1, 1, 0] * 5 if labels is None else labels
+    run_id = write_run(tmp_path, votes, truth, ablation=ablation, errors=(2, 19), unit_images=6)
+    return open_run(tmp_path, run_id), np.delete(votes, (2, 19), axis=0)
+
+
+@pytest.mark.parametrize("batch_votes", [1, 1 << 21], ids="{} votes at once".format)
+@pytest.mark.parametrize("kind", KINDS)
+def test_counts_place_by_place(kind, batch_votes, tmp_path, monkeypatch):
+    monkeypatch.setattr(heatmap, "_BATCH_VOTES", batch_votes)
+    run, votes = stored(tmp_path, kind)
+    labels = np.delete([1, 1, 1, 0] * 5, (2, 19))
+    right = np.array([np.bincount(v).argmax() for v in votes]) == labels
+    maps = breaking_maps(run, PATCHES)
+    write_maps(maps)
+    rows = run.table("locations").to_pylist()
+    for found, threat in zip(maps, PATCHES, strict=True):
+        patch, ablation = threat.patch, run.ablation
+        touched_lv = ablation.touched(patch)
+        # Everything that a patch there touches says the same other class.
+        broken = np.zeros((len(votes), len(touched_lv)), bool)
+        for image, cast in enumerate(votes):
+            for place, touched_v in enumerate(touched_lv):
+                for rival in range(4):
+                    after = np.bincount(np.where(touched_v, rival, cast), minlength=4).argmax()
+                    broken[image, place] |= after != np.bincount(cast).argmax()
+        np.testing.assert_array_equal(found.right.counts_yx.ravel(), broken[right].sum(axis=0))
+        np.testing.assert_array_equal(found.wrong.counts_yx.ravel(), broken[~right].sum(axis=0))
+        uncertified = exact_margins(votes, ablation, patch, 4) < 0
+        assert found.right.anywhere == uncertified[right].sum()
+        assert (found.right.images, found.wrong.images) == (right.sum(), (~right).sum())
+        mine = [row for row in rows if row["threat"] == str(threat)]
+        places = [
+            (None if kind == "column" else y, None if kind == "row" else x)
+            for y, x in ablation.locations(patch).tolist()
+        ]
+        assert [(row["y"], row["x"]) for row in mine] == places
+        assert [row["uncertified_right"] for row in mine] == broken[right].sum(axis=0).tolist()
+        assert [row["uncertified"] for row in mine] == broken.sum(axis=0).tolist()
+        assert {(row["images"], row["images_right"]) for row in mine} == {(18, right.sum())}
+
+
+@pytest.mark.parametrize("kind", ["row", "block"])
+def test_picture(kind, tmp_path):
+    run, _ = stored(tmp_path, kind)
+    picture = Image.open(io.BytesIO(draw_maps(breaking_maps(run, PATCHES)))).convert("RGB")
+    assert min(picture.size) > 400
+    assert len(picture.getcolors(2**24)) > 50
+
+
+def test_without_labels_all_images_count(tmp_path):
+    run, votes = stored(tmp_path, "column", [None] * 20)
+    (found,) = breaking_maps(run, PATCHES[:1])
+    assert found.shown is found.wrong
+    assert found.shown.images == len(votes)
+    assert found.worst == (0, int(found.wrong.counts_yx[0].argmax()))
+    draw_maps([found])
+
+
+def test_which_patches_a_certified_run_draws(tmp_path, monkeypatch):
+    run, votes = stored(tmp_path, "block")
+    claims = ClaimsConfig(patch=(3, "2x5", 1, "area:4", "2of1", 2), rule=("uniform",))
+    summary = certify_votes(run.store, claims).summary
+    drawn = threats_to_draw(run.manifest, summary)
+    assert list(map(str, drawn)) == ["1x1", "2x2", "3x3", "2x5"]
+    claims = ClaimsConfig(patch=tuple(range(1, 9)))
+    summary = certify_votes(run.store, claims, overwrite=True).summary
+    assert [threat.side for threat in threats_to_draw(run.manifest, summary)] == [1, 2, 3, 5, 6, 8]
+    monkeypatch.setattr(heatmap, "_MOST_IMAGES", 17)
+    assert threats_to_draw(run.manifest, summary) == []
+    monkeypatch.undo()
+    drawn = {"draws": votes.shape[1], "seed": 0}
+    other = write_run(tmp_path, votes, [1] * 18, ablation=run.ablation, randomized=drawn)
+    assert threats_to_draw(open_run(tmp_path, other).manifest, summary) == []
+
+
+def test_a_run_of_unreadable_images(tmp_path):
+    """Certifying it draws nothing; asking for the map says why there is none."""
+    ablation, votes = (
+        Ablation(kind="row", height=8, width=9, size=3, stride=2),
+        np.ones((8, 4), int),
+    )
+    broken = write_run(tmp_path, votes, [1] * 8, ablation=ablation, errors=range(8))
+    run = open_run(tmp_path, broken)
+    summary = certify_votes(run.store, ClaimsConfig(patch=(2,))).summary
+    assert threats_to_draw(run.manifest, summary) == []
+    with pytest.raises(ConfigError, match="no image could be voted on"):
+        breaking_maps(run, PATCHES)
+    partly = write_run(tmp_path, votes, [1] * 8, ablation=ablation, errors=range(5), model="small")
+    (found,) = breaking_maps(open_run(tmp_path, partly), PATCHES[:1])
+    assert (found.right.images, found.wrong.images) == (3, 0)
+
+
+def test_a_deleted_run_leaves_no_places(tmp_path):
+    run, _ = stored(tmp_path, "column")
+    write_maps(breaking_maps(run, PATCHES))
+    run.store.delete()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_what_has_no_place_is_refused(tmp_path):
+    run, votes = stored(tmp_path, "column")
+    for threat, said in (
+        (Threat(area=4), "one rectangle of a given shape"),
+        (Threat(Patch(2, 2), count=2), "one rectangle of a given shape"),
+        (Threat.square(9), "choose a smaller --patch"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            breaking_maps(run, [threat])
+    drawn = write_run(
+        tmp_path, votes, [1] * 18, ablation=run.ablation, randomized={"draws": 9, "seed": 0}
+    )
+    with pytest.raises(ConfigError, match="drawn at random"):
+        breaking_maps(open_run(tmp_path, drawn), PATCHES)

@@ -1,0 +1,190 @@
+"""What the page's parts count, against plain counting; and the pictures, pixel by pixel."""
+
+import base64
+import io
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.preprocess import Preprocess
+from models.views.ablations import Patch
+from models.views.threats import Threat
+from pipeline.analysis import open_run
+from pipeline.analysis.outcomes import outcomes_of
+from pipeline.config import ClaimsConfig, ConfigError
+from pipeline.report.page.chapter import Missing, chapter_of, cost_of, focus_of
+from pipeline.report.page.gallery import data_uri, gallery_of
+from pipeline.report.page.margins import detection_curve, margin_counts
+from pipeline.runs.manifest import Manifest
+from pipeline.scoring.certify import certify_votes
+from pipeline.scoring.claims import Claim
+from pipeline.sources.listing import SourceOptions, list_images
+from tests.conftest import png, random_images, write_shard
+from tests.pipeline.report.page.page_runs import FAMILIES, IMAGES, certified_run, made_up_votes
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """40 images: 5 has an error, 0 has no label."""
+    _, labels = made_up_votes(1)
+    return certified_run(tmp_path_factory.mktemp("parts"), labels=[None, *labels[1:]])
+
+
+def claim(run, side: int, rule: str = "exact") -> Claim:
+    return Claim(rule, Threat.square(side), stride=run.ablation.stride)
+
+
+def test_focus_is_the_smallest_the_middle_and_the_largest(run):
+    found = focus_of(run.manifest, run.summary)
+    assert [str(threat) for threat in found.threats] == ["1x1", "2x2", "3x3"]
+    assert (str(found.claim.threat), found.claim.rule) == ("2x2", "exact")
+    entries = run.summary["certified_accuracy"]
+    only = {"certified_accuracy": [e for e in entries if e["rule"] == "uniform"][1:]}
+    found = focus_of(run.manifest, only)
+    assert [str(threat) for threat in found.threats] == ["2x2", "3x3"]
+    assert found.claim == claim(run, 3, "uniform")
+    with pytest.raises(ConfigError, match="no certificate against a square"):
+        focus_of(run.manifest, {"certified_accuracy": []})
+
+
+@pytest.mark.parametrize("rule", ["exact", "uniform"])
+def test_margins_are_those_of_the_votes(run, rule):
+    found = margin_counts(outcomes_of(run), claim(run, 2, rule))
+    margins, labels = run.margins(rule, 2), run.votes.labels
+    predictions = np.array([np.bincount(cast).argmax() for cast in run.votes.votes])
+    right = labels.accept(predictions)
+    groups = (right, ~right & labels.known, ~labels.known)
+    for counts, group in zip(found.counts, groups, strict=True):
+        expected = [int((margins[group] == value).sum()) for value in found.values]
+        assert counts.tolist() == expected
+    assert found.counts.sum() == IMAGES - 1
+    assert found.errors == 1
+    assert set(found.values) == set(margins)
+    with pytest.raises(ConfigError, match="no margin"):
+        margin_counts(outcomes_of(run), claim(run, 7))
+
+
+def test_the_trade_off_is_that_of_the_summary(tmp_path):
+    before = certified_run(tmp_path)
+    files = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    fresh = detection_curve(before, before.summary, claim(before, 2))
+    # The question leaves no trace.
+    assert files == sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    certify_votes(before.store, ClaimsConfig(patch=(2,), detect=True))
+    after = open_run(tmp_path)
+    assert after.summary["detection"] == [fresh]
+    assert detection_curve(after, after.summary, claim(after, 2)) == fresh
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_the_gallery_shows_the_worst_place(kind, tmp_path):
+    run = certified_run(tmp_path, kind, unit_images=7)
+    found = gallery_of(outcomes_of(run), claim(run, 2), "class {}".format)
+    margins = run.margins("exact", 2)
+    predictions = np.array([np.bincount(cast).argmax() for cast in run.votes.votes])
+    right = run.votes.labels.accept(predictions)
+    assert found.certified == (right & (margins >= 0)).sum()
+    assert found.broken == (right & (margins < 0)).sum()
+    assert len(found.images) == min(6, found.certified) + min(6, found.broken)
+    (everywhere,) = [part for _, part in run.landscapes(Patch.square(2))]
+    for shown in found.images:
+        image = list(run.votes.ids).index(shown.image_id)
+        assert shown.certified == (margins[image] >= 0)
+        assert shown.margin == margins[image]
+        y, x = shown.y or 0, shown.x or 0
+        assert (shown.y is None, shown.x is None) == (kind == "column", kind == "row")
+        assert everywhere.margins_nyx[image, y, x] == margins[image]
+        assert shown.rival == f"class {everywhere.rivals_nyx[image, y, x]}"
+        assert shown.prediction == f"class {predictions[image]}"
+        row, column = run.ablation.touched_axes(Patch.square(2))
+        assert shown.touched == (row[y] & column[x]).sum()
+
+
+@pytest.fixture(scope="module")
+def pictured(tmp_path_factory):
+    """A run of images that are there, on a grid of which a pixel is three model pixels."""
+    folder = tmp_path_factory.mktemp("pictured")
+    images = random_images(IMAGES, 12)
+    names = {f"{n:03d}": png(image) for n, image in enumerate(images)}
+    shard = write_shard(folder / "shard-000.tar", {f"{k}.png": v for k, v in names.items()})
+    preprocess = Preprocess(
+        resize=None, crop=12, interpolation="nearest", mean=(0, 0, 0), std=(1, 1, 1), pixel_scale=3
+    )
+    fingerprint = list_images(str(shard), SourceOptions(), None).fingerprint
+    run = certified_run(
+        folder / "out",
+        data={"kind": "webdataset", "fingerprint": fingerprint, "image_column": None},
+        preprocess=preprocess.to_dict(),
+        ablation=replace(FAMILIES["column"], pixel_scale=3),
+    )
+    return run, shard, images
+
+
+def test_pictures_are_the_pixels_that_were_voted_on(pictured):
+    run, shard, images = pictured
+    chapter = chapter_of(run, "A", data=str(shard))
+    assert chapter.gallery.pictureless == ""
+    for shown in chapter.gallery.images:
+        header, data = shown.source.split(",")
+        assert header == "data:image/png;base64"
+        found = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+        np.testing.assert_array_equal(found, images[int(shown.image_id[-3:])])
+
+
+def test_large_pictures_are_small_files():
+    photograph = random_images(1, 224)[0]
+    source = data_uri(photograph)
+    assert source.startswith("data:image/webp")
+    assert len(source) < 40_000
+
+
+def test_pictures_that_are_others_or_nowhere_are_not_shown(pictured, tmp_path):
+    run, _, images = pictured
+    changed = write_shard(tmp_path / "shard-000.tar", {"000.png": png(images[1])})
+    for data, said in (
+        (str(changed), "are not those that the run voted on"),
+        (str(tmp_path / "away.tar"), "away.tar"),
+        (None, "images/*.tar"),
+    ):
+        gallery = chapter_of(run, "A", data=data).gallery
+        assert said in gallery.pictureless
+        assert "`patchcert report --data ...`" in gallery.pictureless
+        assert not any(shown.source for shown in gallery.images)
+    assert chapter_of(run, "A", images=False).gallery.pictureless == "no pictures were asked for"
+
+
+def test_cost(run):
+    def cost(device: str, **facts):
+        identity = run.manifest.identity | {"numerics": {"device": device, "dtype": "float32"}}
+        body = {"images": 100, "voting_seconds": 1800.0, "cpus": 4} | facts
+        return cost_of(Manifest(identity=identity, execution=body))
+
+    on_cpu = cost("cpu")
+    assert on_cpu.images_per_second == pytest.approx(100 / 1800)
+    assert on_cpu.votes_per_second == pytest.approx(100 * len(run.ablation) / 1800)
+    assert (on_cpu.cpu_hours, on_cpu.gpu_hours) == (2.0, None)
+    on_gpu = cost("cuda", actors=3)
+    assert (on_gpu.cpu_hours, on_gpu.gpu_hours) == (None, 1.5)
+    assert cost("cuda").gpu_hours is None
+    with pytest.raises(ConfigError, match="recorded no time"):
+        cost("cpu", voting_seconds=None)
+
+
+def test_a_refused_part_is_missing_and_damage_is_not(tmp_path):
+    run = certified_run(tmp_path)
+    path = run.store.summary_path
+    with open(path) as stream:
+        body = json.load(stream)
+    body["certified_accuracy"] = []
+    with open(path, "w") as stream:
+        json.dump(body, stream)
+    chapter = chapter_of(open_run(tmp_path), "A")
+    for part in (chapter.focus, chapter.margins, chapter.places, chapter.gallery):
+        assert isinstance(part, Missing)
+        assert "no certificate against a square patch" in part.reason
+    next((tmp_path / "votes").rglob("unit-00001.parquet")).unlink()
+    with pytest.raises(RuntimeError, match="have no votes yet"):
+        chapter_of(open_run(tmp_path), "A")

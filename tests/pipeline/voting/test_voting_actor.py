@@ -1,0 +1,58 @@
+"""The actor that votes: which thread its network runs in."""
+
+import threading
+from functools import partial
+
+import pytest
+import torch
+
+import pipeline.voting.vote
+from models.classifiers.smoothed import SmoothedClassifier
+from pipeline.config import VotesConfig
+from pipeline.runs.numerics import probe_machine, resolve_numerics
+from pipeline.runs.resolve import resolve_voter
+from pipeline.runs.schema import VOTES
+from pipeline.sources.listing import SourceOptions, list_images
+from pipeline.voting.decode import DecodeUnit
+from pipeline.voting.job import plan_units
+
+
+def test_one_thread_builds_and_uses_the_network_whoever_calls(shards, tiny_weights, monkeypatch):
+    """OpenMP's threads belong to the thread that asks: of two there would be more than cores."""
+    config = VotesConfig(data=str(shards), weights=str(tiny_weights), threads=2, limit=2)
+    voter, options = resolve_voter(config), SourceOptions()
+    numerics = resolve_numerics(config, probe_machine("cpu"))
+    (unit,) = plan_units(list_images(str(shards), options, None).head(2).table, 2)
+    decoded = DecodeUnit(options, voter.preprocess)(unit)
+    seen = []
+
+    def noted(work, *arguments):
+        seen.append((threading.get_ident(), torch.get_num_threads()))
+        return work(*arguments)
+
+    build, cast = pipeline.voting.vote.build_classifier, SmoothedClassifier.__call__
+    monkeypatch.setattr(pipeline.voting.vote, "build_classifier", partial(noted, build))
+    monkeypatch.setattr(SmoothedClassifier, "__call__", lambda *given: noted(cast, *given))
+
+    vote = pipeline.voting.vote.VoteOnUnit(voter, numerics, VOTES)
+    first = vote(decoded)
+    answers = []
+    caller = threading.Thread(target=lambda: answers.append(vote(decoded)))
+    caller.start()
+    caller.join()
+
+    assert answers[0].drop_columns("seconds") == first.drop_columns("seconds")
+    built, *casts = seen
+    assert len({thread for thread, _ in seen}) == 1
+    assert built[0] != threading.get_ident()
+    assert [threads for _, threads in casts] == [2, 2]
+    assert torch.get_num_threads() == 1, "the caller keeps its own number"
+
+
+def test_an_error_of_the_network_reaches_the_caller(shards, tiny_weights, monkeypatch):
+    config = VotesConfig(data=str(shards), weights=str(tiny_weights), threads=1, limit=2)
+    voter = resolve_voter(config)
+    numerics = resolve_numerics(config, probe_machine("cpu"))
+    monkeypatch.setattr(torch, "device", lambda name: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        pipeline.voting.vote.VoteOnUnit(voter, numerics, VOTES)

@@ -53,7 +53,7 @@ def register(run: str | None = None, /, *, what: RegisterConfig) -> int:
         TrackingError: MLflow failed.
     """
     store = open_run(what.out, run).store
-    manifest, summary = store.begun(), store.read_summary()
+    manifest, summary = store.manifest(), store.read_summary()
     if manifest.imported:
         raise ConfigError(
             f"run {store.run_id} was imported: its votes came without weights, so there are none "

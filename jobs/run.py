@@ -3,10 +3,10 @@
 from jobs.certify import report
 from jobs.votes import say_votes
 from pipeline.config import ClaimsConfig, EstimateConfig, OutputConfig, VotesConfig
-from pipeline.preflight.checks import demand_stores, preflight, say_estimate
+from pipeline.preflight.checks import preflight, require_stores, say_estimate
 from pipeline.runs.resolve import resolve_voter
 from pipeline.runs.store import VotesStore
-from pipeline.scoring.claims import questions_of
+from pipeline.scoring.claims import resolve_claims
 from pipeline.tracking import tracking_uri, watched
 from pipeline.voting.plan import count_votes
 
@@ -19,10 +19,10 @@ def run(
     before: EstimateConfig = EstimateConfig(),
 ) -> int:
     """Vote on every image, certify, and log the run: the whole job."""
-    demand_stores(what, output)
+    require_stores(what, output)
     voter = resolve_voter(what)
     # What cannot be certified or logged should be known before hours of voting.
-    questions_of(voter, claims)
+    resolve_claims(voter, claims)
     tracking_uri(claims, output.out)
     if before.dry_run:
         return say_estimate(what, voter, output, before)

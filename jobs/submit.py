@@ -19,7 +19,7 @@ from cyclopts import Parameter
 from jobs.config_file import config_files
 from models.errors import JobError
 from pipeline.config import ConfigError
-from pipeline.preflight.findings import Finding, demand
+from pipeline.preflight.findings import Finding, require
 from pipeline.preflight.workers import check_token
 from pipeline.storage.addresses import holds_password, redact
 
@@ -74,7 +74,7 @@ def submit(
     """
     if not command or command[0].startswith("-") or command[0] == "submit":
         raise ConfigError("submit: write the command after --, such as -- run --config run.yaml")
-    demand([Finding("token", True, check_token(where.address))])
+    require([Finding("token", True, check_token(where.address))])
     with packed(command, where.include) as (folder, entrypoint):
         client = _client(where.address)
         name = f"patchcert-{uuid.uuid4().hex[:12]}"

@@ -12,16 +12,16 @@ from jobs.certify import settle
 from jobs.votes import say_votes
 from models.errors import exit_code_of
 from pipeline.config import ClaimsConfig, OutputConfig, VotesConfig
-from pipeline.preflight.checks import demand_stores, preflight
-from pipeline.preflight.findings import demand, look_at
+from pipeline.preflight.checks import preflight, require_stores
+from pipeline.preflight.findings import look_at, require
 from pipeline.preflight.tracker import reach_tracker
 from pipeline.report.tables import print_sweep
-from pipeline.runs.error_images import Faulty
+from pipeline.runs.error_images import ErrorImages
 from pipeline.runs.numerics import on_cluster
 from pipeline.runs.resolve import resolve_voter
 from pipeline.runs.store import StoreError, VotesStore
-from pipeline.scoring.claims import questions_of
-from pipeline.sources.listing_cache import ListingMemory, remembered_listing
+from pipeline.scoring.claims import resolve_claims
+from pipeline.sources.listing_cache import ListingCache, remembered_listing
 from pipeline.sweep.config import Axes, FixedConfig, configs_of
 from pipeline.sweep.grid import Combination, Origin, forecast, forecast_lines, origins
 from pipeline.sweep.table import claims_in, flat, row_of, summary_at
@@ -56,9 +56,9 @@ def sweep(
     """
     configs = configs_of(axes, fixed)
     for weights in dict.fromkeys(config.weights for config in configs):
-        demand_stores(next(one for one in configs if one.weights == weights), output)
+        require_stores(next(one for one in configs if one.weights == weights), output)
     if not dry_run:
-        demand(look_at([("MLflow", lambda: reach_tracker(claims, output.out))]))
+        require(look_at([("MLflow", lambda: reach_tracker(claims, output.out))]))
     with ExitStack() as stack:
         if on_cluster():
             _join(stack, output)  # every plan asks a worker what it is
@@ -93,12 +93,12 @@ def _points(
     """The points of a sweep, each of which can be answered."""
     voters = [resolve_voter(config) for config in configs]
     for voter in voters:
-        questions_of(voter, claims)
+        resolve_claims(voter, claims)
         if dry_run:
             check_weights_header(voter)
     points = []
     options = source_options(configs[0], voters[0])
-    kept: AbstractContextManager[ListingMemory] = nullcontext(ListingMemory())
+    kept: AbstractContextManager[ListingCache] = nullcontext(ListingCache())
     if not dry_run:
         kept = remembered_listing(output.out, configs[0].data, options)
     with kept as first:
@@ -107,7 +107,7 @@ def _points(
             plan = plan_votes(config, voter, output, memory)
             points.append(Combination(config=config, voter=voter, wanted=plan.wanted))
             # What was read for one point need not be read for the next.
-            memory = ListingMemory(known={**first.known, **first.found})
+            memory = ListingCache(known={**first.known, **first.found})
     return points
 
 
@@ -148,7 +148,7 @@ def _settled(
         print(f"{where}: {name}: from the votes of {answer.run_id}", file=sys.stderr, flush=True)
         certified = settle(store, claims, output, stride=answer.stride).certified
         counted = certified.manifest.execution
-        Faulty(**counted["faulty"]).check(counted["images"], point.config.max_error_rate)
+        ErrorImages(**counted["faulty"]).check(counted["images"], point.config.max_error_rate)
         summary = summary_at(certified.summary, certified.manifest, answer.stride)
         tracked.answered(certified.manifest, point.wanted, summary, answer.stride)
         return row_of(answer, certified.manifest, summary)

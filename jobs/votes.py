@@ -4,7 +4,7 @@ import json
 import sys
 
 from pipeline.config import EstimateConfig, OutputConfig, VotesConfig
-from pipeline.preflight.checks import demand_stores, preflight, say_estimate
+from pipeline.preflight.checks import preflight, require_stores, say_estimate
 from pipeline.runs.resolve import resolve_voter
 from pipeline.voting.plan import VotesOutcome, count_votes
 
@@ -16,7 +16,7 @@ def votes(
     before: EstimateConfig = EstimateConfig(),
 ) -> int:
     """Vote on every image and store the votes; resumes what is unfinished."""
-    demand_stores(what, output)
+    require_stores(what, output)
     voter = resolve_voter(what)
     if before.dry_run:
         return say_estimate(what, voter, output, before)

@@ -18,7 +18,7 @@ from models.preprocess import Preprocess
 from models.views.ablations import Ablation
 
 
-class Restricted:
+class ClassSubset:
     """Another classifier whose logits outside ``classes`` are minus infinity.
 
     Votes keep the model's own class numbers, so labels and class names keep theirs; a softmax is

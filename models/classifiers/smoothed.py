@@ -37,7 +37,7 @@ class BaseClassifier(Protocol):
         """Logits (S, C) of the whole images ``image_s``."""
 
 
-class Ballot(NamedTuple):
+class BatchVotes(NamedTuple):
     """Votes of a batch.
 
     Attributes:
@@ -101,7 +101,7 @@ class SmoothedClassifier:
     @torch.inference_mode()
     def __call__(
         self, images_bhwc: NDArray[np.uint8], views_bv: NDArray[np.integer] | None = None
-    ) -> Ballot:
+    ) -> BatchVotes:
         """Vote on preprocessed images.
 
         Args:
@@ -158,8 +158,8 @@ class SmoothedClassifier:
             raise ValueError(f"views_bv: ablations are numbered 0 to {views - 1}")
         return views_bv.astype(np.int64)
 
-    def _empty_ballot(self, shape: tuple[int, ...]) -> Ballot:
-        return Ballot(
+    def _empty_ballot(self, shape: tuple[int, ...]) -> BatchVotes:
+        return BatchVotes(
             np.empty(shape, np.int64),
             np.empty(shape[0], np.int64),
             None if self.voting is None else np.empty((*shape, self.voting.slots), np.int32),
@@ -168,7 +168,7 @@ class SmoothedClassifier:
 
     def _count(
         self,
-        ballot: Ballot,
+        ballot: BatchVotes,
         logits: Tensor,
         image_s: NDArray[np.int64],
         slot_s: NDArray[np.int64],

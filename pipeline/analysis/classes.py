@@ -8,7 +8,7 @@ import numpy as np
 
 from models.networks.weights import WeightsError, read_card
 from models.views.threats import Threat
-from pipeline.analysis.outcomes import PLAIN, SMOOTHED, Outcomes, Question
+from pipeline.analysis.outcomes import PLAIN, SMOOTHED, Measure, Outcomes
 from pipeline.certificates.rules import rule_named
 from pipeline.config import ConfigError
 from pipeline.runs.manifest import Manifest
@@ -30,7 +30,7 @@ class ClassRow:
     label: int
     images: int
     errors: int
-    shares: Mapping[Question, Proportion]
+    shares: Mapping[Measure, Proportion]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -46,7 +46,7 @@ class ClassRow:
 
 def columns(
     outcomes: Outcomes, threats: Sequence[Threat] | None = None, rule: str | None = None
-) -> list[Question]:
+) -> list[Measure]:
     """The questions to show: plain, smoothed, and certificates that the prediction stays.
 
     Args:

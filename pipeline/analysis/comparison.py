@@ -15,7 +15,7 @@ from scipy.stats import binomtest
 
 from models.views.ablations import BoolArray, IntArray
 from pipeline.analysis.agreement import Agreement, agreement, comparable
-from pipeline.analysis.outcomes import Outcomes, Question, outcomes_of
+from pipeline.analysis.outcomes import Measure, Outcomes, outcomes_of
 from pipeline.analysis.run import Run
 from pipeline.config import ConfigError
 from pipeline.runs.manifest import AS_GIVEN
@@ -156,7 +156,7 @@ class Comparison:
     unlabelled: int
     errors: tuple[int, int]
     only: tuple[int, int]
-    tables: Mapping[Question, Paired]
+    tables: Mapping[Measure, Paired]
     votes: Agreement | None = None
     notes: tuple[str, ...] = ()
 
@@ -263,7 +263,7 @@ def _check_labels(one: Outcomes, other: Outcomes, in_one: IntArray, in_other: In
         )
 
 
-def _common(one: Outcomes, other: Outcomes) -> list[Question]:
+def _common(one: Outcomes, other: Outcomes) -> list[Measure]:
     """Questions that both runs answer, in order."""
     shared = one.right.keys() & other.right.keys()
     if _grid(one.run) != _grid(other.run):

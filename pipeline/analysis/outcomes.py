@@ -20,7 +20,7 @@ from pipeline.runs.store import StoreError
 from pipeline.scoring.claims import Claim, own_stride
 
 
-class Question(NamedTuple):
+class Measure(NamedTuple):
     """What an image can be right in.
 
     Attributes:
@@ -43,7 +43,7 @@ class Question(NamedTuple):
         return first, self.claim.order if self.claim else ()
 
 
-PLAIN, SMOOTHED = Question("plain"), Question("smoothed")
+PLAIN, SMOOTHED = Measure("plain"), Measure("smoothed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class Outcomes:
     labels: Labels
     errors: BoolArray
     units: IntArray
-    right: Mapping[Question, BoolArray] = field(default_factory=dict)
+    right: Mapping[Measure, BoolArray] = field(default_factory=dict)
 
 
 def outcomes_of(run: Run) -> Outcomes:
@@ -84,7 +84,7 @@ def outcomes_of(run: Run) -> Outcomes:
         for question, column in ((PLAIN, "plain_prediction"), (SMOOTHED, "prediction"))
         if question != PLAIN or run.manifest.plain_known
     }
-    ids, seen = rows["image_id"], dict[Question, int]()
+    ids, seen = rows["image_id"], dict[Measure, int]()
     for question, places, holds, predictions in _certificates(run, ids):
         mine = right.setdefault(question, np.zeros(rows.num_rows, bool))
         # Above top_k 1 the certificate itself is about a right class.
@@ -112,7 +112,7 @@ def outcomes_of(run: Run) -> Outcomes:
 
 def _certificates(
     run: Run, ids: pa.ChunkedArray
-) -> Iterator[tuple[Question, IntArray, BoolArray, IntArray]]:
+) -> Iterator[tuple[Measure, IntArray, BoolArray, IntArray]]:
     """Stored certificates by question: the images, whether certified, and their predictions."""
     own = own_stride(run.manifest)
     columns = ["image_id", "prediction", "certified", *Claim._fields]
@@ -131,7 +131,7 @@ def _certificates(
         claims, claim_n = _distinct(batch)
         for number, claim in enumerate(claims):
             of_own = claim._replace(stride=None) if claim.stride == own else claim
-            question = Question("certified", of_own)
+            question = Measure("certified", of_own)
             chosen = claim_n == number
             yield question, places_n[chosen], certified_n[chosen], predictions_n[chosen]
 

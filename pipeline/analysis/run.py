@@ -15,7 +15,7 @@ from models.views.ablations import Ablation, BoolArray, IntArray, Patch
 from models.views.threats import Threat
 from pipeline import storage
 from pipeline.analysis.stored import DATASETS, dataset
-from pipeline.certificates.locations import Landscape, landscapes
+from pipeline.certificates.locations import LocationMargins, location_margins
 from pipeline.certificates.randomized import CONFIDENCE
 from pipeline.certificates.rules import margins
 from pipeline.certificates.votes import VoteArray, renumbered
@@ -115,7 +115,7 @@ class Run:
         Raises:
             ManifestError: It is missing, or contradicts the run's id.
         """
-        return self.store.begun()
+        return self.store.manifest()
 
     @cached_property
     def summary(self) -> dict[str, Any] | None:
@@ -251,7 +251,7 @@ class Run:
         holds: BoolArray = self.margins(rule, threat) >= 0
         return holds
 
-    def landscapes(self, patch: Patch) -> Iterator[tuple[slice, Landscape]]:
+    def location_margins(self, patch: Patch) -> Iterator[tuple[slice, LocationMargins]]:
         """Margins and closest rivals of each image of ``votes`` at every place of a patch.
 
         Slices of the images in order, in bounded memory; classes as numbered by ``renumbered``.
@@ -262,12 +262,12 @@ class Run:
         """
         self.check_fixed()
         votes = self.renumbered(self.votes.votes)
-        return landscapes(votes, self.ablation, patch, self.num_classes)
+        return location_margins(votes, self.ablation, patch, self.num_classes)
 
     def witnesses(self, patch: Patch) -> Witnesses:
         """The place and the rival by which each image of ``votes`` comes closest to another class.
 
-        Classes as numbered by ``renumbered``; errors as ``landscapes``.
+        Classes as numbered by ``renumbered``; errors as ``location_margins``.
 
         Example:
             >>> found = open_run(OUT).witnesses(Patch.square(2))

@@ -70,7 +70,7 @@ def attack_run(store: VotesStore, config: AttackConfig, *, verbose: bool = False
         ManifestError, StoreError, JobError, RoundTripError: Stored or new votes are missing.
     """
     start = time.monotonic()
-    manifest = store.begun()
+    manifest = store.manifest()
     check_attackable(manifest)
     patch = patch_of(config.patch, store, manifest)
     rerun = load_rerun(manifest, config)

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.classifiers.build import Restricted
+from models.classifiers.build import ClassSubset
 from models.classifiers.smoothed import SmoothedClassifier
 from models.classifiers.votes import winners
 from models.views.ablations import IntArray, Patch
@@ -55,7 +55,7 @@ class VoteGradient:
         self.classifier, self.voting = smoothed.classifier, smoothed.voting
         self.device, self.patch = smoothed.device, patch
         inner = self.classifier
-        if isinstance(inner, Restricted):
+        if isinstance(inner, ClassSubset):
             inner = inner.classifier
         if isinstance(inner, nn.Module):
             inner.requires_grad_(False)

@@ -10,7 +10,7 @@ import numpy as np
 from models.views.ablations import Ablation, BoolArray, IntArray, Patch
 from pipeline.attack.independent import shows_patch, strengths, votes_for
 from pipeline.attack.selection import Selected, rule_votes
-from pipeline.certificates.locations import landscapes
+from pipeline.certificates.locations import location_margins
 from pipeline.runs.manifest import Manifest
 
 # Every fourth location is drawn at random: the rule could be wrong about the worst ones.
@@ -65,7 +65,7 @@ def place_attempts(
     ablation = manifest.ablation
     votes, classes = rule_votes(selected.votes, manifest)
     attempts: list[list[Attempt]] = []
-    for images, found in landscapes(votes, ablation, patch, classes):
+    for images, found in location_margins(votes, ablation, patch, classes):
         for number, margins_yx in zip(range(len(votes))[images], found.margins_nyx, strict=True):
             rng = np.random.default_rng([seed, 1, number])
             places = _places(margins_yx, ablation, patch, locations, rng)

@@ -54,7 +54,7 @@ def replay_witnesses(store: VotesStore, config: WitnessConfig) -> WitnessResult:
         ConfigError: The patch does not fit, or the views were drawn for each image.
         ManifestError, StoreError: The votes are absent, incomplete or contradictory.
     """
-    manifest = store.begun()
+    manifest = store.manifest()
     check_attackable(manifest)
     patch = patch_of(config.patch, store, manifest)
     result = WitnessResult(patch)

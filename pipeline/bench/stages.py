@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from models.classifiers.drop import TokenDropViT
-from models.classifiers.smoothed import Ballot, SmoothedClassifier
+from models.classifiers.smoothed import BatchVotes, SmoothedClassifier
 from models.preprocess import PRESETS
 from pipeline.bench.end_to_end import PHOTO, photo
 from pipeline.runs.rows import votes_table
@@ -132,7 +132,7 @@ def _decode_seconds(images: int) -> float:
     return time.perf_counter() - start
 
 
-def _write_seconds(ballot: Ballot) -> float:
+def _write_seconds(ballot: BatchVotes) -> float:
     """Seconds to make rows of a ballot and to write them, durably."""
     images, views = ballot.votes_bv.shape
     rows = pa.table(

@@ -10,7 +10,7 @@ certificates are computed where no model can run.
 """
 
 from models.views.threats import Threat
-from pipeline.certificates.batch import Poll, smoothed_predictions, vote_counts
+from pipeline.certificates.batch import VoteBatch, smoothed_predictions, vote_counts
 from pipeline.certificates.detection import Leads, detection_leads
 from pipeline.certificates.exact import exact_margins
 from pipeline.certificates.largest import largest_certified
@@ -24,9 +24,9 @@ from pipeline.certificates.votes import pad_sets
 __all__ = [
     "RULES",
     "Leads",
-    "Poll",
     "Rule",
     "Threat",
+    "VoteBatch",
     "coarser",
     "detection_leads",
     "exact_margins",

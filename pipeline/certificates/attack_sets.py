@@ -85,7 +85,7 @@ class Pairs(NamedTuple):
         return worst_n
 
 
-class Reach(NamedTuple):
+class AttackSets(NamedTuple):
     """The sets of views that the attacker's rectangle can touch, of nested ones the largest.
 
     Attributes:
@@ -115,8 +115,8 @@ class Reach(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def reaches(ablation: Ablation, threat: Threat) -> tuple[Reach, ...]:
-    """What the threat can touch: one ``Reach`` a rectangle that matters.
+def attack_sets(ablation: Ablation, threat: Threat) -> tuple[AttackSets, ...]:
+    """What the threat can touch: one ``AttackSets`` a rectangle that matters.
 
     Area budgets. A column ablation shows whole columns, so of a rectangle only its width matters,
     which is min(k, W) at most, and a budget of k pixels is the one patch of 1 x min(k, W) pixels.
@@ -128,7 +128,7 @@ def reaches(ablation: Ablation, threat: Threat) -> tuple[Reach, ...]:
         ValueError: A patch does not fit the image, or there are several, and not just two on column
             or row ablations.
     """
-    kept: list[Reach] = []
+    kept: list[AttackSets] = []
     for patch in threat.patches(ablation):
         reach = _reach(ablation, patch, threat.count)
         # Of rectangles of equal reach the first one stays.
@@ -137,7 +137,7 @@ def reaches(ablation: Ablation, threat: Threat) -> tuple[Reach, ...]:
     return tuple(kept)
 
 
-def _reach(ablation: Ablation, patch: Patch, count: int) -> Reach:
+def _reach(ablation: Ablation, patch: Patch, count: int) -> AttackSets:
     touched, cells = ablation.touched_grid(patch), ablation.grid.shape
     axes = [Runs.each(runs).largest(views) for runs, views in zip(touched, cells, strict=True)]
     pairs = None
@@ -151,10 +151,10 @@ def _reach(ablation: Ablation, patch: Patch, count: int) -> Reach:
         if cells[line] > 1:  # one view is touched by one patch as well as by two
             pairs, axes[line] = Pairs.of(axes[line], cells[line])
     views = TouchedViews(axes[0], axes[1], ablation)
-    return Reach(views, views.sizes_l, pairs)
+    return AttackSets(views, views.sizes_l, pairs)
 
 
-def _within(reach: Reach, other: Reach) -> bool:
+def _within(reach: AttackSets, other: AttackSets) -> bool:
     """Whether every set of one reach lies in some set of the other."""
     cells = reach.touched.ablation.grid.shape
     return all(

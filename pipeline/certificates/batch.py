@@ -25,7 +25,7 @@ from pipeline.certificates.votes import EMPTY, VoteArray, check_votes, chunks, v
 _CLASS_BITS = 32
 
 
-class Tally(NamedTuple):
+class Ranking(NamedTuple):
     """The classes that matter to each image, strongest first: the prediction, then its rivals.
 
     Rank 0 is the smoothed prediction. The other classes with votes follow, most votes first and
@@ -54,8 +54,8 @@ class Tally(NamedTuple):
         return (self.classes_nk < self.classes_nk[:, :1]).astype(np.int64)
 
 
-def tally(votes: VoteArray, num_classes: int) -> Tally:
-    """Rank the classes of each image (see ``Tally``). Memory O(N V T), so call it on a chunk.
+def rank_votes(votes: VoteArray, num_classes: int) -> Ranking:
+    """Rank the classes of each image (see ``Ranking``). Memory O(N V T), so call it on a chunk.
 
     Args:
         votes: Checked votes (``check_votes``); integers (N, V) or (N, V, T).
@@ -63,7 +63,7 @@ def tally(votes: VoteArray, num_classes: int) -> Tally:
     """
     num_images, slots = len(votes), votes_per_image(votes)
     if not num_images:
-        return Tally(np.empty((0, 2), np.int64), np.empty((0, 2), np.int64))
+        return Ranking(np.empty((0, 2), np.int64), np.empty((0, 2), np.int64))
     # Sorted votes fall into runs of one class; a run is a (image, class) pair with its votes. Empty
     # slots, -1, come first and begin no run. Four bytes sort fastest.
     sorted_ns = np.sort(votes.reshape(num_images, slots).astype(np.int32), axis=1)
@@ -90,14 +90,14 @@ def tally(votes: VoteArray, num_classes: int) -> Tally:
     counts_nk = -(keys_nk >> _CLASS_BITS)
     # Without any vote class 0 is predicted, and class 1 rather than 0 itself is its rival.
     classes_nk[voted_n == 0, 1:] = 1
-    return Tally(classes_nk, counts_nk)
+    return Ranking(classes_nk, counts_nk)
 
 
 def vote_counts(votes: VoteArray, num_classes: int) -> IntArray:
     """Votes for every class; int64 (N, C).
 
     Dense: 8 N C bytes, 400 MB for 50,000 images of 1,000 classes. Nothing in this package needs
-    it for all images at once; call it on a few, or use ``tally``.
+    it for all images at once; call it on a few, or use ``rank_votes``.
 
     Args:
         votes: Class that each ablation voted for, integers (N, V), or sets of them, (N, V, T).
@@ -126,7 +126,7 @@ def smoothed_predictions(votes: VoteArray, num_classes: int) -> IntArray:
     votes = check_votes(votes, num_classes)
     predictions_n = np.empty(len(votes), np.int64)
     for images in chunks(len(votes), 4 * votes_per_image(votes)):
-        predictions_n[images] = tally(votes[images], num_classes).predictions
+        predictions_n[images] = rank_votes(votes[images], num_classes).predictions
     return predictions_n
 
 
@@ -135,7 +135,7 @@ def smoothed_predictions(votes: VoteArray, num_classes: int) -> IntArray:
 _KEPT_RANKS = 32
 
 
-class Poll:
+class VoteBatch:
     """Some images' votes, ranked, with prefix sums that all questions about them share.
 
     Attributes:
@@ -149,25 +149,25 @@ class Poll:
     def __init__(
         self, votes: VoteArray, ablation: Ablation, num_classes: int, slots: int | None = None
     ) -> None:
-        """Count a chunk of votes, already checked (``check_votes``); arguments as ``polls``."""
+        """Count a chunk of checked votes (``check_votes``); arguments as ``vote_batches``."""
         self.ablation = ablation
         self.num_classes = num_classes
         self.slots = slots or (votes.shape[2] if votes.ndim == 3 else 1)
         self.ballots = votes.shape[1]
-        self.ranked: Tally = tally(votes, num_classes)
+        self.ranked: Ranking = rank_votes(votes, num_classes)
         self._votes_nvt = votes if votes.ndim == 3 else votes[..., None]
         self._kept: dict[int, CountArray] = {}
-        self._whole: tuple[Poll, IntArray] | None = None
+        self._whole: tuple[VoteBatch, IntArray] | None = None
 
     def __len__(self) -> int:
         return len(self.ranked.classes_nk)
 
-    def take(self, images: IntArray) -> "Poll":
+    def take(self, images: IntArray) -> "VoteBatch":
         """The poll of some of the images; it shares what was computed for all."""
-        part = object.__new__(Poll)
+        part = object.__new__(VoteBatch)
         shared = ("ablation", "num_classes", "slots", "ballots")
         part.__dict__ |= {name: getattr(self, name) for name in shared}
-        part.ranked = Tally(*(of_nk[images] for of_nk in self.ranked))
+        part.ranked = Ranking(*(of_nk[images] for of_nk in self.ranked))
         whole, places = self._whole or (self, None)
         part._whole = whole, images if places is None else places[images]
         return part
@@ -231,14 +231,14 @@ class Poll:
         return prefix_sums(self.ablation, chosen_vn, self.dtype)
 
 
-def polls(
+def vote_batches(
     votes: VoteArray,
     ablation: Ablation,
     num_classes: int,
     *,
     slots: int | None = None,
     drawn: bool = False,
-) -> Iterator[tuple[slice, Poll]]:
+) -> Iterator[tuple[slice, VoteBatch]]:
     """The images a chunk at a time, counted, in bounded memory.
 
     Args:
@@ -255,11 +255,11 @@ def polls(
     """
     votes = check_votes(votes, num_classes, None if drawn else len(ablation))
     for images in chunks(len(votes), votes_per_image(votes) + len(ablation)):
-        yield images, Poll(votes[images], ablation, num_classes, slots)
+        yield images, VoteBatch(votes[images], ablation, num_classes, slots)
 
 
 def margins_of(
-    rule: Callable[[Poll, Threat], IntArray],
+    rule: Callable[[VoteBatch, Threat], IntArray],
     votes: VoteArray,
     ablation: Ablation,
     threat: Threat | Patch,
@@ -271,11 +271,11 @@ def margins_of(
 
     Args:
         rule: A rule on a poll.
-        votes: As ``polls``.
-        ablation: As ``polls``.
+        votes: As ``vote_batches``.
+        ablation: As ``vote_batches``.
         threat: What the attacker may do; a patch is the threat of one such rectangle.
-        num_classes: As ``polls``.
-        drawn: As ``polls``.
+        num_classes: As ``vote_batches``.
+        drawn: As ``vote_batches``.
 
     Raises:
         ValueError: The votes are malformed or not this ablation's, the threat does not fit the
@@ -284,6 +284,6 @@ def margins_of(
     threat = Threat.of(threat)
     threat.patches(ablation)
     margins_n = np.empty(len(votes), np.int64)
-    for images, poll in polls(votes, ablation, num_classes, drawn=drawn):
+    for images, poll in vote_batches(votes, ablation, num_classes, drawn=drawn):
         margins_n[images] = rule(poll, threat)
     return margins_n

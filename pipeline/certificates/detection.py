@@ -10,8 +10,8 @@ import numpy as np
 
 from models.views.ablations import Ablation, IntArray, Patch
 from models.views.threats import Threat
-from pipeline.certificates.attack_sets import Reach, reaches
-from pipeline.certificates.batch import Poll, polls
+from pipeline.certificates.attack_sets import AttackSets, attack_sets
+from pipeline.certificates.batch import VoteBatch, vote_batches
 from pipeline.certificates.touched import CountArray
 from pipeline.certificates.votes import VoteArray
 
@@ -30,7 +30,7 @@ class Leads(NamedTuple):
     kept_lead_n: IntArray
 
 
-def detection(poll: Poll, threat: Threat) -> Leads:
+def detection(poll: VoteBatch, threat: Threat) -> Leads:
     """The leads before and after the worst attacks.
 
     The classifier answers the class with the most votes if it leads the runner-up by at least
@@ -76,7 +76,7 @@ def detection(poll: Poll, threat: Threat) -> Leads:
     counts_nk = poll.ranked.counts_nk
     views = len(poll.ablation)
     leads = Leads(counts_nk[:, 0] - counts_nk[:, 1], *np.tile([[-views], [views]], len(poll)))
-    for reach in reaches(poll.ablation, threat):
+    for reach in attack_sets(poll.ablation, threat):
         kept_ln = counts_nk[:, 0].astype(poll.dtype) - reach.counts(poll.prefix(0))
         first_ln, second_ln = _two_strongest(poll, reach)
         sizes_l1 = reach.sizes_l[:, None].astype(poll.dtype)
@@ -90,15 +90,15 @@ def detection(poll: Poll, threat: Threat) -> Leads:
 def detection_leads(
     votes: VoteArray, ablation: Ablation, threat: Threat | Patch, num_classes: int
 ) -> Leads:
-    """``detection`` of an array of votes, in bounded memory; arguments and errors as ``polls``."""
+    """``detection`` of an array of votes, in bounded memory; arguments as ``vote_batches``."""
     leads = Leads(*np.empty((3, len(votes)), np.int64))
-    for images, poll in polls(votes, ablation, num_classes):
+    for images, poll in vote_batches(votes, ablation, num_classes):
         for whole_n, part_n in zip(leads, detection(poll, Threat.of(threat)), strict=True):
             whole_n[images] = part_n
     return leads
 
 
-def _two_strongest(poll: Poll, reach: Reach) -> tuple[CountArray, CountArray]:
+def _two_strongest(poll: VoteBatch, reach: AttackSets) -> tuple[CountArray, CountArray]:
     """The two largest r_j of all rivals; (L, N) each. A missing second one counts as 0 <= r_c."""
     first_ln, second_ln = np.zeros((2, len(reach.sizes_l), len(poll)), poll.dtype)
     for rank in range(1, poll.ranks):

@@ -8,12 +8,12 @@ import numpy as np
 
 from models.views.ablations import Ablation, IntArray, Patch
 from models.views.threats import Threat
-from pipeline.certificates.attack_sets import reaches
-from pipeline.certificates.batch import Poll, margins_of
+from pipeline.certificates.attack_sets import attack_sets
+from pipeline.certificates.batch import VoteBatch, margins_of
 from pipeline.certificates.votes import VoteArray
 
 
-def exact(poll: Poll, threat: Threat) -> IntArray:
+def exact(poll: VoteBatch, threat: Threat) -> IntArray:
     """Margin of each image under the exact rule; int64 (N,), certified iff >= 0.
 
     With c the smoothed prediction, I the set of views that the attacker touches in one of the ways
@@ -36,7 +36,7 @@ def exact(poll: Poll, threat: Threat) -> IntArray:
         g_j(v) = 1 + [v votes c] - [v votes j],    0 <= g_j(v) <= 1 + [v votes c] = g(v),
 
     so margin = min over j of  n_c - n_j - [j < c] - max over I of g_j(I). Since no view costs less
-    than 0, of nested I only the largest matter (``reaches``), and the margin never rises with a
+    than 0, of nested I only the largest matter (``attack_sets``), and the margin never rises with a
     patch that grows. Since g_j <= g, rival j cannot undercut a margin m found already if its lead
     n_c - n_j - [j < c] is at least m + max g(I); leads ascend with the rank, so then no later rival
     can either.
@@ -61,7 +61,7 @@ def exact(poll: Poll, threat: Threat) -> IntArray:
     """
     # More than any margin, which is at most the lead.
     margins_n = np.full(len(poll), len(poll.ablation) + 1, np.int64)
-    for reach in reaches(poll.ablation, threat):
+    for reach in attack_sets(poll.ablation, threat):
         costs_ln = reach.counts(poll.prefix(0)) + reach.sizes_l[:, None].astype(poll.dtype)
         most_n = reach.worst(costs_ln)
         for rank in range(1, poll.ranks):

@@ -4,13 +4,13 @@ import numpy as np
 
 from models.views.ablations import Ablation, IntArray
 from models.views.threats import Threat
-from pipeline.certificates.batch import Poll, polls
+from pipeline.certificates.batch import VoteBatch, vote_batches
 from pipeline.certificates.rules import Rule, rule_for
-from pipeline.certificates.uniform import most_touched
+from pipeline.certificates.uniform import max_touched_views
 from pipeline.certificates.votes import VoteArray
 
 
-def largest(poll: Poll, rule: Rule, at_least_n: IntArray | None = None) -> IntArray:
+def largest(poll: VoteBatch, rule: Rule, at_least_n: IntArray | None = None) -> IntArray:
     """Side s of the largest square patch that a rule certifies each image against; int64 (N,).
 
     Guarantee: the rule certifies exactly the sides 1 .. s; 0 is none.
@@ -51,9 +51,9 @@ def largest_certified(
     """``largest`` of an array of votes, in bounded memory; int64 (N,).
 
     Args:
-        votes: As ``polls``.
-        ablation: As ``polls``.
-        num_classes: As ``polls``.
+        votes: As ``vote_batches``.
+        ablation: As ``vote_batches``.
+        num_classes: As ``vote_batches``.
         rule_name: A deterministic rule.
 
     Raises:
@@ -61,7 +61,7 @@ def largest_certified(
     """
     rule = rule_for(rule_name, randomized=False)
     sides_n = np.empty(len(votes), np.int64)
-    for images, poll in polls(votes, ablation, num_classes):
+    for images, poll in vote_batches(votes, ablation, num_classes):
         sides_n[images] = largest(poll, rule)
     return sides_n
 
@@ -71,7 +71,7 @@ def _largest_side(ablation: Ablation) -> int:
     side, too_large = 0, min(ablation.height, ablation.width) + 1
     while too_large - side > 1:
         middle = (side + too_large) // 2
-        if 2 * most_touched(ablation, Threat.square(middle)) <= len(ablation):
+        if 2 * max_touched_views(ablation, Threat.square(middle)) <= len(ablation):
             side = middle
         else:
             too_large = middle

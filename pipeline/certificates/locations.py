@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.views.ablations import Ablation, IntArray, Patch
-from pipeline.certificates.batch import Poll, polls
+from pipeline.certificates.batch import VoteBatch, vote_batches
 from pipeline.certificates.touched import CountArray, TouchedViews
 from pipeline.certificates.votes import VoteArray, chunks
 
 
-class Landscape(NamedTuple):
+class LocationMargins(NamedTuple):
     """Margins of N images at every location.
 
     Attributes:
@@ -73,9 +73,9 @@ def touched_counts(ablation: Ablation, patch: Patch) -> IntArray:
     return where.touched.sizes_l[where.sets_yx]
 
 
-def landscapes(
+def location_margins(
     votes: VoteArray, ablation: Ablation, patch: Patch, num_classes: int
-) -> Iterator[tuple[slice, Landscape]]:
+) -> Iterator[tuple[slice, LocationMargins]]:
     """Margins and rivals at every location, a slice of the images at a time, in bounded memory.
 
     Args:
@@ -97,7 +97,7 @@ def landscapes(
         shape = (len(predictions_n), *where.sets_yx.shape)
         margins_nyx = margins_sn.T[:, flat].astype(np.int32).reshape(shape)
         rivals_nyx = rivals_sn.T[:, flat].reshape(shape)
-        yield images, Landscape(predictions_n, margins_nyx, rivals_nyx)
+        yield images, LocationMargins(predictions_n, margins_nyx, rivals_nyx)
 
 
 class Breaking(NamedTuple):
@@ -117,7 +117,7 @@ class Breaking(NamedTuple):
 def breaking(votes: VoteArray, ablation: Ablation, patch: Patch, num_classes: int) -> Breaking:
     """At which locations a patch can change the prediction of how many images.
 
-    Arguments and errors: ``landscapes``.
+    Arguments and errors: ``location_margins``.
     """
     where = Locations.of(ablation, patch)
     counts_s, anywhere = np.zeros(int(where.sets_yx.max()) + 1, np.int64), 0
@@ -134,16 +134,16 @@ def margins_by_set(
     """Slices of the images with predictions (N,), margins (S, N) and rivals (S, N).
 
     Args:
-        votes: As ``landscapes``.
+        votes: As ``location_margins``.
         ablation: The views that voted.
         where: The locations.
         num_classes: Number of classes C.
         more: Numbers that the caller will hold for each image.
 
     Raises:
-        ValueError: As ``landscapes``.
+        ValueError: As ``location_margins``.
     """
-    for images, poll in polls(votes, ablation, num_classes):
+    for images, poll in vote_batches(votes, ablation, num_classes):
         # A poll may hold more images than their margins everywhere should be held of.
         for part in chunks(len(poll), 8 * len(where.touched.sizes_l) + more):
             some = poll.take(np.arange(len(poll))[part])
@@ -151,7 +151,7 @@ def margins_by_set(
             yield slice(start, start + len(some)), *_margins(some, where.touched)
 
 
-def _margins(poll: Poll, touched: TouchedViews) -> tuple[IntArray, CountArray, CountArray]:
+def _margins(poll: VoteBatch, touched: TouchedViews) -> tuple[IntArray, CountArray, CountArray]:
     """Predictions (N,), margins (S, N) and the rivals that attain them (S, N): a pass a rank."""
     ranked = poll.ranked
     # n_c - |I| - the votes of c inside I: r_c - |I|.

@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from models.views.ablations import Ablation, IntArray, Patch
-from pipeline.certificates.batch import polls
+from pipeline.certificates.batch import vote_batches
 from pipeline.certificates.votes import VoteArray
 
 
@@ -58,7 +58,7 @@ def published_margins(
     """
     delta = published_delta(ablation, patch)
     margins_n = np.empty(len(votes), np.int64)
-    for images, poll in polls(votes, ablation, num_classes):
+    for images, poll in vote_batches(votes, ablation, num_classes):
         counts_nk = poll.ranked.counts_nk
         margins_n[images] = counts_nk[:, 0] - counts_nk[:, 1] - 2 * delta - 1
     return margins_n

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from models.views.ablations import Ablation, BoolArray, IntArray, Patch
 from models.views.threats import Threat
-from pipeline.certificates.batch import Poll, polls
-from pipeline.certificates.uniform import most_touched
+from pipeline.certificates.batch import VoteBatch, vote_batches
+from pipeline.certificates.uniform import max_touched_views
 from pipeline.certificates.votes import VoteArray
 
 FloatArray = NDArray[np.float64]
@@ -129,8 +129,8 @@ def randomized_certificates(
     threat = Threat.of(threat)
     parts = [
         _certify(poll, threat, confidence)
-        for _, poll in polls(votes, ablation, num_classes, drawn=True)
-    ] or [_certify(Poll(votes, ablation, num_classes), threat, confidence)]
+        for _, poll in vote_batches(votes, ablation, num_classes, drawn=True)
+    ] or [_certify(VoteBatch(votes, ablation, num_classes), threat, confidence)]
     return RandomizedCertificates(
         np.concatenate([part.certified for part in parts]),
         np.concatenate([part.lower_n for part in parts]),
@@ -140,13 +140,13 @@ def randomized_certificates(
     )
 
 
-def randomized(poll: Poll, threat: Threat, confidence: float = CONFIDENCE) -> IntArray:
+def randomized(poll: VoteBatch, threat: Threat, confidence: float = CONFIDENCE) -> IntArray:
     """Margins of ``randomized_certificates``, as a rule; int64 (N,)."""
     return _certify(poll, threat, confidence).margins_n
 
 
-def _certify(poll: Poll, threat: Threat, confidence: float) -> RandomizedCertificates:
-    positions, touched = len(poll.ablation), most_touched(poll.ablation, threat)
+def _certify(poll: VoteBatch, threat: Threat, confidence: float) -> RandomizedCertificates:
+    positions, touched = len(poll.ablation), max_touched_views(poll.ablation, threat)
     tail = (1 - confidence) / (2 * poll.num_classes)
     draws = poll.ballots
     lower_n, _ = share_bounds(poll.ranked.counts_nk[:, 0], draws, tail)

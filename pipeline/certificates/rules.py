@@ -12,15 +12,15 @@ import numpy as np
 from models.nearest import did_you_mean
 from models.views.ablations import Ablation, IntArray, Patch
 from models.views.threats import Threat
-from pipeline.certificates.batch import Poll, margins_of
+from pipeline.certificates.batch import VoteBatch, margins_of
 from pipeline.certificates.exact import exact
 from pipeline.certificates.randomized import CONFIDENCE, randomized
 from pipeline.certificates.top_k import top_k
 from pipeline.certificates.uniform import uniform
 from pipeline.certificates.votes import VoteArray
 
-MarginFunction = Callable[[Poll, Threat], IntArray]
-TopKFunction = Callable[[Poll, Threat, int, IntArray], IntArray]
+MarginFunction = Callable[[VoteBatch, Threat], IntArray]
+TopKFunction = Callable[[VoteBatch, Threat, int, IntArray], IntArray]
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def check_claim(rule: Rule, ablation: Ablation, threat: Threat, num_classes: int
             f"top_k={k}: the rule {rule.name!r} speaks of the prediction alone; choose "
             + (", ".join(fitting) or "top_k=1")
         )
-    nobody = Poll(np.zeros((0, len(ablation)), np.int64), ablation, num_classes)
+    nobody = VoteBatch(np.zeros((0, len(ablation)), np.int64), ablation, num_classes)
     if k > 1 and rule.top_k is not None:
         rule.top_k(nobody, threat, k, np.zeros(0, np.int64))
     else:

@@ -8,13 +8,13 @@ import numpy as np
 
 from models.views.ablations import Ablation, IntArray, Patch
 from models.views.threats import Threat
-from pipeline.certificates.attack_sets import Reach, reaches
-from pipeline.certificates.batch import Poll, polls
+from pipeline.certificates.attack_sets import AttackSets, attack_sets
+from pipeline.certificates.batch import VoteBatch, vote_batches
 from pipeline.certificates.touched import CountArray
 from pipeline.certificates.votes import VoteArray
 
 
-def top_k(poll: Poll, threat: Threat, k: int, classes_n: IntArray) -> IntArray:
+def top_k(poll: VoteBatch, threat: Threat, k: int, classes_n: IntArray) -> IntArray:
     """Margin by which a class stays among the k first of each image; int64 (N,), stays iff >= 0.
 
     With c the class, usually the true one, I the set of views that the attacker touches in one of
@@ -63,7 +63,7 @@ def top_k(poll: Poll, threat: Threat, k: int, classes_n: IntArray) -> IntArray:
     if threat.count > 1:
         raise ValueError(f"patch {threat}: top-k is computed for one patch; ask for one")
     margins_n = np.full(len(poll), np.iinfo(np.int64).max)
-    for reach in reaches(poll.ablation, threat):
+    for reach in attack_sets(poll.ablation, threat):
         kept_ln = _outside(poll, reach, classes_n)
         needed_ln = np.zeros(kept_ln.shape, np.int32)
         # Ahead of c iff strength > n'_c, for r_j - [c < j] = r_j + [j < c] - 1.
@@ -86,14 +86,14 @@ def top_k_margins(
     classes_n: IntArray,
     slots: int | None = None,
 ) -> IntArray:
-    """``top_k`` of an array of votes; arguments and errors as it and ``polls``."""
+    """``top_k`` of an array of votes; arguments and errors as it and ``vote_batches``."""
     margins_n = np.empty(len(votes), np.int64)
-    for images, poll in polls(votes, ablation, num_classes, slots=slots):
+    for images, poll in vote_batches(votes, ablation, num_classes, slots=slots):
         margins_n[images] = top_k(poll, Threat.of(threat), k, classes_n[images])
     return margins_n
 
 
-def _outside(poll: Poll, reach: Reach, classes_n: IntArray) -> CountArray:
+def _outside(poll: VoteBatch, reach: AttackSets, classes_n: IntArray) -> CountArray:
     """The r of one class an image, whether it has votes or not; (L, N)."""
     is_class_nk = poll.ranked.classes_nk == classes_n[:, None]
     counts_n = (poll.ranked.counts_nk * is_class_nk).max(axis=1).astype(poll.dtype)
@@ -101,7 +101,7 @@ def _outside(poll: Poll, reach: Reach, classes_n: IntArray) -> CountArray:
     return left_ln
 
 
-def _strongest(poll: Poll, reach: Reach, k: int, classes_n: IntArray) -> CountArray:
+def _strongest(poll: VoteBatch, reach: AttackSets, k: int, classes_n: IntArray) -> CountArray:
     """The k largest r_j + [j < c] of all j != c, largest first; (k, L, N)."""
     ranked = poll.ranked
     voted_nk = ranked.counts_nk > 0

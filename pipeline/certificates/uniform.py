@@ -7,12 +7,12 @@ from functools import lru_cache
 
 from models.views.ablations import Ablation, IntArray, Patch
 from models.views.threats import Threat
-from pipeline.certificates.batch import Poll, margins_of
+from pipeline.certificates.batch import VoteBatch, margins_of
 from pipeline.certificates.votes import VoteArray
 
 
 @lru_cache(maxsize=4096)
-def most_touched(ablation: Ablation, threat: Threat) -> int:
+def max_touched_views(ablation: Ablation, threat: Threat) -> int:
     """Delta: no attacker touches more views; at most n times what one of n patches touches, or V.
 
     Raises:
@@ -22,11 +22,11 @@ def most_touched(ablation: Ablation, threat: Threat) -> int:
     return min(threat.count * one, len(ablation))
 
 
-def uniform(poll: Poll, threat: Threat) -> IntArray:
+def uniform(poll: VoteBatch, threat: Threat) -> IntArray:
     """Margin of each image under the uniform rule; int64 (N,), certified iff >= 0.
 
     With c the smoothed prediction, n the vote counts and Delta the most ablations that the attacker
-    touches in any way (``most_touched``):
+    touches in any way (``max_touched_views``):
 
         margin = min over j != c of  n_c - n_j - 2 Delta - [j < c]
 
@@ -59,7 +59,7 @@ def uniform(poll: Poll, threat: Threat) -> IntArray:
         is too small where the stride does not divide the length.
     """
     # Leads ascend in rank: the smallest is that of the runner-up.
-    margins_n: IntArray = poll.leads_kn[1] - 2 * most_touched(poll.ablation, threat)
+    margins_n: IntArray = poll.leads_kn[1] - 2 * max_touched_views(poll.ablation, threat)
     return margins_n
 
 

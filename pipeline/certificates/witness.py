@@ -33,7 +33,7 @@ class Witnesses(NamedTuple):
 
 
 def witnesses(votes: VoteArray, ablation: Ablation, patch: Patch, num_classes: int) -> Witnesses:
-    """For each image the location and rival of the smallest margin. Arguments: ``landscapes``.
+    """Find location and rival of each image's smallest margin; arguments: ``location_margins``.
 
     Guarantee: where the margin is negative, ``rewrite`` turns the smoothed prediction into the
     rival by changing only votes of views that the patch touches there.
@@ -44,7 +44,7 @@ def witnesses(votes: VoteArray, ablation: Ablation, patch: Patch, num_classes: i
     j < c < k, and then j wins the tie. |I| >= 1, for untouched votes predict c.
 
     Raises:
-        ValueError: As ``landscapes``.
+        ValueError: As ``location_margins``.
     """
     where = Locations.of(ablation, patch)
     # The first location of each set, and the sets in the order of these.
@@ -69,7 +69,7 @@ def rewrite(
     """The votes after every view that the patch touches has voted for the rival, and it alone.
 
     Args:
-        votes: As ``landscapes``.
+        votes: As ``location_margins``.
         ablation: The views that voted.
         patch: Height and width of the patch.
         rivals_n: The class to vote for; integers (N,).

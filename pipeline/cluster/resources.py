@@ -17,7 +17,7 @@ CPUs are counted by node."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Share:
+class Resources:
     """What each actor gets.
 
     Attributes:
@@ -33,13 +33,13 @@ class Share:
     accelerator_type: str | None = None
 
 
-def plan_share(
+def plan_resources(
     available: Mapping[str, float],
     numerics: Numerics,
     actors: int | None,
     units: int,
     accelerator_type: str | None = None,
-) -> Share:
+) -> Resources:
     """Divide a cluster so that decoding and committing can never be starved.
 
     Ray waits for ever, without a word, when actors hold every CPU that tasks need.
@@ -73,7 +73,7 @@ def plan_share(
             "one node; ask for fewer --actors or add CPUs"
         )
     cuda = numerics.device == "cuda"
-    return Share(
+    return Resources(
         actors=count,
         cpus=each,
         gpus=1.0 if cuda else 0.0,

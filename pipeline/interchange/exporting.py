@@ -22,9 +22,9 @@ from pipeline.interchange.formats import SPEC
 from pipeline.interchange.spec import Spec
 from pipeline.runs.manifest import AS_GIVEN, Manifest
 from pipeline.runs.versions import program_version
-from pipeline.scoring.claims import Claim, Questions, own_stride, questions_of
-from pipeline.scoring.score import Judged, judge
-from pipeline.scoring.summary import Tally
+from pipeline.scoring.claims import Claim, Claims, own_stride, resolve_claims
+from pipeline.scoring.score import Scored, score_votes
+from pipeline.scoring.summary import Totals
 from pipeline.storage.tables import parquet, write_csv
 
 FORMAT = "patchcert export 1"
@@ -51,10 +51,10 @@ def export_run(run: Run, config: ExportConfig) -> dict[str, str]:
         ManifestError, StoreError: The votes are absent, incomplete or contradictory.
     """
     manifest = run.manifest
-    questions = questions_of(manifest, _claims(run, config))
+    questions = resolve_claims(manifest, _claims(run, config))
     spec = None if config.votes is None else Spec.of(manifest)
     run.store.units(manifest)
-    tally, tables, written = Tally(), [], dict[str, dict[str, Any]]()
+    totals, tables, written = Totals(), [], dict[str, dict[str, Any]]()
     with atomic_folder(config.to, overwrite=config.overwrite) as put:
 
         def write(name: str, data: bytes) -> None:
@@ -62,10 +62,10 @@ def export_run(run: Run, config: ExportConfig) -> dict[str, str]:
             written[name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
 
         for table in _batches(run):
-            judged = judge(table, manifest, questions)
-            tally.add(judged.tally)
-            tables.append(image_rows(table, judged, questions))
-        run.store.check_count(manifest, tally.images)
+            scored = score_votes(table, manifest, questions)
+            totals.add(scored.totals)
+            tables.append(image_rows(table, scored, questions))
+        run.store.check_count(manifest, totals.images)
         rows = pa.concat_tables(tables)
         write("images.parquet", parquet(rows))
         text = io.StringIO()
@@ -75,7 +75,7 @@ def export_run(run: Run, config: ExportConfig) -> dict[str, str]:
         if spec is not None:
             for name, votes in _votes_files(run, spec):
                 write(name, parquet(votes))
-        summary = headline(manifest, tally.summary(manifest), program_version(), written)
+        summary = headline(manifest, totals.summary(manifest), program_version(), written)
         put(SIGN, (json.dumps(summary, indent=2) + "\n").encode())
     return {name: storage.join(config.to, name) for name in (SIGN, *written)}
 
@@ -83,7 +83,7 @@ def export_run(run: Run, config: ExportConfig) -> dict[str, str]:
 def _claims(run: Run, config: ExportConfig) -> ClaimsConfig:
     """Return the claims asked for; by default those that the run was certified for."""
     try:
-        asked = Questions.from_summary(run.summary or {}).claims
+        asked = Claims.from_summary(run.summary or {}).claims
     except (ValueError, KeyError, TypeError):
         asked = frozenset()  # written by an older version, or never certified
     own = own_stride(run.manifest)
@@ -126,12 +126,12 @@ def _votes_files(run: Run, spec: Spec) -> Iterator[tuple[str, pa.Table]]:
         yield f"{name}.parquet", table.replace_schema_metadata({SPEC: spec.to_json()})
 
 
-def image_rows(table: pa.Table, judged: Judged, questions: Questions) -> pa.Table:
+def image_rows(table: pa.Table, scored: Scored, questions: Claims) -> pa.Table:
     """Build the rows of the export, one an image, with a column for every certificate.
 
     Args:
         table: Rows of the votes dataset, with their counts.
-        judged: Certificates and margins of these rows.
+        scored: Certificates and margins of these rows.
         questions: Claims that were asked for.
     """
     label = "labels" if "labels" in table.schema.names else "label"
@@ -144,14 +144,14 @@ def image_rows(table: pa.Table, judged: Judged, questions: Questions) -> pa.Tabl
         "votes_first": first["votes"],
         "second": second["class"],
         "votes_second": second["votes"],
-        "lead": judged.images["lead"],
+        "lead": scored.images["lead"],
     }
-    for claim, rows in _by_claim(judged.certificates, questions, table.num_rows):
+    for claim, rows in _by_claim(scored.certificates, questions, table.num_rows):
         name = f"{claim.rule}_{threat_slug(claim)}"
         columns[f"certified_{name}"] = rows["certified"]
         columns[f"margin_{name}"] = rows["margin"]
     for name in ("largest_exact_px", "largest_uniform_px", "error"):
-        columns[name] = judged.images[name]
+        columns[name] = scored.images[name]
     return pa.table(columns)
 
 
@@ -161,7 +161,7 @@ def threat_slug(claim: Claim) -> str:
 
 
 def _by_claim(
-    certificates: pa.Table, questions: Questions, images: int
+    certificates: pa.Table, questions: Claims, images: int
 ) -> list[tuple[Claim, pa.Table]]:
     """Split the certificates by claim; within a claim the images keep their order."""
     claims = sorted(questions.claims, key=lambda claim: claim.order)
@@ -198,7 +198,7 @@ def headline(
 
     Args:
         manifest: Manifest of the run.
-        summary: Its accuracies (``Tally.summary``).
+        summary: Its accuracies (``Totals.summary``).
         version: Version of this program.
         files: The other files of the folder, with their sha256.
     """

@@ -15,7 +15,7 @@ from pipeline.config import ConfigError
 from pipeline.interchange.config import ImportConfig
 from pipeline.interchange.spec import Spec, spec_from
 from pipeline.interchange.votes_file import VotesFile, check_votes_file, read_votes_file
-from pipeline.runs.error_images import faulty_images
+from pipeline.runs.error_images import find_error_images
 from pipeline.runs.lease import held
 from pipeline.runs.manifest import Manifest
 from pipeline.runs.rows import ranked_counts
@@ -198,7 +198,7 @@ def _write(store: VotesStore, wanted: Manifest, contents: _Contents) -> Manifest
         if number in missing:
             votes = manifest.votes_per_image
             store.commit(number, unit, manifest.schema, votes, plain=contents.plain)
-    faulty = faulty_images(store, manifest).to_dict()
+    faulty = find_error_images(store, manifest).to_dict()
     done = replace(manifest, execution={**manifest.execution, "finished": _now(), "faulty": faulty})
     store.write_manifest(done)
     return done

@@ -5,23 +5,23 @@ from collections.abc import Callable
 
 from pipeline.config import ClaimsConfig, EstimateConfig, OutputConfig, VotesConfig
 from pipeline.preflight.estimate import estimate
-from pipeline.preflight.findings import Check, demand, look_at
+from pipeline.preflight.findings import Check, look_at, require
 from pipeline.preflight.stores import probe_output, reach_stores
 from pipeline.preflight.tracker import reach_tracker
 from pipeline.preflight.workers import check_token, cluster_address, try_weights_on_worker
 from pipeline.runs.numerics import on_cluster
 from pipeline.runs.resolve import Voter
-from pipeline.sources.listing_cache import ListingMemory
+from pipeline.sources.listing_cache import ListingCache
 from pipeline.voting.plan import VotesPlan, check_weights_header, plan_votes
 
 
-def demand_stores(what: VotesConfig, output: OutputConfig) -> None:
+def require_stores(what: VotesConfig, output: OutputConfig) -> None:
     """Refuse stores that do not answer, before the first long wait for one.
 
     Raises:
         PreflightError: Naming what is wrong.
     """
-    demand(look_at([("stores", lambda: reach_stores([what.data, what.weights, output.out]))]))
+    require(look_at([("stores", lambda: reach_stores([what.data, what.weights, output.out]))]))
 
 
 def preflight(
@@ -44,7 +44,7 @@ def preflight(
                     ),
                 ),
             ]
-        demand(look_at(checks))
+        require(look_at(checks))
 
     return check
 
@@ -58,7 +58,7 @@ def say_estimate(
         ConfigError, SourceError, WeightsError, UnknownModelError: The job would refuse the request.
     """
     check_weights_header(voter)
-    plan = plan_votes(what, voter, output, ListingMemory())
+    plan = plan_votes(what, voter, output, ListingCache())
     found = estimate(plan, asked, overwrite=what.overwrite)
     if output.json:
         print(json.dumps(vars(found), indent=2, sort_keys=True))

@@ -58,7 +58,7 @@ def look_at(checks: Iterable[Check]) -> Iterator[Finding]:
             yield Finding(name, False, " ".join(str(error).split()) or type(error).__name__)
 
 
-def demand(findings: Iterable[Finding]) -> None:
+def require(findings: Iterable[Finding]) -> None:
     """Raise PreflightError with every finding that does not hold; cautions go to standard error."""
     found = list(findings)
     for finding in found:

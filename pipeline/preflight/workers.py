@@ -5,7 +5,7 @@ import stat
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from pipeline.cluster.resources import plan_share
+from pipeline.cluster.resources import plan_resources
 from pipeline.config import VotesConfig
 from pipeline.preflight.findings import Caution, CheckError
 from pipeline.runs.numerics import Numerics, on_cluster
@@ -68,7 +68,7 @@ def check_budget(config: VotesConfig, numerics: Numerics, available: Mapping[str
     Raises:
         ConfigError: It has too few CPUs or GPUs, or GPUs of several models.
     """
-    share = plan_share(available, numerics, config.actors, _MANY_UNITS, config.accelerator_type)
+    share = plan_resources(available, numerics, config.actors, _MANY_UNITS, config.accelerator_type)
     where = "the cluster" if on_cluster() else "this machine"
     gpus = f" and {available['GPU']:g} GPUs" if available.get("GPU") else ""
     return (

@@ -11,7 +11,7 @@ from pipeline.analysis.audit import Audit
 from pipeline.analysis.classes import ClassRow
 from pipeline.analysis.comparison import Comparison
 from pipeline.analysis.heatmap import BreakingMap
-from pipeline.analysis.outcomes import Question
+from pipeline.analysis.outcomes import Measure
 from pipeline.analysis.run import Run
 from pipeline.report import words
 from pipeline.scoring.words import claim, location, percent
@@ -79,7 +79,7 @@ def _caption(found: Comparison) -> str:
 
 
 def print_classes(
-    rows: Sequence[ClassRow], questions: Sequence[Question], names: Sequence[str], console: Console
+    rows: Sequence[ClassRow], questions: Sequence[Measure], names: Sequence[str], console: Console
 ) -> None:
     """Print shares with their Wilson intervals, a line a class; where both have no room, shares.
 
@@ -100,7 +100,7 @@ def print_classes(
 
 def _classes(
     rows: Sequence[ClassRow],
-    questions: Sequence[Question],
+    questions: Sequence[Measure],
     names: Sequence[str],
     between: str | None,
 ) -> Table:

@@ -11,7 +11,7 @@ from models.networks.weights import read_card
 from models.preprocess import PRESETS, Preprocess, WrongSizeError
 from models.views.ablations import Ablation, BoolArray, IntArray, Patch
 from pipeline import storage
-from pipeline.certificates.locations import landscapes, touched_counts
+from pipeline.certificates.locations import location_margins, touched_counts
 from pipeline.certificates.votes import renumbered
 from pipeline.certificates.witness import touched_at
 from pipeline.config import ConfigError, VotesConfig
@@ -260,7 +260,7 @@ def smallest_margin(
     Raises:
         ValueError: The patch does not fit the image.
     """
-    ((_, found),) = landscapes(votes_v[None], ablation, patch, num_classes)
+    ((_, found),) = location_margins(votes_v[None], ablation, patch, num_classes)
     winner, margin_yx = int(found.predictions_n[0]), found.margins_nyx[0]
     row, column = np.unravel_index(margin_yx.argmin(), margin_yx.shape)
     rival = int(found.rivals_nyx[0, row, column])

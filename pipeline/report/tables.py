@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from models.views.threats import Threat
-from pipeline.scoring.claims import Alert, Claim, Questions
+from pipeline.scoring.claims import Alert, Claim, Claims
 from pipeline.scoring.intervals import Proportion
 from pipeline.scoring.words import claim, interval, percent, threat
 
@@ -16,9 +16,7 @@ from pipeline.scoring.words import claim, interval, percent, threat
 _ANSWERED = (1.0, 0.95, 0.9, 0.8, 0.6)
 
 
-def print_summary(
-    summary: dict[str, Any], console: Console, asked: Questions | None = None
-) -> None:
+def print_summary(summary: dict[str, Any], console: Console, asked: Claims | None = None) -> None:
     """Print accuracies with their 95 % intervals, one line a claim, and what alerts detect.
 
     Args:
@@ -66,7 +64,7 @@ def print_summary(
         console.print(others, soft_wrap=True, markup=False)
 
 
-def _answers_to(asked: Questions | None, summary: dict[str, Any]) -> tuple[dict[str, Any], str]:
+def _answers_to(asked: Claims | None, summary: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """The part of a summary that answers ``asked``, and a line on the rest, if there is one."""
     if asked is None:
         return summary, ""

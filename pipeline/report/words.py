@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.analysis.agreement import Agreement
 from pipeline.analysis.comparison import Comparison, Paired
-from pipeline.analysis.outcomes import Question
+from pipeline.analysis.outcomes import Measure
 from pipeline.runs.manifest import Manifest
 from pipeline.scoring.intervals import Proportion
 from pipeline.scoring.words import NO_LABELS, claim, location, positions
@@ -23,17 +23,17 @@ def share_cells(share: Proportion) -> tuple[str, str]:
     return f"{100 * (share.value or 0):.1f}", f"{100 * low:.0f}-{100 * high:.0f}"
 
 
-def patch(of: Question) -> str:
+def patch(of: Measure) -> str:
     """Name the patch of a question."""
     return f"{of.claim.threat} px" if of.claim else "none"
 
 
-def asked(of: Question) -> str:
+def asked(of: Measure) -> str:
     """Name what is asked of the patch."""
     return claim(of.claim.to_dict(), stride=True) if of.claim else of.what
 
 
-def question(of: Question) -> str:
+def question(of: Measure) -> str:
     """Name a question in whole."""
     return f"{patch(of)}, {asked(of)}" if of.claim else of.what
 

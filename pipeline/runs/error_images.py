@@ -16,7 +16,7 @@ class ErrorRateError(StoreError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Faulty:
+class ErrorImages:
     """The images of a run that have an error in place of votes.
 
     Attributes:
@@ -54,7 +54,7 @@ class Faulty:
         return shown + ("; ..." if self.count > len(self.first) else "")
 
 
-def faulty_images(store: VotesStore, manifest: Manifest) -> Faulty:
+def find_error_images(store: VotesStore, manifest: Manifest) -> ErrorImages:
     """Look through the votes of a finished run.
 
     Raises:
@@ -67,4 +67,4 @@ def faulty_images(store: VotesStore, manifest: Manifest) -> Faulty:
         return list(zip(rows["image_id"], rows["error"], strict=True))
 
     found = [pair for pairs in in_threads(errors_of, store.units(manifest)) for pair in pairs]
-    return Faulty(count=len(found), first=dict(found[:_SHOWN]))
+    return ErrorImages(count=len(found), first=dict(found[:_SHOWN]))

@@ -89,7 +89,7 @@ def probe_machine(device: Device) -> Machine:
     return Machine("cpu", model, cpus, versions)
 
 
-def demand_one_gpu_model() -> None:
+def require_one_gpu_model() -> None:
     """Demand that all GPUs which this process sees are of one model.
 
     Ray names a node's GPUs after the first of them, so that only the node itself can tell.

@@ -1,4 +1,4 @@
-"""Ballots as rows of the votes dataset, and back: the one place that knows both layouts."""
+"""Votes of a batch as rows of the votes dataset, and back: the one place that knows both layouts."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from pipeline.scoring.claims import Voted
 
 if TYPE_CHECKING:
     # It imports torch, which reading votes does not need.
-    from models.classifiers.smoothed import Ballot
+    from models.classifiers.smoothed import BatchVotes
 
 IntArray = NDArray[np.int64]
 
@@ -20,7 +20,7 @@ IntArray = NDArray[np.int64]
 def votes_table(
     rows: pa.Table,
     readable: IntArray,
-    ballot: "Ballot",
+    ballot: "BatchVotes",
     schema: pa.Schema,
     *,
     views_bv: IntArray | None = None,

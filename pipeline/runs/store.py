@@ -100,7 +100,7 @@ class VotesStore:
         data = storage.read_bytes(self.manifest_path)
         return Manifest.from_json(data, run_id=self.run_id, where=self.manifest_path)
 
-    def begun(self) -> Manifest:
+    def manifest(self) -> Manifest:
         """The manifest of a run that was begun.
 
         Raises:
@@ -190,7 +190,7 @@ class VotesStore:
             ManifestError: The run was never begun.
             StoreError: Units or rows are missing or doubled.
         """
-        manifest, rows = self.begun(), 0
+        manifest, rows = self.manifest(), 0
         for unit in self.units(manifest):
             table = self.read_unit(unit, columns)
             rows += table.num_rows

@@ -8,7 +8,7 @@ from pathlib import Path
 
 def git_revision() -> str | None:
     """The commit of the checkout this runs from, ``-dirty`` where it is changed; else None."""
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     if not (root / ".git").exists() or not shutil.which("git"):
         return None

@@ -13,7 +13,7 @@ from pipeline.config import ClaimsConfig
 from pipeline.runs.manifest import Manifest
 from pipeline.runs.numerics import on_cluster
 from pipeline.runs.store import VotesStore
-from pipeline.scoring.claims import Questions, questions_of
+from pipeline.scoring.claims import Claims, resolve_claims
 from pipeline.scoring.datasets import (
     DATASETS,
     certify_part,
@@ -22,7 +22,7 @@ from pipeline.scoring.datasets import (
     parts_of,
     questions_in,
 )
-from pipeline.scoring.summary import Tally
+from pipeline.scoring.summary import Totals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class Certified:
     summary_path: str
     folders: dict[str, str]
     computed: bool
-    asked: Questions
+    asked: Claims
 
 
 def certify_votes(
@@ -73,10 +73,10 @@ def certify_votes(
         ConfigError: A question that these votes cannot answer.
         ManifestError, StoreError: The votes are absent, incomplete or contradictory.
     """
-    manifest = store.begun()
-    asked = questions_of(manifest, claims, stride)
+    manifest = store.manifest()
+    asked = resolve_claims(manifest, claims, stride)
     earlier = None if overwrite else _known_summary(store)
-    known = Questions.from_summary(earlier) if earlier else Questions()
+    known = Claims.from_summary(earlier) if earlier else Claims()
     questions = asked | known
     folders = datasets_of(store, questions)
 
@@ -100,7 +100,7 @@ def certify_votes(
     ):
         return done(earlier, computed=False)
     store.units(manifest)
-    tally = Tally()
+    totals = Totals()
     work = partial(certify_part, store.anywhere(), manifest, questions)
     if ray is None:
         ray = on_cluster() and len(parts) > 1
@@ -108,15 +108,15 @@ def certify_votes(
     images = manifest.execution["images"]
     with Console(stderr=True).status("certifying") as status:
         for counted in counts:
-            tally.add(counted)
-            status.update(f"certifying: {tally.images} of {images} images")
-    store.check_count(manifest, tally.images)
+            totals.add(counted)
+            status.update(f"certifying: {totals.images} of {images} images")
+    store.check_count(manifest, totals.images)
     written = {storage.full_path(path) for path in files}
     for name in DATASETS:
         for path in storage.list_files(storage.join(store.out, name, f"run_id={store.run_id}")):
             if path not in written:  # of another number of parts, or a question withdrawn
                 storage.remove(path)
-    summary = tally.summary(manifest)
+    summary = totals.summary(manifest)
     # The summary last: it is what a later call takes as the sign that all is there.
     text = json.dumps(summary, indent=2, sort_keys=True) + "\n"
     storage.write_atomically(store.summary_path, text.encode())
@@ -124,8 +124,8 @@ def certify_votes(
 
 
 def _in_ray(
-    work: Callable[..., Tally], parts: Sequence[range], *, verbose: bool
-) -> Iterator[Tally]:
+    work: Callable[..., Totals], parts: Sequence[range], *, verbose: bool
+) -> Iterator[Totals]:
     """Parts as tasks of a Ray Data job."""
     # Ray takes seconds to import and to start, which a few hundred thousand images do not need.
     from pipeline.cluster.connect import ray_cluster  # noqa: PLC0415
@@ -140,7 +140,7 @@ def _known_summary(store: VotesStore) -> dict[str, Any] | None:
     try:
         summary = store.read_summary()
         if summary is not None:
-            Questions.from_summary(summary)
+            Claims.from_summary(summary)
     except (ValueError, KeyError, TypeError):
         return None  # Derived data: computed again rather than believed.
     return summary

@@ -10,7 +10,7 @@ import numpy as np
 
 from models.views.ablations import Ablation
 from models.views.threats import Threat
-from pipeline.certificates.batch import Poll
+from pipeline.certificates.batch import VoteBatch
 from pipeline.certificates.detection import detection
 from pipeline.certificates.rules import check_claim, rule_for
 from pipeline.certificates.subsets import coarser
@@ -69,7 +69,7 @@ class Alert(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Questions:
+class Claims:
     """Everything asked of a run.
 
     Attributes:
@@ -80,10 +80,10 @@ class Questions:
     claims: frozenset[Claim] = frozenset()
     alerts: frozenset[Alert] = frozenset()
 
-    def __or__(self, other: "Questions") -> "Questions":
-        return Questions(self.claims | other.claims, self.alerts | other.alerts)
+    def __or__(self, other: "Claims") -> "Claims":
+        return Claims(self.claims | other.claims, self.alerts | other.alerts)
 
-    def __le__(self, other: "Questions") -> bool:
+    def __le__(self, other: "Claims") -> bool:
         return self.claims <= other.claims and self.alerts <= other.alerts
 
     def to_json(self) -> bytes:
@@ -96,7 +96,7 @@ class Questions:
         return json.dumps({"certified_accuracy": claims, "detection": alerts}).encode()
 
     @classmethod
-    def from_summary(cls, summary: Mapping[str, Any]) -> "Questions":
+    def from_summary(cls, summary: Mapping[str, Any]) -> "Claims":
         """The questions that a summary answers.
 
         Raises:
@@ -152,7 +152,7 @@ def ablation_of(voted: Voted, stride: int | None) -> Ablation:
     return coarser(nobody, voted.ablation, stride)[1]
 
 
-def questions_of(voted: Voted, claims: ClaimsConfig, stride: int | None = None) -> Questions:
+def resolve_claims(voted: Voted, claims: ClaimsConfig, stride: int | None = None) -> Claims:
     """What is asked, every default filled in, each of it answerable.
 
     Args:
@@ -181,7 +181,7 @@ def questions_of(voted: Voted, claims: ClaimsConfig, stride: int | None = None) 
                 alerts.add(Alert(threat, stride))
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    return Questions(frozenset(found), frozenset(alerts))
+    return Claims(frozenset(found), frozenset(alerts))
 
 
 def _places_and_rules(voted: Voted, claims: ClaimsConfig) -> list[tuple[int, str]]:
@@ -200,4 +200,4 @@ def _check_alert(threat: Threat, ablation: Ablation, num_classes: int, *, random
             "--detect: it counts the votes of all ablations, and --randomized drew some"
         )
     nobody = np.zeros((0, len(ablation)), np.int64)
-    detection(Poll(nobody, ablation, num_classes), threat)
+    detection(VoteBatch(nobody, ablation, num_classes), threat)

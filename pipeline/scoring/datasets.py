@@ -18,9 +18,9 @@ from pipeline import storage
 from pipeline.runs.manifest import Manifest
 from pipeline.runs.schema import CERTIFICATES, DETECTION, IMAGES
 from pipeline.runs.store import VotesStore
-from pipeline.scoring.claims import Questions
-from pipeline.scoring.score import Judged, judge
-from pipeline.scoring.summary import Tally
+from pipeline.scoring.claims import Claims
+from pipeline.scoring.score import Scored, score_votes
+from pipeline.scoring.summary import Totals
 
 DATASETS = {"certificates": CERTIFICATES, "images": IMAGES, "detection": DETECTION}
 """What is derived from votes, a folder each under ``<out>``."""
@@ -34,7 +34,7 @@ _UNUSED = ("counts", "views", "gaps")
 _PART_IMAGES, _BATCH_IMAGES = 1 << 16, 1 << 13
 
 
-def datasets_of(store: VotesStore, questions: Questions) -> dict[str, str]:
+def datasets_of(store: VotesStore, questions: Claims) -> dict[str, str]:
     """The datasets that hold the answers, with their folders."""
     return {
         name: storage.join(store.out, name, f"run_id={store.run_id}")
@@ -57,11 +57,11 @@ def parts_of(manifest: Manifest) -> list[range]:
 def certify_part(
     store: VotesStore,
     manifest: Manifest,
-    questions: Questions,
+    questions: Claims,
     part: tuple[int, range],
     *,
     threads: int | None = None,
-) -> Tally:
+) -> Totals:
     """Answer the questions about some units, write one file a dataset, and count.
 
     Memory holds a few batches and the files, compressed, whatever the images of the run.
@@ -76,7 +76,7 @@ def certify_part(
     Raises:
         StoreError: A stored prediction is not that of its votes.
     """
-    (number, units), tally = part, Tally()
+    (number, units), totals = part, Totals()
     folders = datasets_of(store, questions)
     sinks = {name: io.BytesIO() for name in folders}
     metadata = {_QUESTIONS: questions.to_json()}
@@ -87,33 +87,33 @@ def certify_part(
             )
             for name, sink in sinks.items()
         }
-        for judged in _judged(store, manifest, questions, units, threads):
-            tally.add(judged.tally)
+        for scored in _score_batches(store, manifest, questions, units, threads):
+            totals.add(scored.totals)
             for name, writer in writers.items():
-                writer.write_table(getattr(judged, name).cast(writer.schema))
+                writer.write_table(getattr(scored, name).cast(writer.schema))
     for name, sink in sinks.items():
         storage.write_atomically(part_path(folders[name], number), sink.getvalue())
-    return tally
+    return totals
 
 
-def _judged(
+def _score_batches(
     store: VotesStore,
     manifest: Manifest,
-    questions: Questions,
+    questions: Claims,
     units: Sequence[int],
     threads: int | None,
-) -> Iterator[Judged]:
+) -> Iterator[Scored]:
     """The units a batch at a time, in order, judged side by side: numpy and Parquet share cores."""
     columns = [name for name in manifest.schema.names if name not in _UNUSED]
     step = max(1, _BATCH_IMAGES // _unit_images(manifest))
     threads = threads or len(os.sched_getaffinity(0))
 
-    def work(batch: Sequence[int]) -> Judged:
+    def work(batch: Sequence[int]) -> Scored:
         table = pa.concat_tables(store.read_unit(unit, columns) for unit in batch)
-        return judge(table, manifest, questions)
+        return score_votes(table, manifest, questions)
 
     with ThreadPoolExecutor(threads) as pool:
-        waiting: list[Future[Judged]] = []
+        waiting: list[Future[Scored]] = []
         for start in range(0, len(units), step):
             waiting.append(pool.submit(work, units[start : start + step]))
             if len(waiting) > threads:

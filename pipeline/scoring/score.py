@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.certificates.batch import Poll, polls
+from pipeline.certificates.batch import VoteBatch, vote_batches
 from pipeline.certificates.detection import Leads, detection
 from pipeline.certificates.largest import largest
 from pipeline.certificates.randomized import CONFIDENCE
@@ -26,8 +26,8 @@ from pipeline.runs.manifest import Manifest
 from pipeline.runs.rows import votes_array
 from pipeline.runs.schema import CERTIFICATES, DETECTION, IMAGES
 from pipeline.runs.store import StoreError
-from pipeline.scoring.claims import Claim, Questions, own_stride
-from pipeline.scoring.summary import Tally, leads_by_tau
+from pipeline.scoring.claims import Claim, Claims, own_stride
+from pipeline.scoring.summary import Totals, leads_by_tau
 
 IntArray = NDArray[np.int64]
 
@@ -35,7 +35,7 @@ NO_MARGIN = np.iinfo(np.int32).min
 """Stands for the margin of a class that is not there; below every margin, and null in rows."""
 
 
-class Answers:
+class BatchResults:
     """What is found out about N images; every array int (N,).
 
     Attributes:
@@ -46,7 +46,7 @@ class Answers:
         largest: Largest certified side, by rule; none of votes at drawn positions.
     """
 
-    def __init__(self, images: int, questions: Questions, manifest: Manifest) -> None:
+    def __init__(self, images: int, questions: Claims, manifest: Manifest) -> None:
         self.lead_n = np.zeros(images, np.int64)
         # In one order, so that the same questions always write the same files.
         claims = sorted(questions.claims, key=lambda claim: claim.order)
@@ -61,7 +61,7 @@ class Answers:
         self.largest = {rule: np.zeros(images, np.int64) for rule in rules}
 
 
-def rows_of(table: pa.Table, answers: Answers) -> tuple[pa.Table, pa.Table, pa.Table]:
+def rows_of(table: pa.Table, answers: BatchResults) -> tuple[pa.Table, pa.Table, pa.Table]:
     """Rows of the certificates, the images and the detection dataset.
 
     Args:
@@ -134,7 +134,7 @@ def _spread(values_n: IntArray, voted: NDArray[np.bool_]) -> pa.Array:
     return pa.array(values, mask=values == NO_MARGIN)
 
 
-class Judged(NamedTuple):
+class Scored(NamedTuple):
     """Rows of the datasets, and their counts.
 
     Attributes:
@@ -147,10 +147,10 @@ class Judged(NamedTuple):
     certificates: pa.Table
     images: pa.Table
     detection: pa.Table
-    tally: Tally
+    totals: Totals
 
 
-def judge(table: pa.Table, manifest: Manifest, questions: Questions) -> Judged:
+def score_votes(table: pa.Table, manifest: Manifest, questions: Claims) -> Scored:
     """Answer every question about a batch.
 
     Args:
@@ -164,7 +164,7 @@ def judge(table: pa.Table, manifest: Manifest, questions: Questions) -> Judged:
     voted = table.filter(table["error"].is_null())
     labels = Labels.of(voted)
     votes = votes_array(voted, manifest)
-    answers = Answers(len(votes), questions, manifest)
+    answers = BatchResults(len(votes), questions, manifest)
     if len(votes):
         _ask(answers, votes, labels, manifest)
     differs = answers.predictions[own_stride(manifest)] != voted["prediction"].to_numpy()
@@ -173,7 +173,7 @@ def judge(table: pa.Table, manifest: Manifest, questions: Questions) -> Judged:
             f"image_id={voted['image_id'][int(differs.argmax())]}: the stored prediction is not "
             "that of the votes beside it; delete the run and vote again"
         )
-    tally = Tally(
+    totals = Totals(
         images=table.num_rows,
         errors=table.num_rows - voted.num_rows,
         unlabelled=table.num_rows - int(Labels.of(table).known.sum()),
@@ -182,12 +182,12 @@ def judge(table: pa.Table, manifest: Manifest, questions: Questions) -> Judged:
     if len(votes):
         accepted = labels.accept(votes)
         # Of a set of votes one right class is enough, and counts once.
-        tally.ablations_right = int((accepted if votes.ndim == 2 else accepted.any(-1)).sum())
-    _count(tally, answers, labels, manifest)
-    return Judged(*rows_of(table, answers), tally)
+        totals.ablations_right = int((accepted if votes.ndim == 2 else accepted.any(-1)).sum())
+    _count(totals, answers, labels, manifest)
+    return Scored(*rows_of(table, answers), totals)
 
 
-def _ask(answers: Answers, votes: IntArray, labels: Labels, manifest: Manifest) -> None:
+def _ask(answers: BatchResults, votes: IntArray, labels: Labels, manifest: Manifest) -> None:
     """Fill in the answers."""
     classes = np.array(manifest.classes or range(manifest.num_classes))
     votes, right_nk = (renumbered(given, manifest.classes) for given in (votes, labels.classes))
@@ -199,7 +199,7 @@ def _ask(answers: Answers, votes: IntArray, labels: Labels, manifest: Manifest) 
         ablation = manifest.ablation
         if stride != own_stride(manifest) and stride is not None:
             counted, ablation = coarser(votes, ablation, stride)
-        for images, poll in polls(
+        for images, poll in vote_batches(
             counted, ablation, len(classes), slots=slots, drawn=manifest.draws is not None
         ):
             predictions_n[images] = classes[poll.ranked.predictions]
@@ -219,7 +219,7 @@ def _ask(answers: Answers, votes: IntArray, labels: Labels, manifest: Manifest) 
                     sides_n[images] = least_n = largest(poll, RULES[rule], least_n)
 
 
-def _margins(poll: Poll, claim: Claim, right_nk: IntArray) -> IntArray:
+def _margins(poll: VoteBatch, claim: Claim, right_nk: IntArray) -> IntArray:
     """Margins of a claim about some images; int (N,)."""
     rule = rule_for(
         claim.rule,
@@ -238,21 +238,21 @@ def _margins(poll: Poll, claim: Claim, right_nk: IntArray) -> IntArray:
     return margins_n
 
 
-def _count(tally: Tally, answers: Answers, labels: Labels, manifest: Manifest) -> None:
+def _count(totals: Totals, answers: BatchResults, labels: Labels, manifest: Manifest) -> None:
     """Add the answers to the counts."""
     right = {stride: labels.accept(given) for stride, given in answers.predictions.items()}
-    tally.smoothed_right = Counter({stride: int(holds.sum()) for stride, holds in right.items()})
+    totals.smoothed_right = Counter({stride: int(holds.sum()) for stride, holds in right.items()})
     for claim, margins_n in answers.margins.items():
         holds = margins_n >= 0
-        tally.certified[claim] = int(holds.sum())
+        totals.certified[claim] = int(holds.sum())
         # Above top_k 1 the claim is about a right class.
         rightly = holds & right[claim.stride] if claim.top_k == 1 else holds
-        tally.certified_right[claim] = int(rightly.sum())
+        totals.certified_right[claim] = int(rightly.sum())
     own = right[own_stride(manifest)]
     sides = min(manifest.ablation.height, manifest.ablation.width) + 1
     for rule, sides_n in answers.largest.items():
-        tally.largest_right[rule] = np.bincount(sides_n[own], minlength=sides)
+        totals.largest_right[rule] = np.bincount(sides_n[own], minlength=sides)
     for alert, leads in answers.leads.items():
         holds = right[alert.stride]
         of_right = Leads(*(lead_n[holds] for lead_n in leads))
-        tally.leads_right[alert] = leads_by_tau(of_right, manifest.votes_per_image)
+        totals.leads_right[alert] = leads_by_tau(of_right, manifest.votes_per_image)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.certificates.detection import Leads
-from pipeline.certificates.uniform import most_touched
+from pipeline.certificates.uniform import max_touched_views
 from pipeline.runs.manifest import AS_GIVEN, Manifest
 from pipeline.scoring.claims import Alert, Claim, ablation_of, own_stride
 from pipeline.scoring.intervals import Proportion
@@ -49,7 +49,7 @@ def leads_by_tau(leads: Leads, votes: int) -> IntArray:
 
 
 @dataclass
-class Tally:
+class Totals:
     """Counts over the images of a run; batches are added in any order.
 
     Attributes:
@@ -77,7 +77,7 @@ class Tally:
     largest_right: dict[str, IntArray] = field(default_factory=dict)
     leads_right: dict[Alert, IntArray] = field(default_factory=dict)
 
-    def add(self, other: "Tally") -> None:
+    def add(self, other: "Totals") -> None:
         """Add the counts of other images."""
         for name, others in vars(other).items():
             mine = getattr(self, name)
@@ -109,7 +109,9 @@ class Tally:
             "certified_accuracy": [
                 {
                     **claim.to_dict(),
-                    "max_touched": most_touched(ablation_of(manifest, claim.stride), claim.threat),
+                    "max_touched": max_touched_views(
+                        ablation_of(manifest, claim.stride), claim.threat
+                    ),
                     "images_certified": self.certified[claim],
                     **Proportion(self.certified_right[claim], labelled).to_dict(),
                 }

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from pipeline import storage
 from pipeline.sources.base import LISTING, Kind, Location, SourceError, SourceOptions
 from pipeline.sources.ground_truth import with_labels
-from pipeline.sources.listing_cache import ListingMemory, Remembered
+from pipeline.sources.listing_cache import ListingCache, Remembered
 from pipeline.sources.reading import SOURCES
 from pipeline.sources.stored_files import StoredFile, digest_of, list_directory, short
 from pipeline.storage.parallel import in_threads
@@ -55,7 +55,7 @@ def list_images(
     data: str,
     options: SourceOptions,
     num_classes: int | None,
-    memory: ListingMemory | None = None,
+    memory: ListingCache | None = None,
 ) -> Listing:
     """List every image of ``data``, a path, directory or pattern, local or on S3.
 
@@ -81,7 +81,7 @@ def list_images(
             raise SourceError(f"{data} holds no {kind} images: {_LAYOUTS}")
         _require_utf8(files)
         root = storage.full_path(data) if location.is_directory else _common_root(files)
-        memory = memory or ListingMemory()
+        memory = memory or ListingCache()
 
         def open_file(file: StoredFile) -> Remembered:
             known = memory.known.get(file)

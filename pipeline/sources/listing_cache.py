@@ -44,7 +44,7 @@ class Remembered:
 
 
 @dataclass
-class ListingMemory:
+class ListingCache:
     """What is known of a source's files.
 
     Attributes:
@@ -57,7 +57,7 @@ class ListingMemory:
 
 
 @contextmanager
-def remembered_listing(out: str, data: str, options: SourceOptions) -> Iterator[ListingMemory]:
+def remembered_listing(out: str, data: str, options: SourceOptions) -> Iterator[ListingCache]:
     """The memory of one source, kept for later jobs unless the block fails.
 
     A memory that cannot be read or written costs time only.
@@ -65,7 +65,7 @@ def remembered_listing(out: str, data: str, options: SourceOptions) -> Iterator[
     request = [_REVISION, storage.full_path(data), options.image_column, options.label_column]
     name = hashlib.sha256(json.dumps(request).encode()).hexdigest()[:16]
     path = storage.join(out, "listings", f"{name}.parquet")
-    memory, started = ListingMemory(_load(path)), time.time()
+    memory, started = ListingCache(_load(path)), time.time()
     yield memory
     settled = {
         file: found

@@ -20,7 +20,7 @@ from pipeline.tracking.description import (
     tags_of,
 )
 from pipeline.tracking.points import Point, points_of
-from pipeline.tracking.server import Tracker, connect, failures_in_words, tracking_uri
+from pipeline.tracking.server import Tracker, connect, failures_as_text, tracking_uri
 from pipeline.tracking.tables import claims_table, log_table
 
 _AGAIN = (
@@ -44,7 +44,7 @@ def log_run(
     """
     if tracking_uri(claims, out) is None:
         return None
-    with failures_in_words(claims, out, _AGAIN):
+    with failures_as_text(claims, out, _AGAIN):
         tracker = connect(claims, out)
         assert tracker is not None
         manifest, summary = certified.manifest, certified.summary
@@ -114,7 +114,7 @@ def log_page(
     claims = where_logged(store, mlflow, experiment)
     if tracking_uri(claims, store.out) is None:
         return None
-    with failures_in_words(claims, store.out, "The page is written"):
+    with failures_as_text(claims, store.out, "The page is written"):
         tracker = connect(claims, store.out)
         assert tracker is not None
         found = tracker.find({RUN_ID: store.run_id})

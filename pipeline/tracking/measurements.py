@@ -9,7 +9,7 @@ from pipeline.runs.manifest import flatten
 from pipeline.storage.addresses import redact
 from pipeline.tracking.description import origin
 from pipeline.tracking.points import Point
-from pipeline.tracking.server import connect, failures_in_words
+from pipeline.tracking.server import connect, failures_as_text
 from pipeline.tracking.tables import log_table
 
 # What MLflow takes in the name of a metric.
@@ -40,7 +40,7 @@ def log_measurement(
         TrackingError: MLflow failed.
     """
     claims = ClaimsConfig(mlflow=mlflow, experiment=experiment)
-    with failures_in_words(claims, "", "Measure again with --json to keep the figures"):
+    with failures_as_text(claims, "", "Measure again with --json to keep the figures"):
         tracker = connect(claims, "")
         assert tracker is not None, "a server was given"
         run = str(tracker.create(name, {}).info.run_id)

@@ -16,7 +16,7 @@ from pipeline.scoring.words import interval, threat
 from pipeline.storage.addresses import redact
 from pipeline.tracking.description import RUN_ID, origin, run_name, sure_of
 from pipeline.tracking.points import certified_figures
-from pipeline.tracking.server import Tracker, connect, failures_in_words
+from pipeline.tracking.server import Tracker, connect, failures_as_text
 
 _WEIGHTS = "patchcert.weights_sha256"
 
@@ -58,7 +58,7 @@ def register_weights(
         ConfigError: The run is not logged there.
         TrackingError: MLflow failed.
     """
-    with failures_in_words(claims, out, "Register again once it answers"):
+    with failures_as_text(claims, out, "Register again once it answers"):
         tracker = connect(claims, out)
         if tracker is None:
             raise ConfigError("--mlflow none: a model registry is a part of MLflow; give a server")

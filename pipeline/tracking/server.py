@@ -147,7 +147,7 @@ def connect(claims: ClaimsConfig, out: str) -> Tracker | None:
 
 
 @contextmanager
-def failures_in_words(claims: ClaimsConfig, out: str, remedy: str) -> Iterator[None]:
+def failures_as_text(claims: ClaimsConfig, out: str, remedy: str) -> Iterator[None]:
     """Turn what MLflow raises into a TrackingError that ends with ``remedy``."""
     uri = redact(tracking_uri(claims, out) or "none")
     try:

@@ -14,7 +14,7 @@ from pipeline.config import ClaimsConfig
 from pipeline.runs.manifest import Manifest, canonical, flatten
 from pipeline.tracking.certified import log_summary
 from pipeline.tracking.description import RUN_ID, STRIDE, dataset_name, origin, run_name, tags_of
-from pipeline.tracking.server import Tracker, connect, failures_in_words, tracking_uri
+from pipeline.tracking.server import Tracker, connect, failures_as_text, tracking_uri
 from pipeline.tracking.tables import log_table
 
 _SWEEP, _ANSWERED_FROM, _PARENT = (
@@ -45,7 +45,7 @@ class TrackedSweep:
         self._tracker: Tracker | None = None
         if tracking_uri(claims, out) is None:
             return
-        with failures_in_words(claims, out, "Nothing is computed yet; correct --mlflow"):
+        with failures_as_text(claims, out, "Nothing is computed yet; correct --mlflow"):
             tracker = connect(claims, out)
             assert tracker is not None
             key = hashlib.sha256(canonical(wanted.identity["data"])).hexdigest()[:16]
@@ -73,14 +73,14 @@ class TrackedSweep:
         if self._tracker is None:
             return
         status = "FAILED" if error is not None or self._failed else "FINISHED"
-        with failures_in_words(self._claims, self._out, _REMEDY):
+        with failures_as_text(self._claims, self._out, _REMEDY):
             self._tracker.client.set_terminated(self._parent, status=status)
 
     def adopt(self, run_id: str) -> None:
         """Nest the MLflow run of a run, unless it is another sweep's."""
         if self._tracker is None:
             return
-        with failures_in_words(self._claims, self._out, _REMEDY):
+        with failures_as_text(self._claims, self._out, _REMEDY):
             found = self._tracker.find({RUN_ID: run_id})
             if found is not None and _PARENT not in found.data.tags:
                 self._tracker.client.set_tag(found.info.run_id, _PARENT, self._parent)
@@ -99,7 +99,7 @@ class TrackedSweep:
         if self._tracker is None:
             return
         tracker = self._tracker
-        with failures_in_words(self._claims, self._out, _REMEDY):
+        with failures_as_text(self._claims, self._out, _REMEDY):
             key = {_ANSWERED_FROM: manifest.run_id, STRIDE: str(stride)}
             name = f"{run_name(wanted)} (from s{manifest.ablation.stride})"
             found = tracker.find(key) or tracker.create(name, {**key, _PARENT: self._parent})
@@ -119,5 +119,5 @@ class TrackedSweep:
         self._failed = failed
         if self._tracker is None:
             return
-        with failures_in_words(self._claims, self._out, _REMEDY):
+        with failures_as_text(self._claims, self._out, _REMEDY):
             log_table(self._tracker, self._parent, "sweep", rows)

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.config import ClaimsConfig
 from pipeline.runs.manifest import Manifest
 from pipeline.tracking.certified import open_mlflow_run
-from pipeline.tracking.server import Tracker, connect, failures_in_words, tracking_uri
+from pipeline.tracking.server import Tracker, connect, failures_as_text, tracking_uri
 
 # MLflow's own switch.
 _SWITCH = "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"
@@ -30,7 +30,7 @@ def watched(manifest: Manifest, claims: ClaimsConfig, out: str) -> Iterator[None
     if tracking_uri(claims, out) is None:
         yield
         return
-    with failures_in_words(claims, out, "Nothing is computed yet; correct --mlflow, or give none"):
+    with failures_as_text(claims, out, "Nothing is computed yet; correct --mlflow, or give none"):
         tracker = connect(claims, out)
         assert tracker is not None
         run = open_mlflow_run(tracker, manifest)

@@ -4,7 +4,7 @@ from pipeline.config import ClaimsConfig
 from pipeline.runs.manifest import flatten
 from pipeline.tracking.description import origin
 from pipeline.tracking.points import Point
-from pipeline.tracking.server import connect, failures_in_words
+from pipeline.tracking.server import connect, failures_as_text
 from pipeline.training.config import TrainingPlace
 from pipeline.training.recipe import Recipe
 
@@ -23,7 +23,7 @@ class Curves:
     def __init__(self, recipe: Recipe, place: TrainingPlace) -> None:
         claims = ClaimsConfig(mlflow=place.mlflow, experiment=place.experiment)
         self._where = claims, place.out, _REMEDY
-        with failures_in_words(*self._where):
+        with failures_as_text(*self._where):
             self._tracker = connect(claims, place.out)
             if self._tracker is None:
                 return
@@ -43,14 +43,14 @@ class Curves:
         """Log what was measured after an epoch."""
         if self._tracker is not None:
             points = [Point(name, value, epoch) for name, value in figures.items()]
-            with failures_in_words(*self._where):
+            with failures_as_text(*self._where):
                 self._tracker.log_points(self._run, points)
 
     def end(self, *, weights: str | None) -> None:
         """End the MLflow run; without weights the training failed, and may be resumed."""
         if self._tracker is None:
             return
-        with failures_in_words(*self._where):
+        with failures_as_text(*self._where):
             if weights is not None:
                 self._tracker.set(self._run, tags={"patchcert.weights": weights}, params={})
             status = "FAILED" if weights is None else "FINISHED"

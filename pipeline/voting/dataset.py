@@ -14,7 +14,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 
 from pipeline.cluster.errors import in_words
-from pipeline.cluster.resources import COMMIT_CPUS, DECODE_CPUS, Share
+from pipeline.cluster.resources import COMMIT_CPUS, DECODE_CPUS, Resources
 from pipeline.voting.commit import CommitUnit
 from pipeline.voting.isolation import Deaths, Guarded, Handler
 
@@ -37,7 +37,7 @@ def run_units(
     decode: Callable[[], Handler],
     vote: Callable[[], Handler],
     commit: CommitUnit,
-    share: Share,
+    share: Resources,
     *,
     stall_seconds: float,
     verbose: bool,

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from pipeline.cluster.resources import plan_share
+from pipeline.cluster.resources import plan_resources
 from pipeline.config import VotesConfig
-from pipeline.runs.error_images import faulty_images
+from pipeline.runs.error_images import find_error_images
 from pipeline.runs.identity import finished
 from pipeline.runs.lease import Lease
 from pipeline.runs.manifest import Manifest, ManifestError
@@ -121,7 +121,7 @@ def finish_run(job: VotesJob, wanted: Manifest, listing: Listing, *, verbose: bo
                 "run again to resume"
             )
     store.clean_up()
-    faults = faulty_images(store, manifest).to_dict()
+    faults = find_error_images(store, manifest).to_dict()
     job.lease.check()  # the manifest is no longer ours to write if another job has taken the run
     done = finished(manifest, seconds)
     done = replace(done, execution={**done.execution, "faulty": faults})
@@ -150,7 +150,7 @@ def _vote_on(
     done = sum(unit_rows) - sum(unit.num_rows for unit in pending)
     schema = manifest.schema
     with ray_cluster(verbose=verbose) as available:
-        share = plan_share(
+        share = plan_resources(
             available,
             job.numerics,
             job.config.actors,

@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 from rich.console import Console
 
 from pipeline.config import ConfigError, OutputConfig, VotesConfig
-from pipeline.runs.error_images import Faulty
+from pipeline.runs.error_images import ErrorImages
 from pipeline.runs.identity import execution, identity
 from pipeline.runs.lease import held
 from pipeline.runs.manifest import Manifest
 from pipeline.runs.numerics import (
     Machine,
     Numerics,
-    demand_one_gpu_model,
     on_cluster,
     probe_machine,
+    require_one_gpu_model,
     resolve_numerics,
 )
 from pipeline.runs.resolve import Voter
@@ -24,7 +24,7 @@ from pipeline.runs.schema import MAX_CLASSES
 from pipeline.runs.store import VotesStore
 from pipeline.runs.weight_files import local_weights
 from pipeline.sources.listing import Listing, SourceOptions, list_images
-from pipeline.sources.listing_cache import ListingMemory, remembered_listing
+from pipeline.sources.listing_cache import ListingCache, remembered_listing
 from pipeline.voting.job import Finished, VotesJob, check_images, finish_run
 
 
@@ -44,7 +44,7 @@ class VotesOutcome:
     images: int
     voted: int
     seconds: float
-    faulty: Faulty
+    faulty: ErrorImages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class VotesPlan:
 
 
 def plan_votes(
-    config: VotesConfig, voter: Voter, output: OutputConfig, memory: ListingMemory
+    config: VotesConfig, voter: Voter, output: OutputConfig, memory: ListingCache
 ) -> VotesPlan:
     """List the images and work out which run they make.
 
@@ -180,7 +180,7 @@ def _count_votes(
         images=len(listing),
         voted=done.voted,
         seconds=done.seconds,
-        faulty=Faulty(**done.manifest.execution["faulty"]),
+        faulty=ErrorImages(**done.manifest.execution["faulty"]),
     )
 
 
@@ -228,7 +228,7 @@ def machine_that_votes(config: VotesConfig, *, verbose: bool) -> Machine:
     if not on_cluster():
         machine = probe_machine(config.device)
         if machine.device == "cuda":
-            demand_one_gpu_model()
+            require_one_gpu_model()
         return machine
     from pipeline.cluster.connect import probe_worker  # noqa: PLC0415  (Ray takes a second to import)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from models.classifiers.build import Restricted, base_classifier
+from models.classifiers.build import ClassSubset, base_classifier
 from models.classifiers.smoothed import SmoothedClassifier
 from models.classifiers.votes import ThresholdVoting
 from models.networks.weights import sha256_of
@@ -120,7 +120,7 @@ def build_classifier(voter: Voter, numerics: Numerics) -> SmoothedClassifier:
     network = network.to(device=device, dtype=getattr(torch, numerics.dtype))
     classifier = base_classifier(network, voter.ablation, voter.preprocess, voter.tokens)
     return SmoothedClassifier(
-        Restricted.of(classifier.to(device).eval(), voter.classes, device),
+        ClassSubset.of(classifier.to(device).eval(), voter.classes, device),
         device,
         numerics.microbatch,
         voting=None if voter.theta is None else ThresholdVoting(voter.theta),

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from models.views.ablations import Ablation, Patch
 from pipeline.bench.hardware import hardware, peak_memory_mib
-from pipeline.certificates.batch import tally
+from pipeline.certificates.batch import rank_votes
 from pipeline.config import ClaimsConfig
 from pipeline.runs.rows import votes_array
 from pipeline.runs.store import VotesStore
@@ -96,11 +96,11 @@ def _family(
     store: VotesStore, loop_images: int, rounds: int, *, every_size: bool
 ) -> dict[str, Any]:
     """One family of ablations: time, memory, what the loop takes, and how hard the votes are."""
-    manifest = store.begun()
+    manifest = store.manifest()
     images, num_classes = int(manifest.execution["images"]), manifest.num_classes
     seconds, memory = _certified(store, rounds)
     votes = _first_votes(store, _SAMPLE)
-    voted = (tally(votes, num_classes).counts_nk > 0).sum(axis=1)
+    voted = (rank_votes(votes, num_classes).counts_nk > 0).sum(axis=1)
     rows = pq.read_table(Path(store.out, "images", f"run_id={store.run_id}")).to_pydict()
     exact = np.array(rows["largest_exact_px"])
     sides = range(1, 113) if every_size else PATCHES
@@ -208,7 +208,7 @@ def largest_by_loop(
 
 
 def _first_votes(store: VotesStore, images: int) -> NDArray[np.int64]:
-    tables, manifest = [], store.begun()
+    tables, manifest = [], store.manifest()
     for unit in store.units(manifest):
         tables.append(votes_array(store.read_unit(unit, ["votes"]), manifest))
         if sum(map(len, tables)) >= images:

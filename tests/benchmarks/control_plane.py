@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from models.classifiers.smoothed import Ballot
+from models.classifiers.smoothed import BatchVotes
 from models.preprocess import PRESETS
 from models.views.ablations import Ablation
 from pipeline.bench.hardware import hardware
@@ -79,7 +79,7 @@ class MadeUp:
     def __call__(self, decoded: pa.Table) -> pa.Table:
         """Rows without pixels to votes, in order, addressed to their unit."""
         votes_bv = made_up_votes(decoded["image_id"].to_pylist(), self.views)
-        ballot = Ballot(votes_bv, votes_bv[:, 0])
+        ballot = BatchVotes(votes_bv, votes_bv[:, 0])
         table = votes_table(decoded, np.arange(len(votes_bv)), ballot, self.schema)
         (self.folder / str(os.getpid())).write_text(str(peak_mib()))
         return addressed(table, decoded, 0.0)
@@ -122,7 +122,7 @@ def measure_control_plane(folder: Path, shards: int, per_shard: int) -> dict[str
     (folder / _MEMORY).mkdir()
     first = _job_in_child(folder)
     store = VotesStore(str(folder / _OUT), first["run_id"])
-    manifest = store.begun()
+    manifest = store.manifest()
     units = int(manifest.execution["units"])
     size = sum(path.stat().st_size for path in Path(store.folder).glob("unit-*.parquet"))
     # As if it had been killed before the last unit.

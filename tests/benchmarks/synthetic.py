@@ -108,7 +108,7 @@ def first_images(store: VotesStore, out: str, images: int) -> VotesStore:
     Raises:
         ValueError: The images are no whole number of units, nor all there are.
     """
-    whole = store.begun()
+    whole = store.manifest()
     if images % UNIT_IMAGES and images != whole.execution["images"]:
         raise ValueError(f"{images} images: choose a multiple of {UNIT_IMAGES}")
     manifest = _manifest(whole.ablation, whole.num_classes, images)

@@ -7,14 +7,14 @@ from typing import Any, NamedTuple, TypeVar
 from models.views.threats import Threat
 from pipeline.analysis.classes import ClassRow, by_class, class_names, columns
 from pipeline.analysis.heatmap import BreakingMap, breaking_maps
-from pipeline.analysis.outcomes import Outcomes, Question, outcomes_of
+from pipeline.analysis.outcomes import Measure, Outcomes, outcomes_of
 from pipeline.analysis.run import Run
 from pipeline.config import ConfigError
 from pipeline.report.page.gallery import Gallery, data_uri, gallery_of, pixels_of
 from pipeline.report.page.margins import MarginCounts, detection_curve, margin_counts
 from pipeline.report.plots import CURVES, curve_of
 from pipeline.runs.manifest import Manifest, flatten
-from pipeline.scoring.claims import Claim, Questions, own_stride
+from pipeline.scoring.claims import Claim, Claims, own_stride
 from pipeline.sources.base import SourceError
 
 T = TypeVar("T")
@@ -129,7 +129,7 @@ class ClassTable:
         named: True if the names are more than numbers.
     """
 
-    questions: Sequence[Question]
+    questions: Sequence[Measure]
     rows: Sequence[tuple[str, ClassRow]]
     named: bool
 
@@ -283,7 +283,7 @@ def chapter_of(run: Run, letter: str, *, images: bool = True, data: str | None =
 def _summary_of(run: Run) -> dict[str, Any]:
     try:
         summary = run.summary
-        Questions.from_summary(summary or {})
+        Claims.from_summary(summary or {})
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(
             f"run {run.run_id} has no certificates yet; `patchcert certify --run-id {run.run_id}` "

@@ -13,7 +13,7 @@ from PIL import Image
 
 from models.preprocess import Preprocess
 from models.views.ablations import BoolArray, IntArray, Patch
-from pipeline.analysis.outcomes import SMOOTHED, Outcomes, Question
+from pipeline.analysis.outcomes import SMOOTHED, Measure, Outcomes
 from pipeline.analysis.run import Run
 from pipeline.certificates.witness import touched_at, witnesses
 from pipeline.config import ConfigError
@@ -94,7 +94,7 @@ def gallery_of(outcomes: Outcomes, claim: Claim, name_of: Callable[[int], str]) 
             "`patchcert certify --rule exact` computes one"
         )
     right_n = outcomes.right[SMOOTHED]
-    certified_n = outcomes.right[Question("certified", claim._replace(stride=None))]
+    certified_n = outcomes.right[Measure("certified", claim._replace(stride=None))]
     kinds = certified_n, right_n & ~certified_n
     chosen = np.concatenate([_drawn(kind_n) for kind_n in kinds])
     if not len(chosen):

@@ -13,8 +13,8 @@ from pipeline.analysis.stored import dataset
 from pipeline.certificates.detection import detection_leads
 from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.runs.labels import Labels
-from pipeline.scoring.claims import Alert, Claim, questions_of
-from pipeline.scoring.summary import Tally, leads_by_tau
+from pipeline.scoring.claims import Alert, Claim, resolve_claims
+from pipeline.scoring.summary import Totals, leads_by_tau
 
 # Votes held at a time.
 _VOTES = 1 << 20
@@ -86,7 +86,7 @@ def detection_curve(run: Run, summary: dict[str, Any], claim: Claim) -> dict[str
     for curve in summary["detection"]:
         if (curve["threat"], curve["stride"]) == (str(claim.threat), claim.stride):
             return dict(curve)
-    questions_of(run.manifest, ClaimsConfig(patch=(str(claim.threat),), detect=True))
+    resolve_claims(run.manifest, ClaimsConfig(patch=(str(claim.threat),), detect=True))
     sums = np.zeros((3, run.manifest.votes_per_image + 2), np.int64)
     for table, votes in run.batches(_VOTES):
         right = Labels.of(table).accept(table["prediction"].to_numpy().astype(np.int64))
@@ -94,10 +94,10 @@ def detection_curve(run: Run, summary: dict[str, Any], claim: Claim) -> dict[str
             run.renumbered(votes[right]), run.ablation, claim.threat, run.num_classes
         )
         sums += leads_by_tau(leads, run.manifest.votes_per_image)
-    tally = Tally(
+    totals = Totals(
         images=summary["images"],
         unlabelled=summary["images_without_label"],
         leads_right={Alert(claim.threat, claim.stride): sums},
     )
-    (curve,) = tally.summary(run.manifest)["detection"]
+    (curve,) = totals.summary(run.manifest)["detection"]
     return dict(curve)

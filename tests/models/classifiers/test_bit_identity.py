@@ -73,7 +73,7 @@ print(json.dumps(test_bit_identity.{call}))
 def in_another_process(call: str) -> subprocess.Popen[str]:
     """A fresh process that calls a function of this module, with reproducible MKL."""
     here = Path(__file__).parent
-    script = _SCRIPT.format(repository=str(here.parents[1]), folder=str(here), call=call)
+    script = _SCRIPT.format(repository=str(here.parents[2]), folder=str(here), call=call)
     return subprocess.Popen(
         [sys.executable, "-c", script],
         stdout=subprocess.PIPE,

@@ -16,7 +16,7 @@ from tests.models.classifiers.families import DROPPABLE, MASKED
 
 def test_importing_the_registry_imports_no_torch():
     script = "import sys, models.networks.systems; assert not {'torch', 'timm'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[3])
 
 
 @pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.family)

@@ -70,7 +70,7 @@ def test_another_process_chooses_the_same():
         capture_output=True,
         text=True,
         check=True,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         env={"PYTHONHASHSEED": "5"},
     )
     here = f"{random_offsets(7, 5, 4, 6).tolist()} {draw_positions('a', 1, 4, 99).tolist()}"

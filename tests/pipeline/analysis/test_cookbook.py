@@ -145,7 +145,7 @@ def test_worst_places(answered):
         np.array([np.bincount(v, minlength=5).argmax() for v in run.votes.votes])
     )
     broken = np.zeros(len(right), bool)
-    for images, found in run.landscapes(Patch.square(32)):
+    for images, found in run.location_margins(Patch.square(32)):
         broken[images] = found.margins_nyx[:, 0, best["x"]] < 0
     assert best["y"] is None
     assert best["uncertified_right"] == (broken & right).sum() > 0

@@ -106,7 +106,7 @@ def test_drawn_positions_have_no_places(tmp_path):
     write_run(tmp_path, HAND[:, :6], [0] * 6, randomized={"draws": 6, "seed": 1})
     run = open_run(tmp_path)
     assert run.margins("randomized", 1).shape == (6,)
-    for ask in (run.landscapes, run.witnesses):
+    for ask in (run.location_margins, run.witnesses):
         with pytest.raises(ConfigError, match="drawn at random"):
             ask(Patch.square(1))
     with pytest.raises(ValueError, match="choose randomized"):

@@ -59,7 +59,7 @@ def test_the_summary_is_a_count_of_the_rows(copied):
     assert summary["images_labelled"] == 23
     assert summary["smoothed_accuracy"]["hits"] == len(right) == 20
     stored = np.array([row["votes"] for row in votes])
-    manifest = copied.begun()
+    manifest = copied.manifest()
     margins = rules.margins(
         "exact", stored, manifest.ablation, flow.patch_of(8, copied, manifest), 7
     )
@@ -158,7 +158,7 @@ def test_logits_that_read_a_hidden_pixel_are_caught(copied, monkeypatch):
     assert facts["kind"] == "untouched"
     assert facts["ablations_that_see_the_patch"] == [0, 9]
     assert facts["ablations_that_may_not_change"] == list(range(1, 9))
-    assert facts["identity"] == dict(copied.begun().identity)
+    assert facts["identity"] == dict(copied.manifest().identity)
     pixels = [np.asarray(Image.open(saved / name)) for name in ("image.png", "attacked.png")]
     changed = (pixels[0] != pixels[1]).any(axis=2)
     assert changed.any()

@@ -15,7 +15,7 @@ from pipeline.attack.selection import (
     rule_votes,
 )
 from pipeline.certificates import rules
-from pipeline.certificates.locations import landscapes
+from pipeline.certificates.locations import location_margins
 from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.runs.resolve import default_patches
 from pipeline.scoring.certify import certify_votes
@@ -28,7 +28,7 @@ SQUARE = Patch.square(PATCH)
 
 @pytest.fixture(scope="module")
 def margins(weak):
-    return read_margins(weak, weak.begun(), SQUARE)
+    return read_margins(weak, weak.manifest(), SQUARE)
 
 
 def counted(certified: int, opened: int, lost: int = 0) -> Margins:
@@ -44,7 +44,7 @@ def counted(certified: int, opened: int, lost: int = 0) -> Margins:
 
 
 def test_the_margins_are_those_of_the_rule_and_the_labels(weak, margins):
-    manifest = weak.begun()
+    manifest = weak.manifest()
     expected = rules.margins("exact", stored_votes(weak), manifest.ablation, SQUARE, TINY_CLASSES)
     np.testing.assert_array_equal(margins.margins_n, expected)
     assert margins.images == 24
@@ -82,7 +82,7 @@ def test_without_an_image_to_attack():
 
 
 def test_stored_votes_are_those_of_the_chosen(weak, margins):
-    selected = read_selected(weak, weak.begun(), margins, np.array([3, 11, 20]))
+    selected = read_selected(weak, weak.manifest(), margins, np.array([3, 11, 20]))
     votes = stored_votes(weak)
     np.testing.assert_array_equal(selected.votes, votes[[3, 11, 20]])
     assert selected.image_ids == ["s/003", "s/011", "s/020"]
@@ -90,7 +90,7 @@ def test_stored_votes_are_those_of_the_chosen(weak, margins):
 
 
 def test_the_patch_is_the_smallest_certified_else_the_papers(weak, copied):
-    manifest = weak.begun()
+    manifest = weak.manifest()
     assert patch_of(5, weak, manifest) == Patch.square(5)
     assert patch_of(None, copied, manifest) == Patch.square(min(default_patches(manifest.ablation)))
     certify_votes(copied, ClaimsConfig(patch=(16, 12, "4x9")))
@@ -98,10 +98,10 @@ def test_the_patch_is_the_smallest_certified_else_the_papers(weak, copied):
 
 
 def test_places_are_the_worst_ones_and_random_ones(weak, margins):
-    manifest = weak.begun()
+    manifest = weak.manifest()
     selected = read_selected(weak, manifest, margins, np.arange(24))
     planned = place_attempts(selected, manifest, SQUARE, locations=8, restarts=2, seed=0)
-    ((_, found),) = landscapes(selected.votes, manifest.ablation, SQUARE, TINY_CLASSES)
+    ((_, found),) = location_margins(selected.votes, manifest.ablation, SQUARE, TINY_CLASSES)
     below = 0
     for image, attempts in enumerate(planned):
         assert len(attempts) == 16
@@ -125,10 +125,10 @@ def test_places_are_the_worst_ones_and_random_ones(weak, margins):
 
 
 def test_rivals_are_the_one_that_needs_fewest_votes_and_the_next(weak, margins):
-    manifest = weak.begun()
+    manifest = weak.manifest()
     selected = read_selected(weak, manifest, margins, np.arange(24))
     planned = place_attempts(selected, manifest, SQUARE, locations=1, restarts=3, seed=0)
-    ((_, found),) = landscapes(selected.votes, manifest.ablation, SQUARE, TINY_CLASSES)
+    ((_, found),) = location_margins(selected.votes, manifest.ablation, SQUARE, TINY_CLASSES)
     for image, (first, second, third) in enumerate(planned):
         margin = found.margins_nyx[image, 0, first.x]
         after = rewritten(selected.votes[image], first.touched_v, first.rival)
@@ -142,7 +142,7 @@ def test_classes_that_cannot_be_voted_for_are_no_rivals(tiny_weights, tmp_path):
     samples = {f"{number}.png": png(image) for number, image in enumerate(IMAGES[:6])}
     shard = str(write_shard(tmp_path / "s.tar", samples))
     store = finished_run(tmp_path, shard, tiny_weights, classes="1,2,3,5,6")
-    manifest = store.begun()
+    manifest = store.manifest()
     margins = read_margins(store, manifest, SQUARE)
     selected = read_selected(store, manifest, margins, np.arange(6))
     planned = place_attempts(selected, manifest, SQUARE, locations=2, restarts=2, seed=0)
@@ -152,9 +152,9 @@ def test_classes_that_cannot_be_voted_for_are_no_rivals(tiny_weights, tmp_path):
 
 
 def test_renumbering_keeps_order():
-    class Restricted:
+    class ClassSubset:
         classes, num_classes = (2, 5, 6), 9
 
-    votes, classes = rule_votes(np.array([[5, 2, -1, 6]]), Restricted())
+    votes, classes = rule_votes(np.array([[5, 2, -1, 6]]), ClassSubset())
     assert votes.tolist() == [[1, 0, -1, 2]]
     assert classes == 3

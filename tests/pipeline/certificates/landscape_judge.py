@@ -56,7 +56,7 @@ def judge(landscape: ModuleType, witness: ModuleType) -> None:
 
 def _judge_case(landscape: ModuleType, witness: ModuleType, g: Geometry, arguments: tuple) -> None:
     votes, ablation, patch, classes = arguments
-    ((images, found),) = landscape.landscapes(*arguments)
+    ((images, found),) = landscape.location_margins(*arguments)
     assert images == slice(0, len(votes))
     predicted = predictions(votes, classes)
     np.testing.assert_array_equal(found.predictions_n, predicted)

@@ -24,17 +24,13 @@ from typing import NamedTuple
 import pytest
 
 SAMPLING = "models.views.sampling"
-GEOMETRY = "models.views.ablations"
-VIEWS = "models.views.ablations"
-ABLATION = "models.views.ablations"
+ABLATIONS = "models.views.ablations"
 CERTIFICATES = "pipeline.certificates."
-THREATS = CERTIFICATES + "threats"
+THREATS = "models.views.threats"
 VOTES = CERTIFICATES + "votes"
-COUNTS = CERTIFICATES + "counts"
 TOUCHED = CERTIFICATES + "touched"
-PAIRS = CERTIFICATES + "pairs"
-REACH = CERTIFICATES + "reach"
-POLL = CERTIFICATES + "poll"
+ATTACK_SETS = CERTIFICATES + "attack_sets"
+BATCH = CERTIFICATES + "batch"
 UNIFORM_RULE = CERTIFICATES + "uniform"
 EXACT_RULE = CERTIFICATES + "exact"
 RANDOMIZED_RULE = CERTIFICATES + "randomized"
@@ -42,20 +38,16 @@ TOP_K = CERTIFICATES + "top_k"
 DETECTION = CERTIFICATES + "detection"
 RULES = CERTIFICATES + "rules"
 LARGEST = CERTIFICATES + "largest"
-COARSER = CERTIFICATES + "coarser"
+SUBSETS = CERTIFICATES + "subsets"
 # Every module of the proof, in order of import.
 MODULES = (
     SAMPLING,
-    GEOMETRY,
-    VIEWS,
-    ABLATION,
+    ABLATIONS,
     THREATS,
     VOTES,
-    COUNTS,
     TOUCHED,
-    PAIRS,
-    REACH,
-    POLL,
+    BATCH,
+    ATTACK_SETS,
     UNIFORM_RULE,
     EXACT_RULE,
     RANDOMIZED_RULE,
@@ -63,7 +55,7 @@ MODULES = (
     DETECTION,
     RULES,
     LARGEST,
-    COARSER,
+    SUBSETS,
 )
 
 PREDICTION, UNIFORM, EXACT = ("prediction",), ("uniform",), ("exact",)
@@ -90,16 +82,16 @@ LOSING = "reach.counts(poll.prefix(0)) + reach.sizes_l[:, None].astype(poll.dtyp
 
 MUTANTS = [
     # What a patch touches.
-    Mutant(GEOMETRY, "offset +1", OFFSET, "- start[None, :] - 1) % length", BOTH),
-    Mutant(GEOMETRY, "offset -1", OFFSET, "- start[None, :] + 1) % length", BOTH),
-    Mutant(GEOMETRY, "no wrap", MEETS, MEETS_NO_WRAP, BOTH),
-    Mutant(GEOMETRY, "band 1 px longer", "(offset < size)", "(offset <= size)", BOTH),
-    Mutant(GEOMETRY, "band 1 px shorter", "(offset < size)", "(offset < size - 1)", BOTH),
-    Mutant(GEOMETRY, "patch 1 px larger", "% length < extent", "% length <= extent", BOTH),
-    Mutant(GEOMETRY, "patch 1 px smaller", "% length < extent", "% length < extent - 1", BOTH),
-    Mutant(ABLATION, "patch on its side", "y0, patch.height", "y0, patch.width", BOTH),
-    Mutant(ABLATION, "last x forgotten", "patch.width + 1", "patch.width", EXACT),
-    Mutant(ABLATION, "last y forgotten", "patch.height + 1", "patch.height", EXACT),
+    Mutant(ABLATIONS, "offset +1", OFFSET, "- start[None, :] - 1) % length", BOTH),
+    Mutant(ABLATIONS, "offset -1", OFFSET, "- start[None, :] + 1) % length", BOTH),
+    Mutant(ABLATIONS, "no wrap", MEETS, MEETS_NO_WRAP, BOTH),
+    Mutant(ABLATIONS, "band 1 px longer", "(offset < size)", "(offset <= size)", BOTH),
+    Mutant(ABLATIONS, "band 1 px shorter", "(offset < size)", "(offset < size - 1)", BOTH),
+    Mutant(ABLATIONS, "patch 1 px larger", "% length < extent", "% length <= extent", BOTH),
+    Mutant(ABLATIONS, "patch 1 px smaller", "% length < extent", "% length < extent - 1", BOTH),
+    Mutant(ABLATIONS, "patch on its side", "y0, patch.height", "y0, patch.width", BOTH),
+    Mutant(ABLATIONS, "last x forgotten", "patch.width + 1", "patch.width", EXACT),
+    Mutant(ABLATIONS, "last y forgotten", "patch.height + 1", "patch.height", EXACT),
     Mutant(
         TOUCHED, "runs do not wrap", "+= prefix.take([cells]", "+= 0 * prefix.take([cells]", EXACT
     ),
@@ -132,41 +124,47 @@ MUTANTS = [
         "area // height - (height == 1))]",
         EXACT,
     ),
-    Mutant(REACH, "only one rectangle", "return tuple(kept)", "return tuple(kept[:1])", EXACT),
-    Mutant(REACH, "wider is within", ".any(axis=1).all()", ".any()", EXACT),
+    Mutant(
+        ATTACK_SETS, "only one rectangle", "return tuple(kept)", "return tuple(kept[:1])", EXACT
+    ),
+    Mutant(ATTACK_SETS, "wider is within", ".any(axis=1).all()", ".any()", EXACT),
     Mutant(UNIFORM_RULE, "one patch of several", "threat.count * one", "one", UNIFORM),
     Mutant(UNIFORM_RULE, "smallest rectangle", "one = max(", "one = min(", UNIFORM),
-    Mutant(PAIRS, "no unions", "costs_ln[self.runs :].max(axis=0)", "0 * costs_ln[0]", EXACT),
-    Mutant(PAIRS, "no disjoint pairs", "while span <=", "while 0 > span <=", EXACT),
+    Mutant(ATTACK_SETS, "no unions", "costs_ln[self.runs :].max(axis=0)", "0 * costs_ln[0]", EXACT),
+    Mutant(ATTACK_SETS, "no disjoint pairs", "while span <=", "while 0 > span <=", EXACT),
     Mutant(
-        PAIRS,
+        ATTACK_SETS,
         "one run twice",
         "pair_ln += costs_ln.take(at",
         "pair_ln += costs_ln.take(at * 0",
         EXACT,
     ),
-    Mutant(PAIRS, "the nearest partner only", "self.end[at] - span", "self.first[at]", EXACT),
-    Mutant(PAIRS, "partner 1 run late", 'end, side="left"),', 'end, side="right"),', EXACT),
+    Mutant(ATTACK_SETS, "the nearest partner only", "self.end[at] - span", "self.first[at]", EXACT),
+    Mutant(ATTACK_SETS, "partner 1 run late", 'end, side="left"),', 'end, side="right"),', EXACT),
     Mutant(
-        PAIRS,
+        ATTACK_SETS,
         "partners overlap",
         'first + views, side="right"',
         'first + 2 * views, side="right"',
         EXACT,
     ),
-    Mutant(PAIRS, "unions too short", 'side="left") - 1', 'side="left") - 2', EXACT),
+    Mutant(ATTACK_SETS, "unions too short", 'side="left") - 1', 'side="left") - 2', EXACT),
     Mutant(
-        PAIRS, "unions do not wrap", "np.append(end, end + views)", "np.append(end, end)", EXACT
+        ATTACK_SETS,
+        "unions do not wrap",
+        "np.append(end, end + views)",
+        "np.append(end, end)",
+        EXACT,
     ),
     # Who is predicted, and who can overtake.
-    Mutant(COUNTS, "high class wins", KEY, KEY.replace("+ label", "- label"), PREDICTION),
+    Mutant(BATCH, "high class wins", KEY, KEY.replace("+ label", "- label"), PREDICTION),
     Mutant(
-        COUNTS, "fewest votes win", "(starts - ends)", "(ends - starts - 999)", PREDICTION + BOTH
+        BATCH, "fewest votes win", "(starts - ends)", "(ends - starts - 999)", PREDICTION + BOTH
     ),
-    Mutant(COUNTS, "rival loses ties", TIE, "self.classes_nk < 0", BOTH),
-    Mutant(COUNTS, "rival wins ties", TIE, "self.classes_nk >= 0", BOTH),
-    Mutant(COUNTS, "ties turned round", TIE, "self.classes_nk > self.classes_nk[:, :1]", BOTH),
-    Mutant(COUNTS, "not the lowest voteless", "image[label == place]", "image", BOTH),
+    Mutant(BATCH, "rival loses ties", TIE, "self.classes_nk < 0", BOTH),
+    Mutant(BATCH, "rival wins ties", TIE, "self.classes_nk >= 0", BOTH),
+    Mutant(BATCH, "ties turned round", TIE, "self.classes_nk > self.classes_nk[:, :1]", BOTH),
+    Mutant(BATCH, "not the lowest voteless", "image[label == place]", "image", BOTH),
     # Rules.
     Mutant(UNIFORM_RULE, "Delta - 1", DELTA, f"{DELTA} + 2", UNIFORM),
     Mutant(UNIFORM_RULE, "Delta + 1", DELTA, f"{DELTA} - 2", UNIFORM),
@@ -200,34 +198,34 @@ MUTANTS = [
         "(lambda _, m: m)(0, ",
         EXACT,
     ),
-    Mutant(REACH, "easiest location", "costs_ln.max(axis=0)", "costs_ln.min(axis=0)", EXACT),
-    Mutant(POLL, "voteless ranks skipped", "clip(voted_n, 1,", "clip(voted_n - 1, 0,", EXACT),
-    Mutant(POLL, "tie forgotten", " - self.ranked.wins_ties_nk", "", BOTH),
+    Mutant(ATTACK_SETS, "easiest location", "costs_ln.max(axis=0)", "costs_ln.min(axis=0)", EXACT),
+    Mutant(BATCH, "voteless ranks skipped", "clip(voted_n, 1,", "clip(voted_n - 1, 0,", EXACT),
+    Mutant(BATCH, "tie forgotten", " - self.ranked.wins_ties_nk", "", BOTH),
     # Random families.
     Mutant(SAMPLING, "largest digests", ")[:count]", ")[-count:]", BOTH),
     Mutant(SAMPLING, "x before y", '{yx[0]}/{yx[1]}"', '{yx[1]}/{yx[0]}"', BOTH),
     Mutant(SAMPLING, "in order of digests", "sorted(sorted(offsets", "(sorted(offsets", EXACT),
     Mutant(SAMPLING, "seed forgotten", 'f"{seed}/{yx[0]}', 'f"0/{yx[0]}', BOTH),
     Mutant(
-        GEOMETRY,
+        ABLATIONS,
         "cells transposed",
         "row_v * len(xs) + column_v",
         "row_v + column_v * len(ys)",
         BOTH,
     ),
-    Mutant(GEOMETRY, "every cell taken", "cells = np.zeros(", "cells = np.ones(", UNIFORM),
+    Mutant(ABLATIONS, "every cell taken", "cells = np.zeros(", "cells = np.ones(", UNIFORM),
     Mutant(TOUCHED, "empty cells vote", "sums = np.zeros(", "sums = np.ones(", EXACT),
     # Vote sets.
     Mutant(
-        COUNTS,
+        BATCH,
         "runs end late",
         "np.minimum(np.append(starts[1:], sorted_ns.size), ",
         "np.maximum(0, ",
         PREDICTION + BOTH,
     ),
-    Mutant(POLL, "only the first slot", "in votes_tvn[1:]", "in votes_tvn[1:1]", EXACT),
-    Mutant(POLL, "last slot forgotten", "in votes_tvn[1:]", "in votes_tvn[1:-1]", EXACT),
-    Mutant(POLL, "all slots must agree", "chosen_vn |= votes_vn", "chosen_vn &= votes_vn", EXACT),
+    Mutant(BATCH, "only the first slot", "in votes_tvn[1:]", "in votes_tvn[1:1]", EXACT),
+    Mutant(BATCH, "last slot forgotten", "in votes_tvn[1:]", "in votes_tvn[1:-1]", EXACT),
+    Mutant(BATCH, "all slots must agree", "chosen_vn |= votes_vn", "chosen_vn &= votes_vn", EXACT),
     # Top-k.
     Mutant(TOP_K, "one place less", "range(poll.ranks)", "range(poll.ranks - 1)", PLACES),
     Mutant(TOP_K, "ties lost", "kept_ln + 1 - strength_ln", "kept_ln + 2 - strength_ln", PLACES),
@@ -326,14 +324,14 @@ MUTANTS = [
     ),
     Mutant(LARGEST, "zero is not enough", "margins_n >= 0", "margins_n > 0", SIDES),
     Mutant(
-        COARSER,
+        SUBSETS,
         "neighbours' votes",
         "return votes[:, places], wanted",
         "return votes[:, places - 1], wanted",
         STRIDES,
     ),
     Mutant(
-        COARSER,
+        SUBSETS,
         "views of the family",
         "whole.positions[list(self.chosen)]",
         "whole.positions[: len(self.chosen)]",

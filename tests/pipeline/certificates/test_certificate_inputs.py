@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as nps
 import pipeline.certificates
 from models.views.ablations import Ablation, Patch
 from pipeline.certificates import RULES, margins, smoothed_predictions, vote_counts
-from pipeline.certificates.batch import tally
+from pipeline.certificates.batch import rank_votes
 from tests.pipeline.certificates.agreement import DETERMINISTIC
 
 COLUMNS = Ablation(kind="column", size=4, stride=8, height=32, width=32)
@@ -35,7 +35,7 @@ def test_counts_predictions_and_tally(data, num_classes):
     assert predictions.dtype == np.int64
     np.testing.assert_array_equal(predictions, expected.argmax(axis=1))
 
-    ranked = tally(votes, num_classes)
+    ranked = rank_votes(votes, num_classes)
     for n, classes, ranked_counts in zip(expected, *ranked, strict=True):
         voted = sorted(np.flatnonzero(n), key=lambda c, n=n: (-n[c], c))
         voteless = np.flatnonzero(n == 0)[:1].tolist()

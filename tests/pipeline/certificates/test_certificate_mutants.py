@@ -19,14 +19,14 @@ from tests.pipeline.certificates.bruteforce import (
 )
 from tests.pipeline.certificates.cases import clustered_votes, some_sets, some_votes
 from tests.pipeline.certificates.mutants import (
-    ABLATION,
-    COARSER,
-    COUNTS,
+    ABLATIONS,
+    BATCH,
     DETECTION,
     LARGEST,
     MUTANTS,
     RANDOMIZED_RULE,
     RULES,
+    SUBSETS,
     THREATS,
     TOP_K,
     load,
@@ -160,7 +160,7 @@ def disagreements(question, modules, cases, large_cases, square_cases) -> int:
 def _setting(modules, g: Geometry):
     threat = threat_of(g)
     return (
-        modules[ABLATION].Ablation(**g.ablation),
+        modules[ABLATIONS].Ablation(**g.ablation),
         modules[THREATS].Threat(threat.patch, threat.area, threat.count),
     )
 
@@ -168,7 +168,7 @@ def _setting(modules, g: Geometry):
 def _wrong_answers(question, modules, g, votes, num_classes, judgement) -> int:
     ablation, threat = _setting(modules, g)
     if question == "prediction":
-        answer = modules[COUNTS].smoothed_predictions(votes, num_classes)
+        answer = modules[BATCH].smoothed_predictions(votes, num_classes)
         return int((answer != judgement["prediction"]).sum())
     if question in ATTACKERS:
         margins = modules[RULES].margins(question, votes, ablation, threat, num_classes)
@@ -192,7 +192,7 @@ def _wrong_answers(question, modules, g, votes, num_classes, judgement) -> int:
 
 def _wrong_sides(modules, square_cases) -> int:
     for g, votes, num_classes, judgement in square_cases:
-        ablation = modules[ABLATION].Ablation(**g.ablation)
+        ablation = modules[ABLATIONS].Ablation(**g.ablation)
         for rule, sides in judgement.items():
             found = modules[LARGEST].largest_certified(votes, ablation, num_classes, rule)
             if (found != sides).any():
@@ -202,9 +202,9 @@ def _wrong_sides(modules, square_cases) -> int:
 
 def _wrong_strides(modules, cases) -> int:
     """Votes or views that are not those which show the same pixels."""
-    module, wrong = modules[COARSER], 0
+    module, wrong = modules[SUBSETS], 0
     for g, votes, *_ in cases:
-        ablation = modules[ABLATION].Ablation(**g.ablation)
+        ablation = modules[ABLATIONS].Ablation(**g.ablation)
         masks = view_masks(g)
         numbers = np.arange(len(masks))
         for stride in range(1, g.size + 3) if g.random is None else ():
@@ -217,7 +217,7 @@ def _wrong_strides(modules, cases) -> int:
                 continue
             wrong += int(not matches.any(axis=1).all())
             wrong += int((found != votes[:, matches.argmax(axis=1)]).any())
-            wrong += int(fewer != modules[ABLATION].Ablation(**replace(g, stride=stride).ablation))
+            wrong += int(fewer != modules[ABLATIONS].Ablation(**replace(g, stride=stride).ablation))
         chosen = numbers[numbers % 3 > 0]
         if len(chosen):
             found, family = module.subset(votes, ablation, chosen[::-1])

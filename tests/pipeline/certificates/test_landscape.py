@@ -36,7 +36,7 @@ def test_minimum_is_the_exact_margin_whatever_the_chunks(kind, monkeypatch):
     whole = landscape.breaking(cast, ablation, patch, 9)
     assert 0 < whole.counts_yx.max() < len(cast)
     monkeypatch.setattr(votes, "CHUNK_NUMBERS", 4000)
-    parts = list(landscape.landscapes(cast, ablation, patch, 9))
+    parts = list(landscape.location_margins(cast, ablation, patch, 9))
     assert len(parts) > 1
     assert [part.start for part, _ in parts[1:]] == [part.stop for part, _ in parts[:-1]]
     margins = np.concatenate([found.margins_nyx for _, found in parts])
@@ -52,7 +52,7 @@ def test_minimum_is_the_exact_margin_whatever_the_chunks(kind, monkeypatch):
 def test_blocks_at_stride_1_fit_in_memory():
     ablation = Ablation(kind="block", size=75, stride=1, height=224, width=224)
     cast = np.random.default_rng(0).integers(0, 3, (1, len(ablation)))
-    ((_, found),) = landscape.landscapes(cast, ablation, Patch.square(32), 1000)
+    ((_, found),) = landscape.location_margins(cast, ablation, Patch.square(32), 1000)
     assert found.margins_nyx.shape == (1, 193, 193)
     assert landscape.touched_counts(ablation, Patch.square(32)).max() == 106**2
 
@@ -60,7 +60,7 @@ def test_blocks_at_stride_1_fit_in_memory():
 def test_no_image_is_no_error():
     ablation = Ablation(kind="column", size=2, stride=1, height=8, width=8)
     none = np.empty((0, 8), np.int64)
-    assert list(landscape.landscapes(none, ablation, Patch(2, 2), 3)) == []
+    assert list(landscape.location_margins(none, ablation, Patch(2, 2), 3)) == []
     assert len(witness.witnesses(none, ablation, Patch(2, 2), 3).margins_n) == 0
     counted = landscape.breaking(none, ablation, Patch(2, 2), 3)
     assert (counted.images, counted.anywhere, counted.counts_yx.tolist()) == (0, 0, [[0] * 7])

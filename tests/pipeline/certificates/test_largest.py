@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from models.views.ablations import Ablation, Patch
 from pipeline.certificates import RULES, largest_certified, margins
 from pipeline.certificates import votes as module
-from pipeline.certificates.batch import polls
+from pipeline.certificates.batch import vote_batches
 from pipeline.certificates.largest import largest
 from tests.pipeline.certificates.agreement import DETERMINISTIC
 from tests.pipeline.certificates.cases import clustered_votes, some_sets, some_votes
@@ -61,7 +61,7 @@ def test_margins_never_rise_with_the_patch(data):
 def test_what_is_known_is_not_asked_again():
     ablation = Ablation(**SHAPES[0])
     votes = clustered_votes(32, 5, 200)
-    ((_, poll),) = polls(votes, ablation, 5)
+    ((_, poll),) = vote_batches(votes, ablation, 5)
     uniform = largest(poll, RULES["uniform"])
     exact = largest(poll, RULES["exact"])
     assert (exact >= uniform).all()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from models.views.ablations import Ablation
-from pipeline.certificates import RULES, Poll, Threat
+from pipeline.certificates import RULES, Threat, VoteBatch
 from tests.pipeline.certificates.cases import some_votes
 
 # A family of a single ablation is the case in which a count is a prefix sum itself.
@@ -26,14 +26,14 @@ THREATS = [Threat.square(1), Threat.square(2), Threat.square(3), Threat.parse("1
 @pytest.mark.parametrize("rule", ["exact", "uniform"])
 def test_every_order_of_questions_gives_the_answers_of_a_fresh_poll(family, rule):
     votes, ask = some_votes(len(family), 3, 60), RULES[rule].margins
-    alone = {threat: ask(Poll(votes, family, 3), threat) for threat in THREATS}
+    alone = {threat: ask(VoteBatch(votes, family, 3), threat) for threat in THREATS}
     for order in itertools.permutations(THREATS):
-        poll = Poll(votes, family, 3)
+        poll = VoteBatch(votes, family, 3)
         for threat in (*order, *order):
             assert np.array_equal(ask(poll, threat), alone[threat]), (threat, order)
 
 
 def test_what_questions_share_cannot_be_written_into():
-    poll = Poll(some_votes(8, 3, 20), FAMILIES[1], 3)
+    poll = VoteBatch(some_votes(8, 3, 20), FAMILIES[1], 3)
     with pytest.raises(ValueError, match="read-only"):
         poll.prefix(0)[...] = 0

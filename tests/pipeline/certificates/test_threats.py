@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from models.views.ablations import Ablation, Patch
 from pipeline.certificates import Threat, detection_leads, margins, top_k_margins
-from pipeline.certificates.attack_sets import reaches
+from pipeline.certificates.attack_sets import attack_sets
 from tests.pipeline.certificates.agreement import check, threat_of
 from tests.pipeline.certificates.bruteforce import (
     Geometry,
@@ -88,12 +88,12 @@ def test_an_area_is_its_largest_rectangles(height, width, area):
 @pytest.mark.parametrize("kind", ["column", "row"])
 @pytest.mark.parametrize("area", [1, 5, 11, 12, 200])
 def test_on_a_line_an_area_is_one_patch(kind, area):
-    """The theorem of ``reaches``: only the extent across the bands counts, k pixels of it."""
+    """The theorem of ``attack_sets``: only the extent across the bands counts, k pixels of it."""
     ablation = Ablation(kind=kind, size=2, stride=1, height=12, width=12)
     votes = some_votes(12, 3, limit=200)
     across = min(area, 12)
     patch = Patch(1, across) if kind == "column" else Patch(across, 1)
-    assert len(reaches(ablation, Threat(area=area))) == 1
+    assert len(attack_sets(ablation, Threat(area=area))) == 1
     for rule in ("uniform", "exact"):
         found = margins(rule, votes, ablation, Threat(area=area), 3)
         assert found.tolist() == margins(rule, votes, ablation, patch, 3).tolist()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from models.views.ablations import Ablation, Patch
 from pipeline.certificates import margins, pad_sets, smoothed_predictions, vote_counts
 from pipeline.certificates import votes as module
-from pipeline.certificates.batch import tally
+from pipeline.certificates.batch import rank_votes
 from tests.pipeline.certificates.agreement import check
 from tests.pipeline.certificates.bruteforce import Geometry, view_masks
 from tests.pipeline.certificates.cases import block_geometries, line_geometries, some_sets
@@ -59,7 +59,7 @@ def test_counts_predictions_and_tally(data, num_classes):
     predictions = smoothed_predictions(votes, num_classes)
     np.testing.assert_array_equal(predictions, expected.argmax(axis=1))
 
-    for n, classes, counts in zip(expected, *tally(votes, num_classes), strict=True):
+    for n, classes, counts in zip(expected, *rank_votes(votes, num_classes), strict=True):
         order = sorted(range(num_classes), key=lambda c, n=n: (-n[c], c))
         voted = max(1, np.count_nonzero(n))
         assert classes[:voted].tolist() == order[:voted]

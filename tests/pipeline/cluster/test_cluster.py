@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pytest import mark, raises
 
-from pipeline.cluster.resources import plan_share
+from pipeline.cluster.resources import plan_resources
 from pipeline.config import ConfigError, VotesConfig
 from pipeline.runs.numerics import Numerics, probe_machine, resolve_numerics
 from pipeline.runs.resolve import resolve_voter
@@ -34,7 +34,7 @@ def numerics(device: str = "cpu", threads: int = 2) -> Numerics:
 )
 def test_decoding_and_committing_always_find_a_cpu(cpus, threads, actors, units):
     try:
-        share = plan_share({"CPU": float(cpus)}, numerics(threads=threads), actors, units)
+        share = plan_resources({"CPU": float(cpus)}, numerics(threads=threads), actors, units)
     except ConfigError:
         assert actors is not None
         assert actors * 0.01 > cpus - 0.75
@@ -51,7 +51,7 @@ def test_wherever_actors_land_a_node_can_still_decode_and_commit(nodes, actors):
     available = {"CPU": float(sum(nodes))}
     available |= {f"CPU:{name}": float(cpus) for name, cpus in enumerate(nodes)}
     try:
-        share = plan_share(available, numerics(threads=1), actors, 100)
+        share = plan_resources(available, numerics(threads=1), actors, 100)
     except ConfigError:
         assert max(nodes) < 1
         return
@@ -62,12 +62,12 @@ def test_wherever_actors_land_a_node_can_still_decode_and_commit(nodes, actors):
 
 
 def test_one_actor_a_gpu():
-    share = plan_share({"CPU": 16.0, "GPU": 4.0}, numerics("cuda"), None, 100)
+    share = plan_resources({"CPU": 16.0, "GPU": 4.0}, numerics("cuda"), None, 100)
     assert (share.actors, share.gpus) == (4, 1.0)
 
 
 def test_a_cluster_that_scales_from_zero_is_asked_for_gpus():
-    share = plan_share({"CPU": 8.0}, numerics("cuda"), 4, 100)
+    share = plan_resources({"CPU": 8.0}, numerics("cuda"), 4, 100)
     assert (share.actors, share.gpus) == (4, 1.0)
 
 
@@ -80,7 +80,7 @@ def test_a_cluster_that_scales_from_zero_is_asked_for_gpus():
 )
 def test_what_cannot_be_shared_out_is_refused(available, device, actors, message):
     with raises(ConfigError, match=message):
-        plan_share(available, numerics(device), actors, 100)
+        plan_resources(available, numerics(device), actors, 100)
 
 
 @mark.parametrize(
@@ -114,8 +114,8 @@ def test_actors_find_their_cpus_beside_the_gpus():
     """Plenty of CPUs on a node without a GPU are no use to them."""
     found = {"CPU": 68.0, "CPU:a": 4.0, "CPU:b": 64.0}
     found |= {"GPU": 8.0, "GPU:A": 8.0, "GPU@a:A": 8.0}
-    assert plan_share(found, numerics("cuda"), None, 100).cpus == 0.5
+    assert plan_resources(found, numerics("cuda"), None, 100).cpus == 0.5
     # With another model elsewhere, those of the one asked for count.
     found |= {"GPU": 12.0, "GPU:B": 4.0, "GPU@b:B": 4.0}
-    assert plan_share(found, numerics("cuda"), None, 100, "A").cpus == 0.5
-    assert plan_share(found, numerics("cuda"), None, 100, "B").cpus == 1.0
+    assert plan_resources(found, numerics("cuda"), None, 100, "A").cpus == 0.5
+    assert plan_resources(found, numerics("cuda"), None, 100, "B").cpus == 1.0

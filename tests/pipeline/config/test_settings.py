@@ -169,7 +169,7 @@ def test_restricted_logits_vote_for_allowed_classes_only(tiny_weights, tmp_path)
 
 def test_inputs_need_not_be_square(shards, tiny_weights, tmp_path):
     store, table = vote(shards, tiny_weights, tmp_path, resize="160", crop="80x160", stride=10)
-    manifest = store.begun()
+    manifest = store.manifest()
     assert (manifest.ablation.height, manifest.ablation.width) == (80, 160)
     assert table["error"].null_count == table.num_rows
     assert all(len(votes) == 16 for votes in table["votes"].to_pylist())

@@ -253,7 +253,7 @@ def test_an_import_that_was_cut_is_finished_by_the_next(tmp_path):
         str(tmp_path / "out"), import_votes([file], COLUMNS, str(tmp_path / "out")).run_id
     )
     whole = open_run(tmp_path / "out").table("votes")
-    manifest = store.begun()
+    manifest = store.manifest()
     facts = {name: fact for name, fact in manifest.execution.items() if name != "faulty"}
     store.write_manifest(replace(manifest, execution=facts))
     Path(store.folder, "unit-00001.parquet").unlink()

@@ -5,9 +5,9 @@ import os
 
 import pytest
 
-from pipeline.cluster.resources import check_accelerators, plan_share
+from pipeline.cluster.resources import check_accelerators, plan_resources
 from pipeline.config import ClaimsConfig, ConfigError, VotesConfig
-from pipeline.preflight.findings import Caution, CheckError, PreflightError, demand, look_at
+from pipeline.preflight.findings import Caution, CheckError, PreflightError, look_at, require
 from pipeline.preflight.stores import probe_output, reach_stores
 from pipeline.preflight.tracker import reach_tracker
 from pipeline.preflight.workers import check_budget, check_token
@@ -37,15 +37,15 @@ def test_every_check_is_made_and_mistakes_of_ours_pass_through():
     )
     assert [str(one) for one in found] == ["ok    a: fine", "FAIL  b: no way", "ok    c: "]
     with pytest.raises(PreflightError, match="FAIL  b: no way"):
-        demand(found)
-    demand([found[0], found[2]])
+        require(found)
+    require([found[0], found[2]])
     with pytest.raises(KeyError):
         list(look_at([("d", lambda: fail(KeyError("bug")))]))
 
 
 def test_a_caution_is_said_and_stops_nothing(capsys):
     found = list(look_at([("a", lambda: Caution("mend it"))]))
-    demand(found)
+    require(found)
     assert capsys.readouterr().err == "warn  a: mend it\n"
 
 
@@ -129,12 +129,12 @@ MIXED = {"CPU": 32.0, "GPU": 6.0, "GPU:L4": 4.0, "GPU:T4": 2.0}
 
 def test_gpus_of_several_models_are_refused_unless_one_is_named():
     with pytest.raises(ConfigError, match=r"4 x L4, 2 x T4.*--accelerator-type L4"):
-        plan_share(MIXED, numerics("cuda"), None, 100)
-    share = plan_share(MIXED, numerics("cuda"), None, 100, "L4")
+        plan_resources(MIXED, numerics("cuda"), None, 100)
+    share = plan_resources(MIXED, numerics("cuda"), None, 100, "L4")
     assert (share.actors, share.accelerator_type) == (4, "L4")
     with pytest.raises(ConfigError, match="has 2 T4 GPUs"):
-        plan_share(MIXED, numerics("cuda"), 3, 100, "T4")
+        plan_resources(MIXED, numerics("cuda"), 3, 100, "T4")
     # On CPUs the GPUs do not matter, and one that is not there yet may be started.
-    assert plan_share(MIXED, numerics("cpu"), 2, 100, "L4").accelerator_type is None
-    assert plan_share(MIXED, numerics("cuda"), 3, 100, "H100").actors == 3
+    assert plan_resources(MIXED, numerics("cpu"), 2, 100, "L4").accelerator_type is None
+    assert plan_resources(MIXED, numerics("cuda"), 3, 100, "H100").actors == 3
     check_accelerators({"GPU": 4.0, "GPU:L4": 4.0}, None)

@@ -13,7 +13,7 @@ from pipeline.report.plots import _shown, draw_certified_accuracy
 from pipeline.report.tables import print_summary
 from pipeline.runs.manifest import Manifest
 from pipeline.scoring.claims import Alert, Claim
-from pipeline.scoring.summary import Tally, leads_by_tau
+from pipeline.scoring.summary import Totals, leads_by_tau
 
 ABLATION = Ablation(kind="column", size=2, stride=1, height=12, width=12)
 MANIFEST = Manifest(
@@ -36,7 +36,7 @@ CLAIMS = {
 def counted(images=50, unlabelled=0):
     """A tally of images whose claims hold for round numbers of them."""
     right = images - unlabelled
-    tally = Tally(images=images, unlabelled=unlabelled, plain_right=right)
+    tally = Totals(images=images, unlabelled=unlabelled, plain_right=right)
     for claim, hits in CLAIMS.items():
         tally.certified[claim] = hits
         tally.certified_right[claim] = min(hits, right)
@@ -90,7 +90,7 @@ def test_curves_are_what_their_words_say():
     """Against the definition, tau by tau."""
     rng = np.random.default_rng(0)
     lead, attack, kept = rng.integers(0, 31, 90), *rng.integers(-30, 31, (2, 90))
-    tally = Tally(images=90)
+    tally = Totals(images=90)
     tally.leads_right[Alert(Threat.square(2), 1)] = leads_by_tau(Leads(lead, attack, kept), 30)
     (curve,) = tally.summary(MANIFEST)["detection"]
     assert curve["tau"] == list(range(1, lead.max() + 1))
@@ -102,7 +102,7 @@ def test_curves_are_what_their_words_say():
 
 def test_long_curves_are_thinned_but_exact():
     lead = np.arange(3000)
-    tally = Tally(images=3000)
+    tally = Totals(images=3000)
     tally.leads_right[Alert(Threat.square(2), 1)] = leads_by_tau(
         Leads(lead, lead - 9, lead - 9), 3000
     )

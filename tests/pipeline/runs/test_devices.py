@@ -10,9 +10,9 @@ from ray.exceptions import ActorDiedError, RayTaskError
 from models.errors import JobError
 from pipeline.cluster.connect import one_machine
 from pipeline.cluster.errors import WorkersDiedError, in_words
-from pipeline.cluster.resources import Share
+from pipeline.cluster.resources import Resources
 from pipeline.config import ConfigError, VotesConfig
-from pipeline.runs.numerics import Machine, demand_one_gpu_model, probe_machine, resolve_numerics
+from pipeline.runs.numerics import Machine, probe_machine, require_one_gpu_model, resolve_numerics
 from pipeline.runs.resolve import resolve_voter
 from pipeline.runs.schema import VOTES
 from pipeline.runs.store import VotesStore
@@ -42,10 +42,10 @@ def test_two_gpu_models_in_one_machine_are_refused(monkeypatch):
     names = ["L4", "L4"]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(names))
     monkeypatch.setattr(torch.cuda, "get_device_name", names.__getitem__)
-    demand_one_gpu_model()
+    require_one_gpu_model()
     names.append("T4")
     with pytest.raises(ConfigError, match=r"0: L4, 1: L4, 2: T4.*CUDA_VISIBLE_DEVICES"):
-        demand_one_gpu_model()
+        require_one_gpu_model()
 
 
 def begin_badly():
@@ -81,7 +81,7 @@ def test_an_actor_on_another_device_ends_the_job_in_words(shards, tiny_weights, 
                 partial(DecodeUnit, options, voter.preprocess),
                 partial(VoteOnUnit, voter, numerics, VOTES),
                 CommitUnit(VotesStore(str(tmp_path), "r0"), [4], VOTES, len(voter.ablation)),
-                Share(actors=1, cpus=0.5, gpus=0.0),
+                Resources(actors=1, cpus=0.5, gpus=0.0),
                 stall_seconds=600,
                 verbose=False,
             )

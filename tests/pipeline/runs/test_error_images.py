@@ -2,11 +2,11 @@
 
 import pytest
 
-from pipeline.runs.error_images import ErrorRateError, Faulty
+from pipeline.runs.error_images import ErrorImages, ErrorRateError
 
 
-def faulty(count: int) -> Faulty:
-    return Faulty(count=count, first={"a": "no bytes"})
+def faulty(count: int) -> ErrorImages:
+    return ErrorImages(count=count, first={"a": "no bytes"})
 
 
 @pytest.mark.parametrize("digits", [2, 3])

@@ -8,7 +8,7 @@ from pytest import mark, raises
 from models.views.ablations import Ablation
 from pipeline.certificates import Threat
 from pipeline.config import ClaimsConfig, ConfigError
-from pipeline.scoring.claims import Alert, Claim, Questions, questions_of
+from pipeline.scoring.claims import Alert, Claim, Claims, resolve_claims
 
 SHAPE = {"size": 4, "stride": 2, "height": 32, "width": 32}
 
@@ -30,12 +30,12 @@ def test_defaults_are_the_papers_patches_under_both_rules():
     expected = {
         (rule, f"{side}x{side}", 1, 2, None) for rule in ("exact", "uniform") for side in (2, 4, 5)
     }
-    assert asked(questions_of(voted(), ClaimsConfig())) == expected
-    assert questions_of(voted(), ClaimsConfig()).alerts == frozenset()
+    assert asked(resolve_claims(voted(), ClaimsConfig())) == expected
+    assert resolve_claims(voted(), ClaimsConfig()).alerts == frozenset()
 
 
 def test_places_default_to_the_rules_that_speak_of_them():
-    found = asked(questions_of(voted(), ClaimsConfig(patch=(2,), top_k=(1, 5))))
+    found = asked(resolve_claims(voted(), ClaimsConfig(patch=(2,), top_k=(1, 5))))
     assert found == {
         ("exact", "2x2", 1, 2, None),
         ("uniform", "2x2", 1, 2, None),
@@ -45,17 +45,17 @@ def test_places_default_to_the_rules_that_speak_of_them():
 
 def test_strides_and_alerts():
     claims = ClaimsConfig(patch=(2, "area:6"), rule=("exact",), detect=True)
-    found = questions_of(voted(), claims, stride=8)
+    found = resolve_claims(voted(), claims, stride=8)
     assert {claim.stride for claim in found.claims} == {8}
     assert found.alerts == {Alert(Threat.square(2), 8), Alert(Threat(area=6), 8)}
-    own = questions_of(voted(), claims, stride=2)
-    assert own == questions_of(voted(), claims)
+    own = resolve_claims(voted(), claims, stride=2)
+    assert own == resolve_claims(voted(), claims)
 
 
 def test_random_positions_have_no_stride():
-    found = questions_of(voted(stride=1, random=9, seed=3), ClaimsConfig(patch=(2,)))
+    found = resolve_claims(voted(stride=1, random=9, seed=3), ClaimsConfig(patch=(2,)))
     assert {claim.stride for claim in found.claims} == {None}
-    drawn = questions_of(voted(stride=1, draws=50), ClaimsConfig(patch=(2,), confidence=0.99))
+    drawn = resolve_claims(voted(stride=1, draws=50), ClaimsConfig(patch=(2,), confidence=0.99))
     assert asked(drawn) == {("randomized", "2x2", 1, None, 0.99)}
 
 
@@ -82,7 +82,7 @@ def test_random_positions_have_no_stride():
 )
 def test_what_cannot_be_answered_is_refused(of, claims, stride, message):
     with raises(ConfigError, match=message):
-        questions_of(of, ClaimsConfig(**claims), stride)
+        resolve_claims(of, ClaimsConfig(**claims), stride)
 
 
 @mark.parametrize(
@@ -102,7 +102,7 @@ def test_requests_that_mean_nothing(claims, message):
 
 
 def test_questions_survive_json():
-    questions = Questions(
+    questions = Claims(
         frozenset(
             {
                 Claim("exact", Threat.parse("2of4"), 1, 2),
@@ -112,7 +112,7 @@ def test_questions_survive_json():
         ),
         frozenset({Alert(Threat.square(3), 2), Alert(Threat(area=7), None)}),
     )
-    assert Questions.from_summary(json.loads(questions.to_json())) == questions
-    assert Questions() <= questions
-    assert not questions <= Questions()
-    assert Questions() | questions == questions
+    assert Claims.from_summary(json.loads(questions.to_json())) == questions
+    assert Claims() <= questions
+    assert not questions <= Claims()
+    assert Claims() | questions == questions

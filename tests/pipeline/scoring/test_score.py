@@ -11,8 +11,8 @@ from pipeline.certificates import Threat, smoothed_predictions, top_k_margins
 from pipeline.runs.manifest import Manifest
 from pipeline.runs.rows import votes_table
 from pipeline.runs.store import StoreError
-from pipeline.scoring.claims import Claim, Questions
-from pipeline.scoring.score import judge
+from pipeline.scoring.claims import Claim, Claims
+from pipeline.scoring.score import score_votes
 
 SHAPE = {"kind": "column", "size": 1, "stride": 1, "height": 8, "width": 8}
 TOP_2 = Claim("exact", Threat.square(1), 2, 1)
@@ -57,7 +57,7 @@ def rows_of(manifest, votes, labels, errors=0):
 
 def judged(manifest, votes, labels, *claims, errors=0):
     table = rows_of(manifest, votes, labels, errors)
-    return judge(table, manifest, Questions(frozenset(claims)))
+    return score_votes(table, manifest, Claims(frozenset(claims)))
 
 
 def expected_places(votes, num_classes, classes, slots=None):
@@ -126,7 +126,7 @@ def test_a_missing_vote_is_an_error():
     holes = pa.array([[0] * 8, [0] * 7 + [None]], table["votes"].type)
     table = table.set_column(table.schema.get_field_index("votes"), "votes", holes)
     with raises(StoreError, match="votes of some ablations are missing"):
-        judge(table, manifest, Questions())
+        score_votes(table, manifest, Claims())
 
 
 def test_rows_are_spread_over_errors():

@@ -31,7 +31,7 @@ def stored(out, stride: int) -> str:
     ablation = replace(EVERY, stride=stride)
     run_id = write_run(out, np.ones((6, len(ablation)), int), [1] * 6, ablation=ablation)
     store = VotesStore(str(out), run_id)
-    manifest = store.begun()
+    manifest = store.manifest()
     faulty = {"faulty": {"count": 0, "first": {}}}
     store.write_manifest(replace(manifest, execution={**manifest.execution, **faulty}))
     return run_id

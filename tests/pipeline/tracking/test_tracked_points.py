@@ -65,7 +65,7 @@ def test_other_strides_places_and_threats_are_told_apart(store):
 
 def test_what_a_coarser_stride_says_alone(store):
     summary = summary_of(store, 1, stride=5)
-    manifest = store.begun()
+    manifest = store.manifest()
     alone = summary_at(summary, manifest, 5)
     assert alone["ablations"] == 2
     assert {entry["stride"] for entry in alone["certified_accuracy"]} == {5}

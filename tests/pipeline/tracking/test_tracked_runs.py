@@ -16,7 +16,7 @@ from pipeline.runs.versions import git_revision
 from pipeline.tracking import TrackingError, log_page, quiet_client, run_name, watched
 from pipeline.tracking.description import RUN_ID, description, ray_job_id
 from pipeline.tracking.points import Point
-from pipeline.tracking.server import connect, failures_in_words
+from pipeline.tracking.server import connect, failures_as_text
 from tests.pipeline.analysis.stored_runs import COLUMNS, identity, write_run
 
 
@@ -173,7 +173,7 @@ def test_the_revision_is_that_of_the_checkout(monkeypatch, tmp_path):
         done = subprocess.run([*command, *arguments], check=True, capture_output=True, text=True)
         return done.stdout.strip()
 
-    monkeypatch.setattr(revision, "__file__", str(tmp_path / "pipeline" / "revision.py"))
+    monkeypatch.setattr(revision, "__file__", str(tmp_path / "pipeline" / "runs" / "versions.py"))
     assert git_revision() is None
     git("init", "--quiet")
     (tmp_path / "file").write_text("1")
@@ -186,7 +186,7 @@ def test_the_revision_is_that_of_the_checkout(monkeypatch, tmp_path):
 
 def test_failures_name_the_server_without_its_password():
     claims = ClaimsConfig(mlflow="http://me:pa55word@localhost:9")
-    with pytest.raises(TrackingError) as caught, failures_in_words(claims, "out", "Do this"):
+    with pytest.raises(TrackingError) as caught, failures_as_text(claims, "out", "Do this"):
         raise OSError("http://me:pa55word@localhost:9 refuses")
     assert "pa55word" not in str(caught.value)
     assert str(caught.value).endswith("Do this")

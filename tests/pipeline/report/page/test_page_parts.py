@@ -89,7 +89,7 @@ def test_the_gallery_shows_the_worst_place(kind, tmp_path):
     assert found.certified == (right & (margins >= 0)).sum()
     assert found.broken == (right & (margins < 0)).sum()
     assert len(found.images) == min(6, found.certified) + min(6, found.broken)
-    (everywhere,) = [part for _, part in run.landscapes(Patch.square(2))]
+    (everywhere,) = [part for _, part in run.location_margins(Patch.square(2))]
     for shown in found.images:
         image = list(run.votes.ids).index(shown.image_id)
         assert shown.certified == (margins[image] >= 0)

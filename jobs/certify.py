@@ -117,8 +117,8 @@ def _draw(
     # matplotlib takes a second to import, which a finished run need not wait for.
     from pipeline.report.plots import draw_certified_accuracy, draw_run  # noqa: PLC0415
 
-    ablation = certified.manifest.ablation
-    model = certified.manifest.identity["model"]["name"]
+    ablation = certified.manifest.defense.views
+    model = certified.manifest.defense.network.name
     title = f"{model}, {ablation.kind} b={ablation.size} px, stride {ablation.stride}"
     drawn = {"certified_accuracy": draw_certified_accuracy(certified.summary, title)}
     storage.write_atomically(path, drawn["certified_accuracy"])

@@ -15,8 +15,9 @@ from pipeline.preflight.workers import (
     cluster_address,
     try_weights_on_worker,
 )
+from pipeline.runs.defense import Defense
 from pipeline.runs.numerics import Numerics, resolve_numerics
-from pipeline.runs.resolve import Voter, resolve_voter
+from pipeline.runs.resolve import resolve_defense
 from pipeline.sources.listing import find_files
 from pipeline.voting.plan import machine_that_votes
 
@@ -57,8 +58,12 @@ def _findings(what: VotesConfig, claims: ClaimsConfig, output: OutputConfig) -> 
         return  # every other check would wait for them in vain
 
     @cache
-    def voter() -> Voter:
-        return resolve_voter(what)
+    def defense() -> Defense:
+        return resolve_defense(what)
+
+    def weights() -> str:
+        network = defense().network
+        return f"{network.name}, sha256 {network.weights_sha256[:12]}..."
 
     @cache
     def numerics() -> Numerics:
@@ -78,11 +83,11 @@ def _findings(what: VotesConfig, claims: ClaimsConfig, output: OutputConfig) -> 
         ("output", lambda: probe_output(output.out)),
         ("MLflow", lambda: reach_tracker(claims, output.out)),
         ("token", lambda: check_token(cluster_address())),
-        ("weights", lambda: f"{voter().model}, sha256 {voter().weights_sha256[:12]}..."),
+        ("weights", weights),
         ("CPUs and GPUs", lambda: check_budget(what, numerics(), joined())),
         (
             "weights on a worker",
-            lambda: try_weights_on_worker(what, voter(), numerics(), verbose=output.verbose),
+            lambda: try_weights_on_worker(what, defense(), numerics(), verbose=output.verbose),
         ),
     ]
     with stack:

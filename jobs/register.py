@@ -61,13 +61,13 @@ def register(run: str | None = None, /, *, what: RegisterConfig) -> int:
         )
     if summary is None:
         raise ConfigError(f"run {store.run_id} has not been certified; run `patchcert certify`")
-    asked = what.weights or manifest.execution.get("weights")
+    asked = what.weights or manifest.execution.weights
     if asked is None:
         raise ConfigError(f"run {store.run_id} does not say where its weights lie: give --weights")
     path = Path(local_weights(hub_or_path(asked)))
     if not path.is_file():
         raise ConfigError(f"weights {asked}: no such file; say with --weights where they lie now")
-    voted = manifest.identity["model"]["weights_sha256"]
+    voted = manifest.defense.network.weights_sha256
     if sha256_of(str(path)) != voted:
         raise ConfigError(
             f"weights {asked}: not those that voted (sha256 {voted[:12]}...); give those with "

@@ -16,9 +16,8 @@ from pipeline.preflight.checks import preflight, require_stores
 from pipeline.preflight.findings import look_at, require
 from pipeline.preflight.tracker import reach_tracker
 from pipeline.report.tables import print_sweep
-from pipeline.runs.error_images import ErrorImages
 from pipeline.runs.numerics import on_cluster
-from pipeline.runs.resolve import resolve_voter
+from pipeline.runs.resolve import resolve_defense
 from pipeline.runs.store import StoreError, VotesStore
 from pipeline.scoring.claims import resolve_claims
 from pipeline.sources.listing_cache import ListingCache, remembered_listing
@@ -91,11 +90,11 @@ def _points(
     configs: Sequence[VotesConfig], claims: ClaimsConfig, output: OutputConfig, *, dry_run: bool
 ) -> list[Combination]:
     """The points of a sweep, each of which can be answered."""
-    voters = [resolve_voter(config) for config in configs]
-    for voter in voters:
-        resolve_claims(voter, claims)
+    voters = [resolve_defense(config) for config in configs]
+    for defense in voters:
+        resolve_claims(defense, claims)
         if dry_run:
-            check_weights_header(voter)
+            check_weights_header(defense)
     points = []
     options = source_options(configs[0], voters[0])
     kept: AbstractContextManager[ListingCache] = nullcontext(ListingCache())
@@ -103,9 +102,9 @@ def _points(
         kept = remembered_listing(output.out, configs[0].data, options)
     with kept as first:
         memory = first
-        for config, voter in zip(configs, voters, strict=True):
-            plan = plan_votes(config, voter, output, memory)
-            points.append(Combination(config=config, voter=voter, wanted=plan.wanted))
+        for config, defense in zip(configs, voters, strict=True):
+            plan = plan_votes(config, defense, output, memory)
+            points.append(Combination(config=config, defense=defense, wanted=plan.wanted))
             # What was read for one point need not be read for the next.
             memory = ListingCache(known={**first.known, **first.found})
     return points
@@ -148,16 +147,17 @@ def _settled(
         print(f"{where}: {name}: from the votes of {answer.run_id}", file=sys.stderr, flush=True)
         certified = settle(store, claims, output, stride=answer.stride).certified
         counted = certified.manifest.execution
-        ErrorImages(**counted["faulty"]).check(counted["images"], point.config.max_error_rate)
+        assert counted.error_images is not None, "only finished runs answer a finer stride"
+        counted.error_images.check(counted.images, point.config.max_error_rate)
         summary = summary_at(certified.summary, certified.manifest, answer.stride)
         tracked.answered(certified.manifest, point.wanted, summary, answer.stride)
         return row_of(answer, certified.manifest, summary)
     print(f"{where}: {name}", file=sys.stderr, flush=True)
     outcome = count_votes(
         point.config,
-        point.voter,
+        point.defense,
         output,
-        preflight(point.config, point.voter, claims, output),
+        preflight(point.config, point.defense, claims, output),
         lambda plan: watched(plan.wanted, claims, output.out),
     )
     say_votes(outcome)

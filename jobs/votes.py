@@ -5,7 +5,7 @@ import sys
 
 from pipeline.config import EstimateConfig, OutputConfig, VotesConfig
 from pipeline.preflight.checks import preflight, require_stores, say_estimate
-from pipeline.runs.resolve import resolve_voter
+from pipeline.runs.resolve import resolve_defense
 from pipeline.voting.plan import VotesOutcome, count_votes
 
 
@@ -17,10 +17,10 @@ def votes(
 ) -> int:
     """Vote on every image and store the votes; resumes what is unfinished."""
     require_stores(what, output)
-    voter = resolve_voter(what)
+    defense = resolve_defense(what)
     if before.dry_run:
-        return say_estimate(what, voter, output, before)
-    outcome = count_votes(what, voter, output, preflight(what, voter, None, output))
+        return say_estimate(what, defense, output, before)
+    outcome = count_votes(what, defense, output, preflight(what, defense, None, output))
     say_votes(outcome)
     if output.json:
         print(json.dumps({**vars(outcome), "faulty": outcome.faulty.to_dict()}, indent=2))

@@ -110,11 +110,11 @@ class Agreement:
 
 def comparable(first: Run, second: Run) -> bool:
     """Whether the two vote on the same ablations, for one class each."""
-    both = first.manifest, second.manifest
-    single = all(voted.theta is None for voted in both)
+    one, other = first.manifest.defense, second.manifest.defense
+    single = one.voting.theta is None and other.voting.theta is None
     # Positions drawn for an image follow from its id, their number and a seed.
-    drawn = [voted.identity.get("randomized") for voted in both]
-    return single and both[0].ablation == both[1].ablation and drawn[0] == drawn[1]
+    drawn = [(voting.draws, voting.draw_seed) for voting in (one.voting, other.voting)]
+    return single and one.views == other.views and drawn[0] == drawn[1]
 
 
 def agreement(one: Outcomes, other: Outcomes, in_one: IntArray, in_other: IntArray) -> Agreement:
@@ -131,7 +131,7 @@ def agreement(one: Outcomes, other: Outcomes, in_one: IntArray, in_other: IntArr
     """
     voted = ~one.errors[in_one] & ~other.errors[in_other]
     in_one, in_other = in_one[voted], in_other[voted]
-    stored = [outcomes for outcomes in (one, other) if outcomes.run.manifest.gaps]
+    stored = [outcomes for outcomes in (one, other) if outcomes.run.manifest.defense.voting.gaps]
     # Of float32 if there is one: the others approximate it.
     told = min(stored, key=lambda outcomes: outcomes.run.dtype != "float32", default=None)
     count = _Count()
@@ -156,7 +156,7 @@ def _pairs(
     one: Outcomes, other: Outcomes, in_one: IntArray, in_other: IntArray, told: Outcomes | None
 ) -> Iterator[tuple[IntArray, _Ballots, _Ballots]]:
     """Images of the first run with their ballots in both, a unit of the second at a time."""
-    step = max(1, _BLOCK_VOTES // one.run.manifest.votes_per_image)
+    step = max(1, _BLOCK_VOTES // one.run.manifest.defense.votes_per_image)
     for start in range(0, len(in_one), step):
         mine, theirs = in_one[start : start + step], in_other[start : start + step]
         block = _read(one, mine, gaps=told is one)
@@ -173,7 +173,7 @@ def _read(outcomes: Outcomes, images: IntArray, *, gaps: bool) -> _Ballots:
         for unit, places in _by_unit(outcomes.units[images])
     ]
     return _Ballots(
-        np.concatenate([votes_array(part, manifest).astype(np.uint16) for part in parts]),
+        np.concatenate([votes_array(part, manifest.defense).astype(np.uint16) for part in parts]),
         np.concatenate([part["prediction"].to_numpy().astype(np.int64) for part in parts]),
         np.concatenate([_gaps(part) for part in parts]) if gaps else None,
     )
@@ -260,7 +260,7 @@ def _middle(count: int) -> tuple[int, int]:
 
 def _place(one: Outcomes, image: int, slot: int, first: int, second: int) -> Place:
     ablation = slot
-    if one.run.manifest.draws is not None:
+    if one.run.manifest.defense.voting.draws is not None:
         row = _rows(one, np.array([image]), int(one.units[image]), ["views"])
         ablation = row["views"][0].as_py()[slot]
     y, x = one.run.ablation.positions[ablation].tolist()

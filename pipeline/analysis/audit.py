@@ -108,7 +108,7 @@ def _audit(run: Run, votes: VoteArray, ablation: Ablation, patch: Patch) -> Audi
         divides=all(length % ablation.stride == 0 for length in lengths),
         delta_published=published_delta(ablation, patch),
         delta=ablation.max_touched(patch),
-        images=int(run.manifest.execution["images"]),
+        images=run.manifest.execution.images,
         published=int((published & right).sum()),
         uniform=int((uniform & right).sum()),
         exact=int((exact & right).sum()),
@@ -158,5 +158,5 @@ def _flips(
 
 def _original(run: Run, classes_n: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """The model's own class numbers."""
-    allowed = run.manifest.classes
+    allowed = run.manifest.defense.network.classes
     return classes_n if allowed is None else np.array(allowed)[classes_n]

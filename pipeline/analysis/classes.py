@@ -111,6 +111,6 @@ def by_class(outcomes: Outcomes) -> list[ClassRow]:
 def class_names(manifest: Manifest) -> tuple[str, ...]:
     """Names of the classes by number, if the run's weight file is still there and has them."""
     try:
-        return read_card(manifest.execution.get("weights") or "").classes
+        return read_card(manifest.execution.weights or "").classes
     except WeightsError:
         return ()

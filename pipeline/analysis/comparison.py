@@ -278,7 +278,7 @@ def _grid(run: Run) -> tuple[int, int, int]:
 
 def _notes(one: Outcomes, other: Outcomes) -> list[str]:
     notes = []
-    data = [outcomes.run.manifest.identity["data"].get("fingerprint") for outcomes in (one, other)]
+    data = [outcomes.run.manifest.data.fingerprint for outcomes in (one, other)]
     if data[0] != data[1]:
         notes.append(
             "the files of the two runs are not the same (their fingerprints differ); image ids and "

@@ -153,7 +153,7 @@ def threats_to_draw(manifest: Manifest, summary: Mapping[str, Any]) -> list[Thre
     or there are no votes), and none of a run that would take minutes: it can be asked for.
     """
     voted = summary["images"] - summary["images_with_error"]
-    if manifest.draws is not None or not 0 < voted <= _MOST_IMAGES:
+    if manifest.defense.voting.draws is not None or not 0 < voted <= _MOST_IMAGES:
         return []
     claims = map(Claim.from_dict, summary["certified_accuracy"])
     threats = {claim.threat for claim in claims if claim.threat.patch and claim.threat.count == 1}

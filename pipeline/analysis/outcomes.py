@@ -17,7 +17,7 @@ from pipeline.analysis.run import Run
 from pipeline.analysis.stored import dataset
 from pipeline.runs.labels import Labels
 from pipeline.runs.store import StoreError
-from pipeline.scoring.claims import Claim, own_stride
+from pipeline.scoring.claims import Claim
 
 
 class Measure(NamedTuple):
@@ -114,7 +114,7 @@ def _certificates(
     run: Run, ids: pa.ChunkedArray
 ) -> Iterator[tuple[Measure, IntArray, BoolArray, IntArray]]:
     """Stored certificates by question: the images, whether certified, and their predictions."""
-    own = own_stride(run.manifest)
+    own = run.manifest.defense.own_stride
     columns = ["image_id", "prediction", "certified", *Claim._fields]
     for batch in dataset(run.out, "certificates", [run.run_id]).to_batches(columns=columns):
         if not batch.num_rows:

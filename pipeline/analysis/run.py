@@ -125,17 +125,20 @@ class Run:
     @property
     def ablation(self) -> Ablation:
         """The views that voted, or were drawn from: what each shows and what a patch touches."""
-        return self.manifest.ablation
+        return self.manifest.defense.views
 
     @property
     def dtype(self) -> str:
         """Arithmetic of the votes, float32 or bfloat16."""
-        return str(self.manifest.identity["numerics"]["dtype"])
+        return str(self.manifest.numerics.dtype)
 
     @property
     def num_classes(self) -> int:
         """Number of classes that can be voted for."""
-        return len(self.manifest.classes or range(self.manifest.num_classes))
+        return len(
+            self.manifest.defense.network.classes
+            or range(self.manifest.defense.network.num_classes)
+        )
 
     @overload
     def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table: ...
@@ -181,7 +184,7 @@ class Run:
         """
         unused = ("counts", "views", "gaps")
         names = [name for name in self.manifest.schema.names if name not in unused]
-        enough = votes // self.manifest.votes_per_image
+        enough = votes // self.manifest.defense.votes_per_image
         waiting: list[pa.Table] = []
         for unit in self.store.read(names):
             waiting.append(unit.filter(unit["error"].is_null()))
@@ -192,7 +195,7 @@ class Run:
             yield self._cast(pa.concat_tables(waiting))
 
     def _cast(self, rows: pa.Table) -> tuple[pa.Table, VoteArray]:
-        return rows, _narrow(votes_array(rows, self.manifest))
+        return rows, _narrow(votes_array(rows, self.manifest.defense))
 
     @cached_property
     def votes(self) -> VotedImages:
@@ -203,8 +206,10 @@ class Run:
         """
         parts = [(table, votes) for table, votes in self.batches() if table.num_rows]
         if not parts:
-            shape = (0, self.manifest.votes_per_image)
-            empty = np.empty(shape if self.manifest.theta is None else (*shape, 1), np.int32)
+            shape = (0, self.manifest.defense.votes_per_image)
+            empty = np.empty(
+                shape if self.manifest.defense.voting.theta is None else (*shape, 1), np.int32
+            )
             return VotedImages(np.empty(0, object), Labels(np.empty((0, 1), np.int64)), empty)
         rows = pa.concat_tables([table for table, _ in parts])
         return VotedImages(
@@ -239,7 +244,7 @@ class Run:
             self.ablation,
             threat if isinstance(threat, Threat) else Threat.parse(threat),
             self.num_classes,
-            randomized=self.manifest.draws is not None,
+            randomized=self.manifest.defense.voting.draws is not None,
             confidence=confidence,
         )
 
@@ -283,11 +288,11 @@ class Run:
         These are the model's own numbers, unless the run was restricted by ``--classes``: classes
         that no ablation can vote for are no rivals. The order of classes stays, and every tie.
         """
-        return renumbered(votes, self.manifest.classes)
+        return renumbered(votes, self.manifest.defense.network.classes)
 
     def check_fixed(self) -> None:
         """Raise ConfigError where the positions were drawn at random for each image."""
-        if self.manifest.draws is not None:
+        if self.manifest.defense.voting.draws is not None:
             raise ConfigError(
                 f"run {self.run_id}: its positions were drawn at random for each image, so it is "
                 "not known what a patch at one place touches; use a run without --randomized"

@@ -196,30 +196,30 @@ def _read_run(out: str, run_id: str) -> tuple[dict[str, Any] | None, list[dict[s
 
 
 def _run_row(manifest: Manifest) -> dict[str, Any]:
-    identity, execution, ablation = manifest.identity, manifest.execution, manifest.ablation
+    execution, defense, ablation = manifest.execution, manifest.defense, manifest.defense.views
     return {
         "run_id": manifest.run_id,
-        "started": _moment(execution.get("started")),
-        "finished": _moment(execution.get("finished")),
-        "data": execution.get("data"),
-        "data_fingerprint": identity["data"].get("fingerprint"),
-        "images": execution.get("images"),
-        "model": identity["model"].get("name"),
-        "num_classes": manifest.num_classes,
-        "weights_sha256": identity["model"].get("weights_sha256"),
+        "started": _moment(execution.started),
+        "finished": _moment(execution.finished),
+        "data": execution.data or None,
+        "data_fingerprint": manifest.data.fingerprint or None,
+        "images": execution.images,
+        "model": defense.network.name,
+        "num_classes": defense.network.num_classes,
+        "weights_sha256": defense.network.weights_sha256 or None,
         "ablation": ablation.kind,
         "size": ablation.size,
         "stride": None if ablation.random is not None else ablation.stride,
         "random": ablation.random,
-        "draws": manifest.draws,
-        "ablations": manifest.votes_per_image,
+        "draws": defense.voting.draws,
+        "ablations": defense.votes_per_image,
         "height": ablation.height,
         "width": ablation.width,
-        "tokens": identity.get("tokens"),
-        "theta": manifest.theta,
-        "device": identity.get("numerics", {}).get("device"),
-        "dtype": identity.get("numerics", {}).get("dtype"),
-        "voting_seconds": execution.get("voting_seconds"),
+        "tokens": defense.tokens,
+        "theta": defense.voting.theta,
+        "device": manifest.numerics.device,
+        "dtype": manifest.numerics.dtype,
+        "voting_seconds": execution.voting_seconds,
     }
 
 

@@ -76,8 +76,8 @@ def attack_run(store: VotesStore, config: AttackConfig, *, verbose: bool = False
     rerun = load_rerun(manifest, config)
     margins = read_margins(store, manifest, patch)
     selected = read_selected(store, manifest, margins, choose(margins, config.images, config.seed))
-    images = read_images(manifest, config, rerun.voter.preprocess, selected.image_ids)
-    smoothed = build_classifier(rerun.voter, rerun.numerics)
+    images = read_images(manifest, config, rerun.defense.model_input, selected.image_ids)
+    smoothed = build_classifier(rerun.defense, rerun.numerics)
     patches = make_patches(smoothed, manifest, selected, images, patch=patch, config=config)
 
     settings = {"patch_px": patch.width, **config.settings()}
@@ -129,9 +129,9 @@ def _vote(
         [*[None] * count, *((attempt.y, attempt.x) for attempt in patches.attempts)],
         pixels,
     )
-    check_round_trip(path, on_the_grid(rerun.voter.preprocess), pixels)
+    check_round_trip(path, on_the_grid(rerun.defense.model_input), pixels)
     rows = vote_again(path, out, rerun, verbose=verbose)
-    votes = votes_array(rows, rerun.voter)
+    votes = votes_array(rows, rerun.defense)
     predictions = rows["prediction"].to_numpy().astype(np.int64)
     digests = logit_digests(smoothed, pixels)
     clean, attacked = (

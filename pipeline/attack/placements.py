@@ -62,8 +62,8 @@ def place_attempts(
     random order where they tie, and every fourth one is any location. A coordinate that the views
     cannot tell apart is random too: the pixels there differ.
     """
-    ablation = manifest.ablation
-    votes, classes = rule_votes(selected.votes, manifest)
+    ablation = manifest.defense.views
+    votes, classes = rule_votes(selected.votes, manifest.defense.network)
     attempts: list[list[Attempt]] = []
     for images, found in location_margins(votes, ablation, patch, classes):
         for number, margins_yx in zip(range(len(votes))[images], found.margins_nyx, strict=True):
@@ -115,8 +115,12 @@ def _attempt(
     yx: tuple[int, int],
     seed: tuple[int, ...],
 ) -> Attempt:
-    touched_v = shows_patch(manifest.ablation, patch, *yx)
-    kept_c = votes_for(selected.votes[number][~touched_v], manifest.classes, manifest.num_classes)
+    touched_v = shows_patch(manifest.defense.views, patch, *yx)
+    kept_c = votes_for(
+        selected.votes[number][~touched_v],
+        manifest.defense.network.classes,
+        manifest.defense.network.num_classes,
+    )
     prediction = int(selected.predictions_n[number])
     # The rival that needs fewest votes, and for every other restart the next one.
     strength_c = strengths(kept_c, prediction)

@@ -31,9 +31,10 @@ from models.preprocess import Preprocess
 from pipeline import storage
 from pipeline.attack.config import AttackConfig
 from pipeline.config import ConfigError, OutputConfig, VotesConfig
+from pipeline.runs.defense import Defense
 from pipeline.runs.manifest import Manifest, flatten
 from pipeline.runs.numerics import Numerics, probe_machine, resolve_numerics
-from pipeline.runs.resolve import Voter, hub_or_path
+from pipeline.runs.resolve import hub_or_path
 from pipeline.runs.store import StoreError, VotesStore
 from pipeline.runs.weight_files import local_weights
 from pipeline.sources.listing import SourceOptions, list_images
@@ -67,16 +68,16 @@ class Rerun:
     """A finished run's classifier, able to vote again.
 
     Attributes:
-        voter: The run's network, preprocessing and views.
+        defense: The run's network, preprocessing and views.
         numerics: The run's arithmetic, which is this machine's.
     """
 
-    voter: Voter
+    defense: Defense
     numerics: Numerics
 
 
 def load_rerun(manifest: Manifest, config: AttackConfig) -> Rerun:
-    """Load the run's voter and arithmetic, if this machine can compute the same bits.
+    """Load the run's defense and arithmetic, if this machine can compute the same bits.
 
     Raises:
         ConfigError: The votes were imported, the weights are others, or this machine computes
@@ -89,29 +90,17 @@ def load_rerun(manifest: Manifest, config: AttackConfig) -> Rerun:
             "the weights and the images nothing can be voted on again; attack a run of "
             "`patchcert run`, or rewrite these votes with `patchcert witness`"
         )
-    facts, where = manifest.identity, manifest.execution
-    weights = hub_or_path(config.weights or str(where["weights"]))
-    voted, found = facts["model"]["weights_sha256"], sha256_of(local_weights(weights))
+    weights = hub_or_path(config.weights or manifest.execution.weights or "")
+    voted = manifest.defense.network.weights_sha256
+    found = sha256_of(local_weights(weights))
     if voted != found:
         raise ConfigError(
             f"--weights {weights}: their sha256 is {found[:12]}, the run voted with {voted[:12]}; "
             "give the run's own file"
         )
-    numerics = Numerics(**facts["numerics"])
-    _check_machine(numerics, weights)
-    voter = Voter(
-        model=facts["model"]["name"],
-        num_classes=manifest.num_classes,
-        weights=weights,
-        weights_sha256=voted,
-        preprocess=Preprocess(**facts["preprocess"]),
-        ablation=manifest.ablation,
-        tokens=facts["tokens"],
-        theta=manifest.theta,
-        gaps=manifest.gaps,
-        classes=manifest.classes,
-    )
-    return Rerun(voter=voter, numerics=numerics)
+    _check_machine(manifest.numerics, weights)
+    network = replace(manifest.defense.network, weights=weights)
+    return Rerun(defense=replace(manifest.defense, network=network), numerics=manifest.numerics)
 
 
 def read_images(
@@ -123,15 +112,15 @@ def read_images(
         ConfigError: The data are not those of the run.
         SourceError: They cannot be read.
     """
-    data = config.data or str(manifest.execution["data"])
+    data = config.data or str(manifest.execution.data)
     options = SourceOptions(
-        image_column=manifest.identity["data"]["image_column"],
+        image_column=manifest.data.image_column,
         label_column=config.label_column,
         label_map=config.label_map,
     )
     # The stored labels are used, not those of the listing.
-    listing = list_images(data, options, manifest.num_classes)
-    if listing.fingerprint != manifest.identity["data"]["fingerprint"]:
+    listing = list_images(data, options, manifest.defense.network.num_classes)
+    if listing.fingerprint != manifest.data.fingerprint:
         raise ConfigError(
             f"--data {data}: these are not the files that the run voted on (their fingerprint "
             "differs); give the run's own data, unchanged and in the same kind of storage"
@@ -223,9 +212,9 @@ def vote_again(data: str, out: str, rerun: Rerun, *, verbose: bool) -> pa.Table:
         ConfigError, SourceError: The images cannot be listed.
         JobError, StoreError: The run failed, or an image could not be voted on.
     """
-    voter = replace(rerun.voter, preprocess=on_the_grid(rerun.voter.preprocess))
-    request = _request(rerun.numerics, data, voter.weights)
-    outcome = count_votes(request, voter, OutputConfig(out=out, verbose=verbose))
+    defense = replace(rerun.defense, preprocess=on_the_grid(rerun.defense.model_input))
+    request = _request(rerun.numerics, data, defense.network.weights)
+    outcome = count_votes(request, defense, OutputConfig(out=out, verbose=verbose))
     rows = pa.concat_tables(VotesStore(out, outcome.run_id).read())
     failed = rows.filter(rows["error"].is_valid())
     if failed.num_rows:

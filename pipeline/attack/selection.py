@@ -13,6 +13,7 @@ from models.views.ablations import BoolArray, IntArray, Patch
 from pipeline.certificates import rules
 from pipeline.certificates.votes import VoteArray, renumbered
 from pipeline.config import ConfigError
+from pipeline.runs.defense import Network
 from pipeline.runs.labels import Labels
 from pipeline.runs.manifest import Manifest
 from pipeline.runs.resolve import default_patches
@@ -76,7 +77,7 @@ class Selected:
 
 def check_attackable(manifest: Manifest) -> None:
     """Raise ConfigError where views were drawn for each image."""
-    if manifest.draws is not None:
+    if manifest.defense.voting.draws is not None:
         raise ConfigError(
             f"run_id={manifest.run_id} is randomized: its certificate is about the ideal "
             "classifier over all positions, which votes at drawn ones cannot refute; choose a run "
@@ -94,18 +95,17 @@ def patch_of(side: int | None, store: VotesStore, manifest: Manifest) -> Patch:
         summary = store.read_summary()
         claims = summary["certified_accuracy"] if summary else []
         sides = [claim["patch_px"] for claim in claims if claim.get("patch_px")]
-        side = min(sides or default_patches(manifest.ablation) or (1,))
+        side = min(sides or default_patches(manifest.defense.views) or (1,))
     try:
-        manifest.ablation.check_patch(Patch.square(side))
+        manifest.defense.views.check_patch(Patch.square(side))
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return Patch.square(side)
 
 
-def rule_votes(votes: VoteArray, manifest: Manifest) -> tuple[VoteArray, int]:
+def rule_votes(votes: VoteArray, network: Network) -> tuple[VoteArray, int]:
     """Return votes and their number of classes as the rules take them (``renumbered``)."""
-    rivals = manifest.classes or range(manifest.num_classes)
-    return renumbered(votes, manifest.classes), len(rivals)
+    return renumbered(votes, network.classes), len(network.voted_classes)
 
 
 def read_margins(store: VotesStore, manifest: Manifest, patch: Patch) -> Margins:
@@ -124,8 +124,10 @@ def read_margins(store: VotesStore, manifest: Manifest, patch: Patch) -> Margins
         image_ids += voted["image_id"].to_pylist()
         right.append(Labels.of(voted).accept(voted["prediction"].to_numpy()))
         if voted.num_rows:
-            votes, classes = rule_votes(votes_array(voted, manifest), manifest)
-            margins.append(rules.margins("exact", votes, manifest.ablation, patch, classes))
+            votes, classes = rule_votes(
+                votes_array(voted, manifest.defense), manifest.defense.network
+            )
+            margins.append(rules.margins("exact", votes, manifest.defense.views, patch, classes))
     return Margins(
         image_ids=image_ids,
         margins_n=np.concatenate([*margins, np.empty(0, np.int64)]),
@@ -173,7 +175,7 @@ def read_selected(
     return Selected(
         image_ids=wanted.to_pylist(),
         margins_n=margins.margins_n[chosen_n],
-        votes=votes_array(rows, manifest),
+        votes=votes_array(rows, manifest.defense),
         predictions_n=rows["prediction"].to_numpy().astype(np.int64),
         labels=Labels.of(rows),
     )

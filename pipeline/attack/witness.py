@@ -79,11 +79,15 @@ def _replay(
     touched: dict[tuple[int, int], BoolArray],
 ) -> pa.Table:
     """Return rows of WITNESSES for a batch; counts and failures go into ``result``."""
-    patch, ablation = result.patch, manifest.ablation
-    votes = votes_array(voted, manifest)
-    renumbered, classes = rule_votes(votes, manifest)
+    patch, ablation = result.patch, manifest.defense.views
+    votes = votes_array(voted, manifest.defense)
+    renumbered, classes = rule_votes(votes, manifest.defense.network)
     found = witnesses(renumbered, ablation, patch, classes)
-    numbers = np.arange(manifest.num_classes) if manifest.classes is None else manifest.classes
+    numbers = (
+        np.arange(manifest.defense.network.num_classes)
+        if manifest.defense.network.classes is None
+        else manifest.defense.network.classes
+    )
     rows: list[dict[str, Any]] = []
     described = zip(
         voted["image_id"].to_pylist(),
@@ -98,7 +102,9 @@ def _replay(
         if (y, x) not in touched:
             touched[y, x] = shows_patch(ablation, patch, y, x)
         after = rewritten(before, touched[y, x], rival)
-        counts_c = votes_for(after, manifest.classes, manifest.num_classes)
+        counts_c = votes_for(
+            after, manifest.defense.network.classes, manifest.defense.network.num_classes
+        )
         changed = int(counts_c.argmax()) != prediction
         result.images += 1
         result.certified += margin >= 0

@@ -22,7 +22,7 @@ from models.preprocess import PRESETS
 from pipeline.bench.clock import seconds_of
 from pipeline.config import Device, OutputConfig, VotesConfig
 from pipeline.runs.numerics import probe_machine, resolve_numerics
-from pipeline.runs.resolve import resolve_voter
+from pipeline.runs.resolve import resolve_defense
 from pipeline.sources.decode import decode, prepared
 from pipeline.voting.plan import count_votes
 from pipeline.voting.vote import build_classifier
@@ -80,11 +80,11 @@ def pipeline_over_engine(
             unit_images=unit_images,
             actors=1,
         )
-        voter = resolve_voter(config)
+        defense = resolve_defense(config)
         numerics = resolve_numerics(config, probe_machine(config.device))
-        classifier = build_classifier(voter, numerics)
+        classifier = build_classifier(defense, numerics)
         pixels = np.stack(
-            [voter.preprocess(decode(photo(*PHOTO, seed))) for seed in range(unit_images)]
+            [defense.model_input(decode(photo(*PHOTO, seed))) for seed in range(unit_images)]
         )
 
         def bare() -> float:
@@ -92,7 +92,7 @@ def pipeline_over_engine(
 
         bare()
         before = bare()
-        count_votes(config, voter, OutputConfig(out=str(Path(folder) / "out")))
+        count_votes(config, defense, OutputConfig(out=str(Path(folder) / "out")))
         after = bare()
         job = _steady_pace(Path(folder) / "out", images, unit_images)
     return {

@@ -20,8 +20,8 @@ from models.errors import JobError
 from pipeline.cluster.errors import in_words, told
 from pipeline.cluster.resources import CPUS_OF, DECODE_CPUS, GPUS_OF, GPUS_ON, check_accelerators
 from pipeline.config import ConfigError, Device
+from pipeline.runs.defense import Defense
 from pipeline.runs.numerics import Machine, Numerics, on_cluster, probe_machine
-from pipeline.runs.resolve import Voter
 
 # What Ray calls a node that has GPUs of a model.
 _MODEL_RESOURCE = "accelerator_type:"
@@ -199,8 +199,8 @@ def one_machine(found: Sequence[tuple[str, Machine]]) -> Machine:
     return min((machine for _, machine in found), key=lambda machine: machine.cpus)
 
 
-def load_on_worker(voter: Voter, numerics: Numerics, accelerator_type: str | None) -> str:
-    """Load a voter's network on one worker of the cluster that is joined; that node's name.
+def load_on_worker(defense: Defense, numerics: Numerics, accelerator_type: str | None) -> str:
+    """Load a defense's network on one worker of the cluster that is joined; that node's name.
 
     Raises:
         JobError: It does not load there, or the worker is not what the run says.
@@ -208,18 +208,18 @@ def load_on_worker(voter: Voter, numerics: Numerics, accelerator_type: str | Non
     cuda = numerics.device == "cuda"
     task = ray.remote(_load).options(**_one_worker(cuda, accelerator_type))
     try:
-        node: str = ray.get(task.remote(voter, numerics))
+        node: str = ray.get(task.remote(defense, numerics))
     except RayError as error:
         raise JobError(told(error)) from error
     return node
 
 
-def _load(voter: Voter, numerics: Numerics) -> str:
+def _load(defense: Defense, numerics: Numerics) -> str:
     # It imports timm, of which drivers and whoever is asked what it is have no need.
     from pipeline.voting.vote import build_classifier, check_worker  # noqa: PLC0415
 
-    check_worker(voter, numerics)
-    build_classifier(voter, numerics)
+    check_worker(defense, numerics)
+    build_classifier(defense, numerics)
     return platform.node()
 
 

@@ -22,7 +22,7 @@ from pipeline.interchange.formats import SPEC
 from pipeline.interchange.spec import Spec
 from pipeline.runs.manifest import AS_GIVEN, Manifest
 from pipeline.runs.versions import program_version
-from pipeline.scoring.claims import Claim, Claims, own_stride, resolve_claims
+from pipeline.scoring.claims import Claim, Claims, resolve_claims
 from pipeline.scoring.score import Scored, score_votes
 from pipeline.scoring.summary import Totals
 from pipeline.storage.tables import parquet, write_csv
@@ -51,7 +51,7 @@ def export_run(run: Run, config: ExportConfig) -> dict[str, str]:
         ManifestError, StoreError: The votes are absent, incomplete or contradictory.
     """
     manifest = run.manifest
-    questions = resolve_claims(manifest, _claims(run, config))
+    questions = resolve_claims(manifest.defense, _claims(run, config))
     spec = None if config.votes is None else Spec.of(manifest)
     run.store.units(manifest)
     totals, tables, written = Totals(), [], dict[str, dict[str, Any]]()
@@ -86,7 +86,7 @@ def _claims(run: Run, config: ExportConfig) -> ClaimsConfig:
         asked = Claims.from_summary(run.summary or {}).claims
     except (ValueError, KeyError, TypeError):
         asked = frozenset()  # written by an older version, or never certified
-    own = own_stride(run.manifest)
+    own = run.manifest.defense.own_stride
     known = [claim for claim in asked if claim.top_k == 1 and claim.stride == own]
     threats = sorted({claim.threat for claim in known}, key=lambda threat: threat.order)
     confidences = [claim.confidence for claim in known if claim.confidence is not None]
@@ -113,9 +113,9 @@ def _batches(run: Run) -> Iterator[pa.Table]:
 def _votes_files(run: Run, spec: Spec) -> Iterator[tuple[str, pa.Table]]:
     """Yield name and rows of the files of votes; there are several where one would be too large."""
     manifest, store = run.manifest, run.store
-    names = ["image_id", "labels" if manifest.several_labels else "label", "votes"]
+    names = ["image_id", "labels" if manifest.data.several_labels else "label", "votes"]
     names += ["plain_prediction"] if manifest.plain_known else []
-    unit_votes = int(manifest.execution["unit_images"]) * manifest.votes_per_image
+    unit_votes = manifest.execution.unit_images * manifest.defense.votes_per_image
     units, step = store.units(manifest), max(1, _FILE_VOTES // unit_votes)
     for number, start in enumerate(range(0, len(units), step)):
         of_file = units[start : start + step]
@@ -202,19 +202,18 @@ def headline(
         version: Version of this program.
         files: The other files of the folder, with their sha256.
     """
-    identity = manifest.identity
     certified = summary["certified_accuracy"]
     return {
         "format": FORMAT,
         "exported_by": f"patchcert {version}",
         "run_id": manifest.run_id,
         "votes": AS_GIVEN if manifest.imported else _COMPUTED,
-        "model": dict(identity["model"]),
-        "data": {name: identity["data"].get(name) for name in ("kind", "fingerprint")},
-        "ablation": asdict(manifest.ablation),
+        "model": manifest.defense.to_identity()["model"],
+        "data": {"kind": manifest.data.kind, "fingerprint": manifest.data.fingerprint},
+        "ablation": asdict(manifest.defense.views),
         "ablations": summary["ablations"],
-        "tokens": identity.get("tokens"),
-        "versions": identity.get("numerics", {}).get("versions", identity.get("versions", {})),
+        "tokens": manifest.defense.tokens,
+        "versions": manifest.numerics.versions,
         "images": summary["images"],
         "images_with_error": summary["images_with_error"],
         "images_without_label": summary["images_without_label"],
@@ -255,7 +254,7 @@ def _figure(name: str, entry: Mapping[str, Any], claim: str) -> dict[str, Any]:
 
 def _claim(entry: Mapping[str, Any], manifest: Manifest) -> str:
     """State in one sentence what a certified accuracy claims."""
-    ablation, threat = manifest.ablation, Threat.parse(entry["threat"])
+    ablation, threat = manifest.defense.views, Threat.parse(entry["threat"])
     if threat.area is not None:
         where = f"any one rectangle of at most {threat.area} px"
     else:

@@ -1,9 +1,8 @@
 """Import files of votes that were cast elsewhere as an ordinary run."""
 
 import hashlib
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,15 +14,15 @@ from pipeline.config import ConfigError
 from pipeline.interchange.config import ImportConfig
 from pipeline.interchange.spec import Spec, spec_from
 from pipeline.interchange.votes_file import VotesFile, check_votes_file, read_votes_file
-from pipeline.runs.error_images import find_error_images
+from pipeline.runs.defense import Defense, Network
 from pipeline.runs.lease import held
-from pipeline.runs.manifest import Manifest
+from pipeline.runs.manifest import Execution, Manifest, utc_now
 from pipeline.runs.rows import ranked_counts
 from pipeline.runs.schema import votes_schema
 from pipeline.runs.store import VotesStore
 from pipeline.runs.versions import program_version
 
-_UNKNOWN = "unknown"
+_UNKNOWN: Any = "unknown"
 _UNIT_IMAGES = 256
 # Images converted to rows at once.
 _CHUNK_IMAGES = 256
@@ -75,8 +74,8 @@ def import_votes(patterns: Sequence[str], config: ImportConfig, out: str) -> Imp
     return Imported(
         run_id=store.run_id,
         folder=store.folder,
-        images=int(done.execution["images"]),
-        errors=int(done.execution["faulty"]["count"]),
+        images=done.execution.images,
+        errors=done.execution.error_images.count if done.execution.error_images else 0,
         computed=computed,
     )
 
@@ -156,6 +155,13 @@ def _manifest(contents: _Contents) -> Manifest:
     """Build the manifest of the run; facts that no file can prove are "unknown"."""
     spec, paths = contents.spec, [str(file["path"]) for file in contents.files]
     images = sum(int(file["images"]) for file in contents.files)
+    network = Network(
+        name=spec.model,
+        num_classes=spec.num_classes,
+        weights_sha256=_UNKNOWN,
+        classes=spec.classes,
+    )
+    defense = Defense(preprocess=None, network=network, views=spec.ablation, tokens=_UNKNOWN)
     identity = {
         "data": {
             "kind": "imported",
@@ -163,29 +169,20 @@ def _manifest(contents: _Contents) -> Manifest:
             "limit": None,
             "several_labels": contents.several_labels,
         },
-        "model": {
-            "name": spec.model,
-            "num_classes": spec.num_classes,
-            "weights_sha256": _UNKNOWN,
-            "classes": None if spec.classes is None else list(spec.classes),
-        },
-        "ablation": asdict(spec.ablation),
-        "tokens": _UNKNOWN,
-        "voting": {"theta": None, "gaps": False},
-        "randomized": {"draws": None, "seed": 0},
+        **defense.to_identity(),
         "numerics": {"device": _UNKNOWN, "dtype": _UNKNOWN},
         "imported": {"plain": contents.plain},
     }
-    execution = {
-        "data": paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more",
-        "weights": _UNKNOWN,
-        "files": list(contents.files),
-        "imported_by": f"patchcert {program_version()}",
-        "images": images,
-        "unit_images": _UNIT_IMAGES,
-        "units": -(-images // _UNIT_IMAGES),
-        "started": _now(),
-    }
+    execution = Execution(
+        data=paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more",
+        weights=_UNKNOWN,
+        files=list(contents.files),
+        imported_by=f"patchcert {program_version()}",
+        images=images,
+        unit_images=_UNIT_IMAGES,
+        units=-(-images // _UNIT_IMAGES),
+        started=utc_now(),
+    )
     return Manifest(identity=identity, execution=execution)
 
 
@@ -196,16 +193,14 @@ def _write(store: VotesStore, wanted: Manifest, contents: _Contents) -> Manifest
     missing = set(store.missing(manifest))
     for number, unit in enumerate(_units(contents.files, manifest)):
         if number in missing:
-            votes = manifest.votes_per_image
+            votes = manifest.defense.votes_per_image
             store.commit(number, unit, manifest.schema, votes, plain=contents.plain)
-    faulty = find_error_images(store, manifest).to_dict()
-    done = replace(manifest, execution={**manifest.execution, "finished": _now(), "faulty": faulty})
+    execution = replace(
+        manifest.execution, finished=utc_now(), error_images=store.error_images(manifest)
+    )
+    done = replace(manifest, execution=execution)
     store.write_manifest(done)
     return done
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def _units(files: Sequence[Mapping[str, Any]], manifest: Manifest) -> Iterator[pa.Table]:
@@ -214,7 +209,7 @@ def _units(files: Sequence[Mapping[str, Any]], manifest: Manifest) -> Iterator[p
     Raises:
         ConfigError: A file has changed since it was checked.
     """
-    return _cut(_rows(files, manifest), int(manifest.execution["unit_images"]))
+    return _cut(_rows(files, manifest), manifest.execution.unit_images)
 
 
 def _rows(files: Sequence[Mapping[str, Any]], manifest: Manifest) -> Iterator[pa.Table]:
@@ -249,7 +244,7 @@ def _votes_table(
         ranked_counts(votes) if voted else None
         for votes, voted in zip(votes_nv, voted_n, strict=True)
     ]
-    ends = np.cumsum(np.where(voted_n, manifest.votes_per_image, 0))
+    ends = np.cumsum(np.where(voted_n, manifest.defense.votes_per_image, 0))
     columns = {
         "votes": pa.ListArray.from_arrays(
             pa.array(np.append(0, ends), pa.int32()),

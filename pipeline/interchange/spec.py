@@ -59,22 +59,22 @@ class Spec:
         Raises:
             ConfigError: They are not one vote of each ablation of a fixed family.
         """
-        if manifest.theta is not None:
+        if manifest.defense.voting.theta is not None:
             raise ConfigError(
                 f"run {manifest.run_id}: its ablations cast sets of votes (--voting threshold), "
                 "and the interchange format holds one vote an ablation; export it without --votes"
             )
-        if manifest.draws is not None:
+        if manifest.defense.voting.draws is not None:
             raise ConfigError(
                 f"run {manifest.run_id}: its positions were drawn at random for each image, which "
                 "nobody can see from votes, and its certificate rests on it; export it without "
                 "--votes"
             )
         return cls(
-            ablation=manifest.ablation,
-            num_classes=manifest.num_classes,
-            classes=manifest.classes,
-            model=manifest.identity["model"]["name"],
+            ablation=manifest.defense.views,
+            num_classes=manifest.defense.network.num_classes,
+            classes=manifest.defense.network.classes,
+            model=manifest.defense.network.name,
         )
 
     def facts(self) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from pipeline.preflight.findings import Check, look_at, require
 from pipeline.preflight.stores import probe_output, reach_stores
 from pipeline.preflight.tracker import reach_tracker
 from pipeline.preflight.workers import check_token, cluster_address, try_weights_on_worker
+from pipeline.runs.defense import Defense
 from pipeline.runs.numerics import on_cluster
-from pipeline.runs.resolve import Voter
 from pipeline.sources.listing_cache import ListingCache
 from pipeline.voting.plan import VotesPlan, check_weights_header, plan_votes
 
@@ -25,7 +25,7 @@ def require_stores(what: VotesConfig, output: OutputConfig) -> None:
 
 
 def preflight(
-    what: VotesConfig, voter: Voter, claims: ClaimsConfig | None, output: OutputConfig
+    what: VotesConfig, defense: Defense, claims: ClaimsConfig | None, output: OutputConfig
 ) -> Callable[[VotesPlan], None]:
     """The checks to make once it is known that there is something to compute."""
 
@@ -40,7 +40,7 @@ def preflight(
                 (
                     "weights on a worker",
                     lambda: try_weights_on_worker(
-                        what, voter, plan.numerics, verbose=output.verbose
+                        what, defense, plan.numerics, verbose=output.verbose
                     ),
                 ),
             ]
@@ -50,15 +50,15 @@ def preflight(
 
 
 def say_estimate(
-    what: VotesConfig, voter: Voter, output: OutputConfig, asked: EstimateConfig
+    what: VotesConfig, defense: Defense, output: OutputConfig, asked: EstimateConfig
 ) -> int:
     """Print what the job would do.
 
     Raises:
         ConfigError, SourceError, WeightsError, UnknownModelError: The job would refuse the request.
     """
-    check_weights_header(voter)
-    plan = plan_votes(what, voter, output, ListingCache())
+    check_weights_header(defense)
+    plan = plan_votes(what, defense, output, ListingCache())
     found = estimate(plan, asked, overwrite=what.overwrite)
     if output.json:
         print(json.dumps(vars(found), indent=2, sort_keys=True))

@@ -53,7 +53,7 @@ def estimate(plan: VotesPlan, asked: EstimateConfig, *, overwrite: bool) -> Esti
     Raises:
         ManifestError: The run is there and contradicts its id.
     """
-    images, views = len(plan.listing), plan.wanted.votes_per_image
+    images, views = len(plan.listing), plan.wanted.defense.votes_per_image
     done = 0 if overwrite else images_done(plan.store, images)
     left = images - done
     hours = None if asked.images_per_second is None else left / asked.images_per_second / 3600
@@ -79,7 +79,7 @@ def images_done(store: VotesStore, images: int) -> int:
     manifest = store.read_manifest()
     if manifest is None:
         return 0
-    unit_images, units = int(manifest.execution["unit_images"]), int(manifest.execution["units"])
+    unit_images, units = manifest.execution.unit_images, manifest.execution.units
     missing = store.missing(manifest)
     last = images - (units - 1) * unit_images  # the last unit may be shorter
     absent = sum(last if unit == units - 1 else unit_images for unit in missing)

@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 from pipeline.cluster.resources import plan_resources
 from pipeline.config import VotesConfig
 from pipeline.preflight.findings import Caution, CheckError
+from pipeline.runs.defense import Defense
 from pipeline.runs.numerics import Numerics, on_cluster
-from pipeline.runs.resolve import Voter
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1", "local", "auto")
 _MODE = "RAY_AUTH_MODE"
@@ -78,7 +78,7 @@ def check_budget(config: VotesConfig, numerics: Numerics, available: Mapping[str
 
 
 def try_weights_on_worker(
-    config: VotesConfig, voter: Voter, numerics: Numerics, *, verbose: bool
+    config: VotesConfig, defense: Defense, numerics: Numerics, *, verbose: bool
 ) -> str:
     """Load the network on a worker, with the digests that the driver has seen.
 
@@ -88,8 +88,10 @@ def try_weights_on_worker(
     from pipeline.cluster.connect import load_on_worker, ray_cluster  # noqa: PLC0415
 
     with ray_cluster(verbose=verbose):
-        node = load_on_worker(voter, numerics, config.accelerator_type)
-    return f"{voter.model}, sha256 {voter.weights_sha256[:12]}..., loads on {node}"
+        node = load_on_worker(defense, numerics, config.accelerator_type)
+    return (
+        f"{defense.network.name}, sha256 {defense.network.weights_sha256[:12]}..., loads on {node}"
+    )
 
 
 def cluster_address() -> str | None:

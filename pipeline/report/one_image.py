@@ -15,12 +15,12 @@ from pipeline.certificates.locations import location_margins, touched_counts
 from pipeline.certificates.votes import renumbered
 from pipeline.certificates.witness import touched_at
 from pipeline.config import ConfigError, VotesConfig
+from pipeline.runs.defense import Defense
 from pipeline.runs.resolve import (
-    Voter,
     default_patches,
     default_size,
     model_preprocess,
-    resolve_voter,
+    resolve_defense,
     with_options,
 )
 from pipeline.runs.weight_files import local_weights
@@ -97,11 +97,11 @@ def make_scene(request: VotesConfig, patch_side: int | None) -> Scene:
         ConfigError: The image cannot be read, or a length does not fit it.
         WeightsError, UnknownModelError, UnsupportedModelError: As for votes.
     """
-    voter = resolve_voter(request) if request.weights else None
-    if voter is None and request.model is not None and request.tokens != "black":
+    defense = resolve_defense(request) if request.weights else None
+    if defense is None and request.model is not None and request.tokens != "black":
         _check_droppable(request.model)
-    preprocess = voter.preprocess if voter else _preprocess(request)
-    ablation = voter.ablation if voter else _ablation(request, preprocess)
+    preprocess = defense.model_input if defense else _preprocess(request)
+    ablation = defense.views if defense else _ablation(request, preprocess)
     paper = default_patches(ablation)
     patch = Patch.square(patch_side or paper[len(paper) // 2])
     try:
@@ -109,23 +109,23 @@ def make_scene(request: VotesConfig, patch_side: int | None) -> Scene:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     pixels = _pixels(request.data, preprocess)
-    name_of = _class_names(voter)
+    name_of = _class_names(defense)
     votes_v = None
     names: list[str] = []
-    if voter is None:
+    if defense is None:
         worst = worst_location(ablation, patch)
     else:
-        votes_v = _votes(request, voter, pixels)
-        worst = _worst(votes_v, voter, patch)
+        votes_v = _votes(request, defense, pixels)
+        worst = _worst(votes_v, defense, patch)
         names = [name_of(star) for star in (worst.prediction, worst.rival) if star is not None]
-    model = voter.model if voter else request.model
+    model = defense.network.name if defense else request.model
     return Scene(
         pixels=pixels,
         ablation=ablation,
         patch=patch,
         worst=worst,
         token_px=_token_px(model, preprocess),
-        drops=(voter.tokens if voter else request.tokens) != "black",
+        drops=(defense.tokens if defense else request.tokens) != "black",
         votes_v=votes_v,
         name_of=name_of,
         title=f"{len(ablation)} {ablation.kind} ablations of {ablation.size} px"
@@ -183,24 +183,24 @@ def _pixels(image: str, preprocess: Preprocess) -> NDArray[np.uint8]:
         raise ConfigError(f"--image {image}: cannot be read ({error})") from error
 
 
-def _votes(request: VotesConfig, voter: Voter, pixels: NDArray[np.uint8]) -> IntArray:
+def _votes(request: VotesConfig, defense: Defense, pixels: NDArray[np.uint8]) -> IntArray:
     """The vote of every ablation of one image; int (V,)."""
     # torch: a picture of the geometry needs none.
     from pipeline.runs.numerics import probe_machine, resolve_numerics  # noqa: PLC0415
     from pipeline.voting.vote import build_classifier  # noqa: PLC0415
 
     numerics = resolve_numerics(request, probe_machine(request.device))
-    votes_v: IntArray = build_classifier(voter, numerics)(pixels[None].copy()).votes_bv[0]
+    votes_v: IntArray = build_classifier(defense, numerics)(pixels[None].copy()).votes_bv[0]
     return votes_v
 
 
-def _worst(votes_v: IntArray, voter: Voter, patch: Patch) -> WorstCase:
+def _worst(votes_v: IntArray, defense: Defense, patch: Patch) -> WorstCase:
     """The worst location among rivals that can be voted for, in the model's class numbers."""
-    if voter.classes is None:
-        return smallest_margin(votes_v, voter.ablation, patch, voter.num_classes)
-    allowed = np.array(voter.classes)
-    places_v = renumbered(votes_v, voter.classes)
-    worst = smallest_margin(places_v, voter.ablation, patch, len(allowed))
+    if defense.network.classes is None:
+        return smallest_margin(votes_v, defense.views, patch, defense.network.num_classes)
+    allowed = np.array(defense.network.classes)
+    places_v = renumbered(votes_v, defense.network.classes)
+    worst = smallest_margin(places_v, defense.views, patch, len(allowed))
     return dataclasses.replace(
         worst, prediction=int(allowed[worst.prediction]), rival=int(allowed[worst.rival])
     )
@@ -217,10 +217,12 @@ def _token_px(model: str | None, preprocess: Preprocess) -> tuple[int, int] | No
     return None if size is None else (int(size[0]), int(size[1]))
 
 
-def _class_names(voter: Voter | None) -> Callable[[int], str]:
+def _class_names(defense: Defense | None) -> Callable[[int], str]:
     """The weight file's own names, ImageNet's where there are 1000 classes, else numbers."""
-    names: Sequence[str] = read_card(local_weights(voter.weights)).classes if voter else ()
-    if voter and not names and voter.num_classes == 1000:
+    names: Sequence[str] = (
+        read_card(local_weights(defense.network.weights)).classes if defense else ()
+    )
+    if defense and not names and defense.network.num_classes == 1000:
         from timm.data.imagenet_info import ImageNetInfo  # noqa: PLC0415
 
         info = ImageNetInfo("imagenet-1k")

@@ -109,12 +109,16 @@ def _rounded_up(bound: float) -> str:
 
 def outline(manifest: Manifest) -> str:
     """Describe a run's classifier in one line of the page."""
-    ablation = manifest.ablation
+    ablation = manifest.defense.views
     known = {"drop": "dropped", "black": "black"}
-    tokens = known.get(manifest.identity.get("tokens", ""), "unknown")
-    voting = "" if manifest.theta is None else f", votes of softmax ≥ {manifest.theta:g}"
+    tokens = known.get(manifest.defense.tokens, "unknown")
+    voting = (
+        ""
+        if manifest.defense.voting.theta is None
+        else f", votes of softmax ≥ {manifest.defense.voting.theta:g}"
+    )
     return (
-        f"{manifest.identity['model']['name']}, {ablation.kind} ablations of {ablation.size} px of "
+        f"{manifest.defense.network.name}, {ablation.kind} ablations of {ablation.size} px of "
         f"{ablation.height} × {ablation.width}, {positions(manifest)}, hidden tokens {tokens}"  # noqa: RUF001
         f"{voting}"
     )

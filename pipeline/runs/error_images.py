@@ -4,14 +4,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipeline.runs.manifest import Manifest
-from pipeline.runs.store import StoreError, VotesStore
-from pipeline.storage.parallel import in_threads
-
-_SHOWN = 5
+from models.errors import JobError
 
 
-class ErrorRateError(StoreError):
+class ErrorRateError(JobError):
     """More images have an error than the request allows; everything is written."""
 
 
@@ -52,19 +48,3 @@ class ErrorImages:
     def __str__(self) -> str:
         shown = "; ".join(f"{image}: {error}" for image, error in self.first.items())
         return shown + ("; ..." if self.count > len(self.first) else "")
-
-
-def find_error_images(store: VotesStore, manifest: Manifest) -> ErrorImages:
-    """Look through the votes of a finished run.
-
-    Raises:
-        StoreError: Units are missing.
-    """
-
-    def errors_of(unit: int) -> list[tuple[str, str]]:
-        table = store.read_unit(unit, ["image_id", "error"])
-        rows = table.filter(table["error"].is_valid()).to_pydict()
-        return list(zip(rows["image_id"], rows["error"], strict=True))
-
-    found = [pair for pairs in in_threads(errors_of, store.units(manifest)) for pair in pairs]
-    return ErrorImages(count=len(found), first=dict(found[:_SHOWN]))

@@ -2,17 +2,30 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
 
 from models.errors import JobError
-from models.views.ablations import Ablation
+from models.networks.weights import is_hub_name
+from pipeline import storage
+from pipeline.config import VotesConfig
+from pipeline.runs.defense import Defense
+from pipeline.runs.error_images import ErrorImages
+from pipeline.runs.numerics import Numerics
 from pipeline.runs.schema import votes_schema
+from pipeline.sources.listing import Listing
+from pipeline.storage.patterns import expand_braces
 
 Json = Any
+
+_DIGEST_ROWS = 1 << 16
 
 AS_GIVEN = (
     "imported votes: certificates hold of the votes as given; that a vote depends on nothing but "
@@ -23,6 +36,10 @@ AS_GIVEN = (
 
 class ManifestError(JobError):
     """A manifest contradicts its id, or another run's configuration."""
+
+
+def _names(kind: type) -> list[str]:
+    return [field.name for field in fields(kind)]
 
 
 def canonical(value: Json) -> bytes:
@@ -48,64 +65,118 @@ def _checksums(identity: Json) -> dict[str, str]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DataIdentity:
+    """The images of a run, as far as they decide its votes and its figures.
+
+    Attributes:
+        kind: Layout of the source: webdataset, parquet, folder, or imported.
+        fingerprint: Digest of the files that were listed.
+        limit: Number of first images that were taken; None for all.
+        image_column: Column of the images in Parquet shards; None for the default.
+        rows_sha256: Digest of the listed ids and labels.
+        several_labels: True if an image may have several right classes.
+    """
+
+    kind: str = "unknown"
+    fingerprint: str = ""
+    limit: int | None = None
+    image_column: str | None = None
+    rows_sha256: str | None = None
+    several_labels: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """Facts of a run that do not change its votes.
+
+    Attributes:
+        data: Place of the images.
+        images: Number of images.
+        unit_images: Images a unit, which is voted on and committed at once.
+        units: Number of units.
+        weights: Place of the weights.
+        actors: Voting actors that were asked for; None for as many as fit.
+        host: Name of the driver's machine.
+        cpus: CPUs of the driver's machine.
+        started: Time at which the run was begun, UTC.
+        finished: Time at which it was finished; None before.
+        voting_seconds: Time of voting, over all calls that resumed the run.
+        error_images: Images without votes, once the run is finished.
+        files: Files of imported votes.
+        imported_by: Program that imported the votes.
+    """
+
+    data: str = ""
+    images: int = 0
+    unit_images: int = 1
+    units: int = 0
+    weights: str | None = None
+    actors: int | None = None
+    host: str | None = None
+    cpus: int | None = None
+    started: str | None = None
+    finished: str | None = None
+    voting_seconds: float | None = None
+    error_images: ErrorImages | None = None
+    files: Sequence[Mapping[str, Json]] | None = None
+    imported_by: str | None = None
+
+    def to_dict(self) -> dict[str, Json]:
+        """Write plain JSON; unknown facts are left out."""
+        facts = {field.name: getattr(self, field.name) for field in fields(self)}
+        errors = facts.pop("error_images")
+        facts["faulty"] = None if errors is None else errors.to_dict()
+        return {name: value for name, value in facts.items() if value is not None}
+
+    @classmethod
+    def from_dict(cls, facts: Mapping[str, Json]) -> "Execution":
+        """Read what ``to_dict`` wrote; facts that this version does not know are left aside."""
+        known = {field.name: facts[field.name] for field in fields(cls) if field.name in facts}
+        if facts.get("faulty") is not None:
+            known["error_images"] = ErrorImages(**facts["faulty"])
+        return cls(**known)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """The ``_manifest.json`` beside the votes.
 
     Attributes:
-        identity: Everything that determines the votes, nested plain JSON.
-        execution: What does not: actors, unit size, host, times, counts.
+        identity: Everything that determines the votes, nested plain JSON. Read it through
+            ``defense``, ``data`` and ``numerics``.
+        execution: Facts that do not change the votes.
     """
 
     identity: Mapping[str, Json]
-    execution: Mapping[str, Json] = field(default_factory=dict)
+    execution: Execution = Execution()
 
-    @property
+    @cached_property
     def run_id(self) -> str:
         """``r`` and 16 hex digits, derived from the identity alone."""
         return "r" + hashlib.sha256(canonical(self.identity)).hexdigest()[:16]
 
-    @property
-    def ablation(self) -> Ablation:
-        """The geometry of the votes."""
-        return Ablation(**self.identity["ablation"])
+    @cached_property
+    def defense(self) -> Defense:
+        """The defense that cast the votes."""
+        return Defense.from_identity(self.identity, self.execution.weights or "")
 
-    @property
-    def num_classes(self) -> int:
-        """Length of the logits that voted."""
-        return int(self.identity["model"]["num_classes"])
+    @cached_property
+    def data(self) -> DataIdentity:
+        """The images of the run."""
+        facts = self.identity.get("data", {})
+        return DataIdentity(
+            **{name: facts[name] for name in _names(DataIdentity) if facts.get(name) is not None}
+        )
 
-    @property
-    def classes(self) -> tuple[int, ...] | None:
-        """Classes that the logits were restricted to, ascending; None for all."""
-        classes = self.identity["model"].get("classes")
-        return None if classes is None else tuple(classes)
+    @cached_property
+    def numerics(self) -> Numerics:
+        """Arithmetic of the votes; "unknown" where it was not recorded."""
+        facts = {"versions": self.identity.get("versions", {})} | self.identity.get("numerics", {})
+        return Numerics(**facts)
 
-    @property
-    def theta(self) -> float | None:
-        """Threshold of threshold voting; None for argmax votes."""
-        theta: float | None = self.identity.get("voting", {}).get("theta")
-        return theta
-
-    @property
-    def gaps(self) -> bool:
-        """Whether top-two logit gaps are stored."""
-        return bool(self.identity.get("voting", {}).get("gaps"))
-
-    @property
-    def draws(self) -> int | None:
-        """Positions drawn for each image; None where every image has the same ablations."""
-        draws: int | None = self.identity.get("randomized", {}).get("draws")
-        return draws
-
-    @property
-    def votes_per_image(self) -> int:
-        """Ablations that voted on one image."""
-        return self.draws or len(self.ablation)
-
-    @property
-    def several_labels(self) -> bool:
-        """Whether an image may have several right classes."""
-        return bool(self.identity.get("data", {}).get("several_labels"))
+    def identity_but_stride(self) -> bytes:
+        """Return one text for all runs that differ in the stride of their views alone."""
+        return canonical({**self.identity, "ablation": {**self.identity["ablation"], "stride": 0}})
 
     @property
     def imported(self) -> bool:
@@ -120,11 +191,12 @@ class Manifest:
     @property
     def schema(self) -> pa.Schema:
         """Columns of the run's votes."""
+        voting = self.defense.voting
         return votes_schema(
-            views=self.draws is not None,
-            vote_sets=self.theta is not None,
-            gaps=self.gaps,
-            labels=self.several_labels,
+            views=voting.draws is not None,
+            vote_sets=voting.theta is not None,
+            gaps=voting.gaps,
+            labels=self.data.several_labels,
         )
 
     def to_json(self) -> bytes:
@@ -132,7 +204,7 @@ class Manifest:
         body = {
             "run_id": self.run_id,
             "identity": self.identity,
-            "execution": self.execution,
+            "execution": self.execution.to_dict(),
             # One checksum a field, so that an edited manifest can be told which field lies.
             "checksums": _checksums(self.identity),
         }
@@ -148,7 +220,9 @@ class Manifest:
         """
         try:
             body = json.loads(data)
-            manifest = cls(identity=body["identity"], execution=body["execution"])
+            manifest = cls(
+                identity=body["identity"], execution=Execution.from_dict(body["execution"])
+            )
             checksums = dict(body["checksums"])
         except (ValueError, KeyError, TypeError) as error:
             raise ManifestError(f"{where}: not a manifest ({error}); delete the run") from error
@@ -159,7 +233,7 @@ class Manifest:
                     "earlier versions), and certificates need the vote of every ablation; delete "
                     "the run and vote again"
                 )
-            if manifest.identity.get("numerics", {}).get("device_model") == "mixed":
+            if manifest.numerics.device_model == "mixed":
                 raise ManifestError(
                     f"{where}: votes of several device models (--allow-mixed-devices), which are "
                     "no longer read: move or delete the run, and vote again on one model"
@@ -176,3 +250,79 @@ class Manifest:
             f"{where}: contradicts run_id={run_id} in: {named}. The votes beside it were made with "
             "other settings than it says; restore the file, or delete the run and vote again"
         )
+
+
+def new_manifest(
+    config: VotesConfig, defense: Defense, numerics: Numerics, listing: Listing
+) -> Manifest:
+    """Write down what a votes job is about to do, before it begins."""
+    data = DataIdentity(
+        kind=listing.kind,
+        fingerprint=listing.fingerprint,
+        limit=config.limit,
+        image_column=config.image_column,
+        rows_sha256=rows_digest(listing.table),
+        several_labels=has_several_labels(listing.table),
+    )
+    facts = {"data": asdict(data), **defense.to_identity(), "numerics": numerics.to_dict()}
+    return Manifest(identity=facts, execution=execution_of(config, len(listing)))
+
+
+def rows_digest(table: pa.Table) -> str:
+    """Digest of the listed ids and labels: what options such as a label map decide."""
+    digest = hashlib.sha256()
+    # A batch at a time: as Python objects, a million rows take several times their table's memory.
+    for batch in table.select(["image_id", "label", "labels"]).to_batches(_DIGEST_ROWS):
+        for image_id, label, labels in zip(*batch.to_pydict().values(), strict=True):
+            digest.update(f"{image_id}\0{label}\0{labels}\n".encode())
+    return digest.hexdigest()
+
+
+def has_several_labels(table: pa.Table) -> bool:
+    """Whether the ground truth of a listing gives sets of labels."""
+    return bool(table["labels"].null_count < table.num_rows)
+
+
+def execution_of(config: VotesConfig, images: int) -> Execution:
+    """Write down the facts of a job that do not change its votes."""
+    # Small enough to show progress and lose little, large enough to keep an actor busy.
+    unit_images = config.unit_images or min(256, max(16, -(-images // 16)))
+    return Execution(
+        data=_lasting(config.data),
+        weights=config.weights if is_hub_name(config.weights) else _lasting(config.weights),
+        images=images,
+        unit_images=unit_images,
+        units=-(-images // unit_images),
+        actors=config.actors,
+        host=platform.node(),
+        cpus=os.cpu_count(),
+        started=utc_now(),
+    )
+
+
+def _lasting(place: str) -> str:
+    """``place`` so that it means the same from every working folder; ``s3://`` as it is."""
+    full = storage.full_path(place)
+    # Alternatives that are absolute or on S3 themselves bear no folder before them.
+    meant = [storage.full_path(one) for one in expand_braces(place)]
+    return full if expand_braces(full) == meant else place
+
+
+def utc_now() -> str:
+    """Write the time now, UTC, as manifests hold it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def finish_manifest(manifest: Manifest, seconds: float, errors: ErrorImages) -> Manifest:
+    """Add what is known at the end of a run; its identity, and so its id, stays.
+
+    Args:
+        manifest: Of the run.
+        seconds: Time of this call's voting, added to that of the calls before.
+        errors: Images without votes.
+    """
+    spent = round((manifest.execution.voting_seconds or 0.0) + seconds, 1)
+    facts = replace(
+        manifest.execution, finished=utc_now(), voting_seconds=spent, error_images=errors
+    )
+    return replace(manifest, execution=facts)

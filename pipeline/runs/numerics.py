@@ -2,7 +2,7 @@
 
 import os
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -32,12 +32,12 @@ class Numerics:
         versions: Versions of the libraries that compute.
     """
 
-    dtype: str
-    device: str
-    device_model: str
-    microbatch: int
-    threads: int
-    versions: dict[str, str]
+    dtype: str = "unknown"
+    device: str = "unknown"
+    device_model: str = ""
+    microbatch: int = 0
+    threads: int = 0
+    versions: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -4,7 +4,6 @@ Precedence: the flag, then the weight file's own card, then the preset, then the
 """
 
 import dataclasses
-from dataclasses import dataclass
 from typing import Any
 
 from models.networks.systems import TokenMode
@@ -13,6 +12,7 @@ from models.preprocess import PRESETS, Preprocess
 from models.views.ablations import Ablation
 from pipeline import storage
 from pipeline.config import ConfigError, VotesConfig, crop_of
+from pipeline.runs.defense import Defense, Network, Voting
 from pipeline.runs.weight_files import local_weights
 from pipeline.sources.class_names import class_subset
 
@@ -24,40 +24,7 @@ _PAPER_THETA = 0.2  # Levine & Feizi 2020, on ImageNet
 _PAPER_PATCHES, _PAPER_PATCHES_CIFAR = (23, 32, 39), (2, 4, 5)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Voter:
-    """A fully specified base classifier and its ablations: all an actor needs to vote.
-
-    Attributes:
-        model: timm name of the network.
-        num_classes: Length of the logits.
-        weights: Path of the weight file, or its s3:// address; open ``local_weights`` of it.
-        weights_sha256: Digest of its bytes.
-        preprocess: From the decoded image to the model's input.
-        ablation: The views, on the attacker's grid.
-        tokens: Token mode.
-        theta: Threshold of threshold voting; None votes for the largest logit.
-        gaps: Whether top-two logit gaps are stored.
-        draws: Positions drawn for each image by randomized smoothing; None votes on all.
-        draw_seed: Seed of those draws.
-        classes: Classes that the logits are restricted to, ascending; None for all.
-    """
-
-    model: str
-    num_classes: int
-    weights: str
-    weights_sha256: str
-    preprocess: Preprocess
-    ablation: Ablation
-    tokens: TokenMode
-    theta: float | None = None
-    gaps: bool = False
-    draws: int | None = None
-    draw_seed: int = 0
-    classes: tuple[int, ...] | None = None
-
-
-def resolve_voter(config: VotesConfig) -> Voter:
+def resolve_defense(config: VotesConfig) -> Defense:
     """Fill in what ``config`` leaves open.
 
     Raises:
@@ -79,7 +46,7 @@ def resolve_voter(config: VotesConfig) -> Voter:
     if size is None:
         size = default_size(preprocess)
     try:
-        ablation = Ablation(
+        views = Ablation(
             kind=config.ablation or card.ablation.get("kind") or "column",
             size=size,
             stride=_stride(config, card),
@@ -92,19 +59,23 @@ def resolve_voter(config: VotesConfig) -> Voter:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     num_classes = _num_classes(config, card, model)
-    return Voter(
-        model=model,
-        num_classes=num_classes,
-        weights=weights,
-        weights_sha256=sha256_of(file),
+    return Defense(
         preprocess=preprocess,
-        ablation=ablation,
+        network=Network(
+            name=model,
+            num_classes=num_classes,
+            weights_sha256=sha256_of(file),
+            classes=class_subset(config.classes, num_classes) if config.classes else None,
+            weights=weights,
+        ),
+        views=views,
+        voting=Voting(
+            theta=(config.theta or _PAPER_THETA) if config.voting == "threshold" else None,
+            gaps=config.gaps,
+            draws=config.randomized,
+            draw_seed=config.seed if config.randomized else 0,
+        ),
         tokens=config.tokens or _card_tokens(card),
-        theta=(config.theta or _PAPER_THETA) if config.voting == "threshold" else None,
-        gaps=config.gaps,
-        draws=config.randomized,
-        draw_seed=config.seed if config.randomized else 0,
-        classes=class_subset(config.classes, num_classes) if config.classes else None,
     )
 
 

@@ -1,4 +1,4 @@
-"""Votes of a batch as rows of the votes dataset, and back: the one place that knows both layouts."""
+"""Votes of a batch as rows of the dataset, and back: the one place that knows both layouts."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -7,8 +7,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.certificates.votes import pad_sets
+from pipeline.runs.defense import Defense
 from pipeline.runs.store import StoreError
-from pipeline.scoring.claims import Voted
 
 if TYPE_CHECKING:
     # It imports torch, which reading votes does not need.
@@ -69,20 +69,22 @@ def ranked_counts(votes: IntArray) -> list[dict[str, int]]:
     return [{"class": int(classes[i]), "votes": int(counts[i])} for i in order]
 
 
-def votes_array(table: pa.Table, voted: Voted) -> IntArray:
+def votes_array(table: pa.Table, defense: Defense) -> IntArray:
     """Votes of the rows without an error: (N, V), or sets (N, V, T) with -1 in empty slots.
 
     Args:
         table: Rows with ``votes``, or with ``vote_sets`` under threshold voting.
-        voted: Whose votes they are.
+        defense: The defense that voted.
 
     Raises:
         StoreError: Not all votes are there.
     """
-    cells = table["votes" if voted.theta is None else "vote_sets"].drop_null().combine_chunks()
+    cells = (
+        table["votes" if defense.voting.theta is None else "vote_sets"].drop_null().combine_chunks()
+    )
     if not len(cells):
-        return np.empty((0, 1) if voted.theta is None else (0, 1, 1), dtype=np.int64)
-    if voted.theta is None:
+        return np.empty((0, 1) if defense.voting.theta is None else (0, 1, 1), dtype=np.int64)
+    if defense.voting.theta is None:
         if cells.flatten().null_count:
             raise StoreError("votes of some ablations are missing; delete the run and vote again")
         flat: IntArray = cells.flatten().to_numpy().astype(np.int64)

@@ -19,12 +19,15 @@ import pyarrow.parquet as pq
 
 from models.errors import JobError
 from pipeline import storage
+from pipeline.runs.error_images import ErrorImages
 from pipeline.runs.manifest import Manifest, ManifestError
+from pipeline.storage.parallel import in_threads
 
 _UNIT = re.compile(r"unit-(\d+)\.parquet$")
 # Names of files that are being written locally; an object on S3 has none.
 _HALF_WRITTEN = re.compile(r"/\.[^/]*\.(tmp|new)$")
 _NOTE = re.compile(r"/\.unit-(\d+)\.[a-z]+\.begun$")
+_SHOWN = 5  # images named in messages about errors
 
 
 class StoreError(JobError):
@@ -134,7 +137,7 @@ class VotesStore:
 
     def missing(self, manifest: Manifest) -> list[int]:
         """Units of a run without votes, ascending."""
-        return sorted(set(range(int(manifest.execution["units"]))) - self.committed())
+        return sorted(set(range(manifest.execution.units)) - self.committed())
 
     def finished(self) -> Manifest | None:
         """The manifest, if a job has brought this run to its end and all votes are still there.
@@ -143,9 +146,24 @@ class VotesStore:
             ManifestError: It contradicts its id.
         """
         manifest = self.read_manifest()
-        if manifest is None or "faulty" not in manifest.execution or self.missing(manifest):
+        if manifest is None or manifest.execution.error_images is None or self.missing(manifest):
             return None
         return manifest
+
+    def error_images(self, manifest: Manifest) -> ErrorImages:
+        """Find the images of a finished run that have an error in place of votes.
+
+        Raises:
+            StoreError: Units are missing.
+        """
+
+        def errors_of(unit: int) -> list[tuple[str, str]]:
+            table = self.read_unit(unit, ["image_id", "error"])
+            rows = table.filter(table["error"].is_valid()).to_pydict()
+            return list(zip(rows["image_id"], rows["error"], strict=True))
+
+        found = [pair for pairs in in_threads(errors_of, self.units(manifest)) for pair in pairs]
+        return ErrorImages(count=len(found), first=dict(found[:_SHOWN]))
 
     def is_complete(self, manifest: Manifest) -> bool:
         """Whether every unit has its votes."""
@@ -203,7 +221,7 @@ class VotesStore:
         Raises:
             StoreError: Some have none.
         """
-        units, missing = int(manifest.execution["units"]), self.missing(manifest)
+        units, missing = manifest.execution.units, self.missing(manifest)
         if missing:
             raise StoreError(
                 f"run_id={self.run_id}: {len(missing)} of {units} units have no votes yet (first: "
@@ -218,7 +236,7 @@ class VotesStore:
 
     def check_count(self, manifest: Manifest, rows: int) -> None:
         """Raise StoreError unless all units together have a row an image."""
-        images = int(manifest.execution["images"])
+        images = manifest.execution.images
         if rows != images:
             raise StoreError(
                 f"run_id={self.run_id}: {rows} rows for {images} listed images; delete "

@@ -74,7 +74,7 @@ def certify_votes(
         ManifestError, StoreError: The votes are absent, incomplete or contradictory.
     """
     manifest = store.manifest()
-    asked = resolve_claims(manifest, claims, stride)
+    asked = resolve_claims(manifest.defense, claims, stride)
     earlier = None if overwrite else _known_summary(store)
     known = Claims.from_summary(earlier) if earlier else Claims()
     questions = asked | known
@@ -105,7 +105,7 @@ def certify_votes(
     if ray is None:
         ray = on_cluster() and len(parts) > 1
     counts = _in_ray(work, parts, verbose=verbose) if ray else map(work, enumerate(parts))
-    images = manifest.execution["images"]
+    images = manifest.execution.images
     with Console(stderr=True).status("certifying") as status:
         for counted in counts:
             totals.add(counted)

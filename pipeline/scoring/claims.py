@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,8 +13,8 @@ from models.views.threats import Threat
 from pipeline.certificates.batch import VoteBatch
 from pipeline.certificates.detection import detection
 from pipeline.certificates.rules import check_claim, rule_for
-from pipeline.certificates.subsets import coarser
 from pipeline.config import ClaimsConfig, ConfigError
+from pipeline.runs.defense import Defense
 from pipeline.runs.resolve import default_patches
 
 
@@ -109,54 +109,11 @@ class Claims:
         )
 
 
-class Voted(Protocol):
-    """Whose votes they are, before (``Voter``) or after the voting (``Manifest``).
-
-    Attributes:
-        ablation: The views that voted, or that were drawn from.
-        num_classes: Length of the logits.
-        classes: Classes that the logits were restricted to; None for all.
-        draws: Positions drawn for each image; None where every image has the same views.
-        theta: Threshold of threshold voting; None for argmax votes.
-    """
-
-    @property
-    def ablation(self) -> Ablation: ...  # noqa: D102
-    @property
-    def num_classes(self) -> int: ...  # noqa: D102
-    @property
-    def classes(self) -> tuple[int, ...] | None: ...  # noqa: D102
-    @property
-    def draws(self) -> int | None: ...  # noqa: D102
-    @property
-    def theta(self) -> float | None: ...  # noqa: D102
-
-
-def own_stride(voted: Voted) -> int | None:
-    """The stride of a run's own ablations; None for random positions."""
-    fixed = voted.draws is None and voted.ablation.random is None
-    return voted.ablation.stride if fixed else None
-
-
-def ablation_of(voted: Voted, stride: int | None) -> Ablation:
-    """The ablations of a stride, out of a run's own.
-
-    Raises:
-        ValueError: Some of them did not vote.
-    """
-    if stride == own_stride(voted):
-        return voted.ablation
-    if stride is None or voted.draws is not None:
-        raise ValueError(f"stride={stride}: votes at random positions answer for no stride")
-    nobody = np.zeros((0, len(voted.ablation)), np.int64)
-    return coarser(nobody, voted.ablation, stride)[1]
-
-
-def resolve_claims(voted: Voted, claims: ClaimsConfig, stride: int | None = None) -> Claims:
+def resolve_claims(defense: Defense, claims: ClaimsConfig, stride: int | None = None) -> Claims:
     """What is asked, every default filled in, each of it answerable.
 
     Args:
-        voted: Whose votes they are.
+        defense: The defense that votes.
         claims: The request.
         stride: Of the ablations whose votes are to be counted; None for the run's own.
 
@@ -164,14 +121,14 @@ def resolve_claims(voted: Voted, claims: ClaimsConfig, stride: int | None = None
         ConfigError: A threat does not fit the image, a rule not the votes, the threat or the
             places, or the stride has ablations that did not vote.
     """
-    randomized = voted.draws is not None
-    stride = own_stride(voted) if stride is None else stride
-    classes = len(voted.classes or range(voted.num_classes))
+    randomized = defense.voting.draws is not None
+    stride = defense.own_stride if stride is None else stride
+    classes = len(defense.network.voted_classes)
     found, alerts = set(), set()
     try:
-        ablation = ablation_of(voted, stride)
+        ablation = defense.views_at(stride)
         for threat in claims.threats or map(Threat.square, default_patches(ablation)):
-            for k, name in _places_and_rules(voted, claims):
+            for k, name in _places_and_rules(defense, claims):
                 rule = rule_for(name, randomized=randomized, confidence=claims.confidence)
                 check_claim(rule, ablation, threat, classes, k)
                 confidence = None if rule.deterministic else claims.confidence
@@ -184,11 +141,11 @@ def resolve_claims(voted: Voted, claims: ClaimsConfig, stride: int | None = None
     return Claims(frozenset(found), frozenset(alerts))
 
 
-def _places_and_rules(voted: Voted, claims: ClaimsConfig) -> list[tuple[int, str]]:
+def _places_and_rules(defense: Defense, claims: ClaimsConfig) -> list[tuple[int, str]]:
     """Each number of places with each rule; by default those that speak of it."""
     if claims.rule is not None:
         return list(product(claims.top_k, claims.rule))
-    if voted.draws is not None:
+    if defense.voting.draws is not None:
         return [(k, "randomized") for k in claims.top_k]
     return [(k, name) for k in claims.top_k for name in ("exact", "uniform")[: 2 if k == 1 else 1]]
 

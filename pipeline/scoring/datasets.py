@@ -50,7 +50,7 @@ def part_path(folder: str, number: int) -> str:
 
 def parts_of(manifest: Manifest) -> list[range]:
     """The units of each part; of a run always the same."""
-    units, step = int(manifest.execution["units"]), max(1, _PART_IMAGES // _unit_images(manifest))
+    units, step = manifest.execution.units, max(1, _PART_IMAGES // _unit_images(manifest))
     return [range(start, min(start + step, units)) for start in range(0, units, step)]
 
 
@@ -123,8 +123,7 @@ def _score_batches(
 
 
 def _unit_images(manifest: Manifest) -> int:
-    images, units = (int(manifest.execution[name]) for name in ("images", "units"))
-    return max(1, images // max(1, units))
+    return max(1, manifest.execution.images // max(1, manifest.execution.units))
 
 
 def questions_in(path: str) -> bytes | None:

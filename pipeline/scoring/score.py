@@ -26,7 +26,7 @@ from pipeline.runs.manifest import Manifest
 from pipeline.runs.rows import votes_array
 from pipeline.runs.schema import CERTIFICATES, DETECTION, IMAGES
 from pipeline.runs.store import StoreError
-from pipeline.scoring.claims import Claim, Claims, own_stride
+from pipeline.scoring.claims import Claim, Claims
 from pipeline.scoring.summary import Totals, leads_by_tau
 
 IntArray = NDArray[np.int64]
@@ -53,11 +53,11 @@ class BatchResults:
         alerts = sorted(questions.alerts, key=lambda alert: alert.order)
         self.margins = {claim: np.full(images, NO_MARGIN, np.int64) for claim in claims}
         self.leads = {alert: Leads(*np.zeros((3, images), np.int64)) for alert in alerts}
-        strides = {own_stride(manifest)}
+        strides = {manifest.defense.own_stride}
         strides.update(claim.stride for claim in claims)
         strides.update(alert.stride for alert in alerts)
         self.predictions = {stride: np.zeros(images, np.int64) for stride in strides}
-        rules = () if manifest.draws else ("uniform", "exact")
+        rules = () if manifest.defense.voting.draws else ("uniform", "exact")
         self.largest = {rule: np.zeros(images, np.int64) for rule in rules}
 
 
@@ -163,11 +163,11 @@ def score_votes(table: pa.Table, manifest: Manifest, questions: Claims) -> Score
     """
     voted = table.filter(table["error"].is_null())
     labels = Labels.of(voted)
-    votes = votes_array(voted, manifest)
+    votes = votes_array(voted, manifest.defense)
     answers = BatchResults(len(votes), questions, manifest)
     if len(votes):
         _ask(answers, votes, labels, manifest)
-    differs = answers.predictions[own_stride(manifest)] != voted["prediction"].to_numpy()
+    differs = answers.predictions[manifest.defense.own_stride] != voted["prediction"].to_numpy()
     if differs.any():
         raise StoreError(
             f"image_id={voted['image_id'][int(differs.argmax())]}: the stored prediction is not "
@@ -189,18 +189,26 @@ def score_votes(table: pa.Table, manifest: Manifest, questions: Claims) -> Score
 
 def _ask(answers: BatchResults, votes: IntArray, labels: Labels, manifest: Manifest) -> None:
     """Fill in the answers."""
-    classes = np.array(manifest.classes or range(manifest.num_classes))
-    votes, right_nk = (renumbered(given, manifest.classes) for given in (votes, labels.classes))
+    classes = manifest.defense.network.voted_classes
+    votes, right_nk = (
+        renumbered(given, manifest.defense.network.classes) for given in (votes, labels.classes)
+    )
     # As models.classifiers.votes: the most classes whose softmax can reach theta; the attacker may
     # use it.
-    slots = None if manifest.theta is None else int(1.0 / manifest.theta)
+    slots = (
+        None if manifest.defense.voting.theta is None else int(1.0 / manifest.defense.voting.theta)
+    )
     for stride, predictions_n in answers.predictions.items():
         counted: VoteArray = votes
-        ablation = manifest.ablation
-        if stride != own_stride(manifest) and stride is not None:
+        ablation = manifest.defense.views
+        if stride != manifest.defense.own_stride and stride is not None:
             counted, ablation = coarser(votes, ablation, stride)
         for images, poll in vote_batches(
-            counted, ablation, len(classes), slots=slots, drawn=manifest.draws is not None
+            counted,
+            ablation,
+            len(classes),
+            slots=slots,
+            drawn=manifest.defense.voting.draws is not None,
         ):
             predictions_n[images] = classes[poll.ranked.predictions]
             for claim, margins_n in answers.margins.items():
@@ -210,7 +218,7 @@ def _ask(answers: BatchResults, votes: IntArray, labels: Labels, manifest: Manif
                 if alert.stride == stride:
                     for all_n, some_n in zip(leads, detection(poll, alert.threat), strict=True):
                         all_n[images] = some_n
-            if stride == own_stride(manifest):
+            if stride == manifest.defense.own_stride:
                 counts_nk = poll.ranked.counts_nk
                 answers.lead_n[images] = counts_nk[:, 0] - counts_nk[:, 1]
                 least_n = None
@@ -248,11 +256,11 @@ def _count(totals: Totals, answers: BatchResults, labels: Labels, manifest: Mani
         # Above top_k 1 the claim is about a right class.
         rightly = holds & right[claim.stride] if claim.top_k == 1 else holds
         totals.certified_right[claim] = int(rightly.sum())
-    own = right[own_stride(manifest)]
-    sides = min(manifest.ablation.height, manifest.ablation.width) + 1
+    own = right[manifest.defense.own_stride]
+    sides = min(manifest.defense.views.height, manifest.defense.views.width) + 1
     for rule, sides_n in answers.largest.items():
         totals.largest_right[rule] = np.bincount(sides_n[own], minlength=sides)
     for alert, leads in answers.leads.items():
         holds = right[alert.stride]
         of_right = Leads(*(lead_n[holds] for lead_n in leads))
-        totals.leads_right[alert] = leads_by_tau(of_right, manifest.votes_per_image)
+        totals.leads_right[alert] = leads_by_tau(of_right, manifest.defense.votes_per_image)

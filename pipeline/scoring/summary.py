@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipeline.certificates.detection import Leads
 from pipeline.certificates.uniform import max_touched_views
 from pipeline.runs.manifest import AS_GIVEN, Manifest
-from pipeline.scoring.claims import Alert, Claim, ablation_of, own_stride
+from pipeline.scoring.claims import Alert, Claim
 from pipeline.scoring.intervals import Proportion
 
 IntArray = NDArray[np.int64]
@@ -90,15 +90,15 @@ class Totals:
     def summary(self, manifest: Manifest) -> dict[str, Any]:
         """The summary as plain JSON, its claims in order."""
         labelled = self.images - self.unlabelled
-        ballots = labelled * manifest.votes_per_image
-        own = own_stride(manifest)
+        ballots = labelled * manifest.defense.votes_per_image
+        own = manifest.defense.own_stride
         strides = sorted(stride for stride in self.smoothed_right if stride not in (own, None))
         return {
             "run_id": manifest.run_id,
             "images": self.images,
             "images_with_error": self.errors,
             "images_without_label": self.unlabelled,
-            "ablations": manifest.votes_per_image,
+            "ablations": manifest.defense.votes_per_image,
             "plain_accuracy": (
                 Proportion(self.plain_right, labelled) if manifest.plain_known else Proportion(0, 0)
             ).to_dict(),
@@ -110,7 +110,7 @@ class Totals:
                 {
                     **claim.to_dict(),
                     "max_touched": max_touched_views(
-                        ablation_of(manifest, claim.stride), claim.threat
+                        manifest.defense.views_at(claim.stride), claim.threat
                     ),
                     "images_certified": self.certified[claim],
                     **Proportion(self.certified_right[claim], labelled).to_dict(),
@@ -121,7 +121,7 @@ class Totals:
             "coarser": [
                 {
                     "stride": stride,
-                    "ablations": len(ablation_of(manifest, stride)),
+                    "ablations": len(manifest.defense.views_at(stride)),
                     "smoothed_accuracy": Proportion(
                         self.smoothed_right[stride], labelled
                     ).to_dict(),

@@ -44,9 +44,9 @@ def _stride(entry: Mapping[str, Any], *, named: bool) -> str:
 
 def positions(manifest: Manifest) -> str:
     """Say which views of their family a run has."""
-    if manifest.draws is not None:
-        return f"{manifest.draws} positions drawn for each image"
-    ablation = manifest.ablation
+    if manifest.defense.voting.draws is not None:
+        return f"{manifest.defense.voting.draws} positions drawn for each image"
+    ablation = manifest.defense.views
     if ablation.random is not None:
         return f"{ablation.random} random positions (seed {ablation.seed})"
     return f"stride {ablation.stride}"
@@ -54,9 +54,9 @@ def positions(manifest: Manifest) -> str:
 
 def run(manifest: Manifest) -> str:
     """Name a run's network and views."""
-    ablation = manifest.ablation
+    ablation = manifest.defense.views
     return (
-        f"{manifest.identity['model']['name']}, {ablation.kind} b={ablation.size} px, "
+        f"{manifest.defense.network.name}, {ablation.kind} b={ablation.size} px, "
         f"{positions(manifest)}"
     )
 

@@ -11,10 +11,9 @@ from typing import Any
 
 from pipeline.config import VotesConfig
 from pipeline.preflight.estimate import images_done
-from pipeline.runs.manifest import Manifest, canonical
-from pipeline.runs.resolve import Voter
+from pipeline.runs.defense import Defense
+from pipeline.runs.manifest import Manifest
 from pipeline.runs.store import VotesStore, run_ids
-from pipeline.scoring.claims import own_stride
 from pipeline.tracking import run_name
 
 
@@ -24,18 +23,18 @@ class Combination:
 
     Attributes:
         config: The request.
-        voter: ``config`` with every default filled in.
+        defense: ``config`` with every default filled in.
         wanted: Manifest that a run of this combination would start with.
     """
 
     config: VotesConfig
-    voter: Voter
+    defense: Defense
     wanted: Manifest
 
     @property
     def stride(self) -> int | None:
         """Stride of its ablations; None for random positions."""
-        return own_stride(self.wanted)
+        return self.wanted.defense.own_stride
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,21 +85,17 @@ def origins(combinations: Sequence[Combination], out: str) -> list[Origin]:
 
 def _finer(combination: Combination, runs: Mapping[str, Manifest]) -> Iterable[tuple[int, str]]:
     """Yield stride and id of the runs that differ from a combination only by a finer stride."""
-    stride, same = combination.stride, _without_stride(combination.wanted.identity)
+    stride, same = combination.stride, combination.wanted.identity_but_stride()
     for run_id, manifest in runs.items():
-        other = own_stride(manifest)
+        other = manifest.defense.own_stride
         if (
             stride is not None
             and other is not None
             and other < stride
             and stride % other == 0
-            and _without_stride(manifest.identity) == same
+            and manifest.identity_but_stride() == same
         ):
             yield other, run_id
-
-
-def _without_stride(identity: Mapping[str, Any]) -> bytes:
-    return canonical({**identity, "ablation": {**identity["ablation"], "stride": 0}})
 
 
 def _finished(out: str) -> dict[str, Manifest]:
@@ -118,7 +113,7 @@ def forecast(found: Sequence[Origin], out: str) -> list[dict[str, Any]]:
     plan = []
     for origin in found:
         wanted, own = origin.combination.wanted, origin.stride is None
-        images = int(wanted.execution["images"])
+        images = wanted.execution.images
         done = images
         if own and not origin.there:
             overwrite = origin.combination.config.overwrite
@@ -131,7 +126,7 @@ def forecast(found: Sequence[Origin], out: str) -> list[dict[str, Any]]:
                 "images": images,
                 "images_there": done if own else None,
                 # The whole image is classified too.
-                "sequences": (images - done) * (wanted.votes_per_image + 1),
+                "sequences": (images - done) * (wanted.defense.votes_per_image + 1),
             }
         )
     return plan

@@ -5,7 +5,6 @@ from pathlib import PurePath
 from typing import Any
 
 from pipeline.runs.manifest import Manifest
-from pipeline.scoring.claims import ablation_of
 from pipeline.sweep.grid import Origin
 
 
@@ -23,7 +22,7 @@ def summary_at(
         StopIteration: That stride was not certified.
     """
     if stride is None:
-        own = manifest.ablation.stride if _is_fixed(manifest) else None
+        own = manifest.defense.views.stride if _is_fixed(manifest) else None
         return {
             **summary,
             "certified_accuracy": _of_stride(summary["certified_accuracy"], own),
@@ -45,7 +44,7 @@ def summary_at(
 
 
 def _is_fixed(manifest: Manifest) -> bool:
-    return manifest.draws is None and manifest.ablation.random is None
+    return manifest.defense.voting.draws is None and manifest.defense.views.random is None
 
 
 def _of_stride(entries: Sequence[dict[str, Any]], stride: int | None) -> list[dict[str, Any]]:
@@ -65,13 +64,14 @@ def row_of(
     wanted, config = origin.combination.wanted, origin.combination.config
     row: dict[str, Any] = {
         "weights": PurePath(config.weights).name,
-        "ablation": wanted.ablation.kind,
-        "size": wanted.ablation.size,
+        "ablation": wanted.defense.views.kind,
+        "size": wanted.defense.views.size,
         "stride": origin.combination.stride,
-        "tokens": wanted.identity["tokens"],
+        "tokens": wanted.defense.tokens,
         "voting": config.voting,
-        "dtype": wanted.identity["numerics"]["dtype"],
-        "views": wanted.draws or len(ablation_of(wanted, origin.combination.stride)),
+        "dtype": wanted.numerics.dtype,
+        "views": wanted.defense.voting.draws
+        or len(wanted.defense.views_at(origin.combination.stride)),
         "run_id": origin.run_id,
         "votes of": None if origin.stride is None else "finer stride",
         "smoothed": None,
@@ -80,9 +80,9 @@ def row_of(
     }
     if summary is None or manifest is None:
         return row
-    seconds = manifest.execution.get("voting_seconds")
+    seconds = manifest.execution.voting_seconds
     if origin.stride is not None:
-        row["votes of"] = f"stride {manifest.ablation.stride}"
+        row["votes of"] = f"stride {manifest.defense.views.stride}"
     elif seconds:
         row["images/s"] = summary["images"] / seconds
     row["smoothed"] = summary["smoothed_accuracy"]["value"]

@@ -82,10 +82,10 @@ def log_summary(tracker: Tracker, run: str, manifest: Manifest, summary: Mapping
 
 def pace_of(manifest: Manifest) -> list[Point]:
     """What the votes took, over all calls that it took; none where that was not recorded."""
-    seconds = manifest.execution.get("voting_seconds")
+    seconds = manifest.execution.voting_seconds
     if not seconds:
         return []
-    images = manifest.execution["images"]
+    images = manifest.execution.images
     return [Point("votes/seconds", seconds), Point("votes/images_per_second", images / seconds)]
 
 

@@ -22,25 +22,24 @@ _COMMON_SUFFIX = "_patch16_224"
 
 def run_name(manifest: Manifest) -> str:
     """Such as ``deit_tiny column b4 s1 drop float32``."""
-    identity, ablation = manifest.identity, manifest.ablation
+    defense, ablation = manifest.defense, manifest.defense.views
     positions = f"s{ablation.stride}"
-    if manifest.draws is not None:
-        positions = f"draws{manifest.draws}"
+    if manifest.defense.voting.draws is not None:
+        positions = f"draws{manifest.defense.voting.draws}"
     elif ablation.random is not None:
         positions = f"random{ablation.random}"
     words = [
-        identity["model"]["name"].replace(_COMMON_SUFFIX, ""),
+        defense.network.name.replace(_COMMON_SUFFIX, ""),
         ablation.kind,
         f"b{ablation.size}",
         positions,
-        identity["tokens"],
-        identity["numerics"]["dtype"],
+        defense.tokens,
+        manifest.numerics.dtype,
     ]
-    if manifest.theta is not None:
-        words.append(f"theta{manifest.theta:g}")
-    limit = identity["data"].get("limit")
-    if limit is not None:
-        words.append(f"first{limit}")
+    if manifest.defense.voting.theta is not None:
+        words.append(f"theta{manifest.defense.voting.theta:g}")
+    if manifest.data.limit is not None:
+        words.append(f"first{manifest.data.limit}")
     return " ".join(words)
 
 
@@ -48,10 +47,10 @@ def tags_of(manifest: Manifest) -> dict[str, str]:
     """What a run is found by, apart from its params."""
     tags = {
         RUN_ID: manifest.run_id,
-        "patchcert.data": manifest.execution["data"],
-        "patchcert.data_fingerprint": manifest.identity["data"]["fingerprint"],
-        "patchcert.weights": str(manifest.execution.get("weights")),
-        "patchcert.weights_sha256": manifest.identity["model"]["weights_sha256"],
+        "patchcert.data": manifest.execution.data,
+        "patchcert.data_fingerprint": manifest.data.fingerprint,
+        "patchcert.weights": str(manifest.execution.weights),
+        "patchcert.weights_sha256": manifest.defense.network.weights_sha256,
     }
     return tags | origin()
 
@@ -108,7 +107,7 @@ def sure_of(entry: Mapping[str, Any]) -> str:
 
 def dataset_name(manifest: Manifest) -> str:
     """What the images are called: the last part of where they lie."""
-    place = Path(manifest.execution["data"])
+    place = Path(manifest.execution.data)
     # "*.tar" alone would say nothing.
     return f"{place.parent.name}/{place.name}" if set(place.name) & set("*?{[") else place.name
 
@@ -120,7 +119,7 @@ def dataset_input(manifest: Manifest) -> Any:
     from mlflow.data.dataset_source_registry import resolve_dataset_source  # noqa: PLC0415
     from mlflow.entities import Dataset, DatasetInput, InputTag  # noqa: PLC0415
 
-    place = manifest.execution["data"]
+    place = manifest.execution.data
     with warnings.catch_warnings():
         # A local path fits two of MLflow's source classes, which warns; either will do.
         warnings.simplefilter("ignore")
@@ -128,11 +127,9 @@ def dataset_input(manifest: Manifest) -> Any:
     dataset = Dataset(
         name=dataset_name(manifest),
         # MLflow takes digests of up to 36 characters.
-        digest=manifest.identity["data"]["fingerprint"][:32],
+        digest=manifest.data.fingerprint[:32],
         source_type=source._get_source_type(),
         source=source.to_json(),
-        profile=json.dumps(
-            {"images": manifest.execution["images"], "layout": manifest.identity["data"]["kind"]}
-        ),
+        profile=json.dumps({"images": manifest.execution.images, "layout": manifest.data.kind}),
     )
     return DatasetInput(dataset, [InputTag("mlflow.data.context", "eval")])

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.runs.manifest import Manifest
-from pipeline.scoring.claims import own_stride
 from pipeline.scoring.words import interval, threat
 from pipeline.storage.addresses import redact
 from pipeline.tracking.description import RUN_ID, origin, run_name, sure_of
@@ -90,9 +89,9 @@ def _tags(manifest: Manifest, summary: Mapping[str, Any]) -> dict[str, str]:
     }
     return {
         RUN_ID: manifest.run_id,
-        _WEIGHTS: manifest.identity["model"]["weights_sha256"],
-        "patchcert.data": manifest.execution["data"],
-        "patchcert.data_fingerprint": manifest.identity["data"]["fingerprint"],
+        _WEIGHTS: manifest.defense.network.weights_sha256,
+        "patchcert.data": manifest.execution.data,
+        "patchcert.data_fingerprint": manifest.data.fingerprint,
         **figures,
         **{key: value for key, value in origin().items() if key.startswith("patchcert.")},
     }
@@ -102,7 +101,7 @@ def describe(manifest: Manifest, summary: Mapping[str, Any]) -> str:
     """What is certified of the weights, as Markdown."""
     lines = [
         f"Certified by run {manifest.run_id} ({run_name(manifest)}) on {summary['images']:,} "
-        f"images of {manifest.execution['data']}.",
+        f"images of {manifest.execution.data}.",
         "",
         "| | % of images | 95 % interval |",
         "|---|---|---|",
@@ -113,7 +112,11 @@ def describe(manifest: Manifest, summary: Mapping[str, Any]) -> str:
             f"certified {threat(entry)}, {entry['rule']}"
             + sure_of(entry)
             + (f", top {entry['top_k']}" if entry["top_k"] > 1 else "")
-            + (f", stride {entry['stride']}" if entry["stride"] != own_stride(manifest) else ""),
+            + (
+                f", stride {entry['stride']}"
+                if entry["stride"] != manifest.defense.own_stride
+                else ""
+            ),
             entry,
         )
         for entry in summary["certified_accuracy"]

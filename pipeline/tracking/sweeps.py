@@ -7,6 +7,7 @@ no votes of their own get a child that says whose votes answer them.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
 
@@ -48,13 +49,13 @@ class TrackedSweep:
         with failures_as_text(claims, out, "Nothing is computed yet; correct --mlflow"):
             tracker = connect(claims, out)
             assert tracker is not None
-            key = hashlib.sha256(canonical(wanted.identity["data"])).hexdigest()[:16]
+            key = hashlib.sha256(canonical(asdict(wanted.data))).hexdigest()[:16]
             name = f"sweep over {dataset_name(wanted)}"
             found = tracker.find({_SWEEP: key}) or tracker.create(name, {_SWEEP: key})
             self._parent = str(found.info.run_id)
             data = {
-                "patchcert.data": wanted.execution["data"],
-                "patchcert.data_fingerprint": wanted.identity["data"]["fingerprint"],
+                "patchcert.data": wanted.execution.data,
+                "patchcert.data_fingerprint": wanted.data.fingerprint,
                 "patchcert.sweep.axes": json.dumps(axes),
             }
             tracker.set(self._parent, tags=data | origin(), params={})
@@ -101,7 +102,7 @@ class TrackedSweep:
         tracker = self._tracker
         with failures_as_text(self._claims, self._out, _REMEDY):
             key = {_ANSWERED_FROM: manifest.run_id, STRIDE: str(stride)}
-            name = f"{run_name(wanted)} (from s{manifest.ablation.stride})"
+            name = f"{run_name(wanted)} (from s{manifest.defense.views.stride})"
             found = tracker.find(key) or tracker.create(name, {**key, _PARENT: self._parent})
             run = str(found.info.run_id)
             tags = {name: value for name, value in tags_of(manifest).items() if name != RUN_ID}

@@ -68,15 +68,15 @@ def write_weights(
         weights: Tensors of the network.
         history: Figures after each epoch, for the record.
     """
-    voter, ablation = recipe.voter, recipe.voter.ablation
+    defense, ablation = recipe.defense, recipe.defense.views
     dtype = getattr(torch, recipe.config.save_as)
     card = WeightsCard(
-        model=voter.model,
-        num_classes=voter.num_classes,
+        model=defense.network.name,
+        num_classes=defense.network.num_classes,
         classes=recipe.classes,
-        preprocess=voter.preprocess,
+        preprocess=defense.model_input,
         ablation={"kind": ablation.kind, "size": ablation.size, "stride": ablation.stride},
-        tokens=voter.tokens,
+        tokens=defense.tokens,
         recipe=recipe.identity()
         | {"init": recipe.init, "made_by": provenance(), "history": history},
     )

@@ -33,8 +33,9 @@ class Curves:
                 self._run = str(run.info.run_id)
                 self._tracker.client.update_run(self._run, status="RUNNING")
                 return
-            ablation = recipe.voter.ablation
-            name = f"train {recipe.voter.model} {ablation.kind} b{ablation.size} s{ablation.stride}"
+            ablation = recipe.defense.views
+            model = recipe.defense.network.name
+            name = f"train {model} {ablation.kind} b{ablation.size} s{ablation.stride}"
             tags = tag | {"patchcert.data": recipe.config.data} | origin()
             self._run = str(self._tracker.create(name, tags).info.run_id)
             self._tracker.set(self._run, tags={}, params=flatten(recipe.identity()))

@@ -14,8 +14,9 @@ from models.classifiers.smoothed import SmoothedClassifier
 from models.preprocess import Preprocess, WrongSizeError
 from models.views.ablations import Patch
 from pipeline.certificates import margins, smoothed_predictions
+from pipeline.runs.defense import Defense
 from pipeline.runs.numerics import MICROBATCH
-from pipeline.runs.resolve import Voter, default_patches
+from pipeline.runs.resolve import default_patches
 from pipeline.sources.base import SourceError
 from pipeline.sources.decode import UndecodableError, prepared
 from pipeline.sources.reading import read_bytes_of
@@ -49,7 +50,7 @@ class HeldOut:
             return None
         # Held-out rows are sorted, by class perhaps: take them evenly.
         chosen = recipe.held_out[np.arange(count) * len(recipe.held_out) // count]
-        preprocess: Preprocess = recipe.voter.preprocess
+        preprocess: Preprocess = recipe.defense.model_input
         rows = recipe.rows(chosen[rank::world])
         encoded = read_bytes_of(rows, recipe.options)
         images = []
@@ -66,13 +67,13 @@ class HeldOut:
 
 
 def estimate(
-    network: nn.Module, held_out: HeldOut, voter: Voter, device: torch.device
+    network: nn.Module, held_out: HeldOut, defense: Defense, device: torch.device
 ) -> dict[str, float]:
     """Measure plain, ablation, smoothed and certified accuracy on held-out images, 0 to 1.
 
     Every worker calls it with its share of the images and gets the figures of all.
     """
-    classifier = base_classifier(network, voter.ablation, voter.preprocess, voter.tokens)
+    classifier = base_classifier(network, defense.views, defense.model_input, defense.tokens)
     smoothed = SmoothedClassifier(classifier.to(device).eval(), device, MICROBATCH[device.type])
     parts = [
         smoothed(held_out.images[start : start + _CHUNK])
@@ -88,15 +89,15 @@ def estimate(
         dist.all_gather_object(shares, mine)
     votes = np.concatenate([share[0] for share in shares])
     plain = np.concatenate([share[1] for share in shares])
-    labels, classes = held_out.labels, voter.num_classes
+    labels, classes = held_out.labels, defense.network.num_classes
     right = smoothed_predictions(votes, classes) == labels
     figures = {
         "plain_accuracy": float((plain == labels).mean()),
         "ablation_accuracy": float((votes == labels[:, None]).mean()),
         "smoothed_accuracy": float(right.mean()),
     }
-    for side in default_patches(voter.ablation):
+    for side in default_patches(defense.views):
         for rule in ("exact", "uniform"):
-            held = margins(rule, votes, voter.ablation, Patch.square(side), classes) >= 0
+            held = margins(rule, votes, defense.views, Patch.square(side), classes) >= 0
             figures[f"certified_accuracy/{rule}/{side}px"] = float((held & right).mean())
     return figures

@@ -88,7 +88,7 @@ class TrainingImages:
         self.recipe = recipe
         config = recipe.config
         self.labels = recipe.labels[recipe.train]
-        self.augment = Augment(config.augment, recipe.voter.preprocess, config.seed)
+        self.augment = Augment(config.augment, recipe.defense.model_input, config.seed)
 
     def read(self, places: IntArray) -> list[bytes | None]:
         """Read the encoded bytes.

@@ -39,10 +39,10 @@ class Learner:
 
     def __init__(self, recipe: Recipe, device: torch.device, rank: int = 0, world: int = 1) -> None:
         self.recipe, self.device, self.rank, self.world = recipe, device, rank, world
-        config, voter = recipe.config, recipe.voter
+        config, defense = recipe.config, recipe.defense
         self.network = starting_network(recipe)
         self.forward = AblationLogits(
-            self.network, voter.ablation, voter.preprocess, voter.tokens
+            self.network, defense.views, defense.model_input, defense.tokens
         ).to(device)
         self.steps = recipe.order.steps * config.epochs
         self.done = 0
@@ -84,7 +84,7 @@ class Learner:
         # All random numbers of a step follow from its number, so that a resumed step is the same.
         views_bn = self._views(len(images_bhwc))
         torch.manual_seed(int(_rng(config.seed, self.done, 1 + self.rank).integers(2**63)))
-        classes = self.recipe.voter.num_classes
+        classes = self.recipe.defense.network.num_classes
         images, labels = mixed(config.mix, config.mix_alpha, images_bhwc, labels_b, classes)
         images, labels = images.to(self.device), labels.to(self.device)
         target_bc = target_of(labels, classes, config.label_smoothing)
@@ -155,7 +155,7 @@ class Learner:
 
         Drawn for the whole batch, so that they do not depend on how it is shared out.
         """
-        config, family = self.recipe.config, len(self.recipe.voter.ablation)
+        config, family = self.recipe.config, len(self.recipe.defense.views)
         first_b = _rng(config.seed, self.done, 0).integers(family, size=config.batch)
         spread_n = np.arange(config.views) * family // config.views
         views = (first_b[:, None] + spread_n) % family

@@ -106,7 +106,7 @@ class Training:
         loss, accuracy = means.tolist()
         figures = {"train/loss": loss, "train/ablation_accuracy": accuracy}
         if self.held_out is not None:
-            found = estimate(self.learner.result, self.held_out, self.recipe.voter, self.device)
+            found = estimate(self.learner.result, self.held_out, self.recipe.defense, self.device)
             figures |= {f"validation/{name}": value for name, value in found.items()}
         return figures
 

@@ -22,22 +22,22 @@ def starting_network(recipe: Recipe) -> nn.Module:
         WeightsError: The weights are not this network's, but for the head.
         ConfigError: Dropout of tokens is asked for, and the network has none.
     """
-    voter = recipe.voter
-    check_model_name(voter.model)
+    defense = recipe.defense
+    check_model_name(defense.network.name)
     torch.manual_seed(recipe.config.seed)
     network: nn.Module = timm.create_model(
-        voter.model,
+        defense.network.name,
         pretrained=False,
-        num_classes=voter.num_classes,
+        num_classes=defense.network.num_classes,
         drop_path_rate=recipe.config.drop_path,
     )
     if recipe.config.token_dropout:
         _set_token_dropout(network, recipe)
-    state, own = read_state(local_weights(voter.weights)), network.state_dict()
+    state, own = read_state(local_weights(defense.network.weights)), network.state_dict()
     of_head = parameters_of(network, "classifier")
     if any(key in state and state[key].shape != own[key].shape for key in of_head):
         state |= {key: own[key] for key in of_head}
-    what = f"weights {voter.weights} do not fit {voter.model}"
+    what = f"weights {defense.network.weights} do not fit {defense.network.name}"
     check_fit(network, state, what, "Give the --model these weights were trained with")
     network.load_state_dict(state)
     return network
@@ -60,8 +60,8 @@ def _set_token_dropout(network: Droppable, recipe: Recipe) -> None:
     rate = recipe.config.token_dropout
     if type(network) not in ABSOLUTE:
         raise ConfigError(
-            f"--token-dropout {rate:g}: {recipe.voter.model} has no dropout of tokens; choose a "
-            "ViT or DeiT model, or leave it out"
+            f"--token-dropout {rate:g}: {recipe.defense.network.name} has no dropout of tokens; "
+            "choose a ViT or DeiT model, or leave it out"
         )
     network.patch_drop = PatchDropout(rate, num_prefix_tokens=network.num_prefix_tokens)
 
@@ -74,13 +74,15 @@ def teacher_of(
     Raises:
         WeightsError: The teacher's weights are not this network's.
     """
-    voter, name = recipe.voter, recipe.config.teacher
+    defense, name = recipe.defense, recipe.config.teacher
     if name is None:
         return None
     if name == "self":
         assert average is not None  # the configuration requires it
         network: nn.Module = average.module
     else:
-        network = load_network(voter.model, voter.num_classes, local_weights(name))
-    teacher = AblationLogits(network, voter.ablation, voter.preprocess, voter.tokens)
+        network = load_network(
+            defense.network.name, defense.network.num_classes, local_weights(name)
+        )
+    teacher = AblationLogits(network, defense.views, defense.model_input, defense.tokens)
     return teacher.to(device).eval()

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from models.networks.weights import WeightsCard, is_hub_name, read_card, sha256_of
 from pipeline import storage
 from pipeline.config import ConfigError, VotesConfig
+from pipeline.runs.defense import Defense
 from pipeline.runs.manifest import canonical
-from pipeline.runs.resolve import Voter, resolve_voter
+from pipeline.runs.resolve import resolve_defense
 from pipeline.runs.weight_files import local_weights
 from pipeline.sources.listing import Listing, SourceOptions, list_images
 from pipeline.training.config import TrainConfig
@@ -30,7 +31,7 @@ class Recipe:
 
     Attributes:
         config: The request.
-        voter: The base classifier to be made; its ``weights`` are those to start from.
+        defense: The base classifier to be made; its ``weights`` are those to start from.
         classes: Class names, where the weights to start from hold them.
         init: Origin of these weights: name, sha256, and their own recipe, if they have one.
         teacher_sha256: Digest of the teacher's file; None without one.
@@ -41,7 +42,7 @@ class Recipe:
     """
 
     config: TrainConfig
-    voter: Voter
+    defense: Defense
     classes: tuple[str, ...]
     init: dict[str, Any]
     teacher_sha256: str | None
@@ -77,18 +78,18 @@ class Recipe:
             for field in fields(self.config)
             if field.name not in _BY_CONTENT
         }
-        ablation = self.voter.ablation
+        ablation = self.defense.views
         return asked | {
             "data": {"fingerprint": self.listing.fingerprint, "images": len(self.listing)},
             "init": self.init["sha256"],
             "teacher": self.teacher_sha256 or self.config.teacher,
-            "model": self.voter.model,
-            "num_classes": self.voter.num_classes,
-            "preprocess": self.voter.preprocess.to_dict(),
+            "model": self.defense.network.name,
+            "num_classes": self.defense.network.num_classes,
+            "preprocess": self.defense.model_input.to_dict(),
             "ablation": ablation.kind,
             "size": ablation.size,
             "stride": ablation.stride,
-            "tokens": self.voter.tokens,
+            "tokens": self.defense.tokens,
         }
 
     @property
@@ -114,7 +115,7 @@ def resolve_recipe(config: TrainConfig) -> Recipe:
     listing = list_images(config.data, options, known).head(config.limit)
     labels = _labels(listing, config)
     num_classes = known or max(2, int(labels.max()) + 1)
-    voter = resolve_voter(
+    defense = resolve_defense(
         VotesConfig(
             data=config.data,
             weights=config.init,
@@ -139,9 +140,9 @@ def resolve_recipe(config: TrainConfig) -> Recipe:
     file = config.teacher if config.teacher not in (None, "self") else None
     return Recipe(
         config=config,
-        voter=voter,
+        defense=defense,
         classes=card.classes if len(card.classes) == num_classes else (),
-        init=card.origin(config.init, voter.weights_sha256),
+        init=card.origin(config.init, defense.network.weights_sha256),
         teacher_sha256=sha256_of(local_weights(file)) if file else None,
         listing=listing,
         options=options,

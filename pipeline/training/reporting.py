@@ -96,13 +96,14 @@ def forecast(recipe: Recipe, state: dict[str, Any] | None, asked: EstimateConfig
         state: Checkpoint to resume from; None for a new training.
         asked: Speed of all workers together, and price of an hour of them.
     """
-    config, ablation = recipe.config, recipe.voter.ablation
+    config, ablation = recipe.config, recipe.defense.views
     steps = config.epochs * recipe.order.steps
     done = 0 if state is None else int(state["learner"]["done"])
+    network = recipe.defense.network
     yield f"images:        {len(recipe.train):,} to learn from, {len(recipe.held_out):,} held out"
     yield (
-        f"network:       {recipe.voter.model}, {recipe.voter.num_classes} classes, "
-        f"tokens {recipe.voter.tokens}"
+        f"network:       {network.name}, {network.num_classes} classes, "
+        f"tokens {recipe.defense.tokens}"
     )
     yield (
         f"ablations:     {ablation.kind} of {ablation.size} px at stride {ablation.stride}: "

@@ -79,7 +79,7 @@ class StreamFeed:
     """
 
     def __init__(self, recipe: Recipe, shard: DataIterator, world: int) -> None:
-        self.steps, self.grid_px = recipe.order.steps, recipe.voter.preprocess.crop_px
+        self.steps, self.grid_px = recipe.order.steps, recipe.defense.model_input.crop_px
         share = recipe.config.batch // world
         self._stream: Iterator[Any] = iter(
             shard.iter_batches(batch_size=share, batch_format="pyarrow")

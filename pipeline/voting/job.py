@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -17,13 +17,11 @@ import pyarrow as pa
 
 from pipeline.cluster.resources import plan_resources
 from pipeline.config import VotesConfig
-from pipeline.runs.error_images import find_error_images
-from pipeline.runs.identity import finished
+from pipeline.runs.defense import Defense
 from pipeline.runs.lease import Lease
-from pipeline.runs.manifest import Manifest, ManifestError
+from pipeline.runs.manifest import Manifest, ManifestError, finish_manifest
 from pipeline.runs.numerics import Numerics
 from pipeline.runs.progress import VotesProgress
-from pipeline.runs.resolve import Voter
 from pipeline.runs.store import StoreError, VotesStore
 from pipeline.sources.listing import Listing, SourceOptions
 from pipeline.voting.commit import CommitUnit
@@ -39,7 +37,7 @@ class VotesJob:
     """A votes job that holds its run's lease.
 
     Attributes:
-        voter: What votes.
+        defense: What votes.
         numerics: In which arithmetic.
         options: How the source is read.
         store: Where votes go.
@@ -47,7 +45,7 @@ class VotesJob:
         config: What was asked.
     """
 
-    voter: Voter
+    defense: Defense
     numerics: Numerics
     options: SourceOptions
     store: VotesStore
@@ -59,8 +57,8 @@ class VotesJob:
         from pipeline.voting.vote import VoteOnUnit  # noqa: PLC0415  (it imports torch)
 
         return (
-            partial(DecodeUnit, self.options, self.voter.preprocess),
-            partial(VoteOnUnit, self.voter, self.numerics, schema),
+            partial(DecodeUnit, self.options, self.defense.model_input),
+            partial(VoteOnUnit, self.defense, self.numerics, schema),
         )
 
 
@@ -99,7 +97,7 @@ def finish_run(job: VotesJob, wanted: Manifest, listing: Listing, *, verbose: bo
     from pipeline.cluster.connect import rejoin  # noqa: PLC0415
     from pipeline.cluster.errors import StalledError  # noqa: PLC0415
 
-    units = plan_units(listing.table, int(manifest.execution["unit_images"]))
+    units = plan_units(listing.table, manifest.execution.unit_images)
     voted, barren, seconds = 0, 0, 0.0
     missing = store.missing(manifest)
     while missing:
@@ -121,10 +119,9 @@ def finish_run(job: VotesJob, wanted: Manifest, listing: Listing, *, verbose: bo
                 "run again to resume"
             )
     store.clean_up()
-    faults = find_error_images(store, manifest).to_dict()
+    errors = store.error_images(manifest)
     job.lease.check()  # the manifest is no longer ours to write if another job has taken the run
-    done = finished(manifest, seconds)
-    done = replace(done, execution={**done.execution, "faulty": faults})
+    done = finish_manifest(manifest, seconds, errors)
     store.write_manifest(done)
     return Finished(done, voted, seconds)
 
@@ -162,7 +159,7 @@ def _vote_on(
         committed = run_units(
             pending,
             *job.handlers(schema),
-            CommitUnit(job.store.anywhere(), unit_rows, schema, manifest.votes_per_image),
+            CommitUnit(job.store.anywhere(), unit_rows, schema, manifest.defense.votes_per_image),
             share,
             stall_seconds=60.0 * job.config.stall_minutes,
             verbose=verbose,
@@ -201,7 +198,7 @@ def open_run(store: VotesStore, wanted: Manifest, *, overwrite: bool) -> Manifes
         store.delete()
     # Of two starts at once the first decides how units are cut; the other reads what it wrote.
     found = store.read_manifest() or store.create_manifest(wanted)
-    check_images(found, int(wanted.execution["images"]), store.manifest_path)
+    check_images(found, wanted.execution.images, store.manifest_path)
     return found
 
 
@@ -211,8 +208,8 @@ def check_images(found: Manifest, listed: int, where: str) -> None:
     Raises:
         ManifestError: It says another.
     """
-    if found.execution.get("images") != listed:
+    if found.execution.images != listed:
         raise ManifestError(
-            f"{where}: execution.images says {found.execution.get('images')}, the source lists "
+            f"{where}: execution.images says {found.execution.images}, the source lists "
             f"{listed}; run again with --overwrite"
         )

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from rich.console import Console
 
 from pipeline.config import ConfigError, OutputConfig, VotesConfig
+from pipeline.runs.defense import Defense
 from pipeline.runs.error_images import ErrorImages
-from pipeline.runs.identity import execution, identity
 from pipeline.runs.lease import held
-from pipeline.runs.manifest import Manifest
+from pipeline.runs.manifest import Manifest, new_manifest
 from pipeline.runs.numerics import (
     Machine,
     Numerics,
@@ -19,7 +19,6 @@ from pipeline.runs.numerics import (
     require_one_gpu_model,
     resolve_numerics,
 )
-from pipeline.runs.resolve import Voter
 from pipeline.runs.schema import MAX_CLASSES
 from pipeline.runs.store import VotesStore
 from pipeline.runs.weight_files import local_weights
@@ -65,23 +64,24 @@ class VotesPlan:
 
 
 def plan_votes(
-    config: VotesConfig, voter: Voter, output: OutputConfig, memory: ListingCache
+    config: VotesConfig, defense: Defense, output: OutputConfig, memory: ListingCache
 ) -> VotesPlan:
     """List the images and work out which run they make.
 
     Raises:
         ConfigError, SourceError: The request is wrong.
     """
-    if voter.num_classes > MAX_CLASSES:
-        raise ConfigError(f"--num-classes {voter.num_classes}: votes name at most {MAX_CLASSES}")
-    options = source_options(config, voter)
+    if defense.network.num_classes > MAX_CLASSES:
+        raise ConfigError(
+            f"--num-classes {defense.network.num_classes}: votes name at most {MAX_CLASSES}"
+        )
+    options = source_options(config, defense)
     with Console(stderr=True).status("listing images"):
-        listing = list_images(config.data, options, voter.num_classes, memory).head(config.limit)
+        listing = list_images(config.data, options, defense.network.num_classes, memory).head(
+            config.limit
+        )
     numerics = resolve_numerics(config, machine_that_votes(config, verbose=output.verbose))
-    wanted = Manifest(
-        identity=identity(config, voter, numerics, listing),
-        execution=execution(config, numerics, len(listing)),
-    )
+    wanted = new_manifest(config, defense, numerics, listing)
     return VotesPlan(
         listing=listing,
         numerics=numerics,
@@ -90,7 +90,7 @@ def plan_votes(
     )
 
 
-def source_options(config: VotesConfig, voter: Voter) -> SourceOptions:
+def source_options(config: VotesConfig, defense: Defense) -> SourceOptions:
     """How the source of a votes job is read."""
     return SourceOptions(
         image_column=config.image_column,
@@ -98,13 +98,13 @@ def source_options(config: VotesConfig, voter: Voter) -> SourceOptions:
         label_map=config.label_map,
         ground_truth=config.ground_truth,
         numbering=config.numbering,
-        classes=voter.classes,
+        classes=defense.network.classes,
     )
 
 
 def count_votes(
     config: VotesConfig,
-    voter: Voter,
+    defense: Defense,
     output: OutputConfig,
     preflight: Callable[[VotesPlan], None] | None = None,
     watch: Callable[[VotesPlan], AbstractContextManager[None]] = lambda _: nullcontext(),
@@ -113,7 +113,7 @@ def count_votes(
 
     Args:
         config: What votes, on what.
-        voter: ``config`` with everything filled in.
+        defense: ``config`` with everything filled in.
         output: Where votes go.
         preflight: Called where there is something to compute, before it begins.
         watch: Entered, as a context, while it is computed.
@@ -124,7 +124,7 @@ def count_votes(
         ManifestError, StoreError, JobError: The job failed.
     """
     with _joined(verbose=output.verbose):
-        return _count_votes(config, voter, output, preflight, watch)
+        return _count_votes(config, defense, output, preflight, watch)
 
 
 @contextmanager
@@ -144,18 +144,18 @@ def _joined(*, verbose: bool) -> Iterator[None]:
 
 def _count_votes(
     config: VotesConfig,
-    voter: Voter,
+    defense: Defense,
     output: OutputConfig,
     preflight: Callable[[VotesPlan], None] | None,
     watch: Callable[[VotesPlan], AbstractContextManager[None]],
 ) -> VotesOutcome:
-    options = source_options(config, voter)
+    options = source_options(config, defense)
     with remembered_listing(output.out, config.data, options) as memory:
-        plan = plan_votes(config, voter, output, memory)
+        plan = plan_votes(config, defense, output, memory)
         listing, numerics, store = plan.listing, plan.numerics, plan.store
         if config.overwrite or store.read_manifest() is None:
             # Weights that do not load should fail here, in words, before anything is written.
-            _try_weights(voter, numerics)
+            _try_weights(defense, numerics)
     # Read once: from here on another job may overwrite the run, and what is said is of this one.
     found = None if config.overwrite else store.finished()
     if found is not None:
@@ -167,7 +167,7 @@ def _count_votes(
         name = f"run_id={store.run_id}"
         with held(store.lease_path, name, wait=config.wait) as lease, watch(plan):
             job = VotesJob(
-                voter=voter,
+                defense=defense,
                 numerics=numerics,
                 options=options,
                 store=store,
@@ -175,23 +175,25 @@ def _count_votes(
                 config=config,
             )
             done = finish_run(job, plan.wanted, listing, verbose=output.verbose)
+    errors = done.manifest.execution.error_images
+    assert errors is not None, "a finished run knows its errors"
     return VotesOutcome(
         run_id=store.run_id,
         images=len(listing),
         voted=done.voted,
         seconds=done.seconds,
-        faulty=ErrorImages(**done.manifest.execution["faulty"]),
+        faulty=errors,
     )
 
 
-def _try_weights(voter: Voter, numerics: Numerics) -> None:
+def _try_weights(defense: Defense, numerics: Numerics) -> None:
     from pipeline.voting.vote import build_classifier  # noqa: PLC0415  (it imports torch)
 
     with _flags_named():
-        build_classifier(voter, _on_driver(numerics))
+        build_classifier(defense, _on_driver(numerics))
 
 
-def check_weights_header(voter: Voter) -> None:
+def check_weights_header(defense: Defense) -> None:
     """Refuse a network that timm has not, or weights that are not its own, and load nothing.
 
     Raises:
@@ -201,10 +203,10 @@ def check_weights_header(voter: Voter) -> None:
 
     with _flags_named():
         check_weights(
-            voter.model,
-            voter.num_classes,
-            local_weights(voter.weights),
-            voter.preprocess.model_px,
+            defense.network.name,
+            defense.network.num_classes,
+            local_weights(defense.network.weights),
+            defense.model_input.model_px,
         )
 
 

@@ -19,8 +19,8 @@ from models.classifiers.votes import ThresholdVoting
 from models.networks.weights import sha256_of
 from models.networks.zoo import load_network
 from models.views.sampling import draw_positions
+from pipeline.runs.defense import Defense
 from pipeline.runs.numerics import Numerics, pin_mkl, probe_machine
-from pipeline.runs.resolve import Voter
 from pipeline.runs.rows import votes_table
 from pipeline.runs.weight_files import local_weights
 from pipeline.voting.commit import addressed
@@ -29,14 +29,14 @@ from pipeline.voting.commit import addressed
 class VoteOnUnit:
     """One copy of the network; decoded rows to rows of the votes dataset."""
 
-    def __init__(self, voter: Voter, numerics: Numerics, schema: pa.Schema) -> None:
-        check_worker(voter, numerics)
+    def __init__(self, defense: Defense, numerics: Numerics, schema: pa.Schema) -> None:
+        check_worker(defense, numerics)
         # OpenMP keeps a pool of threads, and their number, for each thread that calls it, and Ray
         # constructs in one and calls from another. Two pools are more threads than cores, which
         # then sleep where they wait for each other instead of spinning: a third of the time.
         self.thread = ThreadPoolExecutor(1)
-        self.classifier = self.thread.submit(build_classifier, voter, numerics).result()
-        self.voter, self.schema = voter, schema
+        self.classifier = self.thread.submit(build_classifier, defense, numerics).result()
+        self.defense, self.schema = defense, schema
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         """Decoded rows to votes, in order, addressed to their unit."""
@@ -47,21 +47,24 @@ class VoteOnUnit:
         decoded = decoded.combine_chunks()
         readable = np.flatnonzero(decoded["pixels"].is_valid().to_numpy())
         rows = decoded.take(pa.array(readable))
-        images = np.empty((len(readable), *self.voter.preprocess.model_px, 3), dtype=np.uint8)
+        images = np.empty((len(readable), *self.defense.model_input.model_px, 3), dtype=np.uint8)
         for image, cell in zip(images, rows["pixels"], strict=True):
             image[...] = np.frombuffer(cell.as_buffer(), np.uint8).reshape(image.shape)
         views_bv = None
-        if self.voter.draws is not None and len(readable):
+        if self.defense.voting.draws is not None and len(readable):
             views_bv = np.stack(
                 [
                     draw_positions(
-                        image_id, self.voter.draw_seed, self.voter.draws, len(self.voter.ablation)
+                        image_id,
+                        self.defense.voting.draw_seed,
+                        self.defense.voting.draws,
+                        len(self.defense.views),
                     )
                     for image_id in rows["image_id"].to_pylist()
                 ]
             )
         ballot = self.classifier(images, views_bv)
-        lowest = min(self.voter.classes or (0,))
+        lowest = min(self.defense.network.classes or (0,))
         table = votes_table(
             decoded, readable, ballot, self.schema, views_bv=views_bv, lowest_class=lowest
         )
@@ -81,7 +84,7 @@ class WorkerError(RuntimeError):
     """A worker would cast other votes than the run's identity says."""
 
 
-def check_worker(voter: Voter, numerics: Numerics) -> None:
+def check_worker(defense: Defense, numerics: Numerics) -> None:
     """Hold the worker's weights, device and libraries against the run's identity.
 
     Raises:
@@ -91,7 +94,11 @@ def check_worker(voter: Voter, numerics: Numerics) -> None:
     for name, ours, theirs in (
         ("device model", here.device_model, numerics.device_model),
         ("library versions", here.versions, numerics.versions),
-        ("weights sha256", sha256_of(local_weights(voter.weights)), voter.weights_sha256),
+        (
+            "weights sha256",
+            sha256_of(local_weights(defense.network.weights)),
+            defense.network.weights_sha256,
+        ),
     ):
         if ours != theirs:
             raise WorkerError(
@@ -101,8 +108,8 @@ def check_worker(voter: Voter, numerics: Numerics) -> None:
             )
 
 
-def build_classifier(voter: Voter, numerics: Numerics) -> SmoothedClassifier:
-    """Load the network of a voter into the arithmetic of a run.
+def build_classifier(defense: Defense, numerics: Numerics) -> SmoothedClassifier:
+    """Load the network of a defense into the arithmetic of a run.
 
     Raises:
         UnknownModelError, WeightsError, UnsupportedModelError: As ``models`` says.
@@ -114,15 +121,17 @@ def build_classifier(voter: Voter, numerics: Numerics) -> SmoothedClassifier:
     torch.backends.cudnn.benchmark = False
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-    weights = local_weights(voter.weights)
-    network = load_network(voter.model, voter.num_classes, weights, voter.preprocess.model_px)
+    weights = local_weights(defense.network.weights)
+    network = load_network(
+        defense.network.name, defense.network.num_classes, weights, defense.model_input.model_px
+    )
     device = torch.device(numerics.device)
     network = network.to(device=device, dtype=getattr(torch, numerics.dtype))
-    classifier = base_classifier(network, voter.ablation, voter.preprocess, voter.tokens)
+    classifier = base_classifier(network, defense.views, defense.model_input, defense.tokens)
     return SmoothedClassifier(
-        ClassSubset.of(classifier.to(device).eval(), voter.classes, device),
+        ClassSubset.of(classifier.to(device).eval(), defense.network.classes, device),
         device,
         numerics.microbatch,
-        voting=None if voter.theta is None else ThresholdVoting(voter.theta),
-        gaps=voter.gaps,
+        voting=None if defense.voting.theta is None else ThresholdVoting(defense.voting.theta),
+        gaps=defense.voting.gaps,
     )

@@ -97,7 +97,7 @@ def _family(
 ) -> dict[str, Any]:
     """One family of ablations: time, memory, what the loop takes, and how hard the votes are."""
     manifest = store.manifest()
-    images, num_classes = int(manifest.execution["images"]), manifest.num_classes
+    images, num_classes = manifest.execution.images, manifest.defense.network.num_classes
     seconds, memory = _certified(store, rounds)
     votes = _first_votes(store, _SAMPLE)
     voted = (rank_votes(votes, num_classes).counts_nk > 0).sum(axis=1)
@@ -105,7 +105,7 @@ def _family(
     exact = np.array(rows["largest_exact_px"])
     sides = range(1, 113) if every_size else PATCHES
     by_loop, loop_seconds = _looped(
-        votes, _Loop(manifest.ablation, sides, num_classes, rounds), loop_images
+        votes, _Loop(manifest.defense.views, sides, num_classes, rounds), loop_images
     )
     # What the loop finds among its sides, the engine must have found among all.
     expected = [max((s for s in sides if s <= side), default=0) for side in exact[: len(by_loop)]]
@@ -113,7 +113,7 @@ def _family(
         raise RuntimeError(f"the plain loop certifies {by_loop.tolist()}, the rules {expected}")
     return {
         "images": images,
-        "ablations": len(manifest.ablation),
+        "ablations": len(manifest.defense.views),
         "classes": num_classes,
         "sides": "every side" if every_size else list(PATCHES),
         "seconds": seconds,
@@ -210,7 +210,7 @@ def largest_by_loop(
 def _first_votes(store: VotesStore, images: int) -> NDArray[np.int64]:
     tables, manifest = [], store.manifest()
     for unit in store.units(manifest):
-        tables.append(votes_array(store.read_unit(unit, ["votes"]), manifest))
+        tables.append(votes_array(store.read_unit(unit, ["votes"]), manifest.defense))
         if sum(map(len, tables)) >= images:
             break
     return np.concatenate(tables)[:images]

@@ -16,6 +16,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,8 @@ from models.preprocess import PRESETS
 from models.views.ablations import Ablation
 from pipeline.bench.hardware import hardware
 from pipeline.config import OutputConfig, VotesConfig
+from pipeline.runs.defense import Defense, Network
 from pipeline.runs.lease import held
-from pipeline.runs.resolve import Voter
 from pipeline.runs.rows import votes_table
 from pipeline.runs.store import VotesStore
 from pipeline.sources.listing import SourceOptions
@@ -103,7 +104,7 @@ class _Job(VotesJob):
         folder = os.path.join(os.path.dirname(self.store.out), _MEMORY)
         return (
             partial(Read, self.options),
-            partial(MadeUp, schema, len(self.voter.ablation), folder),
+            partial(MadeUp, schema, len(self.defense.views), folder),
         )
 
 
@@ -123,19 +124,15 @@ def measure_control_plane(folder: Path, shards: int, per_shard: int) -> dict[str
     first = _job_in_child(folder)
     store = VotesStore(str(folder / _OUT), first["run_id"])
     manifest = store.manifest()
-    units = int(manifest.execution["units"])
+    units = manifest.execution.units
     size = sum(path.stat().st_size for path in Path(store.folder).glob("unit-*.parquet"))
     # As if it had been killed before the last unit.
-    store.write_manifest(
-        type(manifest)(
-            identity=manifest.identity,
-            execution={k: v for k, v in manifest.execution.items() if k != "faulty"},
-        )
-    )
+    execution = replace(manifest.execution, error_images=None)
+    store.write_manifest(replace(manifest, execution=execution))
     Path(store.folder, f"unit-{units - 1:05d}.parquet").unlink()
     again = _job_in_child(folder)
-    assert again["voted"] == manifest.execution["images"] - (units - 1) * int(
-        manifest.execution["unit_images"]
+    assert again["voted"] == manifest.execution.images - (units - 1) * int(
+        manifest.execution.unit_images
     ), "a resume computes what is missing"
     images = shards * per_shard
     return {
@@ -199,22 +196,21 @@ def _job(folder: Path, started: float) -> dict[str, Any]:
     config = VotesConfig(
         data=str(folder / _DATA), weights="none", device="cpu", microbatch=16, threads=1
     )
-    voter = Voter(
-        model="made-up",
-        num_classes=_CLASSES,
-        weights="none",
-        weights_sha256="0" * 64,
+    defense = Defense(
         preprocess=PRESETS["imagenet"],
-        ablation=Ablation(kind="column", size=_SIZE, stride=1, height=_PX, width=_PX),
+        network=Network(
+            name="made-up", num_classes=_CLASSES, weights="none", weights_sha256="0" * 64
+        ),
+        views=Ablation(kind="column", size=_SIZE, stride=1, height=_PX, width=_PX),
         tokens="drop",
     )
-    options, output = source_options(config, voter), OutputConfig(out=str(folder / _OUT))
+    options, output = source_options(config, defense), OutputConfig(out=str(folder / _OUT))
     with remembered_listing(output.out, config.data, options) as memory:
-        plan = plan_votes(config, voter, output, memory)
+        plan = plan_votes(config, defense, output, memory)
     planned, planned_mib = time.time(), peak_mib()
     with held(plan.store.lease_path, "bench", wait=False) as lease:
         job = _Job(
-            voter=voter,
+            defense=defense,
             numerics=plan.numerics,
             options=options,
             store=plan.store,

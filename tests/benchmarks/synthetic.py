@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from models.views.ablations import Ablation
 from pipeline.certificates.batch import smoothed_predictions
-from pipeline.runs.manifest import Manifest
+from pipeline.runs.manifest import Execution, Manifest
 from pipeline.runs.schema import VOTES
 from pipeline.runs.store import VotesStore
 
@@ -97,7 +97,7 @@ def write_votes(out: str, ablation: Ablation, num_classes: int, images: int) -> 
         pq.write_table(pa.table(arrays, schema=VOTES), path, compression="zstd")
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(write, range(int(manifest.execution["units"]))))
+        list(pool.map(write, range(manifest.execution.units)))
     store.write_manifest(manifest)
     return store
 
@@ -109,12 +109,12 @@ def first_images(store: VotesStore, out: str, images: int) -> VotesStore:
         ValueError: The images are no whole number of units, nor all there are.
     """
     whole = store.manifest()
-    if images % UNIT_IMAGES and images != whole.execution["images"]:
+    if images % UNIT_IMAGES and images != whole.execution.images:
         raise ValueError(f"{images} images: choose a multiple of {UNIT_IMAGES}")
-    manifest = _manifest(whole.ablation, whole.num_classes, images)
+    manifest = _manifest(whole.defense.views, whole.defense.network.num_classes, images)
     part = VotesStore(out, manifest.run_id)
     Path(part.folder).mkdir(parents=True)
-    for unit in range(int(manifest.execution["units"])):
+    for unit in range(manifest.execution.units):
         os.link(_unit_path(store, unit), _unit_path(part, unit))
     part.write_manifest(manifest)
     return part
@@ -128,12 +128,12 @@ def _manifest(ablation: Ablation, num_classes: int, images: int) -> Manifest:
             "ablation": {name: getattr(ablation, name) for name in fields},
             "data": {"images": images},
         },
-        execution={
-            "units": -(-images // UNIT_IMAGES),
-            "images": images,
-            "unit_images": UNIT_IMAGES,
-            "data": "synthetic",
-        },
+        execution=Execution(
+            units=-(-images // UNIT_IMAGES),
+            images=images,
+            unit_images=UNIT_IMAGES,
+            data="synthetic",
+        ),
     )
 
 

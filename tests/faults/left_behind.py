@@ -25,11 +25,11 @@ def main() -> None:
         with ray_cluster(verbose=False):
 
             @ray.remote(num_cpus=2)
-            class Voter:
+            class Defense:
                 def made(self) -> int:
                     return 1
 
-            left = Voter.remote()
+            left = Defense.remote()
             ray.get(left.made.remote())
             before = ray.available_resources().get("CPU", 0)
             rejoin(verbose=False)
@@ -41,7 +41,7 @@ def main() -> None:
                 assert ray.is_initialized()
         assert not ray.is_initialized()
         ray.init(address=cluster.address, logging_level="error")
-        kept = Voter.remote()
+        kept = Defense.remote()
         rejoin(verbose=False)
         assert ray.get(kept.made.remote(), timeout=60) == 1, "the caller's own connection"
         ray.shutdown()

@@ -10,7 +10,7 @@ from jobs.cli import main
 from models.networks.weights import read_card
 from models.networks.zoo import load_network
 from pipeline.config import VotesConfig
-from pipeline.runs.resolve import resolve_voter
+from pipeline.runs.resolve import resolve_defense
 from tests.models.networks.released import network_state, released_state, save_released
 
 CNN = "test_resnet"
@@ -50,9 +50,13 @@ def test_converted_weights_say_all_that_a_run_needs(released, network, tmp_path,
         "epoch": 29,
         "nat_prec1": 52.25,
     }
-    voter = resolve_voter(VotesConfig(data="x", weights=str(out)))
-    assert (voter.model, voter.num_classes, voter.preprocess.pixel_scale) == (CNN, 10, 7)
-    assert (voter.ablation.size, voter.ablation.stride, voter.ablation.width) == (4, 1, 32)
+    defense = resolve_defense(VotesConfig(data="x", weights=str(out)))
+    assert (defense.network.name, defense.network.num_classes, defense.model_input.pixel_scale) == (
+        CNN,
+        10,
+        7,
+    )
+    assert (defense.views.size, defense.views.stride, defense.views.width) == (4, 1, 32)
 
 
 @pytest.mark.parametrize(

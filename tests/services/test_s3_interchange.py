@@ -48,7 +48,7 @@ def test_there_and_back_on_s3(run, s3, capsys):
         open_run(out, name).table("votes").drop_columns("run_id") for name in (run_id, imported)
     ]
     assert tables[0].equals(tables[1])
-    assert open_run(out, imported).manifest.execution["files"][0]["path"] == f"{to}/votes.parquet"
+    assert open_run(out, imported).manifest.execution.files[0]["path"] == f"{to}/votes.parquet"
     assert (
         main(["certify", "--run-id", imported, "--out", out, "--patch", "2", "--mlflow", "none"])
         == 0

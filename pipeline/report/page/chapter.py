@@ -14,7 +14,7 @@ from pipeline.report.page.gallery import Gallery, data_uri, gallery_of, pixels_o
 from pipeline.report.page.margins import MarginCounts, detection_curve, margin_counts
 from pipeline.report.plots import CURVES, curve_of
 from pipeline.runs.manifest import Manifest, flatten
-from pipeline.scoring.claims import Claim, Claims, own_stride
+from pipeline.scoring.claims import Claim, Claims
 from pipeline.sources.base import SourceError
 
 T = TypeVar("T")
@@ -191,12 +191,12 @@ class Chapter:
     @property
     def probabilistic(self) -> bool:
         """True if its certificates are about the ideal classifier, with a confidence."""
-        return self.manifest.draws is not None
+        return self.manifest.defense.voting.draws is not None
 
     @property
     def own_stride(self) -> int | None:
         """The stride of its own ablations; None for random positions."""
-        return own_stride(self.manifest)
+        return self.manifest.defense.own_stride
 
     @property
     def certified(self) -> CertifiedTable:
@@ -276,7 +276,7 @@ def chapter_of(run: Run, letter: str, *, images: bool = True, data: str | None =
         gallery=gallery,
         cost=unless_refused(lambda: cost_of(run.manifest)),
         settings=flatten(run.manifest.identity),
-        records=flatten(run.manifest.execution),
+        records=flatten(run.manifest.execution.to_dict()),
     )
 
 
@@ -329,7 +329,7 @@ def focus_of(manifest: Manifest, summary: dict[str, Any]) -> Focus:
         for claim in asked
         if claim.threat.side is not None
         and claim.top_k == 1
-        and claim.stride == own_stride(manifest)
+        and claim.stride == manifest.defense.own_stride
     ]
     rule = next((rule for rule in _RULES if any(claim.rule == rule for claim in squares)), None)
     if rule is None:
@@ -367,22 +367,16 @@ def cost_of(manifest: Manifest, votes_cast: int | None = None) -> Cost:
     Raises:
         ConfigError: It records no time.
     """
-    facts, numerics = manifest.execution, manifest.identity.get("numerics", {})
-    seconds, images = facts.get("voting_seconds"), facts.get("images")
+    facts, numerics = manifest.execution, manifest.numerics
+    seconds, images = facts.voting_seconds, facts.images
     if not seconds or not images:
         raise ConfigError(f"run {manifest.run_id} recorded no time of voting")
-    device = str(numerics.get("device", "unknown"))
-    cpus, actors = facts.get("cpus"), facts.get("actors")
-    on_gpu = device.startswith("cuda")
+    cpus, actors, on_gpu = facts.cpus, facts.actors, numerics.device.startswith("cuda")
     return Cost(
         images=images,
-        votes=votes_cast or images * manifest.votes_per_image,
+        votes=votes_cast or images * manifest.defense.votes_per_image,
         seconds=seconds,
-        device=", ".join(
-            str(part)
-            for part in (numerics.get("device_model", device), numerics.get("dtype"))
-            if part
-        ),
+        device=f"{numerics.device_model or numerics.device}, {numerics.dtype}",
         cpu_hours=cpus * seconds / 3600 if cpus and not on_gpu else None,
         gpu_hours=actors * seconds / 3600 if actors and on_gpu else None,
     )

@@ -2,16 +2,14 @@
 
 import io
 from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.preprocess import Preprocess
 from models.views.ablations import BoolArray, IntArray, Patch
 from pipeline.analysis.outcomes import SMOOTHED, Measure, Outcomes
 from pipeline.analysis.run import Run
@@ -105,7 +103,9 @@ def gallery_of(outcomes: Outcomes, claim: Claim, name_of: Callable[[int], str]) 
     corners_n2 = np.stack([found.ys_n, found.xs_n], axis=1)
     touched_n = touched_at(run.ablation, patch, corners_n2).sum(axis=1)
     kind = run.ablation.kind
-    classes = run.manifest.classes or range(run.manifest.num_classes)
+    classes = run.manifest.defense.network.classes or range(
+        run.manifest.defense.network.num_classes
+    )
     images = tuple(
         Shown(
             image_id=ids[place],
@@ -131,14 +131,14 @@ def _drawn(kind_n: BoolArray) -> IntArray:
 def _votes_of(outcomes: Outcomes, places: IntArray) -> NDArray[np.int64]:
     """Votes of images by their places in the run's order; only their units are read."""
     manifest = outcomes.run.manifest
-    cast = "votes" if manifest.theta is None else "vote_sets"
+    cast = "votes" if manifest.defense.voting.theta is None else "vote_sets"
     parts = []
     for place in places.tolist():
         unit = int(outcomes.units[place])
         first = int(outcomes.units.searchsorted(unit))
         rows = outcomes.run.store.read_unit(unit, ["image_id", "error", cast])
         parts.append(rows.slice(place - first, 1))
-    return votes_array(pa.concat_tables(parts), manifest)
+    return votes_array(pa.concat_tables(parts), manifest.defense)
 
 
 def pixels_of(run: Run, image_ids: Sequence[str], data: str | None) -> NDArray[np.uint8]:
@@ -155,21 +155,20 @@ def pixels_of(run: Run, image_ids: Sequence[str], data: str | None) -> NDArray[n
         ConfigError: The run does not say where its images are, they are not there, or are others.
         SourceError: They cannot be read.
     """
-    identity: Mapping[str, Any] = run.manifest.identity
-    place = data or run.manifest.execution.get("data")
-    if place is None or "preprocess" not in identity or "fingerprint" not in identity["data"]:
+    manifest = run.manifest
+    place, preprocess = data or manifest.execution.data, manifest.defense.preprocess
+    if not place or preprocess is None or not manifest.data.fingerprint:
         raise ConfigError(f"the run does not say where its images are; {_REMEDY}")
-    options = SourceOptions(
-        image_column=identity["data"].get("image_column"), classes=run.manifest.classes
-    )
+    network = manifest.defense.network
+    options = SourceOptions(image_column=manifest.data.image_column, classes=network.classes)
     with remembered_listing(run.out, place, options) as memory:
         try:
-            listing = list_images(place, options, run.manifest.num_classes, memory)
+            listing = list_images(place, options, network.num_classes, memory)
         except SourceError as error:
             raise ConfigError(f"{error}; {_REMEDY}") from error
-    if listing.fingerprint != identity["data"]["fingerprint"]:
+    if listing.fingerprint != manifest.data.fingerprint:
         raise ConfigError(f"the files at {place} are not those that the run voted on; {_REMEDY}")
-    return pixels_of_rows(listing.table, image_ids, options, Preprocess(**identity["preprocess"]))
+    return pixels_of_rows(listing.table, image_ids, options, preprocess)
 
 
 def data_uri(pixels: NDArray[np.uint8]) -> str:

@@ -86,14 +86,14 @@ def detection_curve(run: Run, summary: dict[str, Any], claim: Claim) -> dict[str
     for curve in summary["detection"]:
         if (curve["threat"], curve["stride"]) == (str(claim.threat), claim.stride):
             return dict(curve)
-    resolve_claims(run.manifest, ClaimsConfig(patch=(str(claim.threat),), detect=True))
-    sums = np.zeros((3, run.manifest.votes_per_image + 2), np.int64)
+    resolve_claims(run.manifest.defense, ClaimsConfig(patch=(str(claim.threat),), detect=True))
+    sums = np.zeros((3, run.manifest.defense.votes_per_image + 2), np.int64)
     for table, votes in run.batches(_VOTES):
         right = Labels.of(table).accept(table["prediction"].to_numpy().astype(np.int64))
         leads = detection_leads(
             run.renumbered(votes[right]), run.ablation, claim.threat, run.num_classes
         )
-        sums += leads_by_tau(leads, run.manifest.votes_per_image)
+        sums += leads_by_tau(leads, run.manifest.defense.votes_per_image)
     totals = Totals(
         images=summary["images"],
         unlabelled=summary["images_without_label"],

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from models.views.ablations import Ablation
-from pipeline.runs.manifest import Manifest
+from pipeline.runs.manifest import Execution, Manifest
 from pipeline.runs.rows import ranked_counts
 from pipeline.runs.schema import ATTACKS
 from pipeline.runs.store import VotesStore
@@ -72,14 +72,14 @@ def write_run(
     """
     manifest = Manifest(
         identity=identity(ablation, classes, model, restricted, **more),
-        execution={
-            "data": "images/*.tar",
-            "weights": "absent.safetensors",
-            "images": len(votes),
-            "unit_images": unit_images,
-            "units": -(-len(votes) // unit_images),
-            "started": "2026-11-22T17:35:55Z",
-        },
+        execution=Execution(
+            data="images/*.tar",
+            weights="absent.safetensors",
+            images=len(votes),
+            unit_images=unit_images,
+            units=-(-len(votes) // unit_images),
+            started="2026-11-22T17:35:55Z",
+        ),
     )
     rows = [
         _row(image, votes[image], labels[image], ids, plain, errors)
@@ -90,7 +90,7 @@ def write_run(
     store.write_manifest(manifest)
     for unit, start in enumerate(range(0, len(rows), unit_images)):
         table = pa.Table.from_pylist(rows[start : start + unit_images], manifest.schema)
-        store.commit(unit, table, manifest.schema, manifest.votes_per_image)
+        store.commit(unit, table, manifest.schema, manifest.defense.votes_per_image)
     return manifest.run_id
 
 

@@ -11,10 +11,9 @@ from models.networks.weights import WeightsCard
 from models.preprocess import Preprocess
 from pipeline.attack.rerun import Rerun, on_the_grid
 from pipeline.config import VotesConfig
-from pipeline.runs.identity import execution, identity
-from pipeline.runs.manifest import Manifest
+from pipeline.runs.manifest import new_manifest
 from pipeline.runs.numerics import probe_machine, resolve_numerics
-from pipeline.runs.resolve import resolve_voter
+from pipeline.runs.resolve import resolve_defense
 from pipeline.runs.schema import votes_schema
 from pipeline.runs.store import VotesStore
 from pipeline.sources.listing import SourceOptions, list_images
@@ -32,21 +31,18 @@ def finished_run(out: Path, data: str, weights: Path, **changes) -> VotesStore:
     """A run as the votes job leaves it."""
     given = {"microbatch": 16, "threads": 1, "unit_images": 8, "size": SIZE, "stride": STRIDE}
     config = VotesConfig(data=data, weights=str(weights), **(given | changes))
-    voter = resolve_voter(config)
+    defense = resolve_defense(config)
     numerics = resolve_numerics(config, probe_machine("cpu"))
-    options = SourceOptions(classes=voter.classes)
-    listing = list_images(data, options, voter.num_classes)
-    wanted = Manifest(
-        identity=identity(config, voter, numerics, listing),
-        execution=execution(config, numerics, len(listing)),
-    )
+    options = SourceOptions(classes=defense.network.classes)
+    listing = list_images(data, options, defense.network.num_classes)
+    wanted = new_manifest(config, defense, numerics, listing)
     store = VotesStore(str(out), wanted.run_id)
     manifest = open_run(store, wanted, overwrite=False)
     units = plan_units(listing.table, 8)
-    decode = DecodeUnit(options, voter.preprocess)
-    vote = VoteOnUnit(voter, numerics, manifest.schema)
+    decode = DecodeUnit(options, defense.model_input)
+    vote = VoteOnUnit(defense, numerics, manifest.schema)
     rows = [unit.num_rows for unit in units]
-    commit = CommitUnit(store, rows, manifest.schema, manifest.votes_per_image)
+    commit = CommitUnit(store, rows, manifest.schema, manifest.defense.votes_per_image)
     for unit in units:
         commit(vote(decode(unit)))
     return store
@@ -54,12 +50,12 @@ def finished_run(out: Path, data: str, weights: Path, **changes) -> VotesStore:
 
 def vote_here(data: str, out: str, rerun: Rerun, *, verbose: bool) -> pa.Table:
     """``pipeline.attack.rerun.vote_again`` by the same stages, without a cluster."""
-    voter = dataclasses.replace(rerun.voter, preprocess=on_the_grid(rerun.voter.preprocess))
+    defense = dataclasses.replace(rerun.defense, preprocess=on_the_grid(rerun.defense.model_input))
     options = SourceOptions(image_column="image")
     (unit,) = plan_units(list_images(data, options, None).table, 10_000)
-    schema = votes_schema(vote_sets=voter.theta is not None, gaps=voter.gaps)
-    decoded = DecodeUnit(options, voter.preprocess)(unit)
-    return VoteOnUnit(voter, rerun.numerics, schema)(decoded)
+    schema = votes_schema(vote_sets=defense.voting.theta is not None, gaps=defense.voting.gaps)
+    decoded = DecodeUnit(options, defense.model_input)(unit)
+    return VoteOnUnit(defense, rerun.numerics, schema)(decoded)
 
 
 def weights_with(path: Path, source: Path, preprocess: Preprocess) -> Path:

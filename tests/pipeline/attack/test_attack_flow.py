@@ -61,7 +61,7 @@ def test_the_summary_is_a_count_of_the_rows(copied):
     stored = np.array([row["votes"] for row in votes])
     manifest = copied.manifest()
     margins = rules.margins(
-        "exact", stored, manifest.ablation, flow.patch_of(8, copied, manifest), 7
+        "exact", stored, manifest.defense.views, flow.patch_of(8, copied, manifest), 7
     )
     is_right = np.array([row["label"] == row["prediction"] for row in votes])
     certified, opened = (

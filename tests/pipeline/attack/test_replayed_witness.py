@@ -22,7 +22,7 @@ SQUARE, ASKED = Patch.square(PATCH), WitnessConfig(patch=PATCH)
 def test_every_image_without_a_certificate_has_one_that_flips_it(copied):
     replayed = replay_witnesses(copied, ASKED)
     manifest, votes = copied.manifest(), stored_votes(copied)
-    margins = rules.margins("exact", votes, manifest.ablation, SQUARE, TINY_CLASSES)
+    margins = rules.margins("exact", votes, manifest.defense.views, SQUARE, TINY_CLASSES)
     assert not replayed.failures
     assert replayed.images == 24
     assert replayed.certified == (margins >= 0).sum() > 0

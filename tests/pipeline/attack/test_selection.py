@@ -17,6 +17,7 @@ from pipeline.attack.selection import (
 from pipeline.certificates import rules
 from pipeline.certificates.locations import location_margins
 from pipeline.config import ClaimsConfig, ConfigError
+from pipeline.runs.defense import Network
 from pipeline.runs.resolve import default_patches
 from pipeline.scoring.certify import certify_votes
 from tests.conftest import TINY_CLASSES, png, write_shard
@@ -45,7 +46,9 @@ def counted(certified: int, opened: int, lost: int = 0) -> Margins:
 
 def test_the_margins_are_those_of_the_rule_and_the_labels(weak, margins):
     manifest = weak.manifest()
-    expected = rules.margins("exact", stored_votes(weak), manifest.ablation, SQUARE, TINY_CLASSES)
+    expected = rules.margins(
+        "exact", stored_votes(weak), manifest.defense.views, SQUARE, TINY_CLASSES
+    )
     np.testing.assert_array_equal(margins.margins_n, expected)
     assert margins.images == 24
     assert margins.labelled == 23
@@ -92,7 +95,9 @@ def test_stored_votes_are_those_of_the_chosen(weak, margins):
 def test_the_patch_is_the_smallest_certified_else_the_papers(weak, copied):
     manifest = weak.manifest()
     assert patch_of(5, weak, manifest) == Patch.square(5)
-    assert patch_of(None, copied, manifest) == Patch.square(min(default_patches(manifest.ablation)))
+    assert patch_of(None, copied, manifest) == Patch.square(
+        min(default_patches(manifest.defense.views))
+    )
     certify_votes(copied, ClaimsConfig(patch=(16, 12, "4x9")))
     assert patch_of(None, copied, manifest) == Patch.square(12)
 
@@ -101,7 +106,7 @@ def test_places_are_the_worst_ones_and_random_ones(weak, margins):
     manifest = weak.manifest()
     selected = read_selected(weak, manifest, margins, np.arange(24))
     planned = place_attempts(selected, manifest, SQUARE, locations=8, restarts=2, seed=0)
-    ((_, found),) = location_margins(selected.votes, manifest.ablation, SQUARE, TINY_CLASSES)
+    ((_, found),) = location_margins(selected.votes, manifest.defense.views, SQUARE, TINY_CLASSES)
     below = 0
     for image, attempts in enumerate(planned):
         assert len(attempts) == 16
@@ -115,7 +120,7 @@ def test_places_are_the_worst_ones_and_random_ones(weak, margins):
         assert len({a.seed for a in attempts}) == 16
         for attempt in attempts:
             assert attempt.image == image
-            seen = shows_patch(manifest.ablation, SQUARE, attempt.y, attempt.x)
+            seen = shows_patch(manifest.defense.views, SQUARE, attempt.y, attempt.x)
             np.testing.assert_array_equal(attempt.touched_v, seen)
             kept = np.bincount(selected.votes[image][~seen], minlength=TINY_CLASSES)
             np.testing.assert_array_equal(attempt.kept_c, kept)
@@ -128,7 +133,7 @@ def test_rivals_are_the_one_that_needs_fewest_votes_and_the_next(weak, margins):
     manifest = weak.manifest()
     selected = read_selected(weak, manifest, margins, np.arange(24))
     planned = place_attempts(selected, manifest, SQUARE, locations=1, restarts=3, seed=0)
-    ((_, found),) = location_margins(selected.votes, manifest.ablation, SQUARE, TINY_CLASSES)
+    ((_, found),) = location_margins(selected.votes, manifest.defense.views, SQUARE, TINY_CLASSES)
     for image, (first, second, third) in enumerate(planned):
         margin = found.margins_nyx[image, 0, first.x]
         after = rewritten(selected.votes[image], first.touched_v, first.rival)
@@ -152,9 +157,7 @@ def test_classes_that_cannot_be_voted_for_are_no_rivals(tiny_weights, tmp_path):
 
 
 def test_renumbering_keeps_order():
-    class ClassSubset:
-        classes, num_classes = (2, 5, 6), 9
-
-    votes, classes = rule_votes(np.array([[5, 2, -1, 6]]), ClassSubset())
+    network = Network(name="x", classes=(2, 5, 6), num_classes=9)
+    votes, classes = rule_votes(np.array([[5, 2, -1, 6]]), network)
     assert votes.tolist() == [[1, 0, -1, 2]]
     assert classes == 3

@@ -11,7 +11,7 @@ from pytest import mark, raises
 from pipeline.cluster.resources import plan_resources
 from pipeline.config import ConfigError, VotesConfig
 from pipeline.runs.numerics import Numerics, probe_machine, resolve_numerics
-from pipeline.runs.resolve import resolve_voter
+from pipeline.runs.resolve import resolve_defense
 from pipeline.voting.vote import WorkerError, check_worker
 
 
@@ -93,21 +93,21 @@ def test_what_cannot_be_shared_out_is_refused(available, device, actors, message
 def test_a_worker_unlike_the_run_refuses_to_vote(change, message, tiny_weights):
     """A stale library or another processor would cast votes that are not this run's."""
     config = VotesConfig(data="x", weights=str(tiny_weights), threads=1)
-    voter = resolve_voter(config)
+    defense = resolve_defense(config)
     ours = resolve_numerics(config, probe_machine("cpu"))
-    check_worker(voter, ours)
+    check_worker(defense, ours)
     with raises(WorkerError, match=message):
-        check_worker(voter, dataclasses.replace(ours, **change))
+        check_worker(defense, dataclasses.replace(ours, **change))
 
 
 def test_weights_replaced_on_a_worker_are_refused(tiny_weights, tmp_path):
     copy = tmp_path / "w.safetensors"
     shutil.copy(tiny_weights, copy)
     config = VotesConfig(data="x", weights=str(copy), threads=1)
-    voter, ours = resolve_voter(config), resolve_numerics(config, probe_machine("cpu"))
+    defense, ours = resolve_defense(config), resolve_numerics(config, probe_machine("cpu"))
     copy.write_bytes(copy.read_bytes() + b"\0")
     with raises(WorkerError, match="weights sha256"):
-        check_worker(voter, ours)
+        check_worker(defense, ours)
 
 
 def test_actors_find_their_cpus_beside_the_gpus():

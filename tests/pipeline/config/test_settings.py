@@ -14,7 +14,7 @@ from pytest import fixture, raises
 from models.views.ablations import Patch
 from pipeline.certificates.exact import exact_margins
 from pipeline.config import ClaimsConfig, ConfigError, OutputConfig, VotesConfig
-from pipeline.runs.resolve import resolve_voter
+from pipeline.runs.resolve import resolve_defense
 from pipeline.runs.store import VotesStore
 from pipeline.scoring.certify import certify_votes
 from pipeline.voting.plan import count_votes
@@ -31,7 +31,7 @@ def vote(shards, weights, out, **changes):
     """Run with changed settings: (store, table sorted by image)."""
     fixed = {"microbatch": 16, "threads": 1, "limit": 6}
     config = VotesConfig(data=str(shards), weights=str(weights), **(fixed | changes))
-    outcome = count_votes(config, resolve_voter(config), OutputConfig(out=str(out)))
+    outcome = count_votes(config, resolve_defense(config), OutputConfig(out=str(out)))
     store = VotesStore(str(out), outcome.run_id)
     files = sorted((out / "votes" / f"run_id={outcome.run_id}").glob("*.parquet"))
     return store, pq.read_table(files)
@@ -78,7 +78,7 @@ def test_other_ablations_vote_and_certify(shards, tiny_weights, tmp_path, change
     votes = np.array(table["votes"].to_pylist())
     assert votes.shape == (6, views)
     done = certify_votes(store, ClaimsConfig(patch=(1, 8), rule=("exact",)))
-    ablation = store.read_manifest().ablation
+    ablation = store.read_manifest().defense.views
     rows = pq.read_table(done.folders["certificates"]).to_pylist()
     for side in (1, 8):
         expected = exact_margins(votes, ablation, Patch.square(side), TINY_CLASSES)
@@ -102,7 +102,7 @@ def test_threshold_votes_are_sets(shards, tiny_weights, tmp_path):
         for v, votes in enumerate(image):
             padded[i, v, : len(votes)] = votes
     done = certify_votes(store, ClaimsConfig(patch=(4,), rule=("exact",)))
-    expected = exact_margins(padded, store.read_manifest().ablation, Patch(4, 4), TINY_CLASSES)
+    expected = exact_margins(padded, store.read_manifest().defense.views, Patch(4, 4), TINY_CLASSES)
     assert pq.read_table(done.folders["certificates"])["margin"].to_pylist() == expected.tolist()
 
 
@@ -154,7 +154,7 @@ def test_restricted_logits_vote_for_allowed_classes_only(tiny_weights, tmp_path)
     done = certify_votes(store, ClaimsConfig(patch=(4,), rule=("exact",)))
     # Rivals are the three classes; renumbered they keep their order.
     compact = np.searchsorted([1, 2, 4], votes)
-    expected = exact_margins(compact, store.read_manifest().ablation, Patch(4, 4), 3)
+    expected = exact_margins(compact, store.read_manifest().defense.views, Patch(4, 4), 3)
     assert pq.read_table(done.folders["certificates"])["margin"].to_pylist() == expected.tolist()
     assert done.summary["images_without_label"] == 1
     right = [
@@ -170,7 +170,7 @@ def test_restricted_logits_vote_for_allowed_classes_only(tiny_weights, tmp_path)
 def test_inputs_need_not_be_square(shards, tiny_weights, tmp_path):
     store, table = vote(shards, tiny_weights, tmp_path, resize="160", crop="80x160", stride=10)
     manifest = store.manifest()
-    assert (manifest.ablation.height, manifest.ablation.width) == (80, 160)
+    assert (manifest.defense.views.height, manifest.defense.views.width) == (80, 160)
     assert table["error"].null_count == table.num_rows
     assert all(len(votes) == 16 for votes in table["votes"].to_pylist())
     store, table = vote(

@@ -13,7 +13,7 @@ from pipeline.cluster.errors import WorkersDiedError, in_words
 from pipeline.cluster.resources import Resources
 from pipeline.config import ConfigError, VotesConfig
 from pipeline.runs.numerics import Machine, probe_machine, require_one_gpu_model, resolve_numerics
-from pipeline.runs.resolve import resolve_voter
+from pipeline.runs.resolve import resolve_defense
 from pipeline.runs.schema import VOTES
 from pipeline.runs.store import VotesStore
 from pipeline.sources.listing import SourceOptions, list_images
@@ -70,7 +70,7 @@ def test_an_actor_that_cannot_begin_is_no_dead_one():
 def test_an_actor_on_another_device_ends_the_job_in_words(shards, tiny_weights, tmp_path):
     """At once and for good: such an actor is no dead one, of which another pass would be tried."""
     config = VotesConfig(data=str(shards), weights=str(tiny_weights), threads=1)
-    voter = resolve_voter(config)
+    defense = resolve_defense(config)
     numerics = resolve_numerics(config, probe_machine("cpu")._replace(device_model="Cray-1"))
     options = SourceOptions()
     (unit,) = plan_units(list_images(str(shards), options, None).head(4).table, 4)
@@ -78,9 +78,9 @@ def test_an_actor_on_another_device_ends_the_job_in_words(shards, tiny_weights, 
         list(
             run_units(
                 [unit],
-                partial(DecodeUnit, options, voter.preprocess),
-                partial(VoteOnUnit, voter, numerics, VOTES),
-                CommitUnit(VotesStore(str(tmp_path), "r0"), [4], VOTES, len(voter.ablation)),
+                partial(DecodeUnit, options, defense.model_input),
+                partial(VoteOnUnit, defense, numerics, VOTES),
+                CommitUnit(VotesStore(str(tmp_path), "r0"), [4], VOTES, len(defense.views)),
                 Resources(actors=1, cpus=0.5, gpus=0.0),
                 stall_seconds=600,
                 verbose=False,

@@ -1,28 +1,26 @@
 """Where a run says that its images and weights lie."""
 
 import hashlib
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 from pytest import mark
 from safetensors.numpy import save_file
 
-import pipeline.runs.identity
+import pipeline.runs.manifest
 from models.networks.weights import WeightsCard
 from pipeline import storage
 from pipeline.analysis.classes import class_names
 from pipeline.config import VotesConfig
-from pipeline.runs.identity import execution, rows_digest
-from pipeline.runs.manifest import Manifest
+from pipeline.runs.manifest import Execution, Manifest, execution_of, rows_digest
 from pipeline.sources.base import LISTING
 from pipeline.storage.patterns import expand_braces
 
 
 def places(data: str, weights: str) -> tuple[str, str]:
     """What the manifest records of them."""
-    found = execution(VotesConfig(data=data, weights=weights), SimpleNamespace(microbatch=16), 5)
-    return found["data"], found["weights"]
+    found = execution_of(VotesConfig(data=data, weights=weights), 5)
+    return found.data, found.weights
 
 
 @mark.parametrize(
@@ -51,7 +49,10 @@ def test_classes_keep_their_names_in_another_folder(tmp_path, monkeypatch):
     _, weights = places("x", "w.safetensors")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert class_names(Manifest(identity={}, execution={"weights": weights})) == ("cat", "dog")
+    assert class_names(Manifest(identity={}, execution=Execution(weights=weights))) == (
+        "cat",
+        "dog",
+    )
 
 
 @mark.parametrize("rows", [1, 3, 100])
@@ -69,6 +70,6 @@ def test_the_digest_of_all_rows_does_not_depend_on_how_many_are_taken_at_a_time(
         },
         schema=LISTING,
     )
-    monkeypatch.setattr(pipeline.runs.identity, "_DIGEST_ROWS", rows)
+    monkeypatch.setattr(pipeline.runs.manifest, "_DIGEST_ROWS", rows)
     lines = "a/0\0001\0None\na/1\0None\0[1, 2]\nb/0\0000\0[]\nb/é\0007\0None\n"
     assert rows_digest(table) == hashlib.sha256(lines.encode()).hexdigest()

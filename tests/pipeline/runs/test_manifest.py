@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pytest import mark, raises
 
-from pipeline.runs.manifest import Manifest, ManifestError, canonical
+from pipeline.runs.manifest import Execution, Manifest, ManifestError, canonical
 
 IDENTITY = {
     "data": {"fingerprint": "abc", "limit": None},
@@ -27,7 +27,7 @@ def test_id_is_r_and_16_hex_digits_of_the_identity_alone():
     assert len(run_id) == 17
     assert run_id[0] == "r"
     int(run_id[1:], 16)
-    assert Manifest(identity=IDENTITY, execution={"actors": 8}).run_id == run_id
+    assert Manifest(identity=IDENTITY, execution=Execution(actors=8)).run_id == run_id
 
 
 @mark.parametrize(
@@ -48,11 +48,11 @@ def test_every_field_of_the_identity_changes_the_id(field, value):
 
 
 def test_round_trip():
-    manifest = Manifest(identity=IDENTITY, execution={"units": 3})
+    manifest = Manifest(identity=IDENTITY, execution=Execution(units=3))
     again = Manifest.from_json(manifest.to_json(), run_id=manifest.run_id, where="m.json")
     assert again == manifest
-    assert len(again.ablation) == 32
-    assert again.num_classes == 10
+    assert len(again.defense.views) == 32
+    assert again.defense.network.num_classes == 10
 
 
 def test_a_run_whose_votes_ended_early_is_refused():

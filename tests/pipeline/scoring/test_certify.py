@@ -11,7 +11,7 @@ from pytest import approx, fixture, raises
 
 from models.errors import JobError
 from pipeline.config import ClaimsConfig, ConfigError
-from pipeline.runs.manifest import Manifest, ManifestError
+from pipeline.runs.manifest import Execution, Manifest, ManifestError
 from pipeline.runs.rows import ranked_counts, votes_table
 from pipeline.runs.schema import CERTIFICATES, DETECTION, IMAGES, VOTES
 from pipeline.runs.store import StoreError, VotesStore, check_rows
@@ -47,7 +47,7 @@ ERRORS = [None] * 5 + ["truncated"]
 @fixture
 def store(tmp_path):
     manifest = Manifest(
-        identity=IDENTITY, execution={"units": 2, "images": 6, "data": "x", "unit_images": 4}
+        identity=IDENTITY, execution=Execution(units=2, images=6, data="x", unit_images=4)
     )
     store = VotesStore(str(tmp_path), manifest.run_id)
     store.write_manifest(manifest)

@@ -1,24 +1,25 @@
 """Questions: defaults, what is refused before anything is computed, and their way through JSON."""
 
 import json
-from types import SimpleNamespace
 
 from pytest import mark, raises
 
 from models.views.ablations import Ablation
 from pipeline.certificates import Threat
 from pipeline.config import ClaimsConfig, ConfigError
+from pipeline.runs.defense import Defense, Network, Voting
 from pipeline.scoring.claims import Alert, Claim, Claims, resolve_claims
 
 SHAPE = {"size": 4, "stride": 2, "height": 32, "width": 32}
 
 
 def voted(kind="column", draws=None, **changes):
-    return SimpleNamespace(
-        ablation=Ablation(**{"kind": kind, **SHAPE, **changes}),
-        num_classes=10,
-        classes=None,
-        draws=draws,
+    return Defense(
+        preprocess=None,
+        network=Network(name="x", num_classes=10),
+        views=Ablation(**{"kind": kind, **SHAPE, **changes}),
+        tokens="drop",
+        voting=Voting(draws=draws),
     )
 
 

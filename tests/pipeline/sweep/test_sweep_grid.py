@@ -7,7 +7,8 @@ import pytest
 
 from models.views.ablations import Ablation
 from pipeline.config import ConfigError, VotesConfig
-from pipeline.runs.manifest import Manifest
+from pipeline.runs.error_images import ErrorImages
+from pipeline.runs.manifest import Execution, Manifest
 from pipeline.runs.store import VotesStore
 from pipeline.sweep.config import NAMES, Axes, FixedConfig, configs_of
 from pipeline.sweep.grid import Combination, Origin, forecast, forecast_lines, origins
@@ -21,9 +22,9 @@ def point(stride: int, *, overwrite: bool = False, **more) -> Combination:
     config = VotesConfig(data="images/*.tar", weights="w.safetensors", overwrite=overwrite)
     wanted = Manifest(
         identity=identity(ablation, 4, "tiny", None, **more),
-        execution={"data": "images/*.tar", "images": 6, "unit_images": 4, "units": 2},
+        execution=Execution(data="images/*.tar", images=6, unit_images=4, units=2),
     )
-    return Combination(config=config, voter=None, wanted=wanted)
+    return Combination(config=config, defense=None, wanted=wanted)
 
 
 def stored(out, stride: int) -> str:
@@ -32,8 +33,8 @@ def stored(out, stride: int) -> str:
     run_id = write_run(out, np.ones((6, len(ablation)), int), [1] * 6, ablation=ablation)
     store = VotesStore(str(out), run_id)
     manifest = store.manifest()
-    faulty = {"faulty": {"count": 0, "first": {}}}
-    store.write_manifest(replace(manifest, execution={**manifest.execution, **faulty}))
+    execution = replace(manifest.execution, error_images=ErrorImages(count=0, first={}))
+    store.write_manifest(replace(manifest, execution=execution))
     return run_id
 
 

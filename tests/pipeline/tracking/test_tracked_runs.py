@@ -10,7 +10,7 @@ import pytest
 from jobs.cli import main
 from pipeline.config import ClaimsConfig
 from pipeline.runs import versions as revision
-from pipeline.runs.manifest import Manifest
+from pipeline.runs.manifest import Execution, Manifest
 from pipeline.runs.store import VotesStore
 from pipeline.runs.versions import git_revision
 from pipeline.tracking import TrackingError, log_page, quiet_client, run_name, watched
@@ -114,7 +114,7 @@ def test_a_run_is_there_while_it_votes(logged, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
     manifest = Manifest(
         identity=identity(COLUMNS, 4, "tiny", None),
-        execution={"data": "images/*.tar", "weights": "w.safetensors", "images": 3},
+        execution=Execution(data="images/*.tar", weights="w.safetensors", images=3),
     )
     claims, out = ClaimsConfig(experiment="watched"), str(logged[0])
 

@@ -36,7 +36,7 @@ def test_without_an_average_the_network_is_the_result(tmp_path):
 
 def test_a_head_of_the_same_length_is_kept_and_another_replaced(tmp_path):
     recipe = toy_recipe(tmp_path)
-    init = load_file(recipe.voter.weights)
+    init = load_file(recipe.defense.network.weights)
     torch.testing.assert_close(starting_network(recipe).state_dict(), init)
     larger = starting_network(toy_recipe(tmp_path, num_classes=5)).state_dict()
     assert larger["head.weight"].shape[0] == 5
@@ -60,7 +60,7 @@ def test_views_are_spread_and_do_not_depend_on_how_the_batch_is_shared(tmp_path)
     recipe = toy_recipe(tmp_path, views=5)
     whole = Learner(recipe, CPU)
     views = whole._views(12).numpy()
-    family = len(recipe.voter.ablation)
+    family = len(recipe.defense.views)
     assert views.shape == (12, 5)
     for row in views:
         np.testing.assert_array_equal(np.diff(np.sort(row)), family // 5)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from models.networks.weights import read_card
 from pipeline.config import ConfigError, VotesConfig
 from pipeline.runs.numerics import probe_machine, resolve_numerics
-from pipeline.runs.resolve import resolve_voter
+from pipeline.runs.resolve import resolve_defense
 from pipeline.sources.base import SourceError
 from pipeline.training.estimate import HeldOut, estimate
 from pipeline.training.feed import MemoryFeed
@@ -139,14 +139,14 @@ def test_the_written_weights_vote_as_the_estimate_says(undisturbed):
     recipe, _, told = undisturbed
     path = str(written(recipe))
     request = VotesConfig(data=recipe.config.data, weights=path, device="cpu", threads=1)
-    voter = resolve_voter(request)
-    assert (voter.model, voter.tokens, voter.ablation) == (
-        recipe.voter.model,
-        recipe.voter.tokens,
-        recipe.voter.ablation,
+    defense = resolve_defense(request)
+    assert (defense.network.name, defense.tokens, defense.views) == (
+        recipe.defense.network.name,
+        recipe.defense.tokens,
+        recipe.defense.views,
     )
     held_out = HeldOut.of(recipe, 0, 1)
-    smoothed = build_classifier(voter, resolve_numerics(request, probe_machine("cpu")))
+    smoothed = build_classifier(defense, resolve_numerics(request, probe_machine("cpu")))
     ballot = smoothed(held_out.images)
     figures = told.epochs[-1][1]
     accuracy = float(np.mean(ballot.votes_bv == held_out.labels[:, None]))
@@ -155,7 +155,7 @@ def test_the_written_weights_vote_as_the_estimate_says(undisturbed):
         **{k: v for k, v in figures.items() if k.startswith("train/")},
         **{
             f"validation/{k}": v
-            for k, v in estimate(smoothed.classifier.network, held_out, voter, CPU).items()
+            for k, v in estimate(smoothed.classifier.network, held_out, defense, CPU).items()
         },
     }
 
@@ -166,7 +166,7 @@ def test_the_written_card_says_how_the_weights_were_made(undisturbed):
     made = card.recipe
     assert made["init"] == {
         "file": "init.safetensors",
-        "sha256": recipe.voter.weights_sha256,
+        "sha256": recipe.defense.network.weights_sha256,
         "recipe": {"made by": "tests"},
     }
     assert made["data"] == {"fingerprint": recipe.listing.fingerprint, "images": 42}

@@ -22,7 +22,7 @@ from pipeline.cluster.errors import StalledError, WorkersDiedError
 from pipeline.config import ClaimsConfig, ConfigError, OutputConfig, VotesConfig
 from pipeline.runs.error_images import ErrorRateError
 from pipeline.runs.lease import LeaseError, held
-from pipeline.runs.resolve import resolve_voter
+from pipeline.runs.resolve import resolve_defense
 from pipeline.runs.store import VotesStore
 from pipeline.voting.plan import count_votes
 from tests.in_process import stages_here
@@ -47,7 +47,7 @@ def config(shards, tiny_weights):
 
 
 def vote(config, out):
-    return count_votes(config, resolve_voter(config), OutputConfig(out=str(out)))
+    return count_votes(config, resolve_defense(config), OutputConfig(out=str(out)))
 
 
 def rows_of(out):

@@ -16,7 +16,7 @@ from models.classifiers.smoothed import SmoothedClassifier
 from models.networks.zoo import load_network
 from pipeline.config import ConfigError, OutputConfig, VotesConfig
 from pipeline.runs.manifest import ManifestError
-from pipeline.runs.resolve import resolve_voter
+from pipeline.runs.resolve import resolve_defense
 from pipeline.runs.schema import VOTES
 from pipeline.runs.store import VotesStore
 from pipeline.sources.listing import SourceError
@@ -46,7 +46,7 @@ def config_for(shards: Path, weights: Path, **changes) -> VotesConfig:
 
 
 def vote(config: VotesConfig, out: Path):
-    return count_votes(config, resolve_voter(config), OutputConfig(out=str(out)))
+    return count_votes(config, resolve_defense(config), OutputConfig(out=str(out)))
 
 
 @fixture(scope="module")
@@ -76,7 +76,7 @@ def test_votes_are_those_of_the_network_called_directly(finished):
     rows = {row["image_id"]: row for row in rows_of(out, outcome.run_id)}
     images = random_images(21)
     manifest = VotesStore(str(out), outcome.run_id).read_manifest()
-    network = load_network(TINY, TINY_CLASSES, manifest.execution["weights"])
+    network = load_network(TINY, TINY_CLASSES, manifest.execution.weights)
     classifier = SmoothedClassifier(tiny_model(network, tiny_ablation()), torch.device("cpu"), 16)
     ballot = classifier(images)
     assert len(np.unique(ballot.votes_bv)) > 3

@@ -10,7 +10,7 @@ import pipeline.voting.vote
 from models.classifiers.smoothed import SmoothedClassifier
 from pipeline.config import VotesConfig
 from pipeline.runs.numerics import probe_machine, resolve_numerics
-from pipeline.runs.resolve import resolve_voter
+from pipeline.runs.resolve import resolve_defense
 from pipeline.runs.schema import VOTES
 from pipeline.sources.listing import SourceOptions, list_images
 from pipeline.voting.decode import DecodeUnit
@@ -20,10 +20,10 @@ from pipeline.voting.job import plan_units
 def test_one_thread_builds_and_uses_the_network_whoever_calls(shards, tiny_weights, monkeypatch):
     """OpenMP's threads belong to the thread that asks: of two there would be more than cores."""
     config = VotesConfig(data=str(shards), weights=str(tiny_weights), threads=2, limit=2)
-    voter, options = resolve_voter(config), SourceOptions()
+    defense, options = resolve_defense(config), SourceOptions()
     numerics = resolve_numerics(config, probe_machine("cpu"))
     (unit,) = plan_units(list_images(str(shards), options, None).head(2).table, 2)
-    decoded = DecodeUnit(options, voter.preprocess)(unit)
+    decoded = DecodeUnit(options, defense.model_input)(unit)
     seen = []
 
     def noted(work, *arguments):
@@ -34,7 +34,7 @@ def test_one_thread_builds_and_uses_the_network_whoever_calls(shards, tiny_weigh
     monkeypatch.setattr(pipeline.voting.vote, "build_classifier", partial(noted, build))
     monkeypatch.setattr(SmoothedClassifier, "__call__", lambda *given: noted(cast, *given))
 
-    vote = pipeline.voting.vote.VoteOnUnit(voter, numerics, VOTES)
+    vote = pipeline.voting.vote.VoteOnUnit(defense, numerics, VOTES)
     first = vote(decoded)
     answers = []
     caller = threading.Thread(target=lambda: answers.append(vote(decoded)))
@@ -51,8 +51,8 @@ def test_one_thread_builds_and_uses_the_network_whoever_calls(shards, tiny_weigh
 
 def test_an_error_of_the_network_reaches_the_caller(shards, tiny_weights, monkeypatch):
     config = VotesConfig(data=str(shards), weights=str(tiny_weights), threads=1, limit=2)
-    voter = resolve_voter(config)
+    defense = resolve_defense(config)
     numerics = resolve_numerics(config, probe_machine("cpu"))
     monkeypatch.setattr(torch, "device", lambda name: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        pipeline.voting.vote.VoteOnUnit(voter, numerics, VOTES)
+        pipeline.voting.vote.VoteOnUnit(defense, numerics, VOTES)

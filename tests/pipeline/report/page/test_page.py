@@ -155,9 +155,8 @@ def test_names_of_the_data_stay_text(pair, tmp_path):
         model=HOSTILE,
         ids=[f"{HOSTILE}/{n}" for n in range(IMAGES)],
     )
-    body = run.manifest.execution
-    body["weights"], body["data"] = str(weights), f"/nowhere/{HOSTILE}"
-    run.store.write_manifest(run.manifest)
+    changed = replace(run.manifest.execution, weights=str(weights), data=f"/nowhere/{HOSTILE}")
+    run.store.write_manifest(replace(run.manifest, execution=changed))
     plain = Page(pair.first)
     page = Page(page_of([open_run(tmp_path / "out")]))
     assert {tag for tag, _ in page.tags} == {tag for tag, _ in plain.tags}

@@ -18,7 +18,7 @@ from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.report.page.chapter import Missing, chapter_of, cost_of, focus_of
 from pipeline.report.page.gallery import data_uri, gallery_of
 from pipeline.report.page.margins import detection_curve, margin_counts
-from pipeline.runs.manifest import Manifest
+from pipeline.runs.manifest import Execution, Manifest
 from pipeline.scoring.certify import certify_votes
 from pipeline.scoring.claims import Claim
 from pipeline.sources.listing import SourceOptions, list_images
@@ -159,8 +159,8 @@ def test_pictures_that_are_others_or_nowhere_are_not_shown(pictured, tmp_path):
 def test_cost(run):
     def cost(device: str, **facts):
         identity = run.manifest.identity | {"numerics": {"device": device, "dtype": "float32"}}
-        body = {"images": 100, "voting_seconds": 1800.0, "cpus": 4} | facts
-        return cost_of(Manifest(identity=identity, execution=body))
+        execution = Execution(**{"images": 100, "voting_seconds": 1800.0, "cpus": 4} | facts)
+        return cost_of(Manifest(identity=identity, execution=execution))
 
     on_cpu = cost("cpu")
     assert on_cpu.images_per_second == pytest.approx(100 / 1800)

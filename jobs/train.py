@@ -4,7 +4,6 @@ from pipeline.config import EstimateConfig
 from pipeline.training.config import TrainConfig, TrainingPlace
 from pipeline.training.curves import Curves
 from pipeline.training.recipe import resolve_recipe
-from pipeline.training.reporting import TerminalReporter, forecast
 
 
 def train(
@@ -23,6 +22,7 @@ def train(
     # torch: --help and usage errors must not wait for it.
     from pipeline.training.checkpoint import read_checkpoint, remove_checkpoint  # noqa: PLC0415
     from pipeline.training.learner import check_network  # noqa: PLC0415
+    from pipeline.training.reporting import TerminalReporter, forecast  # noqa: PLC0415
 
     recipe = resolve_recipe(what)
     # A checkpoint of another training should fail here, in words, before anything is started; and

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.stats import binomtest
 
 from models.views.ablations import BoolArray, IntArray
 from pipeline.analysis.agreement import Agreement, agreement, comparable
@@ -73,6 +72,9 @@ class Paired:
             proportions", Psychometrika 1947, with the binomial tail in place of its approximation.
         """
         differ = self.only_first + self.only_second
+        # It takes 2 s to import, which no other question need wait for.
+        from scipy.stats import binomtest  # noqa: PLC0415
+
         return float(binomtest(self.only_first, differ).pvalue) if differ else 1.0
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float] | None:

@@ -1,6 +1,8 @@
 """Proportions with their uncertainty."""
 
+import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 
@@ -33,11 +35,16 @@ class Proportion:
         """
         if not self.of:
             return None
-        # It takes a second to import, which the tasks that only count need not wait for.
-        from scipy.stats import binomtest  # noqa: PLC0415
-
-        ends = binomtest(self.hits, self.of).proportion_ci(confidence, method="wilson")
-        return float(ends.low), float(ends.high)
+        # Not scipy.stats.binomtest: it takes 2 s to import, and 0.6 ms a call where this takes 2
+        # us: 5 s for the table of 1,000 classes.
+        z = NormalDist().inv_cdf(0.5 + confidence / 2)
+        n, share = self.of, self.hits / self.of
+        centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+        half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+        # At 0 and n hits the end is exact; rounding would put it a hair outside.
+        low = 0.0 if self.hits == 0 else centre - half
+        high = 1.0 if self.hits == n else centre + half
+        return low, high
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values: hits, of, value, low, high."""

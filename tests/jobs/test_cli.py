@@ -76,7 +76,8 @@ def test_the_list_of_commands_imports_none_of_them():
     code = (
         "import sys\nfrom jobs.cli import main\nassert main(['--help']) == 0\n"
         "mine = {name for name in sys.modules if name.startswith(('jobs.', 'pipeline.'))}\n"
-        "assert mine == {'jobs.cli', 'jobs.config_file', 'pipeline.runs.versions'}, mine\n"
+        "runs = {'pipeline.runs', 'pipeline.runs.versions'}\n"
+        "assert mine == {'jobs.cli', 'jobs.config_file'} | runs, mine\n"
         "assert 'numpy' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -36,7 +36,6 @@ def script() -> str:
         (("certif",), {"certify"}),
         (("run", "--voti"), {"--voting"}),
         (("run", "--voting", ""), {"argmax", "threshold"}),
-        (("bench", "cert"), {"certificates"}),
     ],
 )
 def test_bash_completes_commands_options_and_values(script, words, offered):

@@ -1,4 +1,8 @@
-"""What a run is: the facts that determine its votes, and the id derived from them."""
+"""The manifest of a run: the facts that determine its votes, the id derived from them, and the rest.
+
+``Manifest`` alone reads the stored JSON; everything else asks ``defense``, ``data``, ``numerics`` and
+``execution``.
+"""
 
 import hashlib
 import json
@@ -31,7 +35,7 @@ AS_GIVEN = (
     "imported votes: certificates hold of the votes as given; that a vote depends on nothing but "
     "the pixels its ablation shows is not vouched for"
 )
-"""What is said beside every figure of a run that was imported."""
+"""Caveat printed beside every figure of an imported run."""
 
 
 class ManifestError(JobError):
@@ -43,12 +47,12 @@ def _names(kind: type) -> list[str]:
 
 
 def canonical(value: Json) -> bytes:
-    """The one JSON text of a value: sorted keys, no spaces."""
+    """Write a value as its one JSON text: sorted keys, no spaces."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 def flatten(value: Json, prefix: str = "") -> dict[str, Json]:
-    """Nested JSON objects as one, with dotted names."""
+    """Flatten nested JSON objects into one, with dotted names."""
     if isinstance(value, Mapping):
         flat: dict[str, Json] = {}
         for key in sorted(value):
@@ -180,12 +184,12 @@ class Manifest:
 
     @property
     def imported(self) -> bool:
-        """Whether the votes were cast elsewhere, so that nothing of how is vouched for."""
+        """True if another program cast the votes, so that only their count can be checked."""
         return "imported" in self.identity
 
     @property
     def plain_known(self) -> bool:
-        """Whether the votes came with what the network says of each whole image."""
+        """True if predictions on whole images are stored beside the votes."""
         return bool(self.identity.get("imported", {}).get("plain", True))
 
     @property
@@ -200,7 +204,7 @@ class Manifest:
         )
 
     def to_json(self) -> bytes:
-        """The file's bytes; ``from_json`` reads them back."""
+        """Write the bytes of the file; ``from_json`` reads them back."""
         body = {
             "run_id": self.run_id,
             "identity": self.identity,
@@ -215,7 +219,7 @@ class Manifest:
         """Read a manifest and hold it against the id it is filed under.
 
         Raises:
-            ManifestError: Not a manifest, a field that contradicts the id, named, or a run of an
+            ManifestError: It is no manifest, a field contradicts the id, or the run is of an
                 earlier version whose votes ended early or are of several device models.
         """
         try:
@@ -240,12 +244,12 @@ class Manifest:
                 )
             return manifest
         actual = _checksums(manifest.identity)
-        fields = sorted(
+        wrong = sorted(
             name
             for name in actual.keys() | checksums.keys()
             if actual.get(name) != checksums.get(name)
         )
-        named = ", ".join(fields) or "run_id"
+        named = ", ".join(wrong) or "run_id"
         raise ManifestError(
             f"{where}: contradicts run_id={run_id} in: {named}. The votes beside it were made with "
             "other settings than it says; restore the file, or delete the run and vote again"
@@ -255,7 +259,7 @@ class Manifest:
 def new_manifest(
     config: VotesConfig, defense: Defense, numerics: Numerics, listing: Listing
 ) -> Manifest:
-    """Write down what a votes job is about to do, before it begins."""
+    """Make the manifest of a votes job that is about to begin."""
     data = DataIdentity(
         kind=listing.kind,
         fingerprint=listing.fingerprint,
@@ -269,7 +273,7 @@ def new_manifest(
 
 
 def rows_digest(table: pa.Table) -> str:
-    """Digest of the listed ids and labels: what options such as a label map decide."""
+    """Compute a digest of the listed ids and labels, which options such as a label map decide."""
     digest = hashlib.sha256()
     # A batch at a time: as Python objects, a million rows take several times their table's memory.
     for batch in table.select(["image_id", "label", "labels"]).to_batches(_DIGEST_ROWS):
@@ -279,7 +283,7 @@ def rows_digest(table: pa.Table) -> str:
 
 
 def has_several_labels(table: pa.Table) -> bool:
-    """Whether the ground truth of a listing gives sets of labels."""
+    """Return True if the ground truth of a listing gives sets of labels."""
     return bool(table["labels"].null_count < table.num_rows)
 
 
@@ -301,7 +305,7 @@ def execution_of(config: VotesConfig, images: int) -> Execution:
 
 
 def _lasting(place: str) -> str:
-    """``place`` so that it means the same from every working folder; ``s3://`` as it is."""
+    """Return a place that means the same from every working folder; ``s3://`` as it is."""
     full = storage.full_path(place)
     # Alternatives that are absolute or on S3 themselves bear no folder before them.
     meant = [storage.full_path(one) for one in expand_braces(place)]

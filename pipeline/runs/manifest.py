@@ -1,6 +1,6 @@
-"""The manifest of a run: the facts that determine its votes, the id derived from them, and the rest.
+"""The manifest of a run: the facts that determine its votes, and the id derived from them.
 
-``Manifest`` alone reads the stored JSON; everything else asks ``defense``, ``data``, ``numerics`` and
+``Manifest`` alone reads the stored JSON; all else asks ``defense``, ``data``, ``numerics`` and
 ``execution``.
 """
 

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from models.errors import WrongSizeError
+
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 PresetName = Literal["model", "imagenet", "cifar10"]
 
@@ -22,10 +24,6 @@ _RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
-
-
-class WrongSizeError(ValueError):
-    """An image does not have the size that the preprocessing demands."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,13 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.errors import RequestError
 from models.preprocess import Preprocess
 from models.views.ablations import Ablation, BoolArray
-
-
-class UnsupportedModelError(RequestError):
-    """A network cannot be evaluated soundly as asked: its tokens cannot be dropped, say."""
 
 
 class AblatedPixels(nn.Module):

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from models.classifiers.base import AblatedPixels, UnsupportedModelError
+from models.classifiers.base import AblatedPixels
+from models.errors import UnsupportedModelError
 from models.preprocess import Preprocess
 from models.views.ablations import Ablation
 

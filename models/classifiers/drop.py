@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from models.classifiers.base import AblatedPixels, UnsupportedModelError, views_alike
+from models.classifiers.base import AblatedPixels, views_alike
+from models.errors import UnsupportedModelError
 from models.networks.droppable import Droppable, droppable
 from models.networks.encoders import encoder_of
 from models.preprocess import Preprocess
 from models.views.ablations import Ablation
-
-__all__ = ["TokenDropViT", "UnsupportedModelError", "droppable"]
 
 
 class TokenDropViT(AblatedPixels):

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 from torch import Tensor, dtype
 
+from models.errors import WeightsError
 from models.networks.checkpoint import read_state
-from models.networks.weights import WeightsCard, WeightsError, read_card, sha256_of
+from models.networks.weights import WeightsCard, read_card, sha256_of
 
 _SAME = ("model", "num_classes", "classes", "preprocess", "ablation", "tokens")
 

@@ -18,7 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from models.networks.weights import WeightsError, check_weights_path
+from models.errors import WeightsError
+from models.networks.weights import check_weights_path
 
 _CONVERT = "patchcert convert {path} out.safetensors --model NAME --trust-pickle"
 # Where training scripts keep the weights among other things; the first that is there is taken.

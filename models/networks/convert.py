@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.errors import WeightsError
 from models.networks.checkpoint import read_checkpoint, state_of
-from models.networks.weights import WeightsCard, WeightsError
+from models.networks.weights import WeightsCard
 from models.networks.zoo import check_fit, default_num_classes, default_preprocess, outline
 from models.preprocess import PRESETS, Preprocess
 from models.views.ablations import Ablation

@@ -15,7 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from timm.models.vision_transformer_relpos import VisionTransformerRelPos
 from torch import nn
 
-from models.classifiers.base import UnsupportedModelError
+from models.errors import UnsupportedModelError
 from models.networks.systems import drop_refusal
 
 Droppable: TypeAlias = Any

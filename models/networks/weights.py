@@ -13,7 +13,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from models.errors import RequestError
+from models.errors import WeightsError
 from models.preprocess import Preprocess
 
 HUB = "timm:"
@@ -21,10 +21,6 @@ HUB = "timm:"
 
 _KEY = "patchcert"
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-
-
-class WeightsError(RequestError):
-    """A weight file is missing, unreadable, or does not fit the network."""
 
 
 @dataclass(frozen=True, kw_only=True)

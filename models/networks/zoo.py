@@ -9,15 +9,11 @@ import torch
 from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
-from models.errors import RequestError
+from models.errors import UnknownModelError, WeightsError
 from models.nearest import did_you_mean
 from models.networks.checkpoint import read_state
-from models.networks.weights import HUB, WeightsError, read_shapes
+from models.networks.weights import HUB, read_shapes
 from models.preprocess import Preprocess
-
-
-class UnknownModelError(RequestError):
-    """timm has no model of that name."""
 
 
 def check_model_name(name: str) -> None:

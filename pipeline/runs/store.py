@@ -136,6 +136,22 @@ class VotesStore:
         """Units of a run without votes, ascending."""
         return sorted(set(range(int(manifest.execution["units"]))) - self.committed())
 
+    def images_done(self) -> int:
+        """Count the images whose votes are on disk.
+
+        Raises:
+            ManifestError: The manifest contradicts the run's id.
+        """
+        manifest = self.read_manifest()
+        if manifest is None:
+            return 0
+        images, unit_images, units = (
+            int(manifest.execution[name]) for name in ("images", "unit_images", "units")
+        )
+        last = images - (units - 1) * unit_images  # the last unit may be shorter
+        absent = sum(last if unit == units - 1 else unit_images for unit in self.missing(manifest))
+        return images - absent
+
     def finished(self) -> Manifest | None:
         """The manifest, if a job has brought this run to its end and all votes are still there.
 

@@ -5,7 +5,7 @@ import os
 import posixpath
 from pathlib import Path
 
-from models.networks.weights import WeightsError
+from models.errors import WeightsError
 from pipeline import storage
 from pipeline.config import ConfigError
 from pipeline.sources.stored_files import stat

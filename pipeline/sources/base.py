@@ -7,11 +7,11 @@ import pyarrow as pa
 
 from models.errors import RequestError
 from pipeline import storage
+from pipeline.config.votes import Numbering
 from pipeline.sources.stored_files import StoredFile, list_directory, stat
 from pipeline.storage.parallel import in_threads
 
 Kind = Literal["webdataset", "parquet", "folder"]
-Numbering = Literal["classes", "ilsvrc2012"]
 
 # One row an image. ``offset`` and ``size`` say where its encoded bytes are: in a tar, the byte
 # position and length of the member's data; in Parquet, the row number in the file and 0; in a

@@ -10,7 +10,8 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.functional import InterpolationMode
 
-from models.preprocess import Preprocess, WrongSizeError
+from models.errors import WrongSizeError
+from models.preprocess import Preprocess
 from pipeline.sources.base import SourceError
 from pipeline.sources.decode import UndecodableError, decode
 from pipeline.sources.reading import read_bytes_of

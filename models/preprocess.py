@@ -28,7 +28,7 @@ _RESAMPLING = {
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocess:
-    """How an RGB image becomes the model's input.
+    """Resize, crop and normalization that make an RGB image the model's input.
 
     Attributes:
         resize: Length of the shorter side before cropping, in pixels; None takes only images

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from models.classifiers.smoothed import BaseClassifier, SmoothedClassifier
+from models.classifiers.base import BaseClassifier
+from models.classifiers.smoothed import SmoothedClassifier
 from models.errors import JobError
 from models.networks.weights import sha256_of
 from models.preprocess import Preprocess

@@ -12,7 +12,7 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 # Pillow's own bound against decompression bombs, as a constant: Image.MAX_IMAGE_PIXELS is a global
 # that any library may lift. An RGB image at the bound takes 0.36 GB in memory.
 MAX_PIXELS = 89_478_485
-# What Pillow's decoders in C say in an OSError when they cannot get memory.
+# Begin of the OSError of Pillow's decoders in C when they cannot get memory.
 _OUT_OF_MEMORY = "out of memory"
 
 
@@ -24,7 +24,7 @@ class UndecodableError(ValueError):
 
 
 def prepared(data: bytes | None, preprocess: Preprocess) -> NDArray[np.uint8]:
-    """From encoded bytes to the model's input; uint8 (*model_px, 3).
+    """Decode an image and make it the model's input; uint8 (*model_px, 3).
 
     Raises:
         UndecodableError, WrongSizeError: The image cannot be used; the reason.
@@ -50,7 +50,7 @@ def decode(data: bytes | None, at_least: int | None = None) -> Image.Image:
         Mode RGB, of the size stored in the file or a part of it, at most MAX_PIXELS.
 
     Raises:
-        UndecodableError: For whatever may be wrong with the bytes.
+        UndecodableError: The bytes are damaged or no such image.
         MemoryError: There is too little memory, which is no fault of theirs.
     """
     if not data:
@@ -81,7 +81,7 @@ def decode(data: bytes | None, at_least: int | None = None) -> Image.Image:
         raise
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError, zlib.error,
     # IndexError and more for bad bytes, and the list changes with its versions. One image must cost
-    # one row, so whatever comes is its fault. The text is left out: it may quote the bytes or a
+    # one row, so any of them is its fault. The text is left out: it may quote the bytes or a
     # memory address.
     except Exception as error:
         if str(error).startswith(_OUT_OF_MEMORY):

@@ -24,7 +24,7 @@ from pipeline.runs.schema import MAX_CLASSES
 from pipeline.runs.store import VotesStore
 from pipeline.runs.weight_files import local_weights
 from pipeline.sources.listing import Listing, SourceOptions, list_images
-from pipeline.sources.listing_cache import ListingCache, remembered_listing
+from pipeline.sources.listing_cache import ListingCache, cached_listing
 from pipeline.voting.job import Finished, VotesJob, check_images, finish_run
 
 
@@ -150,7 +150,7 @@ def _count_votes(
     watch: Callable[[VotesPlan], AbstractContextManager[None]],
 ) -> VotesOutcome:
     options = source_options(config, voter)
-    with remembered_listing(output.out, config.data, options) as memory:
+    with cached_listing(output.out, config.data, options) as memory:
         plan = plan_votes(config, voter, output, memory)
         listing, numerics, store = plan.listing, plan.numerics, plan.store
         if config.overwrite or store.read_manifest() is None:

@@ -33,7 +33,7 @@ from pipeline.runs.resolve import Voter
 from pipeline.runs.rows import votes_table
 from pipeline.runs.store import VotesStore
 from pipeline.sources.listing import SourceOptions
-from pipeline.sources.listing_cache import remembered_listing
+from pipeline.sources.listing_cache import cached_listing
 from pipeline.sources.reading import read_bytes_of
 from pipeline.voting.commit import addressed
 from pipeline.voting.decode import DECODED
@@ -209,7 +209,7 @@ def _job(folder: Path, started: float) -> dict[str, Any]:
         tokens="drop",
     )
     options, output = source_options(config, voter), OutputConfig(out=str(folder / _OUT))
-    with remembered_listing(output.out, config.data, options) as memory:
+    with cached_listing(output.out, config.data, options) as memory:
         plan = plan_votes(config, voter, output, memory)
     planned, planned_mib = time.time(), peak_mib()
     with held(plan.store.lease_path, "bench", wait=False) as lease:

@@ -9,7 +9,7 @@ from pipeline.runs.lease import LeaseError, held
 from pipeline.runs.store import VotesStore
 from pipeline.sources import listing
 from pipeline.sources.listing import SourceOptions, list_images
-from pipeline.sources.listing_cache import remembered_listing
+from pipeline.sources.listing_cache import cached_listing
 from pipeline.voting.isolation import Deaths
 from tests.conftest import png, random_images, write_shard
 
@@ -62,7 +62,7 @@ def test_a_listing_is_remembered_by_content_tags(s3, tmp_path, monkeypatch):
         real = listing.digest_of
         with monkeypatch.context() as patch:
             patch.setattr(listing, "digest_of", lambda file: found.append(file.path) or real(file))
-            with remembered_listing(f"{s3}/listed/out", f"{s3}/listed/data", NO) as memory:
+            with cached_listing(f"{s3}/listed/out", f"{s3}/listed/data", NO) as memory:
                 images = len(list_images(f"{s3}/listed/data", NO, None, memory))
         return images, [path.rsplit("/", 1)[-1] for path in sorted(found)]
 

@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from models.errors import JobError
-from pipeline.cluster.errors import in_words, told
+from pipeline.cluster.errors import error_text, in_words
 from pipeline.cluster.resources import CPUS_OF, DECODE_CPUS, GPUS_OF, GPUS_ON, check_accelerators
 from pipeline.config import ConfigError, Device
 from pipeline.runs.numerics import Machine, Numerics, on_cluster, probe_machine
@@ -210,7 +210,7 @@ def load_on_worker(voter: Voter, numerics: Numerics, accelerator_type: str | Non
     try:
         node: str = ray.get(task.remote(voter, numerics))
     except RayError as error:
-        raise JobError(told(error)) from error
+        raise JobError(error_text(error)) from error
     return node
 
 

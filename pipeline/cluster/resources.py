@@ -1,4 +1,4 @@
-"""What each actor gets of a cluster's CPUs and GPUs. Arithmetic only: Ray is not imported."""
+"""The CPUs and GPUs of a cluster that each actor gets. Arithmetic only: Ray is not imported."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,18 +7,17 @@ from pipeline.config import ConfigError
 from pipeline.runs.numerics import Numerics
 
 DECODE_CPUS, COMMIT_CPUS = 0.5, 0.25
-"""What a task of decoding, and one of committing, reserves."""
+"""CPUs that a task of decoding, and one of committing, reserves."""
 
 _TASK_CPUS = DECODE_CPUS + COMMIT_CPUS
 
 GPUS_OF, GPUS_ON, CPUS_OF = "GPU:", "GPU@", "CPU:"
-"""What goes before a model where GPUs of a cluster are counted by model, and before a node where
-CPUs are counted by node."""
+"""Prefixes of names that count GPUs by model, GPUs by node, and CPUs by node."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What each actor gets.
+    """CPUs and GPUs of each actor.
 
     Attributes:
         actors: Copies of the network.
@@ -42,7 +41,7 @@ def plan_resources(
 ) -> Resources:
     """Divide a cluster so that decoding and committing can never be starved.
 
-    Ray waits for ever, without a word, when actors hold every CPU that tasks need.
+    Ray waits without end or message when actors hold every CPU that tasks need.
 
     Raises:
         ConfigError: More GPUs are asked for than there are, the CPUs do not suffice, or GPUs are
@@ -115,11 +114,11 @@ def _share_beside_gpus(
 
 
 def check_accelerators(available: Mapping[str, float], accelerator_type: str | None) -> None:
-    """Demand that all GPUs which a job may get are of one model, since that decides its votes.
+    """Check that all GPUs which a job may get are of one model, since that decides its votes.
 
     Args:
         available: Resources of the cluster, its GPUs counted by model.
-        accelerator_type: The model that is asked for; None for whatever there is.
+        accelerator_type: The required model; None for any.
 
     Raises:
         ConfigError: They are of several, and none is named.

@@ -1,4 +1,4 @@
-"""What decides the votes, and how they are computed."""
+"""Settings that decide the votes, and how they are computed."""
 
 import math
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ def crop_of(text: str) -> tuple[int, int]:
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class VotesConfig:
-    """Everything that decides the votes, and how they are computed.
+    """Settings that decide the votes, and how they are computed.
 
     Attributes:
         data: Images: WebDataset shards (dir/*.tar, shard-{000..049}.tar), Parquet files of

@@ -1,4 +1,4 @@
-"""Images that could not be voted on: how many, which, and whether they are too many."""
+"""Images without votes, because of an error, and the check of their number."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -20,7 +20,7 @@ class ErrorImages:
     """The images of a run that have an error in place of votes.
 
     Attributes:
-        count: How many.
+        count: Number of them.
         first: The first few in the listing's order, id to error.
     """
 
@@ -32,7 +32,7 @@ class ErrorImages:
         return asdict(self)
 
     def check(self, images: int, most: float) -> None:
-        """Hold their share of a run's ``images`` against ``--max-error-rate``.
+        """Check their share of a run's ``images`` against ``--max-error-rate``.
 
         Raises:
             ErrorRateError: It is above ``most``.
@@ -55,7 +55,7 @@ class ErrorImages:
 
 
 def find_error_images(store: VotesStore, manifest: Manifest) -> ErrorImages:
-    """Look through the votes of a finished run.
+    """Find the images with an error in the votes of a finished run.
 
     Raises:
         StoreError: Units are missing.

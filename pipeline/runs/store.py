@@ -55,17 +55,17 @@ class VotesStore:
 
     @property
     def folder(self) -> str:
-        """Where this run's votes lie."""
+        """Folder of this run's votes."""
         return storage.join(self.out, "votes", f"run_id={self.run_id}")
 
     @property
     def manifest_path(self) -> str:
-        """Where this run's manifest lies."""
+        """Path of this run's manifest."""
         return storage.join(self.folder, "_manifest.json")
 
     @property
     def summary_path(self) -> str:
-        """Where this run's summary lies, once it is certified."""
+        """Path of this run's summary, once it is certified."""
         return storage.join(self.out, "summary", f"run_id={self.run_id}.json")
 
     def read_summary(self) -> dict[str, Any] | None:
@@ -81,15 +81,15 @@ class VotesStore:
 
     @property
     def lease_path(self) -> str:
-        """Where the job that is at work on this run says so."""
+        """Path of the lease of the job that is at work on this run."""
         return storage.join(self.out, "leases", f"run_id={self.run_id}.json")
 
     def note_path(self, unit: int, stage: str) -> str:
-        """Where a stage notes that it has begun a unit."""
+        """Path of the note that a stage has begun a unit."""
         return storage.join(self.folder, f".unit-{unit:05d}.{stage}.begun")
 
     def read_manifest(self) -> Manifest | None:
-        """The manifest, or None where this run was never begun.
+        """Read the manifest; None where there is no such run.
 
         Raises:
             ManifestError: It contradicts its id.
@@ -101,10 +101,10 @@ class VotesStore:
         return Manifest.from_json(data, run_id=self.run_id, where=self.manifest_path)
 
     def manifest(self) -> Manifest:
-        """The manifest of a run that was begun.
+        """Read the manifest.
 
         Raises:
-            ManifestError: It was not, or its manifest contradicts its id.
+            ManifestError: There is no such run, or its manifest contradicts its id.
         """
         manifest = self.read_manifest()
         if manifest is None:
@@ -153,7 +153,7 @@ class VotesStore:
         return images - absent
 
     def finished(self) -> Manifest | None:
-        """The manifest, if a job has brought this run to its end and all votes are still there.
+        """Read the manifest of a finished run whose votes are all there; None of another.
 
         Raises:
             ManifestError: It contradicts its id.
@@ -164,11 +164,11 @@ class VotesStore:
         return manifest
 
     def is_complete(self, manifest: Manifest) -> bool:
-        """Whether every unit has its votes."""
+        """True where every unit has its votes."""
         return not self.missing(manifest)
 
     def clean_up(self) -> None:
-        """Remove what killed commits left half-written, and notes on units that are committed.
+        """Remove half-written files of killed commits, and notes on units that are committed.
 
         Only while no commit is under way.
         """
@@ -181,14 +181,14 @@ class VotesStore:
     def commit(
         self, unit: int, table: pa.Table, schema: pa.Schema, votes: int, *, plain: bool = True
     ) -> None:
-        """Check one unit's rows, of ``votes`` votes an image, and write them.
+        """Check the rows of one unit and write them.
 
         Args:
             unit: Its number.
             table: Its rows.
             schema: Columns of the run.
             votes: Votes of an image.
-            plain: Whether plain predictions are known; imported votes may come without.
+            plain: Plain predictions are known; imported votes may come without.
 
         Raises:
             StoreError: A row breaks a rule; nothing is written.
@@ -203,7 +203,7 @@ class VotesStore:
         """All rows, a unit at a time, in the listing's order.
 
         Raises:
-            ManifestError: The run was never begun.
+            ManifestError: There is no such run.
             StoreError: Units or rows are missing or doubled.
         """
         manifest, rows = self.manifest(), 0
@@ -242,9 +242,9 @@ class VotesStore:
             )
 
     def delete(self) -> None:
-        """Remove this run, what is derived from its votes first and the manifest last.
+        """Remove this run: first the files derived from its votes, last the manifest.
 
-        What remains half-way is seen as unfinished, never as a result.
+        Interrupted, it leaves an unfinished run, never a result.
         """
         name = f"run_id={self.run_id}"
         for path in storage.list_files(storage.join(self.out, "summary")):
@@ -260,7 +260,7 @@ class VotesStore:
 
 
 def check_rows(table: pa.Table, schema: pa.Schema, votes: int, *, plain: bool = True) -> None:
-    """Hold rows of the votes dataset against what every reader may rely on.
+    """Check rows of the votes dataset against the rules that every reader relies on.
 
     Without ``plain`` no plain prediction is known.
 
@@ -275,15 +275,15 @@ def check_rows(table: pa.Table, schema: pa.Schema, votes: int, *, plain: bool = 
     per_vote = [cast, *(name for name in ("views", "gaps") if name in schema.names)]
     whole = ["plain_prediction"] if plain else []
     for column in (*per_vote, "counts", "prediction", *whole):
-        _demand(pc.equal(table[column].is_valid(), voted), table, f"{column} or error, never both")
+        _require(pc.equal(table[column].is_valid(), voted), table, f"{column} or error, never both")
     for column in per_vote:
         lengths = pc.list_value_length(table[column])
-        _demand(pc.equal(lengths, votes), table, f"{column} of each of {votes} ablations")
+        _require(pc.equal(lengths, votes), table, f"{column} of each of {votes} ablations")
     if pc.count_distinct(table["image_id"]).as_py() != table.num_rows:
         raise StoreError("an image_id occurs twice in one unit; ids must be unique")
 
 
-def _demand(holds: pa.ChunkedArray, table: pa.Table, rule: str) -> None:
+def _require(holds: pa.ChunkedArray, table: pa.Table, rule: str) -> None:
     broken = table.filter(pc.invert(pc.fill_null(holds, True)))
     if broken.num_rows:
         raise StoreError(f"image_id={broken['image_id'][0]}: breaks the rule: {rule}")

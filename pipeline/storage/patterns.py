@@ -20,7 +20,7 @@ class PathError(RequestError):
 
 
 def natural_key(text: str) -> tuple[tuple[str | int, ...], str]:
-    """Sorts ``shard-2`` before ``shard-10``; a total order, equal on every machine."""
+    """Sort key of ``shard-2`` before ``shard-10``; a total order, equal on every machine."""
     parts = re.split("([0-9]+)", text)  # text and digits alternate, so equal types meet
     return tuple(int(part) if index % 2 else part for index, part in enumerate(parts)), text
 
@@ -72,5 +72,5 @@ def local_matches(pattern: str) -> list[str]:
 
 
 def hidden(path: str) -> int:
-    """How many parts of a path start with a dot, as macOS' ``._x.tar`` beside ``x.tar``."""
+    """Count the parts of a path that start with a dot, as macOS' ``._x.tar`` beside ``x.tar``."""
     return sum(part.startswith(".") for part in path.split("/"))

@@ -9,7 +9,7 @@ from rich.console import Console
 from pipeline.config import ConfigError, OutputConfig, VotesConfig
 from pipeline.runs.error_images import ErrorImages
 from pipeline.runs.identity import execution, identity
-from pipeline.runs.lease import held
+from pipeline.runs.lease import hold_lease
 from pipeline.runs.manifest import Manifest
 from pipeline.runs.numerics import (
     Machine,
@@ -165,7 +165,7 @@ def _count_votes(
         if preflight is not None:
             preflight(plan)
         name = f"run_id={store.run_id}"
-        with held(store.lease_path, name, wait=config.wait) as lease, watch(plan):
+        with hold_lease(store.lease_path, name, wait=config.wait) as lease, watch(plan):
             job = VotesJob(
                 voter=voter,
                 numerics=numerics,

@@ -28,7 +28,7 @@ from models.preprocess import PRESETS
 from models.views.ablations import Ablation
 from pipeline.bench.hardware import hardware
 from pipeline.config import OutputConfig, VotesConfig
-from pipeline.runs.lease import held
+from pipeline.runs.lease import hold_lease
 from pipeline.runs.resolve import Voter
 from pipeline.runs.rows import votes_table
 from pipeline.runs.store import VotesStore
@@ -212,7 +212,7 @@ def _job(folder: Path, started: float) -> dict[str, Any]:
     with cached_listing(output.out, config.data, options) as memory:
         plan = plan_votes(config, voter, output, memory)
     planned, planned_mib = time.time(), peak_mib()
-    with held(plan.store.lease_path, "bench", wait=False) as lease:
+    with hold_lease(plan.store.lease_path, "bench", wait=False) as lease:
         job = _Job(
             voter=voter,
             numerics=plan.numerics,

@@ -17,6 +17,8 @@ Interpolation = Literal["nearest", "bilinear", "bicubic"]
 PresetName = Literal["model", "imagenet", "cifar10"]
 
 # One image must not fill the memory of a worker, as a line of 2 x 40,000 px would when enlarged.
+# Pillow's own bound against decompression bombs, as a constant: Image.MAX_IMAGE_PIXELS is a global
+# that any library may lift. An RGB image at the bound takes 0.36 GB in memory.
 MAX_PIXELS = 89_478_485
 
 _RESAMPLING = {

@@ -37,7 +37,8 @@ from pipeline.runs.numerics import Numerics, probe_machine, resolve_numerics
 from pipeline.runs.resolve import Voter, hub_or_path
 from pipeline.runs.store import StoreError, VotesStore
 from pipeline.runs.weight_files import local_weights
-from pipeline.sources.listing import SourceOptions, list_images
+from pipeline.sources.base import SourceOptions
+from pipeline.sources.listing import list_images
 from pipeline.voting.decode import DecodeUnit, pixels_of_rows
 from pipeline.voting.plan import count_votes
 

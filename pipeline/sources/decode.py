@@ -6,12 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from models.preprocess import Preprocess
+from models.preprocess import MAX_PIXELS, Preprocess
 
 FORMATS = ("JPEG", "PNG", "WEBP")
-# Pillow's own bound against decompression bombs, as a constant: Image.MAX_IMAGE_PIXELS is a global
-# that any library may lift. An RGB image at the bound takes 0.36 GB in memory.
-MAX_PIXELS = 89_478_485
 # Begin of the OSError of Pillow's decoders in C when they cannot get memory.
 _OUT_OF_MEMORY = "out of memory"
 

@@ -19,8 +19,6 @@ from pipeline.sources.stored_files import StoredFile, digest_of, hash64, list_di
 from pipeline.storage.parallel import in_threads
 from pipeline.storage.patterns import PathError, expand_braces, natural_key
 
-__all__ = ["LISTING", "Listing", "SourceError", "SourceOptions", "list_images"]
-
 _LAYOUTS = (
     "give tar shards (*.tar, {000..049}.tar), Parquet files (*.parquet), or a directory of "
     "either or of class folders with images"

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from models.errors import WrongSizeError
 from models.preprocess import Preprocess
+from pipeline.sources.base import SourceOptions
 from pipeline.sources.decode import UndecodableError, prepared
-from pipeline.sources.listing import SourceOptions
 from pipeline.sources.reading import read_bytes_of
 
 DECODED = pa.schema(

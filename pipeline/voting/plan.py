@@ -23,7 +23,8 @@ from pipeline.runs.resolve import Voter
 from pipeline.runs.schema import MAX_CLASSES
 from pipeline.runs.store import VotesStore
 from pipeline.runs.weight_files import local_weights
-from pipeline.sources.listing import Listing, SourceOptions, list_images
+from pipeline.sources.base import SourceOptions
+from pipeline.sources.listing import Listing, list_images
 from pipeline.sources.listing_cache import ListingCache, cached_listing
 from pipeline.voting.job import Finished, VotesJob, check_images, finish_run
 

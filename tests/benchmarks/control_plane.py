@@ -32,7 +32,7 @@ from pipeline.runs.lease import hold_lease
 from pipeline.runs.resolve import Voter
 from pipeline.runs.rows import votes_table
 from pipeline.runs.store import VotesStore
-from pipeline.sources.listing import SourceOptions
+from pipeline.sources.base import SourceOptions
 from pipeline.sources.listing_cache import cached_listing
 from pipeline.sources.reading import read_bytes_of
 from pipeline.voting.commit import addressed

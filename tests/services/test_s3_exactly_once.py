@@ -8,7 +8,8 @@ from pipeline import storage
 from pipeline.runs.lease import LeaseError, hold_lease
 from pipeline.runs.store import VotesStore
 from pipeline.sources import listing
-from pipeline.sources.listing import SourceOptions, list_images
+from pipeline.sources.base import SourceOptions
+from pipeline.sources.listing import list_images
 from pipeline.sources.listing_cache import cached_listing
 from pipeline.voting.isolation import Deaths
 from tests.conftest import png, random_images, write_shard

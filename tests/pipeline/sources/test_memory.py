@@ -9,7 +9,8 @@ import pytest
 
 from pipeline.sources import listing
 from pipeline.sources import listing_cache as memory
-from pipeline.sources.listing import SourceError, SourceOptions, list_images
+from pipeline.sources.base import SourceError, SourceOptions
+from pipeline.sources.listing import list_images
 from pipeline.sources.listing_cache import cached_listing
 
 NO = SourceOptions()

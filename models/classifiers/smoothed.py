@@ -1,6 +1,6 @@
 """Votes of a base classifier on ablations of a batch of images.
 
-The certificate assumes that an ablation votes the same whatever happens to the pixels it does
+The certificate assumes that the vote of an ablation does not depend on the pixels that it does
 not show, although it shares its batch with ablations that do show them. Every forward pass
 therefore has one fixed shape: the same number of sequences, padded where there are fewer, all of
 one token count. Shapes: B images, V ablations, n votes an image (V unless ``views_bv`` says

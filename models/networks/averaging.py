@@ -30,8 +30,8 @@ def average_weights(
         Tensors, summed in float64, and the card.
 
     Raises:
-        WeightsError: There is one file only, or they are not of one network; the message has what
-            differs.
+        WeightsError: There is one file only, or they are not of one network; the message lists the
+            differences.
     """
     if len(paths) < 2:
         raise WeightsError(f"{len(paths)} weight files: a mean takes two or more")

@@ -106,7 +106,7 @@ def _damaged(path: str, error: Exception) -> WeightsError:
 
 
 def _unpickle(file: Path) -> Any:
-    """Open a trusted pickle, running whatever it holds."""
+    """Open a trusted pickle, which runs the code in it."""
     try:
         return torch.load(
             file,

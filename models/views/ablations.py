@@ -85,7 +85,7 @@ class Ablation:
     image. Blocks are numbered row-major (y, then x).
 
     Attributes:
-        kind: The shape of what is shown.
+        kind: Shape of the shown pixels: column, row or block.
         size: Extent of the band or block, in pixels.
         stride: Distance of neighbouring offsets, in pixels.
         height: Height of the attacker's grid, in pixels.

@@ -83,8 +83,8 @@ def plan_resources(
 def _largest_share(nodes: Sequence[float], actors: int) -> float:
     """The most CPUs, up to one, that each actor may reserve; 0 if there is no such share.
 
-    However the actors are placed, one node must keep what a task of each kind needs. A node is
-    filled by the first actor too many on it; so many it takes to fill them all must not be there.
+    For any placement of the actors, one node must keep the CPUs of a task of each kind. A node is
+    full with one actor more than its spare CPUs allow; there must be fewer actors than fill all.
     """
     spare = [round(100 * (cpus - _TASK_CPUS)) for cpus in nodes if cpus >= _TASK_CPUS]
     for hundredths in range(100, 0, -1):

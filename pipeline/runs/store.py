@@ -3,7 +3,7 @@
 Layout: ``<out>/votes/run_id=<id>/_manifest.json`` and ``unit-00000.parquet``, ... A unit's file
 appears whole or not at all, under a name that depends on the unit alone, so that a retried or
 repeated commit replaces equal bytes. Readers see only ``*.parquet``; names with a leading dot are
-notes of a job at work, or what a killed commit left.
+notes of a job at work, or left by a killed commit.
 """
 
 import io

@@ -44,7 +44,7 @@ IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 
 
 class SourceError(RequestError):
-    """The data cannot be certified as given; the message names what, which rule, and the remedy."""
+    """The data cannot be certified as given; the message has the rule and the remedy."""
 
 
 @dataclass(frozen=True)

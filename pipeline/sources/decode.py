@@ -53,7 +53,7 @@ def decode(data: bytes | None, at_least: int | None = None) -> Image.Image:
     if not data:
         raise UndecodableError("no bytes" if data is None else "zero bytes")
     kind = "image"
-    # A global that any library may set: what is cut off would come out grey.
+    # A global that any library may set: missing pixels would come out grey.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:

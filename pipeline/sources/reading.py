@@ -39,7 +39,7 @@ def read_bytes_of(rows: pa.Table, options: SourceOptions) -> list[bytes | None]:
         Bytes an image; None where Parquet has a null.
 
     Raises:
-        SourceError: A file is no longer what was listed, or a Parquet page is damaged.
+        SourceError: A file changed since it was listed, or a Parquet page is damaged.
         OSError: The store failed; worth another try.
     """
     by_file: dict[str, list[int]] = {}

@@ -60,7 +60,7 @@ def local_matches(pattern: str) -> list[str]:
     """Paths that a glob names, ``**`` for any depth; links are followed, fsspec's glob does not.
 
     Raises:
-        OSError: A folder that it looks into cannot be read, which no glob minds.
+        OSError: A folder that it looks into cannot be read, which ``glob`` ignores.
     """
     above = pattern
     while glob.has_magic(above):

@@ -74,7 +74,7 @@ class Mutant(NamedTuple):
 
 
 OFFSET, TIE = "- start[None, :]) % length", "self.classes_nk < self.classes_nk[:, :1]"
-DELTA = "2 * most_touched(poll.ablation, threat)"
+DELTA = "2 * max_touched_views(poll.ablation, threat)"
 MEETS = "return (offset < size) | ((-offset) % length < extent)"
 MEETS_NO_WRAP = "gap = first[:, None] - start; return (-extent < gap) & (gap < size)"
 KEY = "((starts - ends) << _CLASS_BITS) + label"

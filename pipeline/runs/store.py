@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from models.errors import JobError
 from pipeline import storage
 from pipeline.runs.manifest import Manifest, ManifestError
+from pipeline.storage.tables import parquet
 
 _UNIT = re.compile(r"unit-(\d+)\.parquet$")
 # Names of files that are being written locally; an object on S3 has none.
@@ -194,10 +195,7 @@ class VotesStore:
             StoreError: A row breaks a rule; nothing is written.
         """
         check_rows(table, schema, votes, plain=plain)
-        sink = io.BytesIO()
-        pq.write_table(table, sink, compression="zstd")
-        path = storage.join(self.folder, f"unit-{unit:05d}.parquet")
-        storage.write_atomically(path, sink.getvalue())
+        storage.write_atomically(self._unit_path(unit), parquet(table))
 
     def read(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """All rows, a unit at a time, in the listing's order.
@@ -229,8 +227,11 @@ class VotesStore:
 
     def read_unit(self, unit: int, columns: list[str] | None = None) -> pa.Table:
         """The rows of one unit."""
-        path = storage.join(self.folder, f"unit-{unit:05d}.parquet")
-        return pq.read_table(io.BytesIO(storage.read_bytes(path)), columns=columns)
+        data = storage.read_bytes(self._unit_path(unit))
+        return pq.read_table(io.BytesIO(data), columns=columns)
+
+    def _unit_path(self, unit: int) -> str:
+        return storage.join(self.folder, f"unit-{unit:05d}.parquet")
 
     def check_count(self, manifest: Manifest, rows: int) -> None:
         """Raise StoreError unless all units together have a row an image."""

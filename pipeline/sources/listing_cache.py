@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.sources.base import RAW_LISTING, SourceOptions
 from pipeline.sources.stored_files import StoredFile
+from pipeline.storage.tables import parquet
 
 # To be raised whenever a source lists other images, ids or labels from the same files.
 _REVISION = 1
@@ -85,9 +86,7 @@ def _to_bytes(found: Mapping[StoredFile, CachedFile]) -> bytes:
     ]
     table = pa.concat_tables([RAW_LISTING.empty_table(), *parts])
     table = table.replace_schema_metadata({_FILES: json.dumps(files).encode()})
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue()
+    return parquet(table)
 
 
 def _load(path: str) -> dict[StoredFile, CachedFile]:

@@ -20,7 +20,7 @@ from pipeline.runs.numerics import on_cluster
 from pipeline.runs.resolve import resolve_defense
 from pipeline.runs.store import StoreError, VotesStore
 from pipeline.scoring.claims import resolve_claims
-from pipeline.sources.listing_cache import ListingCache, remembered_listing
+from pipeline.sources.listing_cache import ListingCache, cached_listing
 from pipeline.sweep.config import Axes, FixedConfig, configs_of
 from pipeline.sweep.grid import Combination, Origin, forecast, forecast_lines, origins
 from pipeline.sweep.table import claims_in, flat, row_of, summary_at
@@ -99,7 +99,7 @@ def _points(
     options = source_options(configs[0], voters[0])
     kept: AbstractContextManager[ListingCache] = nullcontext(ListingCache())
     if not dry_run:
-        kept = remembered_listing(output.out, configs[0].data, options)
+        kept = cached_listing(output.out, configs[0].data, options)
     with kept as first:
         memory = first
         for config, defense in zip(configs, voters, strict=True):

@@ -1,4 +1,4 @@
-"""What votes: ablation geometry, preprocessing, and the networks that classify ablations."""
+"""Voting: geometry of the views, preprocessing, and the networks that classify ablations."""
 
 ENGINE = 2
 """Revision of the arithmetic behind a vote, part of every run's identity: raise it whenever a

@@ -1,4 +1,4 @@
-"""The two ways a command fails with a message in place of a traceback."""
+"""The two ways a command fails with a message in place of a traceback, and the models' errors."""
 
 import sys
 
@@ -11,8 +11,24 @@ class JobError(RuntimeError):
     """The job failed: what it stored stays, and running again resumes; exit code 1."""
 
 
+class UnknownModelError(RequestError):
+    """timm has no model of that name."""
+
+
+class WeightsError(RequestError):
+    """A weight file is missing, damaged, or not of the network asked for."""
+
+
+class UnsupportedModelError(RequestError):
+    """A network cannot be evaluated soundly as asked: its tokens cannot be dropped, say."""
+
+
+class WrongSizeError(ValueError):
+    """An image does not have the size that the preprocessing demands."""
+
+
 def exit_code_of(error: Exception) -> int | None:
-    """2 where the request was wrong, 1 where the job failed, None for a bug of this program."""
+    """Return 2 for a wrong request, 1 for a failed job, None for a bug of this program."""
     if isinstance(error, RequestError):
         return 2
     # Storage of s3:// raises botocore's errors; they can only come from a module in memory.

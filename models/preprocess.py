@@ -11,10 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from models.errors import WrongSizeError
+
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 PresetName = Literal["model", "imagenet", "cifar10"]
 
 # One image must not fill the memory of a worker, as a line of 2 x 40,000 px would when enlarged.
+# Pillow's own bound against decompression bombs, as a constant: Image.MAX_IMAGE_PIXELS is a global
+# that any library may lift. An RGB image at the bound takes 0.36 GB in memory.
 MAX_PIXELS = 89_478_485
 
 _RESAMPLING = {
@@ -24,13 +28,9 @@ _RESAMPLING = {
 }
 
 
-class WrongSizeError(ValueError):
-    """An image does not have the size that the preprocessing demands."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Preprocess:
-    """How an RGB image becomes the model's input.
+    """Resize, crop and normalization that make an RGB image the model's input.
 
     Attributes:
         resize: Length of the shorter side before cropping, in pixels; None takes only images

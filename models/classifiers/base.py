@@ -1,24 +1,40 @@
-"""Pixels of images and of ablations, as a network takes them; common to every token mode.
+"""The protocol of base classifiers, and the pixels that they take, common to every token mode.
 
-Shapes: B images, S sequences of a microbatch, H x W model pixels.
+Shapes: B images, V ablations, S sequences of a microbatch, H x W model pixels, C classes.
 """
+
+from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.errors import RequestError
 from models.preprocess import Preprocess
 from models.views.ablations import Ablation, BoolArray
 
 
-class UnsupportedModelError(RequestError):
-    """A network cannot be evaluated soundly as asked: its tokens cannot be dropped, say."""
+class BaseClassifier(Protocol):
+    """A network that classifies ablations; ``models.classifiers.build`` makes them."""
+
+    ablation: Ablation
+
+    def groups(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Yield the ablations of equal shape: (token count, view numbers)."""
+
+    def tokens(self, images_bhwc: Tensor) -> Tensor:
+        """Normalized pixels, from which sequences gather; computed once an image."""
+
+    def __call__(self, tokens_bn: Tensor, image_s: Tensor, view_s: Tensor) -> Tensor:
+        """Logits (S, C) of ablation ``view_s`` of image ``image_s``."""
+
+    def whole(self, tokens_bn: Tensor, image_s: Tensor) -> Tensor:
+        """Logits (S, C) of the whole images ``image_s``."""
 
 
 class AblatedPixels(nn.Module):
-    """The input side of a base classifier: sizes that agree, normalization, black.
+    """The input of a base classifier: checks of its size, normalization, black pixels.
 
     Black is 0 in [0, 1] space, before normalization, as published: a hidden pixel reaches the
     network as -mean / std.
@@ -96,8 +112,3 @@ class AblatedPixels(nn.Module):
             self.ablation.visible_rows.repeat(scale, axis=1),
             self.ablation.visible_columns.repeat(scale, axis=1),
         )
-
-
-def views_alike(shape_v: NDArray[np.int64]) -> list[tuple[int, NDArray[np.int64]]]:
-    """Ablations by what decides the shape of their forward pass: (value, view numbers)."""
-    return [(int(value), np.flatnonzero(shape_v == value)) for value in np.unique(shape_v)]

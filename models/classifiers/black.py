@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from models.classifiers.base import AblatedPixels, UnsupportedModelError
+from models.classifiers.base import AblatedPixels
+from models.errors import UnsupportedModelError
 from models.preprocess import Preprocess
 from models.views.ablations import Ablation
 
@@ -56,8 +57,8 @@ class BlackMasked(AblatedPixels):
 
         Args:
             tokens_bn: Pixels from ``tokens``.
-            image_s: Which image each sequence shows; int64 (S,).
-            view_s: Which ablation; int64 (S,).
+            image_s: Image of each sequence; int64 (S,).
+            view_s: Ablation of each sequence; int64 (S,).
         """
         rows, columns = self.visible_rows[view_s], self.visible_columns[view_s]
         visible = rows[:, None, :, None] & columns[:, None, None, :]
@@ -68,8 +69,8 @@ class BlackMasked(AblatedPixels):
         return self._classify(tokens_bn[image_s])
 
     def _classify(self, pixels: Tensor) -> Tensor:
-        # Pixel-major, the faster order for convolutions, and said here: kernels, and with them the
-        # last bits of logits, depend on the order in memory that a tensor happens to have.
+        # Pixel-major is the faster order for convolutions. It is set here because kernels, and with
+        # them the last bits of logits, depend on the order in memory.
         logits: Tensor = self.network(pixels.contiguous(memory_format=torch.channels_last))
         if logits.ndim != 2:
             raise UnsupportedModelError(

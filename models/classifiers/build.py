@@ -1,7 +1,4 @@
-"""The base classifier of a token mode.
-
-A base classifier that can vote for some of its classes only (``--classes``).
-"""
+"""Build the base classifier of a token mode, of all its classes or of some (``--classes``)."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,22 +7,38 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.classifiers.base import BaseClassifier
 from models.classifiers.black import BlackMasked
 from models.classifiers.drop import TokenDropViT
-from models.classifiers.smoothed import BaseClassifier
 from models.networks.systems import TokenMode
 from models.preprocess import Preprocess
 from models.views.ablations import Ablation
 
 
+def base_classifier(
+    network: nn.Module, ablation: Ablation, preprocess: Preprocess, tokens: TokenMode
+) -> TokenDropViT | BlackMasked:
+    """``network`` on ablations: hidden tokens dropped, or hidden pixels black.
+
+    Raises:
+        UnsupportedModelError: The network cannot be evaluated soundly in this mode.
+        ValueError: The mode is unknown, or the sizes disagree.
+    """
+    if tokens == "drop":
+        return TokenDropViT(network, ablation, preprocess)
+    if tokens == "black":
+        return BlackMasked(network, ablation, preprocess)
+    raise ValueError(f"tokens={tokens!r}: choose drop or black")
+
+
 class ClassSubset:
-    """Another classifier whose logits outside ``classes`` are minus infinity.
+    """A base classifier whose logits outside ``classes`` are minus infinity.
 
     Votes keep the model's own class numbers, so labels and class names keep theirs; a softmax is
     over the allowed classes alone.
 
     Args:
-        classifier: The classifier to restrict.
+        classifier: The base classifier of all classes.
         classes: Allowed classes, ascending, at least two.
         device: Where its logits are.
     """
@@ -44,38 +57,22 @@ class ClassSubset:
         return classifier if classes is None else cls(classifier, classes, device)
 
     def groups(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """As the classifier's."""
+        """As those of the classifier of all classes."""
         return self.classifier.groups()
 
     def tokens(self, images_bhwc: Tensor) -> Tensor:
-        """As the classifier's."""
+        """As those of the classifier of all classes."""
         return self.classifier.tokens(images_bhwc)
 
     def __call__(self, tokens_bn: Tensor, image_s: Tensor, view_s: Tensor) -> Tensor:
         """Logits (S, C), minus infinity outside the allowed classes."""
-        return self._restrict(self.classifier(tokens_bn, image_s, view_s))
+        return self._masked(self.classifier(tokens_bn, image_s, view_s))
 
     def whole(self, tokens_bn: Tensor, image_s: Tensor) -> Tensor:
         """Logits (S, C) of whole images, minus infinity outside the allowed classes."""
-        return self._restrict(self.classifier.whole(tokens_bn, image_s))
+        return self._masked(self.classifier.whole(tokens_bn, image_s))
 
-    def _restrict(self, logits_sc: Tensor) -> Tensor:
-        restricted = torch.full_like(logits_sc, -torch.inf)
-        restricted[:, self.classes] = logits_sc[:, self.classes]
-        return restricted
-
-
-def base_classifier(
-    network: nn.Module, ablation: Ablation, preprocess: Preprocess, tokens: TokenMode
-) -> TokenDropViT | BlackMasked:
-    """``network`` on ablations: hidden tokens dropped, or hidden pixels black.
-
-    Raises:
-        UnsupportedModelError: The network cannot be evaluated soundly in this mode.
-        ValueError: The mode is unknown, or the sizes disagree.
-    """
-    if tokens == "drop":
-        return TokenDropViT(network, ablation, preprocess)
-    if tokens == "black":
-        return BlackMasked(network, ablation, preprocess)
-    raise ValueError(f"tokens={tokens!r}: choose drop or black")
+    def _masked(self, logits_sc: Tensor) -> Tensor:
+        masked = torch.full_like(logits_sc, -torch.inf)
+        masked[:, self.classes] = logits_sc[:, self.classes]
+        return masked

@@ -14,13 +14,13 @@ from torch.utils import deterministic
 
 @contextmanager
 def reproducible_gradients() -> Iterator[None]:
-    """Sums that do not depend on which thread adds first, so that a seed says all."""
+    """Fix the order of sums over threads in the block, so that a seed decides every bit."""
     before = torch.are_deterministic_algorithms_enabled()
     # Otherwise all new memory would be filled with NaN first, which costs a third of the time.
     memory: Any = deterministic  # its stubs lack the attribute
     filled = memory.fill_uninitialized_memory
     with warnings.catch_warnings():
-        # What has no such kernel, on CUDA, is left as it is.
+        # Operations without such a kernel, on CUDA, stay as they are.
         warnings.filterwarnings("ignore", message=".*[Dd]eterministic.*")
         torch.use_deterministic_algorithms(True, warn_only=True)
         memory.fill_uninitialized_memory = False

@@ -12,13 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from models.classifiers.base import AblatedPixels, UnsupportedModelError, views_alike
+from models.classifiers.base import AblatedPixels
 from models.networks.droppable import Droppable, droppable
 from models.networks.encoders import encoder_of
 from models.preprocess import Preprocess
 from models.views.ablations import Ablation
-
-__all__ = ["TokenDropViT", "UnsupportedModelError", "droppable"]
 
 
 class TokenDropViT(AblatedPixels):
@@ -53,7 +51,7 @@ class TokenDropViT(AblatedPixels):
         self._place_views()
 
     def _place_views(self) -> None:
-        """Store, per ablation, its kept tokens and which pixel rows and columns it shows."""
+        """Store, per ablation, its kept tokens and the pixel rows and columns it shows."""
         ablation = self.ablation
         rows, columns = self.visible_axes()
         rows = rows.reshape(len(ablation), self.grid[0], self.token_px[0])
@@ -71,7 +69,8 @@ class TokenDropViT(AblatedPixels):
 
     def groups(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
         """Ablations that keep equally many tokens: (token count, view numbers), ascending."""
-        yield from views_alike(self.token_counts)
+        for count in np.unique(self.token_counts):
+            yield int(count), np.flatnonzero(self.token_counts == count)
 
     def arrange(self, pixels_bchw: Tensor) -> Tensor:
         """Pixels token by token; (B, N, 3, P, P) of (B, 3, H, W)."""
@@ -84,8 +83,8 @@ class TokenDropViT(AblatedPixels):
 
         Args:
             tokens_bn: Pixels from ``tokens``.
-            image_s: Which image each sequence shows; int64 (S,).
-            view_s: Which ablation, all keeping equally many tokens; int64 (S,).
+            image_s: Image of each sequence; int64 (S,).
+            view_s: Ablation of each sequence, all keeping equally many tokens; int64 (S,).
         """
         count = int(self.token_counts[int(view_s[0])])
         kept_sk = self.kept[view_s, :count]
@@ -114,7 +113,7 @@ class TokenDropViT(AblatedPixels):
         return logits
 
     def _positions(self) -> tuple[Tensor, Tensor]:
-        """What is added to a token and put before the first: (N, D) and (1, prefix, D)."""
+        """Positions added to tokens, (N, D), and the prefix before them, (1, prefix, D)."""
         channels, prefix = self.network.embed_dim, self.network.num_prefix_tokens
         zeros = self.black.new_zeros((1, *self.grid, channels), dtype=self.dtype)
         placed = self.encoder.placed(zeros)

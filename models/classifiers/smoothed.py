@@ -1,6 +1,6 @@
 """Votes of a base classifier on ablations of a batch of images.
 
-The certificate assumes that an ablation votes the same whatever happens to the pixels it does
+The certificate assumes that the vote of an ablation does not depend on the pixels that it does
 not show, although it shares its batch with ablations that do show them. Every forward pass
 therefore has one fixed shape: the same number of sequences, padded where there are fewer, all of
 one token count. Shapes: B images, V ablations, n votes an image (V unless ``views_bv`` says
@@ -8,33 +8,15 @@ otherwise), S sequences of a microbatch, T slots of a vote set, C classes.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.classifiers.base import BaseClassifier
 from models.classifiers.votes import ThresholdVoting, top_gaps, winners
-from models.views.ablations import Ablation
-
-
-class BaseClassifier(Protocol):
-    """What smoothing needs of a network (see ``models.classifiers.build.base_classifier``)."""
-
-    ablation: Ablation
-
-    def groups(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """Ablations of equal shape: (token count, view numbers)."""
-
-    def tokens(self, images_bhwc: Tensor) -> Tensor:
-        """What the sequences gather from, computed once an image."""
-
-    def __call__(self, tokens_bn: Tensor, image_s: Tensor, view_s: Tensor) -> Tensor:
-        """Logits (S, C) of ablation ``view_s`` of image ``image_s``."""
-
-    def whole(self, tokens_bn: Tensor, image_s: Tensor) -> Tensor:
-        """Logits (S, C) of the whole images ``image_s``."""
 
 
 class BatchVotes(NamedTuple):
@@ -46,7 +28,7 @@ class BatchVotes(NamedTuple):
         plain_b: The class of the whole image by the same weights; int (B,).
         vote_sets: Under threshold voting, the classes that each ablation votes for, ascending,
             then -1; int32 (B, n, T). Else None.
-        gaps_bv: Where asked for, the top-two logit gap; float16 (B, n). Else None.
+        gaps_bv: The top-two logit gap, if requested; float16 (B, n). Else None.
     """
 
     votes_bv: NDArray[np.int64]
@@ -70,7 +52,7 @@ class SmoothedClassifier:
         microbatch: Sequences a forward pass; part of a run's identity, for the last bits of
             logits depend on it.
         voting: Threshold voting, beside the one vote for the largest logit; None for that alone.
-        gaps: Whether to report top-two logit gaps.
+        gaps: Report top-two logit gaps.
 
     Raises:
         ValueError: The microbatch is empty, or the classifier is in training mode, in which an
@@ -114,9 +96,9 @@ class SmoothedClassifier:
         """
         count = len(images_bhwc)
         views_bv = self._checked_views(count, views_bv)
-        ballot = self._empty_ballot(views_bv.shape)
+        batch = self._empty_votes(views_bv.shape)
         if not count:
-            return ballot
+            return batch
         tokens = self.classifier.tokens(torch.from_numpy(images_bhwc).to(self.device))
         # View-major: neighbours in a microbatch read different images of the same band.
         view_f = np.ascontiguousarray(views_bv.T).reshape(-1)
@@ -124,9 +106,9 @@ class SmoothedClassifier:
             of_group = np.flatnonzero(self.group_v[view_f] == group)
             for places in self._slices(self.microbatch, of_group):
                 logits = self._logits(tokens, places % count, view_f[places])
-                self._count(ballot, logits, places % count, places // count)
-        ballot.plain_b[:] = self._plain(tokens, count)
-        return ballot
+                self._count(batch, logits, places % count, places // count)
+        batch.plain_b[:] = self._plain(tokens, count)
+        return batch
 
     def _logits(
         self, tokens: Tensor, image_s: NDArray[np.int64], view_s: NDArray[np.int64]
@@ -158,7 +140,7 @@ class SmoothedClassifier:
             raise ValueError(f"views_bv: ablations are numbered 0 to {views - 1}")
         return views_bv.astype(np.int64)
 
-    def _empty_ballot(self, shape: tuple[int, ...]) -> BatchVotes:
+    def _empty_votes(self, shape: tuple[int, ...]) -> BatchVotes:
         return BatchVotes(
             np.empty(shape, np.int64),
             np.empty(shape[0], np.int64),
@@ -168,17 +150,17 @@ class SmoothedClassifier:
 
     def _count(
         self,
-        ballot: BatchVotes,
+        batch: BatchVotes,
         logits: Tensor,
         image_s: NDArray[np.int64],
         slot_s: NDArray[np.int64],
     ) -> None:
-        """Enter the votes of sequences into their images' rows of a ballot."""
-        ballot.votes_bv[image_s, slot_s] = winners(logits)
-        if self.voting is not None and ballot.vote_sets is not None:
-            ballot.vote_sets[image_s, slot_s] = self.voting(logits)
-        if ballot.gaps_bv is not None:
-            ballot.gaps_bv[image_s, slot_s] = top_gaps(logits)
+        """Enter the votes of sequences into their images' rows of ``batch``."""
+        batch.votes_bv[image_s, slot_s] = winners(logits)
+        if self.voting is not None and batch.vote_sets is not None:
+            batch.vote_sets[image_s, slot_s] = self.voting(logits)
+        if batch.gaps_bv is not None:
+            batch.gaps_bv[image_s, slot_s] = top_gaps(logits)
 
     @staticmethod
     def _slices(size: int, places: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 from torch import Tensor, dtype
 
+from models.errors import WeightsError
 from models.networks.checkpoint import read_state
-from models.networks.weights import WeightsCard, WeightsError, read_card, sha256_of
+from models.networks.weights import WeightsCard, read_card, sha256_of
 
 _SAME = ("model", "num_classes", "classes", "preprocess", "ablation", "tokens")
 
@@ -18,8 +19,8 @@ def average_weights(
 
     A "model soup": trainings that begin at the same weights mostly end in one basin of the loss,
     where the mean of their ends often classifies better than each, and costs no more (Wortsman
-    et al. 2022, arXiv 2203.05482). Weights of different beginnings have no such mean, and no file
-    says that it is one: only the votes on held-out images do.
+    et al. 2022, arXiv 2203.05482). Weights that began differently have no such mean, and no file
+    shows that it is one: only the votes on held-out images do.
 
     Args:
         paths: safetensors files, each as often as it is to count.
@@ -29,8 +30,8 @@ def average_weights(
         Tensors, summed in float64, and the card.
 
     Raises:
-        WeightsError: There is one file only, or they are not of one network; the message has what
-            differs.
+        WeightsError: There is one file only, or they are not of one network; the message lists the
+            differences.
     """
     if len(paths) < 2:
         raise WeightsError(f"{len(paths)} weight files: a mean takes two or more")
@@ -38,11 +39,11 @@ def average_weights(
     for path, card in zip(paths[1:], cards[1:], strict=True):
         differing = [name for name in _SAME if getattr(card, name) != getattr(cards[0], name)]
         if differing:
-            told = "; ".join(
+            differences = "; ".join(
                 f"{name}: {getattr(cards[0], name)}, there {getattr(card, name)}"
                 for name in differing
             )
-            raise WeightsError(f"weights {path}: not of the network of {paths[0]} ({told})")
+            raise WeightsError(f"weights {path}: not of the network of {paths[0]} ({differences})")
     first = read_state(paths[0])
     _check_averageable(first, paths[0])
     sums = {name: value.double() for name, value in first.items()}

@@ -1,7 +1,7 @@
 """Reading weight files into tensors: the only code that may meet a pickle.
 
 A pickle can run any code when it is opened. Everything here therefore reads tensors alone, and
-unpickles only where the caller was told, explicitly, that the file is trusted.
+unpickles only where the caller states that the file is trusted.
 """
 
 import importlib.util
@@ -18,7 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from models.networks.weights import WeightsError, check_weights_path
+from models.errors import WeightsError
+from models.networks.weights import check_weights_path
 
 _CONVERT = "patchcert convert {path} out.safetensors --model NAME --trust-pickle"
 # Where training scripts keep the weights among other things; the first that is there is taken.
@@ -41,7 +42,7 @@ def read_state(path: str) -> dict[str, Tensor]:
 
 
 def read_checkpoint(path: str, *, trust_pickle: bool = False) -> Any:
-    """What ``torch.save`` wrote; only tensors and plain values unless the pickle is trusted.
+    """Read what ``torch.save`` wrote: tensors and plain values only, unless the pickle is trusted.
 
     Raises:
         WeightsError: The file is missing or damaged, or reading it means running code.
@@ -58,7 +59,7 @@ def read_checkpoint(path: str, *, trust_pickle: bool = False) -> Any:
             raise _damaged(path, error) from error
         if not trust_pickle:
             raise WeightsError(_refusal(path, found[1] if found else "")) from None
-    # Damage shows as RuntimeError (zip), EOFError or whatever the pickle's torn end leads to.
+    # Damage shows as RuntimeError (zip), EOFError or any error that a cut pickle leads to.
     except Exception as error:
         raise _damaged(path, error) from error
     return _unpickle(file)
@@ -105,7 +106,7 @@ def _damaged(path: str, error: Exception) -> WeightsError:
 
 
 def _unpickle(file: Path) -> Any:
-    """Open a trusted pickle, running whatever it holds."""
+    """Open a trusted pickle, which runs the code in it."""
     try:
         return torch.load(
             file,
@@ -128,6 +129,6 @@ def _unpickle(file: Path) -> Any:
 
 
 def _pickle_module() -> ModuleType:
-    """The robustness library pickles with dill, which also reads what pickle wrote."""
+    """Dill where installed: the robustness library pickles with it, and it reads all pickles."""
     name = "dill" if importlib.util.find_spec("dill") else "pickle"
     return importlib.import_module(name)

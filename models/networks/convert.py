@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.errors import WeightsError
 from models.networks.checkpoint import read_checkpoint, state_of
-from models.networks.weights import WeightsCard, WeightsError
+from models.networks.weights import WeightsCard
 from models.networks.zoo import check_fit, default_num_classes, default_preprocess, outline
 from models.preprocess import PRESETS, Preprocess
 from models.views.ablations import Ablation
@@ -27,10 +28,10 @@ _NORMALIZER = re.compile(r"normalizer\.(?:(?:normalizer|1)\.)?new_(mean|std)")
 
 @dataclass(frozen=True, kw_only=True)
 class Released:
-    """What a checkpoint holds of a network.
+    """The network in a checkpoint.
 
     Attributes:
-        state: The network's tensors under the network's own names, and whatever else was found.
+        state: The network's tensors under the network's own names, and any others in the file.
         normalizer: ``mean`` and ``std``; empty where the checkpoint has none.
     """
 
@@ -78,17 +79,17 @@ def convert_checkpoint(
     tokens: str | None = None,
     trust_pickle: bool = False,
 ) -> tuple[dict[str, Tensor], WeightsCard]:
-    """Read a checkpoint, hold it against ``model``, and say all that is known of it.
+    """Read a checkpoint, check it against ``model``, and describe it in a card.
 
     Args:
         path: File of ``torch.save``; it is only read.
         model: timm name of the network.
         num_classes: Length of the logits; None takes the head's.
-        preset: ``imagenet``, ``cifar10`` or ``model``, for resize and crop; None tells it from the
-            normalizer.
+        preset: ``imagenet``, ``cifar10`` or ``model``, for resize and crop; None finds it by
+            the normalizer.
         ablation: ``kind``, ``size`` and ``stride`` the network was trained for.
         tokens: Token mode it was trained in.
-        trust_pickle: Unpickle the file, which runs whatever code it holds.
+        trust_pickle: Unpickle the file, which runs any code it holds.
 
     Raises:
         UnknownModelError: timm has no such model.
@@ -183,7 +184,7 @@ def _checked(ablation: Mapping[str, Any], preprocess: Preprocess) -> Mapping[str
 
 
 def _provenance(checkpoint: Any, file: Path) -> dict[str, Any]:
-    """Which file this was, and what it says of its training, as plain JSON."""
+    """The file, and the facts of its training that it holds, as plain JSON."""
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     facts: dict[str, Any] = {"file": file.name, "sha256": digest}

@@ -1,7 +1,7 @@
-"""Which networks compute the same whichever hidden tokens are left out.
+"""Networks that compute the same without their hidden tokens.
 
 A token may be dropped iff everything that mixes tokens is global attention (or a pooling of it)
-over whatever tokens are there. That is a property of code, not of weights, so networks are
+over the tokens that are there. That is a property of code, not of weights, so networks are
 admitted by the classes they are made of: an unknown part is refused, never assumed harmless.
 """
 
@@ -15,7 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from timm.models.vision_transformer_relpos import VisionTransformerRelPos
 from torch import nn
 
-from models.classifiers.base import UnsupportedModelError
+from models.errors import UnsupportedModelError
 from models.networks.systems import drop_refusal
 
 Droppable: TypeAlias = Any
@@ -47,7 +47,7 @@ _ATTENTION = frozenset(
 
 
 def droppable(network: Droppable) -> Droppable:
-    """The network itself, known to compute the same whichever hidden tokens are left out.
+    """Return the network, known to compute the same without any of its hidden tokens.
 
     Raises:
         UnsupportedModelError: It does not, or is not known to; with the reason.

@@ -1,14 +1,8 @@
 """From embedded tokens to features, for the tokens that are kept; composed of timm's modules.
 
-Two ways in which a transformer knows where a token lies: a position added to it, or a bias of
-attention for each pair of tokens. Shapes: S sequences, K kept tokens, P prefix tokens, N tokens
-of the grid, D channels, A attention heads.
-
-The last block, for the tokens that are read after it.
-
-A head that reads the class token alone needs of the last block its keys and values at every token
-but everything else, ten twelfths of the block's products, at the class token only (two queries for
-a distilled model). Shapes: S sequences, L tokens of a sequence, P prefix tokens, D channels.
+A transformer knows the place of a token by a position that is added to it (``AbsoluteEncoder``), or
+by a bias of attention for each pair of tokens (``RelativeEncoder``). Shapes: S sequences, L tokens
+of a sequence, K kept tokens, P prefix tokens, N tokens of the grid, D channels, A attention heads.
 """
 
 import copy
@@ -26,16 +20,80 @@ from torch.nn import functional
 from models.networks.droppable import RELATIVE, Droppable
 
 
+class Encoder(Protocol):
+    """The part of a network between the embedding of tokens and the head."""
+
+    def placed(self, zeros: Tensor) -> Tensor:
+        """Prefix tokens, and the positions of zero tokens; (1, P + N, D).
+
+        Args:
+            zeros: Tokens of the grid; (1, rows, columns, D).
+        """
+
+    def __call__(self, x: Tensor, kept: Tensor) -> Tensor:
+        """Features (S, P + K, D) of a sequence of prefix and kept tokens, or the first of them.
+
+        A network whose head reads prefix tokens alone may get only those P.
+
+        Args:
+            x: Tokens with their positions; (S, P + K, D).
+            kept: Grid places of the K, int64 (S, K), or (K,) if alike for all.
+        """
+
+
+def encoder_of(network: Droppable) -> Encoder:
+    """The encoder of a network that ``droppable`` admits."""
+    return RelativeEncoder(network) if type(network) in RELATIVE else AbsoluteEncoder(network)
+
+
+class AbsoluteEncoder:
+    """Positions are added to tokens; blocks need know nothing of them."""
+
+    def __init__(self, network: Droppable) -> None:
+        self.network = network
+        # Where the head reads prefix tokens alone, the last block need compute no others.
+        self.last = PrefixBlock.of(network.blocks[-1]) if reads_prefix_only(network) else None
+
+    def placed(self, zeros: Tensor) -> Tensor:
+        """Prefix tokens, and the positions of zero tokens; (1, P + N, D).
+
+        timm's own code computes them, so that every arrangement of class, distillation and
+        register tokens is as in training.
+        """
+        network = self.network
+        # Networks of dynamic size want the grid, the others want it flattened.
+        placed: Tensor = network._pos_embed(
+            zeros if network.dynamic_img_size else zeros.flatten(1, 2)
+        )
+        return placed
+
+    def __call__(self, x: Tensor, kept: Tensor) -> Tensor:
+        """As timm's ``forward_features`` after the embedding.
+
+        Of a network whose head reads prefix tokens alone, those only: (S, P, D).
+        """
+        network = self.network
+        x = network.norm_pre(network.patch_drop(network.pos_drop(x)))
+        if self.last is None:
+            x = network.blocks(x)
+        else:
+            x = self.last(network.blocks[:-1](x), network.num_prefix_tokens)
+        features: Tensor = network.norm(x)
+        return features
+
+
 def reads_prefix_only(network: Droppable) -> bool:
-    """Whether the head takes nothing but prefix tokens from the encoder."""
+    """True where the head takes nothing but prefix tokens from the encoder."""
     if type(network) is VisionTransformerDistilled:
         return True
     return network.global_pool == "token" and network.attn_pool is None
 
 
 class PrefixBlock:
-    """A timm ``Block`` whose output is wanted at the prefix tokens only.
+    """The last block of a network whose head reads the prefix tokens only, computed only there.
 
+    It needs keys and values at every token, but everything else, ten twelfths of its products, at
+    the prefix tokens only: the class token, and a distillation token.
     The same modules and weights, and the same arithmetic at those tokens: a block acts on each
     token by itself but for attention, and attention on each query by itself.
     """
@@ -77,68 +135,6 @@ class PrefixBlock:
         return projected
 
 
-class Encoder(Protocol):
-    """What a family does to tokens between their embedding and the head."""
-
-    def placed(self, zeros: Tensor) -> Tensor:
-        """What is added to, and put before, tokens that are all zero; (1, P + N, D).
-
-        Args:
-            zeros: Tokens of the grid; (1, rows, columns, D).
-        """
-
-    def __call__(self, x: Tensor, kept: Tensor) -> Tensor:
-        """Features (S, P + K, D) of a sequence of prefix and kept tokens, or the first of them.
-
-        A network whose head reads prefix tokens alone may get only those P.
-
-        Args:
-            x: Tokens with their positions; (S, P + K, D).
-            kept: Grid places of the K, int64 (S, K), or (K,) if alike for all.
-        """
-
-
-def encoder_of(network: Droppable) -> Encoder:
-    """The encoder of a network that ``droppable`` admits."""
-    return RelativeEncoder(network) if type(network) in RELATIVE else AbsoluteEncoder(network)
-
-
-class AbsoluteEncoder:
-    """Positions are added to tokens; blocks need know nothing of them."""
-
-    def __init__(self, network: Droppable) -> None:
-        self.network = network
-        # Where the head reads prefix tokens alone, the last block need compute no others.
-        self.last = PrefixBlock.of(network.blocks[-1]) if reads_prefix_only(network) else None
-
-    def placed(self, zeros: Tensor) -> Tensor:
-        """Asked of timm's own code with zero tokens.
-
-        So every arrangement of class, distillation and register tokens is placed as the network
-        was trained.
-        """
-        network = self.network
-        # Networks of dynamic size want the grid, the others want it flattened.
-        placed: Tensor = network._pos_embed(
-            zeros if network.dynamic_img_size else zeros.flatten(1, 2)
-        )
-        return placed
-
-    def __call__(self, x: Tensor, kept: Tensor) -> Tensor:
-        """As timm's ``forward_features`` after the embedding.
-
-        Of a network whose head reads prefix tokens alone, those only: (S, P, D).
-        """
-        network = self.network
-        x = network.norm_pre(network.patch_drop(network.pos_drop(x)))
-        if self.last is None:
-            x = network.blocks(x)
-        else:
-            x = self.last(network.blocks[:-1](x), network.num_prefix_tokens)
-        features: Tensor = network.norm(x)
-        return features
-
-
 class RelativeEncoder(nn.Module):
     """Attention is biased by a table over pairs of places, of which kept pairs are gathered.
 
@@ -150,7 +146,7 @@ class RelativeEncoder(nn.Module):
 
     def __init__(self, network: Droppable) -> None:
         super().__init__()
-        # In a tuple, lest the network be registered twice.
+        # In a tuple, so that the network is not registered twice.
         self._network = (network,)
         self._argument = "shared_rel_pos_bias" if isinstance(network, Beit) else "shared_rel_pos"
         shared = {id(weight): weight for weight in network.parameters()}

@@ -1,8 +1,7 @@
-"""What can be evaluated: model families, ablations, token modes, voting. One registry.
+"""The registry of model families, ablations, token modes and voting that can be evaluated.
 
-``patchcert systems``, the table in the docs, the refusals of
-``models.networks.droppable`` and the tests
-all read it. Imports neither torch nor timm.
+``patchcert systems``, the table in the docs, the refusals of ``models.networks.droppable`` and the
+tests all read it. Imports neither torch nor timm.
 """
 
 from dataclasses import dataclass
@@ -26,9 +25,9 @@ class System:
         family: Name for people.
         examples: timm names of members.
         source: timm source files (stems) whose network classes belong here.
-        refusal: Why hidden tokens cannot be dropped soundly, as the end of a sentence that
-            begins with the network; None where they can.
-        note: What a user should know of the family's logits.
+        refusal: Reason for which hidden tokens cannot be dropped soundly, as the end of a sentence
+            that begins with the network; None where they can.
+        note: A remark on the family's logits, for users.
         ablations: Shapes of ablations.
         voting: Voting rules.
     """
@@ -170,7 +169,7 @@ SYSTEMS: tuple[System, ...] = (
 
 
 def drop_refusal(module: str) -> str:
-    """Why a network defined in the Python module ``module`` is refused for ``drop``."""
+    """Reason for which ``drop`` refuses a network that the Python module ``module`` defines."""
     stem = module.rpartition(".")[2]
     for system in SYSTEMS:
         if stem in system.source and system.refusal is not None:

@@ -1,4 +1,4 @@
-"""Weight files: their digest, and what a safetensors header says about the network inside.
+"""Weight files: their digest, and the description of the network in a safetensors header.
 
 Reading a header needs neither torch nor timm, so that the identity of a run is known before
 anything heavy is imported.
@@ -13,23 +13,19 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from models.errors import RequestError
+from models.errors import WeightsError
 from models.preprocess import Preprocess
 
 HUB = "timm:"
-"""What weights on timm's hub begin with, before the model's name."""
+"""Prefix of the name of weights on timm's hub, before the model's name."""
 
 _KEY = "patchcert"
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 
-class WeightsError(RequestError):
-    """A weight file is missing, unreadable, or does not fit the network."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class WeightsCard:
-    """What a weight file says of itself; every field may be unknown.
+    """Description of the network in a weight file; every field may be unknown.
 
     Attributes:
         model: timm name of the network.
@@ -51,10 +47,10 @@ class WeightsCard:
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
     def origin(self, file: str, sha256: str) -> dict[str, Any]:
-        """What the recipe of weights made from these says of them: which file, and its recipe.
+        """Describe this file in the recipe of weights that are made from it.
 
-        A header tells the recipe of one file once (``to_metadata``): where an origin has none, the
-        first with its sha256 may.
+        ``to_metadata`` keeps the recipe of a file only where the file is first named: a later
+        origin of the same sha256 has none.
         """
         recipe = {"recipe": dict(self.recipe)} if self.recipe else {}
         return {"file": PurePath(file).name, "sha256": sha256, **recipe}
@@ -62,8 +58,8 @@ class WeightsCard:
     def to_metadata(self) -> dict[str, str]:
         """The safetensors header entry that ``read_card`` reads back.
 
-        One entry only: safetensors writes several in any order, and the digest of equal weights,
-        which the id of a run depends on, would be another one each time.
+        One entry only: safetensors writes several in any order, so that equal weights would have
+        another digest each time, on which the id of a run depends.
         """
         body = {
             "model": self.model,
@@ -72,27 +68,27 @@ class WeightsCard:
             "preprocess": self.preprocess.to_dict() if self.preprocess else None,
             "ablation": dict(self.ablation),
             "tokens": self.tokens,
-            "recipe": _told_once(self.recipe, set()),
+            "recipe": _without_repetition(self.recipe, set()),
         }
         return {_KEY: json.dumps(body, sort_keys=True)}
 
 
-def _told_once(said: Any, known: set[str]) -> Any:
-    """A recipe in which that of each file stands where the file is first named, in sorted order.
+def _without_repetition(recipe: Any, known: set[str]) -> Any:
+    """Keep the recipe of each file only where the file is first named, in sorted order.
 
-    Averages of averages, whose parts began alike, would else tell it as often as there are ways
-    back to it: the fourth generation of the example had 350 kB of header, of which 19 were news.
+    Averages of averages with common ancestors would repeat it for every path to the ancestor: the
+    fourth generation of the example had 350 kB of header, of which 19 kB are not repetition.
     """
-    if isinstance(said, Mapping):
-        told = dict(said)
-        if "sha256" in told and "recipe" in told:
-            if told["sha256"] in known:
-                del told["recipe"]
-            known.add(said["sha256"])
-        return {name: _told_once(told[name], known) for name in sorted(told)}
-    if isinstance(said, list | tuple):
-        return [_told_once(one, known) for one in said]
-    return said
+    if isinstance(recipe, Mapping):
+        kept = dict(recipe)
+        if "sha256" in kept and "recipe" in kept:
+            if kept["sha256"] in known:
+                del kept["recipe"]
+            known.add(kept["sha256"])
+        return {name: _without_repetition(kept[name], known) for name in sorted(kept)}
+    if isinstance(recipe, list | tuple):
+        return [_without_repetition(one, known) for one in recipe]
+    return recipe
 
 
 def check_weights_path(path: str) -> Path:
@@ -113,7 +109,7 @@ def check_weights_path(path: str) -> Path:
 
 
 def is_hub_name(weights: str) -> bool:
-    """Whether ``weights`` names published weights (``timm:NAME``) rather than a file."""
+    """True where ``weights`` names published weights (``timm:NAME``) rather than a file."""
     return weights.startswith(HUB)
 
 
@@ -162,7 +158,8 @@ def read_shapes(path: str) -> dict[str, tuple[int, ...]] | None:
         return None
     try:
         with safe_open(file, framework="numpy") as archive:
-            return {key: tuple(archive.get_slice(key).get_shape()) for key in archive.keys()}  # noqa: SIM118
+            names = archive.keys()
+            return {name: tuple(archive.get_slice(name).get_shape()) for name in names}
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"weights {path}: not a readable safetensors file ({error})") from error
 

@@ -9,15 +9,11 @@ import torch
 from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
-from models.errors import RequestError
+from models.errors import UnknownModelError, WeightsError
 from models.nearest import did_you_mean
 from models.networks.checkpoint import read_state
-from models.networks.weights import HUB, WeightsError, read_shapes
+from models.networks.weights import HUB, read_shapes
 from models.preprocess import Preprocess
-
-
-class UnknownModelError(RequestError):
-    """timm has no model of that name."""
 
 
 def check_model_name(name: str) -> None:
@@ -91,7 +87,7 @@ def load_network(
 def check_weights(
     name: str, num_classes: int, weights: str, input_px: tuple[int, int] | None = None
 ) -> None:
-    """Refuse what ``load_network`` would, by the file's header alone; nothing is loaded.
+    """Check weights as ``load_network`` would, by the file's header alone; nothing is loaded.
 
     Only of safetensors: other files have no header, and no more than the name is checked.
 
@@ -110,7 +106,7 @@ def check_weights(
 
 
 def _built(name: str, num_classes: int, input_px: tuple[int, int] | None) -> nn.Module:
-    """The network with weights of no meaning."""
+    """The network with uninitialized or random weights."""
     network: nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes)
     if input_px is not None and _fixed_px(network) not in (None, input_px):
         network = timm.create_model(
@@ -183,11 +179,7 @@ def fetch_hub_weights(weights: str) -> Path:
         WeightsError: timm publishes no weights for it there, or they cannot be fetched.
     """
     # With its telemetry and HTTP client it is slow to import, and needed for nothing else.
-    from huggingface_hub import hf_hub_download  # noqa: PLC0415
-    from huggingface_hub.errors import (  # noqa: PLC0415
-        EntryNotFoundError,
-        LocalEntryNotFoundError,
-    )
+    from huggingface_hub import errors, hf_hub_download  # noqa: PLC0415
 
     name = weights.removeprefix(HUB)
     check_model_name(name)
@@ -199,9 +191,9 @@ def fetch_hub_weights(weights: str) -> Path:
     repository, _, revision = config.hf_hub_id.partition("@")
     try:
         return Path(hf_hub_download(repository, "model.safetensors", revision=revision or None))
-    except LocalEntryNotFoundError as error:
+    except errors.LocalEntryNotFoundError as error:
         raise _no_hub(weights, repository, error) from error
-    except EntryNotFoundError as error:
+    except errors.EntryNotFoundError as error:
         raise WeightsError(
             f"weights {weights}: {repository} on the hub has no model.safetensors; download its "
             "weights and give the file"

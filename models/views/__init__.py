@@ -1,1 +1,1 @@
-"""Views: what is shown, and what a patch can touch. Pure numpy."""
+"""Views: the parts of an image that are shown, and the ones a patch can touch. Pure numpy."""

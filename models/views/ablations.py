@@ -1,19 +1,9 @@
-"""The family of ablations a smoothed classifier votes over, and the patches it meets.
+"""Ablations: the views that a smoothed classifier votes over, and the patches they meet.
 
-One object answers every geometric question, so that the model and the certificate cannot
-disagree about what an ablation shows. All lengths are pixels of the *attacker's grid*: the
-image as the model receives it, or, with ``pixel_scale`` p, the image before an exact p-fold
-nearest-neighbour enlargement, on which one pixel is p x p model pixels.
-
-Pure numpy: no torch, so that certificates can be computed where no model can run.
-
-Bands on a circle, grids of corners, tokens of a line: the arithmetic behind ``Ablation``.
-
-Pure numpy. Lengths are pixels. Shape suffixes: V bands, L intervals, Y x X a grid.
-
-What each ablation of a family shows: its positions, its pixels, its tokens.
-
-``models.views.ablations.Ablation`` is the class to use; it adds what a patch can touch. Pure numpy.
+All lengths are pixels of the *attacker's grid*: the image as the model receives it, or, with
+``pixel_scale`` p, the image before an exact p-fold nearest-neighbour enlargement, on which one
+pixel is p x p model pixels. Pure numpy: no torch, so that certificates can be computed where no
+model can run. Shapes: V views, L locations, Y x X a grid.
 """
 
 from dataclasses import dataclass
@@ -27,6 +17,22 @@ from models.views.sampling import random_offsets
 
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
+AblationKind = Literal["column", "row", "block"]
+
+
+class Patch(NamedTuple):
+    """A rectangle of adversarial pixels, wholly inside the image (it does not wrap)."""
+
+    height: int
+    width: int
+
+    @classmethod
+    def square(cls, side: int) -> "Patch":
+        """A patch of ``side`` x ``side`` pixels."""
+        return cls(side, side)
+
+    def __str__(self) -> str:
+        return f"{self.height}x{self.width} px"
 
 
 class OffsetGrid(NamedTuple):
@@ -64,66 +70,29 @@ class OffsetGrid(NamedTuple):
         return cells.reshape(self.shape)
 
 
-def band(start: IntArray, size: int, length: int) -> BoolArray:
-    """Rows of bool (V, length): True on [start, start + size) modulo ``length``."""
-    return (np.arange(length)[None, :] - start[:, None]) % length < size
-
-
-def band_meets(start: IntArray, size: int, length: int, first: IntArray, extent: int) -> BoolArray:
-    """Whether the interval [first, first + extent) meets the wrapped band; bool (L, V).
-
-    Two arcs of a circle intersect iff one of them begins inside the other.
-    """
-    offset = (first[:, None] - start[None, :]) % length
-    return (offset < size) | ((-offset) % length < extent)
-
-
-def corners(ys: IntArray, xs: IntArray) -> IntArray:
-    """Every (y, x), row-major; int64 (Y * X, 2)."""
-    grid = np.stack(np.meshgrid(ys, xs, indexing="ij"), axis=-1)
-    return grid.reshape(-1, 2).astype(np.int64)
-
-
-def shown_tokens(visible: BoolArray, scale: int, token: int) -> BoolArray:
-    """Which tokens along one axis hold a visible pixel; bool (tokens,).
-
-    Args:
-        visible: Visible pixels of the attacker's grid along this axis; bool (length,).
-        scale: Model pixels per pixel of the attacker's grid.
-        token: Extent of a token, in model pixels.
-
-    Raises:
-        ValueError: The tokens do not tile the axis.
-    """
-    if (len(visible) * scale) % token:
-        raise ValueError(f"tokens of {token} px do not tile {len(visible) * scale} model pixels")
-    shown: BoolArray = np.any(visible.repeat(scale).reshape(-1, token), axis=1)
-    return shown
-
-
-AblationKind = Literal["column", "row", "block"]
-
-
 @dataclass(frozen=True, kw_only=True)
-class Views:
-    """Every ablation of one image: what each of them shows.
+class Ablation:
+    """The family of ablations of an image: what each of them shows, and which a patch can touch.
 
-    A column ablation shows the columns [x, x + size) modulo the width, a row ablation likewise
-    rows, a block ablation a size x size square that wraps both ways (Levine & Feizi,
-    "(De)Randomized Smoothing", 2020; Salman et al., "Certified Patch Robustness via Smoothed
-    Vision Transformers", 2022). Offsets are 0, stride, 2 stride, ... below the length, or
-    ``random`` many of all offsets (``models.views.sampling``): public and the same for
-    every image. Blocks are numbered row-major (y, then x).
+    One object answers every geometric question, so that the model and the certificate cannot
+    disagree about what an ablation shows.
+
+    A column ablation shows the columns [x, x + size) modulo the width, a row ablation the rows
+    [y, y + size) modulo the height, a block ablation a size x size square that wraps both ways
+    (Levine & Feizi, "(De)Randomized Smoothing", 2020; Salman et al., "Certified Patch Robustness
+    via Smoothed Vision Transformers", 2022). Offsets are 0, stride, 2 stride, ... below the length,
+    or ``random`` many of all offsets (``models.views.sampling``): public and the same for every
+    image. Blocks are numbered row-major (y, then x).
 
     Attributes:
-        kind: The shape of what is shown.
+        kind: Shape of the shown pixels: column, row or block.
         size: Extent of the band or block, in pixels.
         stride: Distance of neighbouring offsets, in pixels.
         height: Height of the attacker's grid, in pixels.
         width: Width of the attacker's grid, in pixels.
         pixel_scale: Model pixels per pixel of the attacker's grid, along each axis.
-        random: Positions chosen among all those of stride 1; None takes every one of ``stride``.
-        seed: Which random family; 0 where there is none.
+        random: Positions chosen among all those of stride 1; None takes all those of ``stride``.
+        seed: Number of the random family; 0 where there is none.
 
     Raises:
         ValueError: The size or the stride lies outside 1 .. the length they divide, more positions
@@ -184,11 +153,11 @@ class Views:
         """Top-left corner (y, x) of every ablation, row-major, in pixels; int (V, 2)."""
         if self.random is not None:
             return random_offsets(self.seed, self.random, *self._steps)
-        return corners(*(np.arange(0, steps, self.stride) for steps in self._steps))
+        return _corners(*(np.arange(0, steps, self.stride) for steps in self._steps))
 
     @cached_property
     def grid(self) -> OffsetGrid:
-        """The distinct offsets along the two axes, and which of their cells hold a view."""
+        """The distinct offsets along the two axes, and the cells of them that hold a view."""
         return OffsetGrid.of(self.positions)
 
     def __len__(self) -> int:
@@ -204,13 +173,13 @@ class Views:
 
     @cached_property
     def visible_rows(self) -> BoolArray:
-        """Which pixel rows each ablation shows; bool (V, height)."""
-        return band(self.positions[:, 0], self._extent[0], self.height)
+        """Pixel rows that each ablation shows; bool (V, height)."""
+        return _band(self.positions[:, 0], self._extent[0], self.height)
 
     @cached_property
     def visible_columns(self) -> BoolArray:
-        """Which pixel columns each ablation shows; bool (V, width)."""
-        return band(self.positions[:, 1], self._extent[1], self.width)
+        """Pixel columns that each ablation shows; bool (V, width)."""
+        return _band(self.positions[:, 1], self._extent[1], self.width)
 
     def visible(self, view: int) -> BoolArray:
         """The pixels that ablation ``view`` shows; bool (height, width)."""
@@ -228,35 +197,12 @@ class Views:
             ValueError: The tokens do not tile the model's input.
         """
         rows, columns = (
-            shown_tokens(visible[view], self.pixel_scale, token)
+            _shown_tokens(visible[view], self.pixel_scale, token)
             for visible, token in zip(
                 (self.visible_rows, self.visible_columns), token_px, strict=True
             )
         )
         return np.flatnonzero(rows[:, None] & columns[None, :]).astype(np.int64)
-
-
-__all__ = ["Ablation", "AblationKind", "BoolArray", "IntArray", "Patch"]
-
-
-class Patch(NamedTuple):
-    """A rectangle of adversarial pixels, wholly inside the image (it does not wrap)."""
-
-    height: int
-    width: int
-
-    @classmethod
-    def square(cls, side: int) -> "Patch":
-        """A patch of ``side`` x ``side`` pixels."""
-        return cls(side, side)
-
-    def __str__(self) -> str:
-        return f"{self.height}x{self.width} px"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ablation(Views):
-    """Every ablation of one image: what each shows (``Views``) and which a patch can touch."""
 
     def check_patch(self, patch: Patch) -> None:
         """Raise ValueError unless ``patch`` fits inside the image."""
@@ -269,13 +215,13 @@ class Ablation(Views):
     def locations(self, patch: Patch) -> IntArray:
         """Corners (y, x) of every location that matters, row-major, in pixels; int (L, 2).
 
-        A column ablation cannot tell rows apart, so only the left edge varies (y = 0), and
-        likewise for rows.
+        A column ablation cannot tell rows apart, so only the left edge varies (y = 0); of a row
+        ablation only the upper edge does (x = 0).
 
         Raises:
             ValueError: The patch does not fit.
         """
-        return corners(*self._edges(patch))
+        return _corners(*self._edges(patch))
 
     def _edges(self, patch: Patch) -> tuple[IntArray, IntArray]:
         """The y and the x of ``locations``, ascending; int (Ly,) and (Lx,)."""
@@ -295,8 +241,8 @@ class Ablation(Views):
         """
         y0, x0 = self._edges(patch)
         size_y, size_x = self._extent
-        rows = band_meets(self.grid.ys, size_y, self.height, y0, patch.height)
-        columns = band_meets(self.grid.xs, size_x, self.width, x0, patch.width)
+        rows = _band_meets(self.grid.ys, size_y, self.height, y0, patch.height)
+        columns = _band_meets(self.grid.xs, size_x, self.width, x0, patch.width)
         return rows, columns
 
     def touched_axes(self, patch: Patch) -> tuple[BoolArray, BoolArray]:
@@ -312,7 +258,7 @@ class Ablation(Views):
         return rows[:, row_v], columns[:, column_v]
 
     def touched(self, patch: Patch) -> BoolArray:
-        """Which ablations a patch at each location touches; bool (L, V), as ``locations``."""
+        """Ablations that a patch at each of ``locations`` touches; bool (L, V)."""
         rows, columns = self.touched_axes(patch)
         both = rows[:, None, :] & columns[None, :, :]
         return both.reshape(-1, len(self))
@@ -327,3 +273,40 @@ class Ablation(Views):
         # Floats are exact below 2^53 and have a fast matrix product, which numpy's integers lack.
         taken = self.grid.taken().astype(np.float64)
         return int((rows.astype(np.float64) @ taken @ columns.T.astype(np.float64)).max())
+
+
+def _band(start: IntArray, size: int, length: int) -> BoolArray:
+    """Rows of bool (V, length): True on [start, start + size) modulo ``length``."""
+    return (np.arange(length)[None, :] - start[:, None]) % length < size
+
+
+def _band_meets(start: IntArray, size: int, length: int, first: IntArray, extent: int) -> BoolArray:
+    """True where the interval [first, first + extent) meets the wrapped band; bool (L, V).
+
+    Two arcs of a circle intersect iff one of them begins inside the other.
+    """
+    offset = (first[:, None] - start[None, :]) % length
+    return (offset < size) | ((-offset) % length < extent)
+
+
+def _corners(ys: IntArray, xs: IntArray) -> IntArray:
+    """Every (y, x), row-major; int64 (Y * X, 2)."""
+    grid = np.stack(np.meshgrid(ys, xs, indexing="ij"), axis=-1)
+    return grid.reshape(-1, 2).astype(np.int64)
+
+
+def _shown_tokens(visible: BoolArray, scale: int, token: int) -> BoolArray:
+    """Tokens along one axis that hold a visible pixel; bool (tokens,).
+
+    Args:
+        visible: Visible pixels of the attacker's grid along this axis; bool (length,).
+        scale: Model pixels per pixel of the attacker's grid.
+        token: Extent of a token, in model pixels.
+
+    Raises:
+        ValueError: The tokens do not tile the axis.
+    """
+    if (len(visible) * scale) % token:
+        raise ValueError(f"tokens of {token} px do not tile {len(visible) * scale} model pixels")
+    shown: BoolArray = np.any(visible.repeat(scale).reshape(-1, token), axis=1)
+    return shown

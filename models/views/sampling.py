@@ -35,7 +35,7 @@ def random_offsets(seed: int, count: int, rows: int, columns: int) -> NDArray[np
     row-major. The first N of a seed are among the first N + 1: families of one seed are nested.
 
     Args:
-        seed: Which family.
+        seed: Number of the family.
         count: Offsets to choose, at most ``rows * columns``.
         rows: Vertical offsets 0 .. rows-1 to choose from.
         columns: Horizontal offsets 0 .. columns-1 to choose from.
@@ -58,7 +58,7 @@ def draw_positions(image_id: str, seed: int, draws: int, count: int) -> NDArray[
 
     Args:
         image_id: Name of the image, fixed before any vote is seen.
-        seed: Which sample.
+        seed: Number of the sample.
         draws: Positions to draw.
         count: Positions to draw from, numbered 0 .. count-1.
 

@@ -1,4 +1,4 @@
-"""Threats: what the attacker may do to an image, as one value with one text.
+"""Threats: the rectangles an attacker may rewrite, as one value with one text.
 
 All lengths are pixels of the ablation's grid.
 """
@@ -21,7 +21,7 @@ _EXAMPLES = "32 (a square), 16x48 (height x width), 2of32 (two squares) or area:
 
 @dataclass(frozen=True)
 class Threat:
-    """What the attacker may rewrite: rectangles of pixels, anywhere wholly inside the image.
+    """The pixels an attacker may rewrite: rectangles, anywhere wholly inside the image.
 
     ``str`` of a threat is its one text, in tables, files and flags alike, and ``parse`` its
     inverse: ``32x32``, ``16x48``, ``2 of 32x32``, ``area<=1024``.

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from models.networks.weights import WeightsError, read_card
+from models.errors import WeightsError
+from models.networks.weights import read_card
 from models.views.threats import Threat
 from pipeline.analysis.outcomes import PLAIN, SMOOTHED, Measure, Outcomes
 from pipeline.certificates.rules import rule_named

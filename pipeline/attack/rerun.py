@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from models.classifiers.smoothed import BaseClassifier, SmoothedClassifier
+from models.classifiers.base import BaseClassifier
+from models.classifiers.smoothed import SmoothedClassifier
 from models.errors import JobError
 from models.networks.weights import sha256_of
 from models.preprocess import Preprocess
@@ -37,7 +38,8 @@ from pipeline.runs.numerics import Numerics, probe_machine, resolve_numerics
 from pipeline.runs.resolve import hub_or_path
 from pipeline.runs.store import StoreError, VotesStore
 from pipeline.runs.weight_files import local_weights
-from pipeline.sources.listing import SourceOptions, list_images
+from pipeline.sources.base import SourceOptions
+from pipeline.sources.listing import list_images
 from pipeline.voting.decode import DecodeUnit, pixels_of_rows
 from pipeline.voting.plan import count_votes
 

@@ -1,6 +1,6 @@
-"""The whole pipeline beside the bare engine, and decoding by itself.
+"""The speed of the whole pipeline beside that of the bare engine, and of decoding alone.
 
-Made-up photographs: what decoding costs depends on their size and detail alone.
+On synthetic photographs: the cost of decoding depends on their size and detail alone.
 """
 
 import io
@@ -32,31 +32,6 @@ PHOTO = (500, 375)
 
 LARGE = (2000, 1500)
 """Width and height of a large one."""
-
-
-def photo(width: int, height: int, seed: int) -> bytes:
-    """A JPEG with the detail and size of a photograph: smooth shapes and fine noise."""
-    rng = np.random.default_rng(seed)
-    coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
-    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), np.int16)
-    noisy = smooth + rng.integers(-12, 13, smooth.shape)
-    stream = io.BytesIO()
-    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(stream, "JPEG", quality=90)
-    return stream.getvalue()
-
-
-def decode_rates(images: int = 24) -> dict[str, float]:
-    """Images a second that one core decodes and preprocesses, by size in pixels and way."""
-    rates = {}
-    whole = PRESETS["imagenet"]
-    for width, height in (PHOTO, LARGE):
-        encoded = [photo(width, height, seed) for seed in range(min(images, 4))]
-        for way, look in (("", whole), (" scaled", replace(whole, scaled_decode=True))):
-            start = time.perf_counter()
-            for index in range(images):
-                prepared(encoded[index % len(encoded)], look)
-            rates[f"{width}x{height}{way}"] = images / (time.perf_counter() - start)
-    return rates
 
 
 def pipeline_over_engine(
@@ -101,6 +76,31 @@ def pipeline_over_engine(
         "engine_images_a_second": max(before, after),
         "pipeline_over_engine": job / max(before, after),
     }
+
+
+def decode_rates(images: int = 24) -> dict[str, float]:
+    """Images a second that one core decodes and preprocesses, by size in pixels and way."""
+    rates = {}
+    whole = PRESETS["imagenet"]
+    for width, height in (PHOTO, LARGE):
+        encoded = [photo(width, height, seed) for seed in range(min(images, 4))]
+        for way, look in (("", whole), (" scaled", replace(whole, scaled_decode=True))):
+            start = time.perf_counter()
+            for index in range(images):
+                prepared(encoded[index % len(encoded)], look)
+            rates[f"{width}x{height}{way}"] = images / (time.perf_counter() - start)
+    return rates
+
+
+def photo(width: int, height: int, seed: int) -> bytes:
+    """A JPEG with the detail and size of a photograph: smooth shapes and fine noise."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), np.int16)
+    noisy = smooth + rng.integers(-12, 13, smooth.shape)
+    stream = io.BytesIO()
+    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(stream, "JPEG", quality=90)
+    return stream.getvalue()
 
 
 def _shards(folder: Path, images: int, per_shard: int = 64) -> str:

@@ -1,16 +1,8 @@
-"""The speed of the votes pass beside what it should be held against, in one run.
+"""The speed of the votes pass beside the speeds it is compared with, in one run.
 
 Contenders, each with all threads and a batch of its own: the plain network, a plain ResNet-50,
 hidden tokens dropped (at several strides), hidden tokens black, the published way of dropping, a
 CNN on black-masked images. Weights and pixels are random: speed does not depend on them.
-
-A network at its fastest where there is a compiler for it.
-
-The published way of dropping tokens, as plainly as it can be written: a baseline.
-
-What smoothed-vit does (Salman et al. 2022), written anew from its description: float32; for one
-band at a time, the whole batch of images is masked, all of their patches are embedded, the band's
-tokens are picked, and every token goes through every block.
 """
 
 from collections.abc import Callable
@@ -36,81 +28,25 @@ from pipeline.bench.operations import matmul_tasks, operations_an_image, operati
 from pipeline.bench.stages import stage_seconds
 from pipeline.runs.numerics import pin_mkl
 
-
-def compiled(
-    network: nn.Module, batch: Tensor, compiler: Callable[..., Any] = torch.compile
-) -> tuple[Callable[[Tensor], Any], str]:
-    """A network compiled for one shape, and what it is; itself where that fails.
-
-    Args:
-        network: In evaluation mode, on its device.
-        batch: Of the shape and type that it will be given.
-        compiler: As ``torch.compile``.
-    """
-    try:
-        fast = compiler(network, dynamic=False)
-        # Nothing is compiled before the first call.
-        with torch.inference_mode():
-            fast(batch)
-    except Exception as error:  # whatever a machine without a compiler lacks
-        return network, f"not compiled ({type(error).__name__})"
-    return fast, "compiled"
-
-
-class PublishedDrop:
-    """Votes of a batch by the published path.
-
-    Args:
-        classifier: Holds the network, the ablation and the normalization, in evaluation mode; a
-            Vision Transformer with a class token.
-    """
-
-    def __init__(self, classifier: TokenDropViT) -> None:
-        self.classifier = classifier
-
-    @torch.inference_mode()
-    def __call__(self, images_bhwc: Tensor) -> Tensor:
-        """The class of each ablation of each image; int64 (B, V).
-
-        Args:
-            images_bhwc: uint8 (B, H, W, 3), on the classifier's device.
-        """
-        views = range(len(self.classifier.ablation))
-        images = images_bhwc.permute(0, 3, 1, 2).float() / 255
-        return torch.stack([self._logits(images, view).argmax(1) for view in views], dim=1)
-
-    def _logits(self, images: Tensor, view: int) -> Tensor:
-        classifier = self.classifier
-        network: Any = classifier.network
-        rows, columns = classifier.visible_axes()
-        shown = torch.from_numpy(rows[view][:, None] & columns[view][None, :]).to(images.device)
-        masked = (images * shown - classifier.mean) / classifier.std
-        ty, tx = classifier.token_px
-        embedded = network._pos_embed(network.patch_embed(masked))
-        prefix = network.num_prefix_tokens
-        kept = functional.max_pool2d(shown[None].float(), (ty, tx), (ty, tx)).flatten() > 0
-        x = torch.cat([embedded[:, :prefix], embedded[:, prefix:][:, kept]], dim=1)
-        logits: Tensor = network.forward_head(network.norm(network.blocks(x)))
-        return logits
-
-
 _LOOK = PRESETS["imagenet"]
+PLAIN, BLACK, PUBLISHED = "plain network", "black tokens", "published drop path"
+CNN_PLAIN, CNN_MASKED = "plain CNN", "CNN on masked images"
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings:
-    """What is measured.
+    """Settings of the measurement.
 
     Attributes:
         model: timm name of the Vision Transformer.
         cnn: timm name of the convolutional network beside it.
         size: Width of the bands in pixels.
-        strides: Distances of neighbouring bands in pixels; the first is held against the others.
+        strides: Distances of neighbouring bands in pixels; the first is compared with the others.
         dtypes: Types of arithmetic.
-        device: Where.
+        device: Device of every contender.
         microbatch: Sequences a forward pass.
         images: Images a votes pass.
-        rounds: How often each contender is timed.
+        rounds: Times that each contender is timed.
     """
 
     model: str = "deit_tiny_patch16_224"
@@ -126,11 +62,11 @@ class EngineSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """How fast one contender was.
+    """Speed of one contender.
 
     Attributes:
-        name: What ran.
-        dtype: In which arithmetic.
+        name: The contender.
+        dtype: Its arithmetic.
         images_a_second: Whole votes passes a second, or plain forward passes.
         ablations_a_second: Ablations classified a second; 0 for a plain network.
         share_nominal: Nominal operations a second over the machine's rate for large products.
@@ -175,8 +111,8 @@ def measure_engine(settings: EngineSettings) -> dict[str, Any]:
 def ratios(
     settings: EngineSettings, paces: list[Pace], rates: dict[str, float]
 ) -> dict[str, float]:
-    """What is claimed of the engine, each a ratio of two paces of this run."""
-    # What a name says after a comma is how the contender ran, not what it is.
+    """Compare the engine with the others: ratios of two paces of this run."""
+    # After a comma, a name states how the contender ran.
     speed = {(pace.name, pace.dtype): pace for pace in paces}
     cnn = {pace.dtype: pace for pace in paces if pace.name.split(",")[0] == CNN_PLAIN}
     ours = dropping(settings.strides[0])
@@ -207,17 +143,13 @@ def ratios(
     return found
 
 
-PLAIN, BLACK, PUBLISHED = "plain network", "black tokens", "published drop path"
-CNN_PLAIN, CNN_MASKED = "plain CNN", "CNN on masked images"
-
-
 def dropping(stride: int) -> str:
     """Name of the contender that drops tokens at a stride."""
     return f"tokens dropped, stride {stride}"
 
 
 class _Contenders:
-    """Everything that is timed in one arithmetic, built once."""
+    """All contenders in one arithmetic, built once."""
 
     def __init__(self, settings: EngineSettings, dtype: torch.dtype, device: torch.device) -> None:
         self.settings, self.dtype, self.device = settings, dtype, device
@@ -338,8 +270,69 @@ class _Contenders:
         )
 
     def stages(self) -> dict[str, float]:
-        """Where the time of the votes pass at the first stride goes, in seconds."""
+        """Seconds of each stage of the votes pass at the first stride."""
         smoothed, pixels = self.voting[self.settings.strides[0]]
         if not isinstance(smoothed.classifier, TokenDropViT):
             return {}
         return stage_seconds(smoothed, pixels, self.device)
+
+
+class PublishedDrop:
+    """The published way of dropping tokens, written as plainly as possible: a baseline.
+
+    As in smoothed-vit (Salman et al. 2022), from its description: float32; for one band at a time,
+    the whole batch of images is masked, all of their patches are embedded, the band's tokens are
+    selected, and each of them goes through every block.
+
+    Args:
+        classifier: Holds the network, the ablation and the normalization, in evaluation mode; a
+            Vision Transformer with a class token.
+    """
+
+    def __init__(self, classifier: TokenDropViT) -> None:
+        self.classifier = classifier
+
+    @torch.inference_mode()
+    def __call__(self, images_bhwc: Tensor) -> Tensor:
+        """The class of each ablation of each image; int64 (B, V).
+
+        Args:
+            images_bhwc: uint8 (B, H, W, 3), on the classifier's device.
+        """
+        views = range(len(self.classifier.ablation))
+        images = images_bhwc.permute(0, 3, 1, 2).float() / 255
+        return torch.stack([self._logits(images, view).argmax(1) for view in views], dim=1)
+
+    def _logits(self, images: Tensor, view: int) -> Tensor:
+        classifier = self.classifier
+        network: Any = classifier.network
+        rows, columns = classifier.visible_axes()
+        shown = torch.from_numpy(rows[view][:, None] & columns[view][None, :]).to(images.device)
+        masked = (images * shown - classifier.mean) / classifier.std
+        ty, tx = classifier.token_px
+        embedded = network._pos_embed(network.patch_embed(masked))
+        prefix = network.num_prefix_tokens
+        kept = functional.max_pool2d(shown[None].float(), (ty, tx), (ty, tx)).flatten() > 0
+        x = torch.cat([embedded[:, :prefix], embedded[:, prefix:][:, kept]], dim=1)
+        logits: Tensor = network.forward_head(network.norm(network.blocks(x)))
+        return logits
+
+
+def compiled(
+    network: nn.Module, batch: Tensor, compiler: Callable[..., Any] = torch.compile
+) -> tuple[Callable[[Tensor], Any], str]:
+    """Compile a network for one shape, and name the outcome; the network itself if that fails.
+
+    Args:
+        network: In evaluation mode, on its device.
+        batch: Of the shape and type that it will be given.
+        compiler: As ``torch.compile``.
+    """
+    try:
+        fast = compiler(network, dynamic=False)
+        # Nothing is compiled before the first call.
+        with torch.inference_mode():
+            fast(batch)
+    except Exception as error:  # a machine without a compiler may raise anything
+        return network, f"not compiled ({type(error).__name__})"
+    return fast, "compiled"

@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from models.errors import JobError
-from pipeline.cluster.errors import in_words, told
+from pipeline.cluster.errors import error_text, in_words
 from pipeline.cluster.resources import CPUS_OF, DECODE_CPUS, GPUS_OF, GPUS_ON, check_accelerators
 from pipeline.config import ConfigError, Device
 from pipeline.runs.defense import Defense
@@ -210,7 +210,7 @@ def load_on_worker(defense: Defense, numerics: Numerics, accelerator_type: str |
     try:
         node: str = ray.get(task.remote(defense, numerics))
     except RayError as error:
-        raise JobError(told(error)) from error
+        raise JobError(error_text(error)) from error
     return node
 
 

@@ -1,4 +1,4 @@
-"""How a job on Ray fails, and Ray's errors in our words."""
+"""Errors of a job on Ray, and their translation from Ray's errors."""
 
 import itertools
 import re
@@ -12,7 +12,7 @@ from pipeline.config import ConfigError
 
 # Between an exception and the one raised from it, in a traceback.
 _WRAPPED = "\nThe above exception was the direct cause of the following exception:\n"
-# A traceback's last line names the exception's module, elsewhere we do not.
+# The module of the exception in a traceback's last line, which messages leave out.
 _MODULE = re.compile(r"^(?:\w+\.)+(?=\w+(?::|$))")
 # Of ray.data.exceptions, which takes a second to import, and not in the oldest Ray that is allowed.
 _NO_PROGRESS = "ExecutionTimeoutError"
@@ -23,36 +23,37 @@ class WorkersDiedError(JobError):
 
 
 class StalledError(WorkersDiedError):
-    """Nothing came to an end for too long: something hangs; worth another pass, or two."""
+    """Nothing finished for too long: something hangs; worth another pass, or two."""
 
 
 @contextmanager
 def in_words(stalled: str | None = None) -> Iterator[None]:
-    """Turn Ray's errors into ours: a task that failed, workers that died, or nothing at all.
+    """Turn Ray's errors into this program's: a task that failed, workers that died, or a stall.
 
     Args:
-        stalled: What to say where a dataset did nothing for too long; None where there is none.
+        stalled: Message where a dataset did nothing for too long; None where there is no dataset.
     """
     try:
         yield
     except RayTaskError as error:
-        if isinstance(error, ConfigError):  # the worker's own words, as Ray sees to
+        if isinstance(error, ConfigError):  # Ray gives it the class of the worker's error
             raise ConfigError(str(error.cause)) from error
-        raise JobError(told(error)) from error
+        raise JobError(error_text(error)) from error
     except ActorDiedError as error:
-        # One that fails as it begins is not what dies of an image or with a node: it never will.
+        # An actor that fails as it starts does so every time, unlike one that dies of an image or
+        # with a node.
         kind = JobError if error.actor_init_failed else WorkersDiedError
-        raise kind(told(error)) from error
+        raise kind(error_text(error)) from error
     except RayError as error:
-        raise WorkersDiedError(told(error)) from error
+        raise WorkersDiedError(error_text(error)) from error
     except Exception as error:
         if stalled is None or type(error).__name__ != _NO_PROGRESS:
             raise
         raise StalledError(stalled) from error
 
 
-def told(error: RayError) -> str:
-    """What went wrong in a worker, in one line without the traceback around it."""
+def error_text(error: RayError) -> str:
+    """Describe an error in a worker in one line, without the traceback."""
     cause = getattr(error, "cause", None) or error
     if isinstance(cause, UserCodeException) and isinstance(error, RayTaskError):
         return _raised_in_stage(error)
@@ -61,10 +62,10 @@ def told(error: RayError) -> str:
 
 
 def _raised_in_stage(error: RayTaskError) -> str:
-    """What a stage of Ray Data raised: Ray keeps its own advice as the cause, ours as text only."""
+    """Find the exception of a stage of Ray Data, which Ray keeps as text only."""
     before, wrapped, _ = str(error).rpartition(_WRAPPED)
     # Frames are indented; the exception and the lines of its message are not.
-    said = before.rstrip().splitlines() if wrapped else []
-    message = list(itertools.takewhile(lambda line: not line.startswith(" "), reversed(said)))
+    lines = before.rstrip().splitlines() if wrapped else []
+    message = list(itertools.takewhile(lambda line: not line.startswith(" "), reversed(lines)))
     raised = " ".join(reversed(message)) or "a stage failed; --verbose shows Ray's own log"
     return _MODULE.sub("", raised)

@@ -1,4 +1,4 @@
-"""What each actor gets of a cluster's CPUs and GPUs. Arithmetic only: Ray is not imported."""
+"""The CPUs and GPUs of a cluster that each actor gets. Arithmetic only: Ray is not imported."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,18 +7,17 @@ from pipeline.config import ConfigError
 from pipeline.runs.numerics import Numerics
 
 DECODE_CPUS, COMMIT_CPUS = 0.5, 0.25
-"""What a task of decoding, and one of committing, reserves."""
+"""CPUs that a task of decoding, and one of committing, reserves."""
 
 _TASK_CPUS = DECODE_CPUS + COMMIT_CPUS
 
 GPUS_OF, GPUS_ON, CPUS_OF = "GPU:", "GPU@", "CPU:"
-"""What goes before a model where GPUs of a cluster are counted by model, and before a node where
-CPUs are counted by node."""
+"""Prefixes of names that count GPUs by model, GPUs by node, and CPUs by node."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What each actor gets.
+    """CPUs and GPUs of each actor.
 
     Attributes:
         actors: Copies of the network.
@@ -42,7 +41,7 @@ def plan_resources(
 ) -> Resources:
     """Divide a cluster so that decoding and committing can never be starved.
 
-    Ray waits for ever, without a word, when actors hold every CPU that tasks need.
+    Ray waits without end or message when actors hold every CPU that tasks need.
 
     Raises:
         ConfigError: More GPUs are asked for than there are, the CPUs do not suffice, or GPUs are
@@ -84,8 +83,8 @@ def plan_resources(
 def _largest_share(nodes: Sequence[float], actors: int) -> float:
     """The most CPUs, up to one, that each actor may reserve; 0 if there is no such share.
 
-    However the actors are placed, one node must keep what a task of each kind needs. A node is
-    filled by the first actor too many on it; so many it takes to fill them all must not be there.
+    For any placement of the actors, one node must keep the CPUs of a task of each kind. A node is
+    full with one actor more than its spare CPUs allow; there must be fewer actors than fill all.
     """
     spare = [round(100 * (cpus - _TASK_CPUS)) for cpus in nodes if cpus >= _TASK_CPUS]
     for hundredths in range(100, 0, -1):
@@ -115,11 +114,11 @@ def _share_beside_gpus(
 
 
 def check_accelerators(available: Mapping[str, float], accelerator_type: str | None) -> None:
-    """Demand that all GPUs which a job may get are of one model, since that decides its votes.
+    """Check that all GPUs which a job may get are of one model, since that decides its votes.
 
     Args:
         available: Resources of the cluster, its GPUs counted by model.
-        accelerator_type: The model that is asked for; None for whatever there is.
+        accelerator_type: The required model; None for any.
 
     Raises:
         ConfigError: They are of several, and none is named.

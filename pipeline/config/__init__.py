@@ -1,4 +1,4 @@
-"""What a user may ask for: frozen, self-validating, the source of every flag and YAML key.
+"""The settings of every command: frozen, self-validating, the source of every flag and YAML key.
 
 The command line and the YAML file are derived from these classes by cyclopts; nothing is
 mirrored by hand. None of this imports torch, ray or mlflow. A field that is None is filled in by

@@ -1,4 +1,4 @@
-"""What is certified from votes."""
+"""Settings of certification."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ RuleName = str
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ClaimsConfig:
-    """What to certify from votes, and where to log it.
+    """Settings of certification: the claims, and the tracking server.
 
     Attributes:
         patch: What the attacker may do: sides of square patches in pixels, or 16x48 (height x
@@ -41,7 +41,7 @@ class ClaimsConfig:
     def __post_init__(self) -> None:
         if self.patch is not None and not self.patch:
             raise ConfigError("--patch is empty: give one or more sides in pixels")
-        self.threats  # noqa: B018  (fails where a text means nothing)
+        _ = self.threats  # fails where a text means nothing
         if not self.top_k:
             raise ConfigError("--top-k is empty: give one or more numbers of places")
         for places in self.top_k:
@@ -53,7 +53,7 @@ class ClaimsConfig:
 
     @property
     def threats(self) -> tuple[Threat, ...] | None:
-        """What ``patch`` means; None where it was left out.
+        """Threats that ``patch`` names; None where it was left out.
 
         Raises:
             ConfigError: A text means nothing.

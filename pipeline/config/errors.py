@@ -1,10 +1,10 @@
-"""A request that cannot be met."""
+"""The error of a request that cannot be met."""
 
 from models.errors import RequestError
 
 
 class ConfigError(RequestError):
-    """A request that cannot be met as asked: message names the flag, the rule, the remedy."""
+    """A request that cannot be met; the message names the flag, the rule and the remedy."""
 
 
 def at_least(minimum: int, **values: float | None) -> None:

@@ -1,4 +1,4 @@
-"""Marks that the command line reads off the options."""
+"""Annotations of options for the command line."""
 
 from typing import Annotated, TypeVar
 
@@ -7,4 +7,4 @@ from cyclopts import Group, Parameter
 T = TypeVar("T")
 
 Advanced = Annotated[T, Parameter(group=Group("Advanced", sort_key=1))]
-"""An option that ``--help`` lists below those of every day."""
+"""An option that ``--help`` lists below the common ones."""

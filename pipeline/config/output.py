@@ -1,4 +1,4 @@
-"""What a job says before it begins, and where its results go."""
+"""Settings of a dry run and of the output of a job."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from pipeline.config.flags import Advanced
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class EstimateConfig:
-    """What to say before the job in place of doing it.
+    """Settings of a dry run.
 
     Attributes:
         dry_run: Say what would be computed, what a resume skips and what it costs; write nothing.
@@ -38,7 +38,7 @@ class EstimateConfig:
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class OutputConfig:
-    """Where results lie and how they are printed.
+    """Settings of the results: their folder and how they are printed.
 
     Attributes:
         out: Folder of all results, local or s3://.

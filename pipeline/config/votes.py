@@ -1,4 +1,4 @@
-"""What decides the votes, and how they are computed."""
+"""Settings that decide the votes, and how they are computed."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,6 @@ from models.preprocess import Interpolation, PresetName
 from models.views.ablations import AblationKind
 from pipeline.config.errors import ConfigError, at_least
 from pipeline.config.flags import Advanced
-from pipeline.sources.base import Numbering
 
 # Where threads share out fewer rows, some kernels differ between places in the batch
 # (tests/models/classifiers/test_bit_identity.py).
@@ -19,6 +18,8 @@ MICROBATCH_STEP = 16
 
 Dtype = Literal["float32", "bfloat16"]
 Device = Literal["auto", "cpu", "cuda"]
+Numbering = Literal["classes", "ilsvrc2012"]
+"""Meaning of the integers of a ground-truth file: class numbers, or the ILSVRC kit's own."""
 
 
 def crop_of(text: str) -> tuple[int, int]:
@@ -36,7 +37,7 @@ def crop_of(text: str) -> tuple[int, int]:
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class VotesConfig:
-    """Everything that decides the votes, and how they are computed.
+    """Settings that decide the votes, and how they are computed.
 
     Attributes:
         data: Images: WebDataset shards (dir/*.tar, shard-{000..049}.tar), Parquet files of

@@ -12,9 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from models.views.ablations import IntArray
 from pipeline.config import ConfigError
-
-IntArray = NDArray[np.int64]
 
 SPEC = "spec"
 """Array of an npz, and metadata key of a Parquet file, that holds ``Spec.to_json``."""

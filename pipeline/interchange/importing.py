@@ -15,7 +15,7 @@ from pipeline.interchange.config import ImportConfig
 from pipeline.interchange.spec import Spec, spec_from
 from pipeline.interchange.votes_file import VotesFile, check_votes_file, read_votes_file
 from pipeline.runs.defense import Defense, Network
-from pipeline.runs.lease import held
+from pipeline.runs.lease import hold_lease
 from pipeline.runs.manifest import Execution, Manifest, utc_now
 from pipeline.runs.rows import ranked_counts
 from pipeline.runs.schema import votes_schema
@@ -68,7 +68,7 @@ def import_votes(patterns: Sequence[str], config: ImportConfig, out: str) -> Imp
     store = VotesStore(out, manifest.run_id)
     done, computed = store.finished(), False
     if done is None:
-        with held(store.lease_path, f"run_id={store.run_id}", wait=True):
+        with hold_lease(store.lease_path, f"run_id={store.run_id}", wait=True):
             done = store.finished() or _write(store, manifest, contents)
             computed = True
     return Imported(

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from pipeline.config import EstimateConfig
-from pipeline.runs.store import VotesStore
 from pipeline.voting.plan import VotesPlan
 
 
@@ -54,7 +53,7 @@ def estimate(plan: VotesPlan, asked: EstimateConfig, *, overwrite: bool) -> Esti
         ManifestError: The run is there and contradicts its id.
     """
     images, views = len(plan.listing), plan.wanted.defense.votes_per_image
-    done = 0 if overwrite else images_done(plan.store, images)
+    done = 0 if overwrite else plan.store.images_done()
     left = images - done
     hours = None if asked.images_per_second is None else left / asked.images_per_second / 3600
     return Estimate(
@@ -68,19 +67,3 @@ def estimate(plan: VotesPlan, asked: EstimateConfig, *, overwrite: bool) -> Esti
         if hours is None or asked.price_per_hour is None
         else hours * asked.price_per_hour,
     )
-
-
-def images_done(store: VotesStore, images: int) -> int:
-    """How many images of a run have votes already.
-
-    Raises:
-        ManifestError: The run is there and contradicts its id.
-    """
-    manifest = store.read_manifest()
-    if manifest is None:
-        return 0
-    unit_images, units = manifest.execution.unit_images, manifest.execution.units
-    missing = store.missing(manifest)
-    last = images - (units - 1) * unit_images  # the last unit may be shorter
-    absent = sum(last if unit == units - 1 else unit_images for unit in missing)
-    return images - absent

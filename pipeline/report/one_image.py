@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from models.errors import WrongSizeError
 from models.networks.weights import read_card
-from models.preprocess import PRESETS, Preprocess, WrongSizeError
+from models.preprocess import PRESETS, Preprocess
 from models.views.ablations import Ablation, BoolArray, IntArray, Patch
 from pipeline import storage
 from pipeline.certificates.locations import location_margins, touched_counts

@@ -1,4 +1,4 @@
-"""Images that could not be voted on: how many, which, and whether they are too many."""
+"""Images without votes, because of an error, and the check of their number."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,7 +16,7 @@ class ErrorImages:
     """The images of a run that have an error in place of votes.
 
     Attributes:
-        count: How many.
+        count: Number of them.
         first: The first few in the listing's order, id to error.
     """
 
@@ -28,7 +28,7 @@ class ErrorImages:
         return asdict(self)
 
     def check(self, images: int, most: float) -> None:
-        """Hold their share of a run's ``images`` against ``--max-error-rate``.
+        """Check their share of a run's ``images`` against ``--max-error-rate``.
 
         Raises:
             ErrorRateError: It is above ``most``.

@@ -1,4 +1,4 @@
-"""Which classes are right for an image: one, several, or unknown."""
+"""Right classes of images: one, several, or unknown."""
 
 from dataclasses import dataclass
 
@@ -34,7 +34,7 @@ class Labels:
         return np.asarray((self.classes >= 0).any(axis=1))
 
     def accept(self, given: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether given classes are right; int (N, ...) to bool (N, ...). -1 never is."""
+        """True where given classes are right; int (N, ...) to bool (N, ...). -1 never is."""
         count, width = self.classes.shape  # spelled out: of no images, -1 would be ambiguous
         slots = self.classes.reshape(count, *[1] * (given.ndim - 1), width)
         equal = (given[..., None] == slots) & (given[..., None] >= 0)

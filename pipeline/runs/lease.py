@@ -1,10 +1,10 @@
 """A lease on a run, so that a job submitted twice does not do its work twice.
 
 It saves time and nothing else: commits are idempotent, so two jobs at once write the same votes.
-The lease is one small file that says who holds it and until when, renewed by heartbeats. Beginning
-is exclusive (a hard link locally, a conditional put on S3). A lease that has run out, or whose
-process on this host is gone, is taken over by whoever writes last; an earlier holder finds out at
-its next heartbeat and stops. Ends are wall-clock times: clocks should agree within half a minute.
+The lease is one small file with its holder and its end, renewed by heartbeats. Creating it is
+exclusive (a hard link locally, a conditional put on S3). A lease that has run out, or whose process
+on this host is gone, goes to the job that writes it last; an earlier holder sees this at its next
+heartbeat and stops. Ends are wall-clock times: clocks should agree within half a minute.
 """
 
 import json
@@ -35,15 +35,15 @@ class LeaseError(StoreError):
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
-    """Who holds a lease.
+    """The job that holds a lease.
 
     Attributes:
         token: Different for every job.
         host: Name of the driver's host.
         pid: Process of the driver.
-        birth: Which process of that number it is, where the system tells.
-        since: When it was taken, in seconds of the epoch.
-        until: When it runs out unless renewed.
+        birth: Boot, container and start time of the process, where the system has them.
+        since: Time of taking, in seconds of the epoch.
+        until: Time at which it runs out unless renewed.
     """
 
     token: str
@@ -55,7 +55,7 @@ class Holder:
 
     @property
     def is_gone(self) -> bool:
-        """Whether the lease has run out, or its process on this host has ended."""
+        """True where the lease has run out, or its process on this host has ended."""
         if time.time() > self.until:
             return True
         same_host = self.birth is not None and self.birth.split()[:2] == _host()
@@ -69,7 +69,7 @@ class Holder:
 
 
 class Lease:
-    """One job's hold on a run. Made by :func:`held`."""
+    """One job's hold on a run, made by :func:`hold_lease`."""
 
     def __init__(self, path: str, what: str) -> None:
         now = time.time()
@@ -95,7 +95,7 @@ class Lease:
             )
 
     def take(self) -> Holder | None:
-        """Try to take the lease; whoever holds it instead."""
+        """Try to take the lease; return the other job that holds it, or None."""
         while not storage.create(self.path, self._renewed()):
             found = self._read()
             if found is None and not storage.exists(self.path):
@@ -117,7 +117,7 @@ class Lease:
         """Give the lease back, unless another job has it by now."""
         self._ended.set()
         self._thread.join()
-        # What cannot be removed runs out.
+        # A lease that cannot be removed runs out.
         with suppress(*storage.failures()):
             found = self._read()
             if found is not None and found.token == self._mine.token:
@@ -128,7 +128,7 @@ class Lease:
         return json.dumps(asdict(self._mine)).encode()
 
     def _read(self) -> Holder | None:
-        """Who holds the lease; None if nobody does, or the file is not a lease."""
+        """The holder in the file; None if there is no file, or it is not a lease."""
         try:
             return Holder(**json.loads(storage.read_bytes(self.path)))
         except (FileNotFoundError, ValueError, TypeError):
@@ -146,27 +146,27 @@ class Lease:
 
 
 @contextmanager
-def held(path: str, what: str, *, wait: bool) -> Iterator[Lease]:
-    """Hold a lease while the block runs; given back however it ends.
+def hold_lease(path: str, what: str, *, wait: bool) -> Iterator[Lease]:
+    """Hold a lease while the block runs, and release it at its end.
 
     Args:
         path: The lease's file.
-        what: What it is about, for messages.
-        wait: Wait until whoever holds it has ended, rather than refuse.
+        what: Name of the run, for messages.
+        wait: Wait for the other job rather than refuse.
 
     Raises:
         LeaseError: Another job holds it, named.
     """
-    lease, said = Lease(path, what), False
+    lease, announced = Lease(path, what), False
     while (holder := lease.take()) is not None:
         if not wait:
             raise LeaseError(
                 f"{what}: another job is at it ({holder}). Both would write the same votes: wait "
                 "for it with --wait, or stop it first"
             )
-        if not said:
+        if not announced:
             print(f"{what}: waiting for another job ({holder})", file=sys.stderr, flush=True)
-            said = True
+            announced = True
         time.sleep(_POLL_SECONDS)
     try:
         yield lease
@@ -175,14 +175,14 @@ def held(path: str, what: str, *, wait: bool) -> Iterator[Lease]:
 
 
 def _host() -> list[str]:
-    """What tells apart hosts, boots and containers: numbers of processes mean nothing beyond."""
+    """Boot and container, within which a process number is unique; empty if unknown."""
     with suppress(OSError), open("/proc/sys/kernel/random/boot_id", encoding="ascii") as stream:
         return [stream.read().strip(), os.readlink("/proc/self/ns/pid")]
     return []
 
 
 def _birth(pid: int) -> str | None:
-    """Which process has this number now; None if none has, or the system does not tell."""
+    """Identity of the process of this number; None if there is none, or it is unknown."""
     with suppress(OSError), open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stream:
         # The name, in parentheses, may hold spaces; the start time is field 22.
         fields = stream.read().rpartition(")")[2].split()

@@ -1,4 +1,4 @@
-"""How far a job is: a bar on a terminal, plain lines in a log; always on standard error."""
+"""Progress of a job: a bar on a terminal, plain lines in a log; always on standard error."""
 
 import sys
 import time

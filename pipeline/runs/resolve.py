@@ -154,7 +154,8 @@ def model_preprocess(model: str) -> Preprocess:
         UnknownModelError: timm has no such model.
     """
     # timm is heavy, and not needed where a preset or the weights speak.
-    from models.networks.zoo import UnknownModelError, default_preprocess  # noqa: PLC0415
+    from models.errors import UnknownModelError  # noqa: PLC0415
+    from models.networks.zoo import default_preprocess  # noqa: PLC0415
 
     try:
         return default_preprocess(model)

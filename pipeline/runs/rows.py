@@ -1,4 +1,4 @@
-"""Votes of a batch as rows of the dataset, and back: the one place that knows both layouts."""
+"""Votes of a batch as rows of the votes dataset, and back."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -5,7 +5,7 @@ import pyarrow as pa
 VOTES = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
-        # Null where the data does not know.
+        # Null where the data has none.
         pa.field("label", pa.int32()),
         # The class that each ablation voted for, in the ablations' order.
         pa.field("votes", pa.list_(pa.uint16())),
@@ -15,7 +15,7 @@ VOTES = pa.schema(
         pa.field("prediction", pa.int32()),
         # The same weights on the whole image.
         pa.field("plain_prediction", pa.int32()),
-        # Null where all is well; else why the image could not be voted on.
+        # Null, or the reason for which the image has no votes.
         pa.field("error", pa.string()),
     ]
 )
@@ -54,7 +54,7 @@ CERTIFICATES = pa.schema(
         pa.field("prediction", pa.int32()),
         # Side of the patch where the threat is one square; else null.
         pa.field("patch_px", pa.int32()),
-        # What the attacker may do: 32x32, 16x48, area<=1024, 2 of 32x32, in pixels.
+        # 32x32, 16x48, area<=1024, 2 of 32x32, in pixels.
         pa.field("threat", pa.string(), nullable=False),
         pa.field("rule", pa.string(), nullable=False),
         # 1: the prediction stays; k: a right class stays among the k with most votes.
@@ -121,7 +121,7 @@ ATTACKS = pa.schema(
         pa.field("x", pa.int32(), nullable=False),
         # The class that ablations were pushed to.
         pa.field("rival", pa.int32(), nullable=False),
-        # Whether the smoothed prediction changed.
+        # The smoothed prediction changed.
         pa.field("success", pa.bool_(), nullable=False),
         pa.field("prediction_before", pa.int32(), nullable=False),
         pa.field("prediction_after", pa.int32(), nullable=False),
@@ -168,7 +168,7 @@ LOCATIONS = pa.schema(
         # Images that could be voted on, and those of them that are predicted rightly.
         pa.field("images", pa.int64(), nullable=False),
         pa.field("images_right", pa.int64(), nullable=False),
-        # Those that a patch at this location robs of their certificate: exact margin < 0 here.
+        # Those without a certificate against a patch at this location: exact margin < 0.
         pa.field("uncertified", pa.int64(), nullable=False),
         pa.field("uncertified_right", pa.int64(), nullable=False),
     ]

@@ -3,7 +3,7 @@
 Layout: ``<out>/votes/run_id=<id>/_manifest.json`` and ``unit-00000.parquet``, ... A unit's file
 appears whole or not at all, under a name that depends on the unit alone, so that a retried or
 repeated commit replaces equal bytes. Readers see only ``*.parquet``; names with a leading dot are
-notes of a job at work, or what a killed commit left.
+notes of a job at work, or left by a killed commit.
 """
 
 import io
@@ -22,6 +22,7 @@ from pipeline import storage
 from pipeline.runs.error_images import ErrorImages
 from pipeline.runs.manifest import Manifest, ManifestError
 from pipeline.storage.parallel import in_threads
+from pipeline.storage.tables import parquet
 
 _UNIT = re.compile(r"unit-(\d+)\.parquet$")
 # Names of files that are being written locally; an object on S3 has none.
@@ -58,17 +59,17 @@ class VotesStore:
 
     @property
     def folder(self) -> str:
-        """Where this run's votes lie."""
+        """Folder of this run's votes."""
         return storage.join(self.out, "votes", f"run_id={self.run_id}")
 
     @property
     def manifest_path(self) -> str:
-        """Where this run's manifest lies."""
+        """Path of this run's manifest."""
         return storage.join(self.folder, "_manifest.json")
 
     @property
     def summary_path(self) -> str:
-        """Where this run's summary lies, once it is certified."""
+        """Path of this run's summary, once it is certified."""
         return storage.join(self.out, "summary", f"run_id={self.run_id}.json")
 
     def read_summary(self) -> dict[str, Any] | None:
@@ -84,15 +85,15 @@ class VotesStore:
 
     @property
     def lease_path(self) -> str:
-        """Where the job that is at work on this run says so."""
+        """Path of the lease of the job that is at work on this run."""
         return storage.join(self.out, "leases", f"run_id={self.run_id}.json")
 
     def note_path(self, unit: int, stage: str) -> str:
-        """Where a stage notes that it has begun a unit."""
+        """Path of the note that a stage has begun a unit."""
         return storage.join(self.folder, f".unit-{unit:05d}.{stage}.begun")
 
     def read_manifest(self) -> Manifest | None:
-        """The manifest, or None where this run was never begun.
+        """Read the manifest; None where there is no such run.
 
         Raises:
             ManifestError: It contradicts its id.
@@ -104,10 +105,10 @@ class VotesStore:
         return Manifest.from_json(data, run_id=self.run_id, where=self.manifest_path)
 
     def manifest(self) -> Manifest:
-        """The manifest of a run that was begun.
+        """Read the manifest.
 
         Raises:
-            ManifestError: It was not, or its manifest contradicts its id.
+            ManifestError: There is no such run, or its manifest contradicts its id.
         """
         manifest = self.read_manifest()
         if manifest is None:
@@ -139,8 +140,25 @@ class VotesStore:
         """Units of a run without votes, ascending."""
         return sorted(set(range(manifest.execution.units)) - self.committed())
 
+    def images_done(self) -> int:
+        """Count the images whose votes are on disk.
+
+        Raises:
+            ManifestError: The manifest contradicts the run's id.
+        """
+        manifest = self.read_manifest()
+        if manifest is None:
+            return 0
+        facts = manifest.execution
+        last = facts.images - (facts.units - 1) * facts.unit_images  # the last unit may be shorter
+        absent = sum(
+            last if unit == facts.units - 1 else facts.unit_images
+            for unit in self.missing(manifest)
+        )
+        return facts.images - absent
+
     def finished(self) -> Manifest | None:
-        """The manifest, if a job has brought this run to its end and all votes are still there.
+        """Read the manifest of a finished run whose votes are all there; None of another.
 
         Raises:
             ManifestError: It contradicts its id.
@@ -166,11 +184,11 @@ class VotesStore:
         return ErrorImages(count=len(found), first=dict(found[:_SHOWN]))
 
     def is_complete(self, manifest: Manifest) -> bool:
-        """Whether every unit has its votes."""
+        """True where every unit has its votes."""
         return not self.missing(manifest)
 
     def clean_up(self) -> None:
-        """Remove what killed commits left half-written, and notes on units that are committed.
+        """Remove half-written files of killed commits, and notes on units that are committed.
 
         Only while no commit is under way.
         """
@@ -183,29 +201,26 @@ class VotesStore:
     def commit(
         self, unit: int, table: pa.Table, schema: pa.Schema, votes: int, *, plain: bool = True
     ) -> None:
-        """Check one unit's rows, of ``votes`` votes an image, and write them.
+        """Check the rows of one unit and write them.
 
         Args:
             unit: Its number.
             table: Its rows.
             schema: Columns of the run.
             votes: Votes of an image.
-            plain: Whether plain predictions are known; imported votes may come without.
+            plain: Plain predictions are known; imported votes may come without.
 
         Raises:
             StoreError: A row breaks a rule; nothing is written.
         """
         check_rows(table, schema, votes, plain=plain)
-        sink = io.BytesIO()
-        pq.write_table(table, sink, compression="zstd")
-        path = storage.join(self.folder, f"unit-{unit:05d}.parquet")
-        storage.write_atomically(path, sink.getvalue())
+        storage.write_atomically(self._unit_path(unit), parquet(table))
 
     def read(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """All rows, a unit at a time, in the listing's order.
 
         Raises:
-            ManifestError: The run was never begun.
+            ManifestError: There is no such run.
             StoreError: Units or rows are missing or doubled.
         """
         manifest, rows = self.manifest(), 0
@@ -231,8 +246,11 @@ class VotesStore:
 
     def read_unit(self, unit: int, columns: list[str] | None = None) -> pa.Table:
         """The rows of one unit."""
-        path = storage.join(self.folder, f"unit-{unit:05d}.parquet")
-        return pq.read_table(io.BytesIO(storage.read_bytes(path)), columns=columns)
+        data = storage.read_bytes(self._unit_path(unit))
+        return pq.read_table(io.BytesIO(data), columns=columns)
+
+    def _unit_path(self, unit: int) -> str:
+        return storage.join(self.folder, f"unit-{unit:05d}.parquet")
 
     def check_count(self, manifest: Manifest, rows: int) -> None:
         """Raise StoreError unless all units together have a row an image."""
@@ -244,9 +262,9 @@ class VotesStore:
             )
 
     def delete(self) -> None:
-        """Remove this run, what is derived from its votes first and the manifest last.
+        """Remove this run: first the files derived from its votes, last the manifest.
 
-        What remains half-way is seen as unfinished, never as a result.
+        Interrupted, it leaves an unfinished run, never a result.
         """
         name = f"run_id={self.run_id}"
         for path in storage.list_files(storage.join(self.out, "summary")):
@@ -262,7 +280,7 @@ class VotesStore:
 
 
 def check_rows(table: pa.Table, schema: pa.Schema, votes: int, *, plain: bool = True) -> None:
-    """Hold rows of the votes dataset against what every reader may rely on.
+    """Check rows of the votes dataset against the rules that every reader relies on.
 
     Without ``plain`` no plain prediction is known.
 
@@ -277,15 +295,15 @@ def check_rows(table: pa.Table, schema: pa.Schema, votes: int, *, plain: bool = 
     per_vote = [cast, *(name for name in ("views", "gaps") if name in schema.names)]
     whole = ["plain_prediction"] if plain else []
     for column in (*per_vote, "counts", "prediction", *whole):
-        _demand(pc.equal(table[column].is_valid(), voted), table, f"{column} or error, never both")
+        _require(pc.equal(table[column].is_valid(), voted), table, f"{column} or error, never both")
     for column in per_vote:
         lengths = pc.list_value_length(table[column])
-        _demand(pc.equal(lengths, votes), table, f"{column} of each of {votes} ablations")
+        _require(pc.equal(lengths, votes), table, f"{column} of each of {votes} ablations")
     if pc.count_distinct(table["image_id"]).as_py() != table.num_rows:
         raise StoreError("an image_id occurs twice in one unit; ids must be unique")
 
 
-def _demand(holds: pa.ChunkedArray, table: pa.Table, rule: str) -> None:
+def _require(holds: pa.ChunkedArray, table: pa.Table, rule: str) -> None:
     broken = table.filter(pc.invert(pc.fill_null(holds, True)))
     if broken.num_rows:
         raise StoreError(f"image_id={broken['image_id'][0]}: breaks the rule: {rule}")

@@ -1,4 +1,4 @@
-"""Which revision of this program and of what it stands on runs, where that can be known."""
+"""Revisions of this program and of its dependencies, where they are known."""
 
 import shutil
 import subprocess

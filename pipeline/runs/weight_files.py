@@ -1,11 +1,11 @@
-"""Weight files: where this process can open them (``s3://`` from a cache), and new ones."""
+"""Weight files: local paths of them (``s3://`` from a cache), and names of new ones."""
 
 import hashlib
 import os
 import posixpath
 from pathlib import Path
 
-from models.networks.weights import WeightsError
+from models.errors import WeightsError
 from pipeline import storage
 from pipeline.config import ConfigError
 from pipeline.sources.stored_files import stat
@@ -16,8 +16,8 @@ _CACHE = "PATCHCERT_CACHE"  # environment variable: folder in place of ~/.cache/
 def local_weights(path: str) -> str:
     """A local path of the weight file ``path``; an object on S3 is fetched once a machine.
 
-    The copy's name depends on the object's content tag, so that a new upload is a new copy. Who
-    needs to know that it is the right one compares its sha256, as every actor does.
+    The copy's name depends on the object's content tag, so that a new upload is a new copy. Every
+    actor compares the sha256 of the copy with the run's.
 
     Raises:
         WeightsError: There is no such object.
@@ -50,5 +50,5 @@ def check_new_weights(out: str) -> None:
 
 
 def cache_folder() -> Path:
-    """Where fetched files are kept."""
+    """Folder of fetched files."""
     return Path(os.environ.get(_CACHE) or Path.home() / ".cache" / "patchcert")

@@ -1,1 +1,1 @@
-"""Where images come from: each source lists its images and reads their bytes by range."""
+"""Sources of images: each lists its images and reads their bytes by range."""

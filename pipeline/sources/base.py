@@ -1,4 +1,4 @@
-"""What every source of images has in common: the listing's columns, options and the protocol."""
+"""The columns of a listing, the options, and the protocol of every source of images."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, Protocol
@@ -7,11 +7,11 @@ import pyarrow as pa
 
 from models.errors import RequestError
 from pipeline import storage
+from pipeline.config.votes import Numbering
 from pipeline.sources.stored_files import StoredFile, list_directory, stat
 from pipeline.storage.parallel import in_threads
 
 Kind = Literal["webdataset", "parquet", "folder"]
-Numbering = Literal["classes", "ilsvrc2012"]
 
 # One row an image. ``offset`` and ``size`` say where its encoded bytes are: in a tar, the byte
 # position and length of the member's data; in Parquet, the row number in the file and 0; in a
@@ -28,8 +28,8 @@ LABELLED = pa.schema(
         pa.field("labels", pa.list_(pa.int32())),
     ]
 )
-# 64 bits each of what the store said of the file as it was listed, and of its contents: whoever
-# reads the bytes later can tell whether they are those that were listed.
+# 64 bits each of the store's description of the file as it was listed, and of its contents: by
+# these a later reader checks that the bytes are the listed ones.
 LISTING = pa.schema(
     [
         *LABELLED,
@@ -37,27 +37,27 @@ LISTING = pa.schema(
         pa.field("digest", pa.uint64(), nullable=False),
     ]
 )
-# What a source hands over: labels as they were written, checked and narrowed in one place.
+# Rows that a source returns: labels as they are written, checked and narrowed in one place.
 RAW_LISTING = pa.schema([LISTING[0], pa.field("label", pa.int64()), *list(LISTING)[2:5]])
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 
 
 class SourceError(RequestError):
-    """The data cannot be certified as given; the message names what, which rule, and the remedy."""
+    """The data cannot be certified as given; the message has the rule and the remedy."""
 
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """How to read a source whose layout leaves a choice.
+    """Choices that the layout of a source leaves open.
 
     Attributes:
         image_column: Parquet column of the encoded images; None tries the usual names.
         label_column: Parquet column of the class numbers; None tries the usual names.
         label_map: File that gives class folders, or images that lie in none, their numbers.
         ground_truth: File of one label an image in the order of validation images, or of several
-            (JSON); replaces what the source itself says.
-        numbering: What the integers of a plain ground-truth file mean.
+            (JSON); replaces the source's own labels.
+        numbering: Meaning of the integers of a plain ground-truth file.
         classes: Class numbers that the logits are restricted to; None for all of the model's.
     """
 
@@ -78,12 +78,12 @@ class SourceOptions:
 
 @dataclass(frozen=True)
 class Location:
-    """What ``--data`` points to, before its files are looked up.
+    """The place that ``--data`` names, before its files are looked up.
 
     Attributes:
         data: As the user wrote it.
         names: Paths that the pattern spells out, or names directly inside the directory.
-        is_directory: Whether it is an existing directory.
+        is_directory: It is an existing directory.
     """
 
     data: str
@@ -91,7 +91,7 @@ class Location:
     is_directory: bool
 
     def any_ends_with(self, *suffixes: str) -> bool:
-        """Whether a name has one of ``suffixes``, whatever its case."""
+        """True where a name has one of ``suffixes``, in any case."""
         return any(name.lower().endswith(suffixes) for name in self.names)
 
     def files(self, *suffixes: str) -> list[StoredFile]:
@@ -106,7 +106,7 @@ class Source(Protocol):
     """One layout of images in files. A new one is a file like this and a line in the registry."""
 
     def matches(self, location: Location) -> bool:
-        """Whether ``--data`` looks like this layout."""
+        """True where ``--data`` looks like this layout."""
 
     def list_files(self, location: Location) -> list[StoredFile]:
         """The files that hold images, in the order their images are listed."""
@@ -132,22 +132,22 @@ class Source(Protocol):
 
         Args:
             root: Full path of the directory; for a pattern, of the deepest common one.
-            files: What ``list_files`` gave.
-            tables: What ``list_file`` gave for each of them.
+            files: The result of ``list_files``.
+            tables: The results of ``list_file`` for each of them.
             options: The user's choices.
             num_classes: Classes of the model; None if unknown.
 
         Raises:
-            SourceError: An option has no meaning for this layout, or names tell no class.
+            SourceError: An option has no meaning for this layout, or names give no class.
         """
 
     def holds(self, path: str) -> bool:
-        """Whether a listed file is of this layout."""
+        """True for a listed file of this layout."""
 
     def read(
         self, path: str, offsets: list[int], sizes: list[int], options: SourceOptions
     ) -> list[bytes | None]:
-        """Encoded bytes of images in one file, in the order asked; None where there are none."""
+        """Encoded bytes of images in one file, in the order of ``offsets``; None for a null."""
 
 
 def raw_listing(columns: list[Any]) -> pa.Table:
@@ -164,6 +164,6 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def changed(path: str) -> NoReturn:
-    """Raise the error of a file that is no longer what was listed."""
+def raise_changed(path: str) -> NoReturn:
+    """Raise the error of a file that changed since it was listed."""
     raise SourceError(f"{path} is not what was listed: it changed since; start the job again")

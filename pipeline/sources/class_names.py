@@ -1,7 +1,7 @@
 """From the names of class folders to class numbers.
 
-A folder is named by its class number or by its wnid, or a label map says which class it is. Folders
-of other names, as many of them as the model has classes, are numbered in the order of their names,
+A folder is named by its class number or by its wnid, or a label map gives its class. Folders of
+other names, as many of them as the model has classes, are numbered in the order of their names,
 as torchvision's ``ImageFolder`` numbers them for training; anything else is refused.
 """
 
@@ -42,7 +42,7 @@ def folder_labels(
         num_classes: Classes of the model; None if unknown.
 
     Raises:
-        SourceError: The label map lacks a name, the names alone do not tell the number, or two
+        SourceError: The label map lacks a name, the names alone do not give the number, or two
             are one number.
     """
     if options.label_map is not None:
@@ -60,7 +60,7 @@ def folder_labels(
         table = imagenet_numbers()
         _require(classes, table, "ImageNet's list of 1000 classes")
         return numbers | {name: table[name] for name in classes}
-    # Restricted, the folders may be those of the remaining classes: their order tells nothing.
+    # Restricted, the folders may be those of the remaining classes: their order has no meaning.
     if len(classes) == num_classes and options.classes is None:
         return numbers | {name: number for number, name in enumerate(classes)}
     raise SourceError(
@@ -184,7 +184,7 @@ def _label_map(path: str, num_classes: int | None) -> dict[str, int]:
 
 def _json_pairs(text: str) -> list[tuple[str, str]]:
     # Pairs rather than a dict, so that a name given twice is seen.
-    pairs = parsed(text, list)
+    pairs = parse_json(text, list)
     # A bool is an int to isinstance.
     if not isinstance(pairs, list) or not all(
         isinstance(pair, tuple) and type(pair[1]) in (int, str) for pair in pairs
@@ -193,8 +193,8 @@ def _json_pairs(text: str) -> list[tuple[str, str]]:
     return [(name, str(given)) for name, given in pairs]
 
 
-def parsed(text: str, pairs_hook: Callable[[list[tuple[str, Any]]], Any] = dict) -> Any:
-    """Parse JSON of the user's; ValueError, whatever is wrong with it."""
+def parse_json(text: str, pairs_hook: Callable[[list[tuple[str, Any]]], Any] = dict) -> Any:
+    """Parse a user's JSON; ValueError for any fault."""
     try:
         return json.loads(text, object_pairs_hook=pairs_hook)
     except RecursionError:

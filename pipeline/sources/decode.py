@@ -6,13 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from models.preprocess import Preprocess
+from models.preprocess import MAX_PIXELS, Preprocess
 
 FORMATS = ("JPEG", "PNG", "WEBP")
-# Pillow's own bound against decompression bombs, as a constant: Image.MAX_IMAGE_PIXELS is a global
-# that any library may lift. An RGB image at the bound takes 0.36 GB in memory.
-MAX_PIXELS = 89_478_485
-# What Pillow's decoders in C say in an OSError when they cannot get memory.
+# Begin of the OSError of Pillow's decoders in C when they cannot get memory.
 _OUT_OF_MEMORY = "out of memory"
 
 
@@ -24,7 +21,7 @@ class UndecodableError(ValueError):
 
 
 def prepared(data: bytes | None, preprocess: Preprocess) -> NDArray[np.uint8]:
-    """From encoded bytes to the model's input; uint8 (*model_px, 3).
+    """Decode an image and make it the model's input; uint8 (*model_px, 3).
 
     Raises:
         UndecodableError, WrongSizeError: The image cannot be used; the reason.
@@ -50,13 +47,13 @@ def decode(data: bytes | None, at_least: int | None = None) -> Image.Image:
         Mode RGB, of the size stored in the file or a part of it, at most MAX_PIXELS.
 
     Raises:
-        UndecodableError: For whatever may be wrong with the bytes.
+        UndecodableError: The bytes are damaged or no such image.
         MemoryError: There is too little memory, which is no fault of theirs.
     """
     if not data:
         raise UndecodableError("no bytes" if data is None else "zero bytes")
     kind = "image"
-    # A global that any library may set: what is cut off would come out grey.
+    # A global that any library may set: missing pixels would come out grey.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -81,7 +78,7 @@ def decode(data: bytes | None, at_least: int | None = None) -> Image.Image:
         raise
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError, zlib.error,
     # IndexError and more for bad bytes, and the list changes with its versions. One image must cost
-    # one row, so whatever comes is its fault. The text is left out: it may quote the bytes or a
+    # one row, so any of them is its fault. The text is left out: it may quote the bytes or a
     # memory address.
     except Exception as error:
         if str(error).startswith(_OUT_OF_MEMORY):

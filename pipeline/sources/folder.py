@@ -9,7 +9,7 @@ from pipeline.sources.base import (
     IMAGE_SUFFIXES,
     Location,
     SourceOptions,
-    changed,
+    raise_changed,
     raw_listing,
 )
 from pipeline.sources.class_names import folder_labels
@@ -31,7 +31,7 @@ class FolderSource:
         return [file for file in files if file.path.lower().endswith(_SUFFIXES)]
 
     def list_file(self, file: StoredFile, options: SourceOptions) -> None:
-        """Nothing: a file is an image, whatever is in it."""
+        """None: a file is an image and need not be opened."""
 
     def list_images(
         self,
@@ -44,8 +44,8 @@ class FolderSource:
         """Images in the order of their paths; the id is the path below the root."""
         options.refuse("image_column", "label_column", kind="folder")
         ids = [file.path[len(root) :].lstrip("/") for file in files]
-        # What gives an image its class: its folder directly below the root. An image that lies
-        # in the root itself has no class, unless a label map names the image.
+        # The folder directly below the root gives an image its class. An image in the root itself
+        # has no class, unless a label map names the image.
         loose = [name for name in ids if "/" not in name]
         classes = sorted({name.split("/")[0] for name in ids if "/" in name})
         if options.ground_truth is not None:
@@ -62,15 +62,16 @@ class FolderSource:
         return raw_listing(columns)
 
     def holds(self, path: str) -> bool:
-        """Whether the file is an image by its name."""
+        """True for a file that is an image by its name."""
         return path.lower().endswith(_SUFFIXES)
 
     def read(
         self, path: str, offsets: list[int], sizes: list[int], options: SourceOptions
     ) -> list[bytes | None]:
         """The whole file."""
-        # A range, though it is all: S3 would be asked for the length first. It has none of zero.
+        # A range, though it is the whole file, saves S3 a request for the length. S3 has no range
+        # of zero bytes.
         data = storage.read_bytes(path, 0, sizes[0]) if sizes[0] else b""
         if any(size != len(data) for size in sizes):
-            changed(path)
+            raise_changed(path)
         return [data] * len(sizes)

@@ -13,13 +13,11 @@ import pyarrow.compute as pc
 from pipeline import storage
 from pipeline.sources.base import LISTING, Kind, Location, SourceError, SourceOptions
 from pipeline.sources.ground_truth import with_labels
-from pipeline.sources.listing_cache import ListingCache, Remembered
+from pipeline.sources.listing_cache import CachedFile, ListingCache
 from pipeline.sources.reading import SOURCES
-from pipeline.sources.stored_files import StoredFile, digest_of, list_directory, short
+from pipeline.sources.stored_files import StoredFile, digest_of, hash64, list_directory
 from pipeline.storage.parallel import in_threads
 from pipeline.storage.patterns import PathError, expand_braces, natural_key
-
-__all__ = ["LISTING", "Listing", "SourceError", "SourceOptions", "list_images"]
 
 _LAYOUTS = (
     "give tar shards (*.tar, {000..049}.tar), Parquet files (*.parquet), or a directory of "
@@ -55,7 +53,7 @@ def list_images(
     data: str,
     options: SourceOptions,
     num_classes: int | None,
-    memory: ListingCache | None = None,
+    cache: ListingCache | None = None,
 ) -> Listing:
     """List every image of ``data``, a path, directory or pattern, local or on S3.
 
@@ -66,7 +64,7 @@ def list_images(
         data: Tar or Parquet pattern, or directory.
         options: Choices that the layout leaves open.
         num_classes: Classes of the model, which labels must fit; None if unknown.
-        memory: What earlier jobs found in files that have not changed since; added to.
+        cache: Contents of files that earlier jobs listed and that have not changed; added to.
 
     Raises:
         SourceError: There is no image, a file is damaged, an id is doubled, a label is no class of
@@ -81,14 +79,14 @@ def list_images(
             raise SourceError(f"{data} holds no {kind} images: {_LAYOUTS}")
         _require_utf8(files)
         root = storage.full_path(data) if location.is_directory else _common_root(files)
-        memory = memory or ListingCache()
+        cache = cache or ListingCache()
 
-        def open_file(file: StoredFile) -> Remembered:
-            known = memory.known.get(file)
-            return known or Remembered(digest_of(file), source.list_file(file, options))
+        def open_file(file: StoredFile) -> CachedFile:
+            known = cache.known.get(file)
+            return known or CachedFile(digest_of(file), source.list_file(file, options))
 
         contents = in_threads(open_file, files)
-        memory.found.update(zip(files, contents, strict=True))
+        cache.found.update(zip(files, contents, strict=True))
         tables = [one.images for one in contents]
         table = source.list_images(root, files, tables, options, num_classes)
         if table.num_rows == 0:
@@ -120,7 +118,7 @@ def find_files(data: str) -> tuple[Kind, list[StoredFile]]:
 
 @contextmanager
 def _in_words(data: str) -> Iterator[None]:
-    """Turn what a store raises into SourceError."""
+    """Turn the errors of a store into SourceError."""
     try:
         yield
     except SourceError:
@@ -187,12 +185,12 @@ def _check_unique(table: pa.Table) -> None:
 
 
 def _with_states(table: pa.Table, files: list[StoredFile], digests: list[str]) -> pa.Table:
-    """LABELLED as LISTING: each image gets what tells its file from another in its place."""
-    # Asked of the store before the file was read, so that of a change in between nothing is kept.
+    """Add the state and the digest of each image's file: LABELLED to LISTING."""
+    # The states are those before the files were read, so that a change in between shows later.
     by_file = pa.array([file.path for file in files], pa.string())
     places = pc.index_in(table.column("file"), value_set=by_file)
     states = pa.array([file.state for file in files], pa.uint64())
-    contents = pa.array([short(digest) for digest in digests], pa.uint64())
+    contents = pa.array([hash64(digest) for digest in digests], pa.uint64())
     columns = [*table.columns, states.take(places), contents.take(places)]
     return pa.Table.from_arrays(columns, schema=LISTING)
 

@@ -1,11 +1,11 @@
-"""What earlier jobs found in the files of a source, so that a resume need not read them all again.
+"""A cache of the contents of a source's files, so that a resume need not read them all again.
 
-Kept under ``<out>/listings/``, one Parquet file a source. Of each file it holds what its store said
-of it, the digest of its contents and the images in it. It is believed only of a file of which the
-store still says the same: path, size and content tag on S3; path, size, and the times of the last
-change of contents and of attributes in nanoseconds locally. Contents that change behind all of
-these (a clock set back, a disk written past the file system) go unseen; ``--overwrite`` does not
-help then, deleting ``listings/`` does.
+Kept under ``<out>/listings/``, one Parquet file a source. It holds, for each file, its description
+by the store, the digest of its contents and the images in it. An entry is used only while the
+description is the same: path, size and content tag on S3; path, size, and the times of the last
+change of contents and of attributes in nanoseconds locally. A change of the contents that changes
+none of these (a clock set back, a disk written past the file system) goes unseen; ``--overwrite``
+does not help then, deleting ``listings/`` does.
 """
 
 import hashlib
@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.sources.base import RAW_LISTING, SourceOptions
 from pipeline.sources.stored_files import StoredFile
+from pipeline.storage.tables import parquet
 
 # To be raised whenever a source lists other images, ids or labels from the same files.
 _REVISION = 1
@@ -31,8 +32,8 @@ _FILES = b"patchcert.files"
 
 
 @dataclass(frozen=True)
-class Remembered:
-    """What is known of one file.
+class CachedFile:
+    """Contents of one file.
 
     Attributes:
         digest: Of its contents.
@@ -45,39 +46,39 @@ class Remembered:
 
 @dataclass
 class ListingCache:
-    """What is known of a source's files.
+    """Contents of a source's files.
 
     Attributes:
-        known: From earlier jobs, by the file as it was then.
-        found: By this job.
+        known: Found by earlier jobs, by the file as it was then.
+        found: Found by this job.
     """
 
-    known: Mapping[StoredFile, Remembered] = field(default_factory=dict)
-    found: dict[StoredFile, Remembered] = field(default_factory=dict)
+    known: Mapping[StoredFile, CachedFile] = field(default_factory=dict)
+    found: dict[StoredFile, CachedFile] = field(default_factory=dict)
 
 
 @contextmanager
-def remembered_listing(out: str, data: str, options: SourceOptions) -> Iterator[ListingCache]:
-    """The memory of one source, kept for later jobs unless the block fails.
+def cached_listing(out: str, data: str, options: SourceOptions) -> Iterator[ListingCache]:
+    """The cache of one source, kept for later jobs unless the block fails.
 
-    A memory that cannot be read or written costs time only.
+    A cache that cannot be read or written costs time only.
     """
     request = [_REVISION, storage.full_path(data), options.image_column, options.label_column]
     name = hashlib.sha256(json.dumps(request).encode()).hexdigest()[:16]
     path = storage.join(out, "listings", f"{name}.parquet")
-    memory, started = ListingCache(_load(path)), time.time()
-    yield memory
+    cache, started = ListingCache(_load(path)), time.time()
+    yield cache
     settled = {
         file: found
-        for file, found in memory.found.items()
+        for file, found in cache.found.items()
         if file.changed_ns is None or file.changed_ns / 1e9 < started - _TICK_SECONDS
     }
-    if settled and settled != memory.known:
+    if settled and settled != cache.known:
         with suppress(*storage.failures()):
             storage.write_atomically(path, _to_bytes(settled))
 
 
-def _to_bytes(found: Mapping[StoredFile, Remembered]) -> bytes:
+def _to_bytes(found: Mapping[StoredFile, CachedFile]) -> bytes:
     parts = [one.images for one in found.values() if one.images is not None]
     files = [
         [asdict(file), one.digest, None if one.images is None else one.images.num_rows]
@@ -85,12 +86,10 @@ def _to_bytes(found: Mapping[StoredFile, Remembered]) -> bytes:
     ]
     table = pa.concat_tables([RAW_LISTING.empty_table(), *parts])
     table = table.replace_schema_metadata({_FILES: json.dumps(files).encode()})
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue()
+    return parquet(table)
 
 
-def _load(path: str) -> dict[StoredFile, Remembered]:
+def _load(path: str) -> dict[StoredFile, CachedFile]:
     try:
         table = pq.read_table(io.BytesIO(storage.read_bytes(path)))
         entries = json.loads(table.schema.metadata[_FILES])
@@ -99,7 +98,7 @@ def _load(path: str) -> dict[StoredFile, Remembered]:
         for file, digest, rows in entries:
             part = None if rows is None else images.slice(start, rows)
             start += rows or 0
-            known[StoredFile(**file)] = Remembered(digest, part)
+            known[StoredFile(**file)] = CachedFile(digest, part)
     except (pa.ArrowException, ValueError, KeyError, TypeError, *storage.failures()):
         return {}
     return known

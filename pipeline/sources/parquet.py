@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.sources.base import Location, SourceError, SourceOptions, changed, raw_listing
+from pipeline.sources.base import Location, SourceError, SourceOptions, raise_changed, raw_listing
 from pipeline.sources.stored_files import StoredFile
 
 _IMAGE_COLUMNS = ("image", "img", "jpg", "png", "bytes")
@@ -50,13 +50,13 @@ class ParquetSource:
         return pa.concat_tables(table for table in tables if table is not None)
 
     def holds(self, path: str) -> bool:
-        """Whether the file is Parquet."""
+        """True for a Parquet file."""
         return path.lower().endswith(".parquet")
 
     def read(
         self, path: str, offsets: list[int], sizes: list[int], options: SourceOptions
     ) -> list[bytes | None]:
-        """Reads the row groups of the rows asked for, and of these the image column alone."""
+        """Read the image column of the row groups that hold the rows."""
         found: dict[int, bytes | None] = {}
         wanted = np.unique(np.asarray(offsets, dtype=np.int64))
         with _open(path) as file:
@@ -66,7 +66,7 @@ class ParquetSource:
             ]
             bounds = np.cumsum([0, *sizes_of_groups])
             if wanted.size and (wanted[0] < 0 or wanted[-1] >= bounds[-1]):
-                changed(path)
+                raise_changed(path)
             for group in np.unique(np.searchsorted(bounds, wanted, side="right") - 1).tolist():
                 first, last = int(bounds[group]), int(bounds[group + 1])
                 rows = wanted[(wanted >= first) & (wanted < last)]

@@ -1,10 +1,8 @@
-"""Encoded bytes of listed images: what a task does with its slice of the listing.
+"""The registry of sources, and the encoded bytes of listed images.
 
-A file must still be what was listed, since votes are filed under the fingerprint of the listing:
-on S3 the object of that content tag; locally the file of that size and those times, or, where these
-differ (it was touched, or a node has a copy of its own), one of the same contents.
-
-The one list of sources; the first that matches ``--data`` is taken.
+A file must be unchanged since it was listed, since votes are filed under the fingerprint of the
+listing: on S3 the object of that content tag; locally the file of that size and those times, or,
+where these differ (it was touched, or a node has a copy of its own), one of the same contents.
 """
 
 import functools
@@ -12,10 +10,10 @@ import functools
 import pyarrow as pa
 
 from pipeline import storage
-from pipeline.sources.base import Kind, Source, SourceError, SourceOptions, changed
+from pipeline.sources.base import Kind, Source, SourceError, SourceOptions, raise_changed
 from pipeline.sources.folder import FolderSource
 from pipeline.sources.parquet import ParquetSource
-from pipeline.sources.stored_files import StoredFile, digest_of, short, stat
+from pipeline.sources.stored_files import StoredFile, digest_of, hash64, stat
 from pipeline.sources.tar import TarSource
 from pipeline.storage.parallel import in_threads
 
@@ -24,6 +22,7 @@ SOURCES: dict[Kind, Source] = {
     "parquet": ParquetSource(),
     "folder": FolderSource(),  # last: it takes any directory
 }
+"""Every source; the first that matches ``--data`` is taken."""
 
 
 def read_bytes_of(rows: pa.Table, options: SourceOptions) -> list[bytes | None]:
@@ -40,7 +39,7 @@ def read_bytes_of(rows: pa.Table, options: SourceOptions) -> list[bytes | None]:
         Bytes an image; None where Parquet has a null.
 
     Raises:
-        SourceError: A file is no longer what was listed, or a Parquet page is damaged.
+        SourceError: A file changed since it was listed, or a Parquet page is damaged.
         OSError: The store failed; worth another try.
     """
     by_file: dict[str, list[int]] = {}
@@ -55,9 +54,9 @@ def read_bytes_of(rows: pa.Table, options: SourceOptions) -> list[bytes | None]:
         if not path.startswith(storage.S3):
             state = _state_of_same(path, state, digests[places[0]].as_py())
         found = source.read(path, [offsets[i] for i in places], [sizes[i] for i in places], options)
-        # Asked afterwards: what was read while the file changed is not of its listed state.
+        # Checked after the read: bytes read while the file changed are not of its listed state.
         if stat(path).state != state:
-            changed(path)
+            raise_changed(path)
         return found
 
     result: list[bytes | None] = [None] * rows.num_rows
@@ -68,16 +67,16 @@ def read_bytes_of(rows: pa.Table, options: SourceOptions) -> list[bytes | None]:
 
 
 def _state_of_same(path: str, state: int, digest: int) -> int:
-    """The state of a local file as of now, which has the contents that were listed."""
+    """The present state of a local file, whose contents must be the listed ones."""
     now = stat(path)
     if now.state != state and _contents(now) != digest:
-        changed(path)
+        raise_changed(path)
     return now.state
 
 
 @functools.lru_cache(maxsize=4096)
 def _contents(file: StoredFile) -> int:
-    return short(digest_of(file))
+    return hash64(digest_of(file))
 
 
 def _source_of(path: str) -> Source:

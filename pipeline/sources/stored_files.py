@@ -1,4 +1,4 @@
-"""Files as their store describes them, which is what a source lists its images from."""
+"""Files as their store describes them."""
 
 import hashlib
 import os
@@ -30,12 +30,12 @@ class StoredFile:
 
     @property
     def state(self) -> int:
-        """What the store says of the file but its path, as 64 bits."""
-        return short(f"{self.size} {self.etag} {self.modified_ns} {self.changed_ns}")
+        """The store's description of the file without its path, as 64 bits."""
+        return hash64(f"{self.size} {self.etag} {self.modified_ns} {self.changed_ns}")
 
 
-def short(text: str) -> int:
-    """The first 64 bits of the sha256 of ``text``: enough to tell a file from its replacement."""
+def hash64(text: str) -> int:
+    """The first 64 bits of the sha256 of ``text``."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
@@ -76,7 +76,7 @@ def list_directory(path: str, *, recursive: bool = False) -> list[StoredFile]:
     """
     fs, root = filesystem(path)
     if not path.startswith(S3):
-        # fsspec's walk passes over symbolic links without a word: images would be lost.
+        # fsspec's walk skips symbolic links silently: images would be lost.
         files = [_local(name) for name in _walk(root, recursive)]
     else:
         entries = fs.find(root, detail=True).values() if recursive else fs.ls(root, detail=True)

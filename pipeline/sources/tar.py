@@ -1,9 +1,8 @@
 """WebDataset shards: tar files whose members ``<key>.jpg``, ``<key>.cls`` make up one image.
 
-The members of a tar file, by its headers alone, with proof that the file is whole.
-
-Python's tarfile (and so every reader built on it) takes an archive that was cut at a header for a
-shorter one; here the end-of-archive marker must follow the last member.
+Members are listed by the headers of the archive, with proof that the file is whole: Python's
+tarfile (and so every reader built on it) takes an archive that was cut at a header for a shorter
+one; here the end-of-archive marker must follow the last member.
 """
 
 import itertools
@@ -22,103 +21,18 @@ from pipeline.sources.base import (
     Location,
     SourceError,
     SourceOptions,
-    changed,
     printable,
+    raise_changed,
     raw_listing,
 )
 from pipeline.sources.stored_files import StoredFile
 
-UNPACK = "images are read by position, which needs plain tar; unpack it (gunzip) and list the .tar"
+_UNPACK = "images are read by position, which needs plain tar; unpack it (gunzip) and list the .tar"
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
 _MARKER = 2 * tarfile.BLOCKSIZE  # two blocks of zeros end an archive
-
-
-@dataclass(frozen=True)
-class Member:
-    """One entry of an archive.
-
-    Attributes:
-        name: As stored, without a leading ``./``. Only text: nothing is ever unpacked, so ``..``
-            and absolute names can do no harm.
-        offset: Byte position of the data in the archive.
-        size: Bytes of data.
-        is_plain: Whether the data are the file's; not so for links and sparse files.
-    """
-
-    name: str
-    offset: int
-    size: int
-    is_plain: bool
-
-
-def scan(stream: Any, file: StoredFile) -> Iterator[Member]:
-    """Every member but directories, each after proving that its data lie inside the file.
-
-    Between two members the caller may move ``stream``.
-
-    Raises:
-        SourceError: The archive is cut, damaged, compressed, or followed by something else.
-    """
-    position = 0
-    try:
-        # Closing the stream is the caller's affair; the archive object owns nothing else.
-        archive = tarfile.open(fileobj=stream, mode="r:")  # noqa: SIM115
-        while (entry := archive.next()) is not None:
-            position = entry.offset
-            if entry.size < 0 or (entry.isreg() and entry.offset_data + entry.size > file.size):
-                raise tarfile.ReadError(f"the data of {entry.name!r} reach beyond the end")
-            if not entry.isdir():
-                name = printable(re.sub(r"^(\./+)+", "", entry.name))
-                is_plain = entry.isreg() and not entry.issparse()
-                yield Member(name, entry.offset_data, entry.size, is_plain)
-            position = archive.offset
-    except SourceError:  # the caller's, while it handled a member
-        raise
-    except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
-        if position == 0:
-            _refuse_compressed(stream, file)
-        raise _damaged(file, position, str(error)) from error
-    _check_end(stream, file, position)
-
-
-def _refuse_compressed(stream: Any, file: StoredFile) -> None:
-    stream.seek(0)
-    if (packed := _MAGIC.get(stream.read(2))) is not None:
-        raise SourceError(f"{file.path} is {packed} data, not a tar: {UNPACK}")
-
-
-def _check_end(stream: Any, file: StoredFile, position: int) -> None:
-    stream.seek(position)
-    marker = stream.read(_MARKER)
-    if len(marker) < _MARKER or marker.strip(b"\0"):
-        raise _damaged(file, position, "no end-of-archive marker after the last whole member")
-    for start in itertools.count(position + _MARKER, 2**20):
-        rest = stream.read(2**20)
-        if rest.strip(b"\0"):
-            raise _damaged(file, start, "data after the end of the archive (joined with cat?)")
-        if not rest:
-            return
-
-
-def _damaged(file: StoredFile, position: int, reason: str) -> SourceError:
-    return SourceError(
-        f"{file.path}: truncated or damaged tar at byte {position:,} of {file.size:,}: {reason}; "
-        "copy or build the shard again"
-    )
-
-
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 # Up to this much unneeded data is read along rather than asking for the next image separately.
 _JOIN_GAP = 2**20
-
-
-@dataclass
-class _Sample:
-    """The members of one key."""
-
-    image: Member | None = None
-    label: tuple[str, int] | None = None  # name of the member, class number
-    other: str | None = None  # a member that shows that an image was meant
 
 
 class TarSource:
@@ -133,7 +47,7 @@ class TarSource:
         files = location.files(".tar", *_COMPRESSED)
         for file in files:
             if file.path.lower().endswith(_COMPRESSED):
-                raise SourceError(f"{file.path} is compressed: {UNPACK}")
+                raise SourceError(f"{file.path} is compressed: {_UNPACK}")
         return files
 
     def list_file(self, file: StoredFile, options: SourceOptions) -> pa.Table:
@@ -154,22 +68,49 @@ class TarSource:
         return pa.concat_tables(table for table in tables if table is not None)
 
     def holds(self, path: str) -> bool:
-        """Whether the file is a shard."""
+        """True for a shard."""
         return path.lower().endswith(".tar")
 
     def read(
         self, path: str, offsets: list[int], sizes: list[int], options: SourceOptions
     ) -> list[bytes | None]:
-        """One range read for images that lie close together."""
+        """Read images that lie close together by one range."""
         found: dict[tuple[int, int], bytes] = {}
         for span in _spans(sorted(zip(offsets, sizes, strict=True))):
             start, end = span[0][0], max(offset + size for offset, size in span)
             # S3 has no range of zero bytes.
             data = storage.read_bytes(path, start, end) if end > start else b""
             if len(data) != end - start:
-                changed(path)
+                raise_changed(path)
             found |= {(at, size): data[at - start : at - start + size] for at, size in span}
         return [found[place] for place in zip(offsets, sizes, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Member:
+    """One entry of an archive.
+
+    Attributes:
+        name: As stored, without a leading ``./``. Only text: nothing is ever unpacked, so ``..``
+            and absolute names can do no harm.
+        offset: Byte position of the data in the archive.
+        size: Bytes of data.
+        is_plain: The data are the file's; not so for links and sparse files.
+    """
+
+    name: str
+    offset: int
+    size: int
+    is_plain: bool
+
+
+@dataclass
+class _Sample:
+    """The members of one key."""
+
+    image: _Member | None = None
+    label: tuple[str, int] | None = None  # name of the member, class number
+    other: str | None = None  # a member that shows that an image was meant
 
 
 def _spans(places: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
@@ -188,7 +129,7 @@ def _list_shard(file: StoredFile) -> pa.Table:
     stem = posixpath.basename(file.path)[: -len(".tar")]
     samples: dict[str, _Sample] = {}
     with storage.open_read(file.path) as stream:
-        for member in scan(stream, file):
+        for member in _scan(stream, file):
             _add(samples, member, stream, file)
     rows: list[tuple[str, int | None, str, int, int]] = []
     for key, sample in samples.items():
@@ -206,7 +147,7 @@ def _list_shard(file: StoredFile) -> pa.Table:
     return raw_listing(list(zip(*rows, strict=True)) if rows else [[]] * 5)
 
 
-def _add(samples: dict[str, _Sample], member: Member, stream: Any, file: StoredFile) -> None:
+def _add(samples: dict[str, _Sample], member: _Member, stream: Any, file: StoredFile) -> None:
     """File a member under its key: the name up to the first dot of its last part."""
     folder, slash, base = member.name.rpartition("/")
     stem, _, suffix = base.partition(".")
@@ -238,7 +179,7 @@ def _add(samples: dict[str, _Sample], member: Member, stream: Any, file: StoredF
         )
 
 
-def _class_number(stream: Any, member: Member, file: StoredFile) -> int:
+def _class_number(stream: Any, member: _Member, file: StoredFile) -> int:
     stream.seek(member.offset)
     text = stream.read(min(member.size, 32)).strip()
     if not re.fullmatch(rb"[+-]?[0-9]{1,18}", text):
@@ -247,3 +188,59 @@ def _class_number(stream: Any, member: Member, file: StoredFile) -> int:
             "shard with the number, or leave the member out if the class is unknown"
         )
     return int(text)
+
+
+def _scan(stream: Any, file: StoredFile) -> Iterator[_Member]:
+    """Yield every member but directories, each after proving that its data lie inside the file.
+
+    Between two members the caller may move ``stream``.
+
+    Raises:
+        SourceError: The archive is cut, damaged, compressed, or followed by something else.
+    """
+    position = 0
+    try:
+        # The caller closes the stream; the archive object owns nothing else.
+        archive = tarfile.TarFile(fileobj=stream)
+        while (entry := archive.next()) is not None:
+            position = entry.offset
+            if entry.size < 0 or (entry.isreg() and entry.offset_data + entry.size > file.size):
+                raise tarfile.ReadError(f"the data of {entry.name!r} reach beyond the end")
+            if not entry.isdir():
+                name = printable(re.sub(r"^(\./+)+", "", entry.name))
+                is_plain = entry.isreg() and not entry.issparse()
+                yield _Member(name, entry.offset_data, entry.size, is_plain)
+            position = archive.offset
+    except SourceError:  # the caller's, while it handled a member
+        raise
+    except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
+        if position == 0:
+            _refuse_compressed(stream, file)
+        raise _damaged(file, position, str(error)) from error
+    _check_end(stream, file, position)
+
+
+def _refuse_compressed(stream: Any, file: StoredFile) -> None:
+    stream.seek(0)
+    if (packed := _MAGIC.get(stream.read(2))) is not None:
+        raise SourceError(f"{file.path} is {packed} data, not a tar: {_UNPACK}")
+
+
+def _check_end(stream: Any, file: StoredFile, position: int) -> None:
+    stream.seek(position)
+    marker = stream.read(_MARKER)
+    if len(marker) < _MARKER or marker.strip(b"\0"):
+        raise _damaged(file, position, "no end-of-archive marker after the last whole member")
+    for start in itertools.count(position + _MARKER, 2**20):
+        rest = stream.read(2**20)
+        if rest.strip(b"\0"):
+            raise _damaged(file, start, "data after the end of the archive (joined with cat?)")
+        if not rest:
+            return
+
+
+def _damaged(file: StoredFile, position: int, reason: str) -> SourceError:
+    return SourceError(
+        f"{file.path}: truncated or damaged tar at byte {position:,} of {file.size:,}: {reason}; "
+        "copy or build the shard again"
+    )

@@ -1,4 +1,4 @@
-"""Files on a disk or on S3: the only door to them."""
+"""Every access to files, on a disk or on S3."""
 
 from pipeline.storage.files import (
     S3,

@@ -1,8 +1,8 @@
-"""Addresses that name a user and a password: told from those that do not, and shown without."""
+"""Addresses with a user and a password: find them, and show them without."""
 
 import re
 
-# What stands before an @ behind the scheme. A user has no slash, but a password may: AWS's secrets
+# The part before an @ behind the scheme. A user has no slash, but a password may: AWS's secrets
 # do. An @ that follows neither is part of a path (s3://bucket/a@b, or a file behind sqlite:///).
 _USERINFO = re.compile(r"(?<=://)(?=[^/\s@]*@|[^/\s:@]*:\S*@)\S*@")
 # A query that gives a password by name, as addresses of databases do.
@@ -10,12 +10,12 @@ _PASSWORD = re.compile(r"://\S*[?&][^=&\s]*(?:pass|pwd|secret|token|key)[^=&\s]*
 
 
 def holds_userinfo(text: str) -> bool:
-    """Whether an address in ``text`` has a user or a password."""
+    """True where an address in ``text`` has a user or a password."""
     return _USERINFO.search(text) is not None
 
 
 def holds_password(text: str) -> bool:
-    """Whether an address in ``text`` has a user or a password, before its host or in its query."""
+    """True where an address in ``text`` has a user or a password, in its query too."""
     return holds_userinfo(text) or _PASSWORD.search(text) is not None
 
 

@@ -1,4 +1,4 @@
-"""The one door to files, local or on S3: everything that touches bytes by path goes through here.
+"""Every access to files by path, local or on S3.
 
 Paths are absolute local paths or ``s3://bucket/key`` URLs. S3 credentials, region and endpoint
 come from the environment alone (``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL``, ...), so that no
@@ -23,7 +23,7 @@ S3 = "s3://"
 # Sequential scans of S3 objects fetch this much at once: with 0.1 MB images a request per tar
 # header would be bound by latency (about 3 MB/s), while 8 MiB requests fill the network.
 _READ_AHEAD = 8 * 2**20
-# What systems answer where a file system (exFAT, a shared folder, a mounted bucket) has no links.
+# Errors of systems whose file system (exFAT, a shared folder, a mounted bucket) has no links.
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
 
 
@@ -49,13 +49,13 @@ def filesystem(path: str) -> tuple[Any, str]:
 
 
 def full_path(path: str) -> str:
-    """``path`` made absolute: what :func:`expand` and the listings return."""
+    """``path`` made absolute, as :func:`expand` and the listings return it."""
     _, inner = filesystem(path)
     return S3 + inner if path.startswith(S3) else inner
 
 
 def failures() -> tuple[type[BaseException], ...]:
-    """What reading or writing may raise, for ``except storage.failures()``."""
+    """Errors that reading or writing may raise, for ``except storage.failures()``."""
     # botocore's own errors (no credentials, no connection) are not OSErrors; when it has not been
     # imported they cannot have been raised.
     botocore = sys.modules.get("botocore.exceptions")
@@ -104,13 +104,13 @@ def join(base: str, *parts: str) -> str:
 
 
 def exists(path: str) -> bool:
-    """Whether a file or directory is there."""
+    """True where a file or directory exists."""
     fs, inner = filesystem(path)
     return bool(fs.exists(inner))
 
 
 def is_directory(path: str) -> bool:
-    """Whether ``path`` is a directory (on S3: a prefix of some key)."""
+    """True where ``path`` is a directory (on S3: a prefix of some key)."""
     fs, inner = filesystem(path)
     return bool(fs.isdir(inner))
 
@@ -138,7 +138,7 @@ def _s3_entries(directory: str, kind: str) -> list[dict[str, Any]]:
 
 
 def _local_entries(directory: str) -> list[os.DirEntry[str]]:
-    """What is in a directory; is_file() and is_dir() of these follow links, fsspec does not."""
+    """Entries of a directory, whose is_file() and is_dir() follow links, unlike fsspec."""
     with (
         contextlib.suppress(FileNotFoundError, NotADirectoryError),
         os.scandir(filesystem(directory)[1]) as entries,
@@ -167,7 +167,7 @@ def read_bytes(path: str, start: int | None = None, end: int | None = None) -> b
 
 
 def create(path: str, data: bytes) -> bool:
-    """Write a whole file if there is none, atomically; whether it was written.
+    """Write a whole file if there is none, atomically; return True if it was written.
 
     Raises:
         OSError: The file system has no hard links, or fails.
@@ -189,9 +189,9 @@ def create(path: str, data: bytes) -> bool:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        # Nothing else will do. A file that is created exclusively and then filled is there before
-        # it is whole: another job would take a lease that it cannot read yet for an abandoned one,
-        # and refuse a manifest. Of a job killed in between that manifest would be left for good.
+        # There is no other way. A file that is created exclusively and then filled exists before it
+        # is whole: another job would take a lease that it cannot read yet for an abandoned one, and
+        # refuse a manifest. A job killed in between would leave such a manifest forever.
         raise OSError(
             f"{directory}: its file system has no hard links ({error.strerror}), which see to it "
             "that of jobs started at once just one begins a run; give --out on another (ext4, XFS, "

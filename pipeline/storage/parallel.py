@@ -1,4 +1,4 @@
-"""Many waits at once: reads and requests side by side."""
+"""Reads and requests in parallel threads."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +12,7 @@ _Out = TypeVar("_Out")
 
 
 def in_threads(function: Callable[[_In], _Out], items: Sequence[_In]) -> list[_Out]:
-    """``[function(item) for item in items]``, side by side; the first item's error is raised."""
+    """``[function(item) for item in items]``, in threads; the first item's error is raised."""
     if len(items) < 2:
         return [function(item) for item in items]
     with ThreadPoolExecutor(min(_THREADS, len(items))) as pool:

@@ -20,7 +20,7 @@ class PathError(RequestError):
 
 
 def natural_key(text: str) -> tuple[tuple[str | int, ...], str]:
-    """Sorts ``shard-2`` before ``shard-10``; a total order, equal on every machine."""
+    """Sort key of ``shard-2`` before ``shard-10``; a total order, equal on every machine."""
     parts = re.split("([0-9]+)", text)  # text and digits alternate, so equal types meet
     return tuple(int(part) if index % 2 else part for index, part in enumerate(parts)), text
 
@@ -60,7 +60,7 @@ def local_matches(pattern: str) -> list[str]:
     """Paths that a glob names, ``**`` for any depth; links are followed, fsspec's glob does not.
 
     Raises:
-        OSError: A folder that it looks into cannot be read, which no glob minds.
+        OSError: A folder that it looks into cannot be read, which ``glob`` ignores.
     """
     above = pattern
     while glob.has_magic(above):
@@ -72,5 +72,5 @@ def local_matches(pattern: str) -> list[str]:
 
 
 def hidden(path: str) -> int:
-    """How many parts of a path start with a dot, as macOS' ``._x.tar`` beside ``x.tar``."""
+    """Count the parts of a path that start with a dot, as macOS' ``._x.tar`` beside ``x.tar``."""
     return sum(part.startswith(".") for part in path.split("/"))

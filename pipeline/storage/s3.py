@@ -1,4 +1,4 @@
-"""S3 through s3fs, with patience: throttling, 5xx answers and outages cost time, not data.
+"""S3 through s3fs, with retries: throttling, 5xx answers and outages cost time, not data.
 
 Botocore and s3fs each retry a handful of times, within seconds; two such layers multiply when a
 server is down and still give up before it is back. Here one layer retries, by the clock.
@@ -38,29 +38,32 @@ _TRANSIENT_CODES = (
     "ConditionalRequestConflict",
 )
 
-_override: float | None = None
+
+class _Override:
+    """Shorter patience for a while; for all threads, since requests run in fsspec's own."""
+
+    seconds: float | None = None
 
 
 @contextmanager
 def patience(seconds: float) -> Iterator[None]:
     """Repeat requests of this process for so many seconds only, as a first contact should."""
-    global _override  # noqa: PLW0603  (requests run in fsspec's own thread)
-    before, _override = _override, min(seconds, _seconds())
+    before, _Override.seconds = _Override.seconds, min(seconds, _seconds())
     try:
         yield
     finally:
-        _override = before
+        _Override.seconds = before
 
 
 def _seconds() -> float:
-    """How long to be patient, as of now."""
-    if _override is not None:
-        return _override
+    """Seconds for which requests are repeated at present."""
+    if _Override.seconds is not None:
+        return _Override.seconds
     return float(os.environ.get(PATIENCE, _PATIENCE_SECONDS))
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same request may succeed later: the server is busy, failing or away."""
+    """True where the same request may succeed later: the server is busy, failing or away."""
     if (answer := _answer(error)) is not None:
         status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
         return status in _TRANSIENT_STATUS or _code_of(error) in _TRANSIENT_CODES
@@ -68,7 +71,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def _answer(error: BaseException) -> dict[str, Any] | None:
-    """What the server said, of an error of botocore's or of s3fs' translation of it."""
+    """The server's answer in an error of botocore's or in s3fs' translation of it."""
     cause = error if isinstance(error, botocore.ClientError) else error.__cause__
     return cause.response if isinstance(cause, botocore.ClientError) else None
 
@@ -106,17 +109,17 @@ class PatientS3FileSystem(s3fs.S3FileSystem):  # type: ignore[misc]  # (s3fs has
             ) from error
         except Exception as error:
             if _code_of(error) == "PreconditionFailed" and "IfNoneMatch" in kwargs:
-                # s3fs knows it by a detail of the answer that AWS sends and other servers do not.
+                # s3fs recognizes it by a detail of the answer that only AWS sends.
                 raise FileExistsError(f"s3://{_place(kwargs)} is there already") from error
             if not is_transient(error):
                 raise
-            # Of a type that no layer above repeats once more.
+            # An OSError, which no layer above repeats.
             raise OSError(
                 f"s3://{_place(kwargs)} does not answer, for {_seconds():g} s now ({error}): check "
                 f"AWS_ENDPOINT_URL and the server, then run again ({PATIENCE} sets the seconds)"
             ) from error
 
-    call_s3 = sync_wrapper(_call_s3)  # of ours: open files that are written use it
+    call_s3 = sync_wrapper(_call_s3)  # open files that are written use it
 
 
 def _place(kwargs: dict[str, Any]) -> str:
@@ -127,10 +130,10 @@ def _place(kwargs: dict[str, Any]) -> str:
 def s3_filesystem() -> PatientS3FileSystem:
     """The S3 of the environment; one object a process and environment.
 
-    Its listings are never cached: they would hide what other processes have committed since.
+    Its listings are never cached: they would hide later commits of other processes.
     """
     return PatientS3FileSystem(
         use_listings_cache=False,
-        # The one layer that retries is ours.
+        # Only PatientS3FileSystem retries.
         config_kwargs={"retries": {"max_attempts": 0}},
     )

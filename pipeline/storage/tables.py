@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON knows it: numbers, text, lists, objects; null for what is no number."""
+    """A value in the types of JSON; null for NaN and infinity."""
     if isinstance(value, Decimal):
         # Sums of integers come as decimals.
         return int(value) if value == value.to_integral_value() else float(value)
@@ -53,7 +53,7 @@ def write_json(batches: Iterable[pa.RecordBatch], stream: TextIO) -> None:
 
 
 def parquet(table: pa.Table) -> bytes:
-    """A Parquet file of the rows."""
+    """Return the bytes of a Parquet file of the rows."""
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue()

@@ -14,7 +14,7 @@ from models.preprocess import Interpolation, PresetName
 from models.views.ablations import AblationKind
 from pipeline.config import ConfigError, Device, Dtype, VotesConfig
 from pipeline.config.flags import Advanced
-from pipeline.sources.base import Numbering
+from pipeline.config.votes import Numbering
 
 
 @Parameter(name="*")

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config import VotesConfig
-from pipeline.preflight.estimate import images_done
 from pipeline.runs.defense import Defense
 from pipeline.runs.manifest import Manifest
 from pipeline.runs.store import VotesStore, run_ids
@@ -117,7 +116,7 @@ def forecast(found: Sequence[Origin], out: str) -> list[dict[str, Any]]:
         done = images
         if own and not origin.there:
             overwrite = origin.combination.config.overwrite
-            done = 0 if overwrite else images_done(VotesStore(out, origin.run_id), images)
+            done = 0 if overwrite else VotesStore(out, origin.run_id).images_done()
         plan.append(
             {
                 "point": run_name(wanted),

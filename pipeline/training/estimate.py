@@ -11,7 +11,8 @@ from torch import nn
 
 from models.classifiers.build import base_classifier
 from models.classifiers.smoothed import SmoothedClassifier
-from models.preprocess import Preprocess, WrongSizeError
+from models.errors import WrongSizeError
+from models.preprocess import Preprocess
 from models.views.ablations import Patch
 from pipeline.certificates import margins, smoothed_predictions
 from pipeline.runs.defense import Defense

@@ -10,12 +10,13 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.functional import InterpolationMode
 
-from models.preprocess import Preprocess, WrongSizeError
+from models.errors import WrongSizeError
+from models.preprocess import Preprocess
+from models.views.ablations import IntArray
 from pipeline.sources.base import SourceError
 from pipeline.sources.decode import UndecodableError, decode
 from pipeline.sources.reading import read_bytes_of
 from pipeline.training.config import Augmentation
-from pipeline.training.order import IntArray
 from pipeline.training.recipe import Recipe
 
 # A shift of CIFAR-10's 32 px by up to 4 px, black outside, as in the common recipes.

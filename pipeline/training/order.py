@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from models.views.ablations import IntArray
 from pipeline.sources.base import Kind
-
-IntArray = NDArray[np.int64]
 
 # Streams of random numbers; ``learner`` and ``images`` have the others.
 _SPLIT, _ORDER = 1, 2

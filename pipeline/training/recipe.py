@@ -15,7 +15,8 @@ from pipeline.runs.defense import Defense
 from pipeline.runs.manifest import canonical
 from pipeline.runs.resolve import resolve_defense
 from pipeline.runs.weight_files import local_weights
-from pipeline.sources.listing import Listing, SourceOptions, list_images
+from pipeline.sources.base import SourceOptions
+from pipeline.sources.listing import Listing, list_images
 from pipeline.training.config import TrainConfig
 from pipeline.training.order import EpochOrder, stratified_split
 

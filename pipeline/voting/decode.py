@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from models.preprocess import Preprocess, WrongSizeError
+from models.errors import WrongSizeError
+from models.preprocess import Preprocess
+from pipeline.sources.base import SourceOptions
 from pipeline.sources.decode import UndecodableError, prepared
-from pipeline.sources.listing import SourceOptions
 from pipeline.sources.reading import read_bytes_of
 
 DECODED = pa.schema(

@@ -23,7 +23,8 @@ from pipeline.runs.manifest import Manifest, ManifestError, finish_manifest
 from pipeline.runs.numerics import Numerics
 from pipeline.runs.progress import VotesProgress
 from pipeline.runs.store import StoreError, VotesStore
-from pipeline.sources.listing import Listing, SourceOptions
+from pipeline.sources.base import SourceOptions
+from pipeline.sources.listing import Listing
 from pipeline.voting.commit import CommitUnit
 from pipeline.voting.decode import DecodeUnit
 from pipeline.voting.isolation import Handler

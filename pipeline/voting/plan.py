@@ -9,7 +9,7 @@ from rich.console import Console
 from pipeline.config import ConfigError, OutputConfig, VotesConfig
 from pipeline.runs.defense import Defense
 from pipeline.runs.error_images import ErrorImages
-from pipeline.runs.lease import held
+from pipeline.runs.lease import hold_lease
 from pipeline.runs.manifest import Manifest, new_manifest
 from pipeline.runs.numerics import (
     Machine,
@@ -22,8 +22,9 @@ from pipeline.runs.numerics import (
 from pipeline.runs.schema import MAX_CLASSES
 from pipeline.runs.store import VotesStore
 from pipeline.runs.weight_files import local_weights
-from pipeline.sources.listing import Listing, SourceOptions, list_images
-from pipeline.sources.listing_cache import ListingCache, remembered_listing
+from pipeline.sources.base import SourceOptions
+from pipeline.sources.listing import Listing, list_images
+from pipeline.sources.listing_cache import ListingCache, cached_listing
 from pipeline.voting.job import Finished, VotesJob, check_images, finish_run
 
 
@@ -150,7 +151,7 @@ def _count_votes(
     watch: Callable[[VotesPlan], AbstractContextManager[None]],
 ) -> VotesOutcome:
     options = source_options(config, defense)
-    with remembered_listing(output.out, config.data, options) as memory:
+    with cached_listing(output.out, config.data, options) as memory:
         plan = plan_votes(config, defense, output, memory)
         listing, numerics, store = plan.listing, plan.numerics, plan.store
         if config.overwrite or store.read_manifest() is None:
@@ -165,7 +166,7 @@ def _count_votes(
         if preflight is not None:
             preflight(plan)
         name = f"run_id={store.run_id}"
-        with held(store.lease_path, name, wait=config.wait) as lease, watch(plan):
+        with hold_lease(store.lease_path, name, wait=config.wait) as lease, watch(plan):
             job = VotesJob(
                 defense=defense,
                 numerics=numerics,

@@ -30,11 +30,11 @@ from models.views.ablations import Ablation
 from pipeline.bench.hardware import hardware
 from pipeline.config import OutputConfig, VotesConfig
 from pipeline.runs.defense import Defense, Network
-from pipeline.runs.lease import held
+from pipeline.runs.lease import hold_lease
 from pipeline.runs.rows import votes_table
 from pipeline.runs.store import VotesStore
-from pipeline.sources.listing import SourceOptions
-from pipeline.sources.listing_cache import remembered_listing
+from pipeline.sources.base import SourceOptions
+from pipeline.sources.listing_cache import cached_listing
 from pipeline.sources.reading import read_bytes_of
 from pipeline.voting.commit import addressed
 from pipeline.voting.decode import DECODED
@@ -205,10 +205,10 @@ def _job(folder: Path, started: float) -> dict[str, Any]:
         tokens="drop",
     )
     options, output = source_options(config, defense), OutputConfig(out=str(folder / _OUT))
-    with remembered_listing(output.out, config.data, options) as memory:
+    with cached_listing(output.out, config.data, options) as memory:
         plan = plan_votes(config, defense, output, memory)
     planned, planned_mib = time.time(), peak_mib()
-    with held(plan.store.lease_path, "bench", wait=False) as lease:
+    with hold_lease(plan.store.lease_path, "bench", wait=False) as lease:
         job = _Job(
             defense=defense,
             numerics=plan.numerics,

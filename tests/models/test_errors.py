@@ -7,11 +7,13 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 
 from jobs.submit import SubmitError
-from models.classifiers.base import UnsupportedModelError
-from models.errors import exit_code_of
-from models.networks.weights import WeightsError
-from models.networks.zoo import UnknownModelError
-from models.preprocess import WrongSizeError
+from models.errors import (
+    UnknownModelError,
+    UnsupportedModelError,
+    WeightsError,
+    WrongSizeError,
+    exit_code_of,
+)
 from pipeline.analysis.audit import AuditError
 from pipeline.analysis.sql import QueryError
 from pipeline.attack.rerun import RoundTripError

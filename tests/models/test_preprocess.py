@@ -6,7 +6,8 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from models.preprocess import PRESETS, Preprocess, WrongSizeError
+from models.errors import WrongSizeError
+from models.preprocess import PRESETS, Preprocess
 
 MODES = {
     "nearest": InterpolationMode.NEAREST,

@@ -15,7 +15,8 @@ from pipeline.analysis import open_run
 from pipeline.config import ClaimsConfig
 from pipeline.report.page.writing import page_of
 from pipeline.scoring.certify import certify_votes
-from pipeline.sources.listing import SourceOptions, list_images
+from pipeline.sources.base import SourceOptions
+from pipeline.sources.listing import list_images
 from tests.conftest import REPOSITORY, png, random_images, write_shard
 from tests.services.chromium import Chromium, chromium
 

@@ -5,11 +5,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from pipeline import storage
-from pipeline.runs.lease import LeaseError, held
+from pipeline.runs.lease import LeaseError, hold_lease
 from pipeline.runs.store import VotesStore
 from pipeline.sources import listing
-from pipeline.sources.listing import SourceOptions, list_images
-from pipeline.sources.listing_cache import remembered_listing
+from pipeline.sources.base import SourceOptions
+from pipeline.sources.listing import list_images
+from pipeline.sources.listing_cache import cached_listing
 from pipeline.voting.isolation import Deaths
 from tests.conftest import png, random_images, write_shard
 
@@ -22,7 +23,7 @@ def test_of_many_that_begin_at_once_one_holds_the_lease(s3):
 
     def begin(number):
         try:
-            with held(path, "run_id=r1", wait=False):
+            with hold_lease(path, "run_id=r1", wait=False):
                 begun.append(number)
                 while len(begun) + len(refused) < 4:
                     time.sleep(0.05)
@@ -34,7 +35,7 @@ def test_of_many_that_begin_at_once_one_holds_the_lease(s3):
         list(pool.map(begin, range(4)))
     assert len(begun) == 1
     assert not storage.exists(path)
-    with held(path, "run_id=r1", wait=False):
+    with hold_lease(path, "run_id=r1", wait=False):
         assert storage.exists(path)
 
 
@@ -62,7 +63,7 @@ def test_a_listing_is_remembered_by_content_tags(s3, tmp_path, monkeypatch):
         real = listing.digest_of
         with monkeypatch.context() as patch:
             patch.setattr(listing, "digest_of", lambda file: found.append(file.path) or real(file))
-            with remembered_listing(f"{s3}/listed/out", f"{s3}/listed/data", NO) as memory:
+            with cached_listing(f"{s3}/listed/out", f"{s3}/listed/data", NO) as memory:
                 images = len(list_images(f"{s3}/listed/data", NO, None, memory))
         return images, [path.rsplit("/", 1)[-1] for path in sorted(found)]
 
@@ -78,6 +79,6 @@ def test_a_lease_that_has_run_out_is_taken_over(s3):
     path = VotesStore(f"{s3}/gone", "r1").lease_path
     gone = {"token": "t", "host": "h", "pid": 1, "birth": None, "since": 0.0, "until": 1.0}
     storage.write_atomically(path, json.dumps(gone).encode())
-    with held(path, "run_id=r1", wait=False):
+    with hold_lease(path, "run_id=r1", wait=False):
         assert json.loads(storage.read_bytes(path))["token"] != "t"
     assert not storage.exists(path)

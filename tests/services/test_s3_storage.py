@@ -11,7 +11,8 @@ import pytest
 from jobs.cli import main
 from pipeline import storage
 from pipeline.runs.weight_files import local_weights
-from pipeline.sources.listing import SourceError, SourceOptions, list_images
+from pipeline.sources.base import SourceError, SourceOptions
+from pipeline.sources.listing import list_images
 from pipeline.sources.reading import read_bytes_of
 from pipeline.storage.patterns import PathError
 from pipeline.storage.s3 import PatientS3FileSystem, patience

@@ -19,7 +19,7 @@ from pipeline.runs.rows import votes_array
 from pipeline.scoring.claims import Claim
 from pipeline.sources.base import SourceError, SourceOptions
 from pipeline.sources.listing import list_images
-from pipeline.sources.listing_cache import remembered_listing
+from pipeline.sources.listing_cache import cached_listing
 from pipeline.voting.decode import pixels_of_rows
 
 _EACH = 6
@@ -161,7 +161,7 @@ def pixels_of(run: Run, image_ids: Sequence[str], data: str | None) -> NDArray[n
         raise ConfigError(f"the run does not say where its images are; {_REMEDY}")
     network = manifest.defense.network
     options = SourceOptions(image_column=manifest.data.image_column, classes=network.classes)
-    with remembered_listing(run.out, place, options) as memory:
+    with cached_listing(run.out, place, options) as memory:
         try:
             listing = list_images(place, options, network.num_classes, memory)
         except SourceError as error:

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from models.classifiers.base import UnsupportedModelError
 from models.classifiers.black import BlackMasked
 from models.classifiers.build import base_classifier
+from models.errors import UnsupportedModelError
 from tests.conftest import random_images
 from tests.models.classifiers.families import (
     MASKED,

@@ -9,7 +9,8 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from models.classifiers.drop import TokenDropViT, UnsupportedModelError
+from models.classifiers.drop import TokenDropViT
+from models.errors import UnsupportedModelError
 from models.preprocess import PRESETS
 from models.views.ablations import Ablation
 from tests.conftest import (

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from jobs.cli import main
+from models.errors import WeightsError
 from models.networks.averaging import average_weights
-from models.networks.weights import WeightsCard, WeightsError, read_card, sha256_of
+from models.networks.weights import WeightsCard, read_card, sha256_of
 from models.preprocess import PRESETS
 
 CARD = WeightsCard(

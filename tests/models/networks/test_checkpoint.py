@@ -7,9 +7,9 @@ import types
 import pytest
 import torch
 
+from models.errors import WeightsError
 from models.networks.checkpoint import read_checkpoint
 from models.networks.convert import convert_checkpoint
-from models.networks.weights import WeightsError
 from tests.models.networks.released import network_state, released_state, save_released
 
 TINY_CNN = "test_resnet"

@@ -5,8 +5,8 @@ import hashlib
 import pytest
 import torch
 
+from models.errors import WeightsError
 from models.networks.convert import convert_checkpoint
-from models.networks.weights import WeightsError
 from models.preprocess import PRESETS
 from tests.models.networks.released import network_state, released_state, save_released
 

@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 
-from models.classifiers.base import UnsupportedModelError
+from models.errors import UnsupportedModelError
 from models.networks.droppable import ABSOLUTE, RELATIVE, droppable
 from models.networks.systems import ABLATIONS, SYSTEMS, TOKEN_MODES, VOTING, drop_refusal
 from tests.models.classifiers.families import DROPPABLE, MASKED

@@ -9,9 +9,9 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from pytest import mark, raises
 from safetensors.torch import load_file, save, save_file
 
-from models.networks.weights import WeightsCard, WeightsError, read_card, sha256_of
+from models.errors import UnknownModelError, WeightsError
+from models.networks.weights import WeightsCard, read_card, sha256_of
 from models.networks.zoo import (
-    UnknownModelError,
     check_weights,
     default_num_classes,
     default_preprocess,

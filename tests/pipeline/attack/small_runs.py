@@ -16,7 +16,8 @@ from pipeline.runs.numerics import probe_machine, resolve_numerics
 from pipeline.runs.resolve import resolve_defense
 from pipeline.runs.schema import votes_schema
 from pipeline.runs.store import VotesStore
-from pipeline.sources.listing import SourceOptions, list_images
+from pipeline.sources.base import SourceOptions
+from pipeline.sources.listing import list_images
 from pipeline.voting.commit import CommitUnit
 from pipeline.voting.decode import DecodeUnit
 from pipeline.voting.job import open_run, plan_units

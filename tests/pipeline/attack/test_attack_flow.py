@@ -20,7 +20,7 @@ from pipeline.certificates import rules
 from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.runs.schema import ATTACKS
 from pipeline.scoring.certify import certify_votes
-from pipeline.sources.listing import SourceError
+from pipeline.sources.base import SourceError
 from pipeline.voting import vote as voting
 from tests.conftest import REPOSITORY, TINY_PREPROCESS, png, random_images, write_shard
 from tests.pipeline.attack.conftest import IMAGES, quick

@@ -16,7 +16,8 @@ from pipeline.runs.numerics import Machine, probe_machine, require_one_gpu_model
 from pipeline.runs.resolve import resolve_defense
 from pipeline.runs.schema import VOTES
 from pipeline.runs.store import VotesStore
-from pipeline.sources.listing import SourceOptions, list_images
+from pipeline.sources.base import SourceOptions
+from pipeline.sources.listing import list_images
 from pipeline.voting.commit import CommitUnit
 from pipeline.voting.dataset import run_units
 from pipeline.voting.decode import DecodeUnit

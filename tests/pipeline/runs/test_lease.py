@@ -10,7 +10,7 @@ import pytest
 
 from pipeline import storage
 from pipeline.runs import lease
-from pipeline.runs.lease import Holder, LeaseError, held
+from pipeline.runs.lease import Holder, LeaseError, hold_lease
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def rewrite(path, **changes):
 
 
 def hold(path, *, wait=False):
-    return held(str(path), "run_id=r1", wait=wait)
+    return hold_lease(str(path), "run_id=r1", wait=wait)
 
 
 def test_the_second_is_told_who_holds_it_and_until_when(path):

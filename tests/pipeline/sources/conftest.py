@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline.sources.listing import SourceError, SourceOptions, list_images
+from pipeline.sources.base import SourceError, SourceOptions
+from pipeline.sources.listing import list_images
 
 Members = list[tuple[str, bytes]]
 

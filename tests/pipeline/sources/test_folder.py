@@ -5,7 +5,8 @@ import pytest
 
 from pipeline import storage
 from pipeline.sources import reading
-from pipeline.sources.listing import SourceError, SourceOptions, list_images
+from pipeline.sources.base import SourceError, SourceOptions
+from pipeline.sources.listing import list_images
 from pipeline.sources.reading import read_bytes_of
 
 NO = SourceOptions()

@@ -10,8 +10,8 @@ import pytest
 from scipy.io import savemat
 from timm.data.imagenet_info import ImageNetInfo
 
-from pipeline.sources.base import LISTING
-from pipeline.sources.listing import SourceOptions, list_images
+from pipeline.sources.base import LISTING, SourceOptions
+from pipeline.sources.listing import list_images
 
 WNIDS = ImageNetInfo("imagenet-1k").label_names()
 # The kit's ids have an order of their own; here a shuffled one.

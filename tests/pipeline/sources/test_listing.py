@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from pipeline.sources.base import LISTING
-from pipeline.sources.listing import SourceError, SourceOptions, list_images
+from pipeline.sources.base import LISTING, SourceError, SourceOptions
+from pipeline.sources.listing import list_images
 from pipeline.sources.reading import SOURCES, read_bytes_of
 
 NO = SourceOptions()

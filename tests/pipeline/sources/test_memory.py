@@ -9,8 +9,9 @@ import pytest
 
 from pipeline.sources import listing
 from pipeline.sources import listing_cache as memory
-from pipeline.sources.listing import SourceError, SourceOptions, list_images
-from pipeline.sources.listing_cache import remembered_listing
+from pipeline.sources.base import SourceError, SourceOptions
+from pipeline.sources.listing import list_images
+from pipeline.sources.listing_cache import cached_listing
 
 NO = SourceOptions()
 
@@ -39,7 +40,7 @@ def listed(tmp_path, reads):
     def listed(data, options=NO, num_classes=10):
         fresh = list_images(str(data), options, num_classes)
         reads.clear()
-        with remembered_listing(str(tmp_path / "out"), str(data), options) as known:
+        with cached_listing(str(tmp_path / "out"), str(data), options) as known:
             result = list_images(str(data), options, num_classes, known)
         assert result.table == fresh.table
         assert (result.fingerprint, result.kind) == (fresh.fingerprint, fresh.kind)
@@ -133,7 +134,7 @@ def test_a_damaged_memory_costs_time_only(two, listed, tmp_path, damage):
 
 def test_a_job_that_fails_leaves_no_memory(two, tmp_path):
     def fail():
-        with remembered_listing(str(tmp_path / "out"), str(two), NO) as known:
+        with cached_listing(str(tmp_path / "out"), str(two), NO) as known:
             list_images(str(two), NO, 10, known)
             raise ZeroDivisionError
 
@@ -144,5 +145,5 @@ def test_a_job_that_fails_leaves_no_memory(two, tmp_path):
 
 def test_an_output_that_cannot_be_written(two, tmp_path):
     Path(tmp_path / "file").touch()
-    with remembered_listing(str(tmp_path / "file" / "out"), str(two), NO) as known:
+    with cached_listing(str(tmp_path / "file" / "out"), str(two), NO) as known:
         assert len(list_images(str(two), NO, 10, known)) == 6

@@ -4,8 +4,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.sources.base import SourceOptions
 from pipeline.sources.decode import decode
-from pipeline.sources.listing import SourceOptions, list_images
+from pipeline.sources.listing import list_images
 from pipeline.sources.reading import read_bytes_of
 
 NO = SourceOptions()

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.sources import tar
+from pipeline.sources.base import SourceOptions
 from pipeline.sources.decode import decode
-from pipeline.sources.listing import SourceOptions, list_images
+from pipeline.sources.listing import list_images
 from pipeline.sources.reading import read_bytes_of
 
 NO = SourceOptions()

@@ -3,7 +3,8 @@ import pytest
 import torch
 from PIL import Image
 
-from models.preprocess import PRESETS, WrongSizeError
+from models.errors import WrongSizeError
+from models.preprocess import PRESETS
 from pipeline.training.images import Augment
 from tests.conftest import random_images
 from tests.pipeline.training.toy import PREPROCESS, colours

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from models.networks.weights import WeightsError
+from models.errors import WeightsError
 from pipeline.config import ConfigError
 from pipeline.training.learner import Learner, check_network, starting_network
 from tests.pipeline.training.toy import CPU, batch, toy_recipe, write_init

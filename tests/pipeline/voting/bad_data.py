@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from models.preprocess import Preprocess
-from pipeline.sources.listing import SourceError, SourceOptions, list_images
+from pipeline.sources.base import SourceError, SourceOptions
+from pipeline.sources.listing import list_images
 from pipeline.voting.decode import DecodeUnit
 from pipeline.voting.job import plan_units
 

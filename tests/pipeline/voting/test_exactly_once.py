@@ -21,7 +21,7 @@ from jobs.votes import votes
 from pipeline.cluster.errors import StalledError, WorkersDiedError
 from pipeline.config import ClaimsConfig, ConfigError, OutputConfig, VotesConfig
 from pipeline.runs.error_images import ErrorRateError
-from pipeline.runs.lease import LeaseError, held
+from pipeline.runs.lease import LeaseError, hold_lease
 from pipeline.runs.resolve import resolve_defense
 from pipeline.runs.store import VotesStore
 from pipeline.voting.plan import count_votes
@@ -95,7 +95,7 @@ def test_a_run_that_another_job_is_at_is_refused_or_waited_for(
     bytes_of_first = first_unit.read_bytes()
     first_unit.unlink()
     stages.units.clear()
-    with held(store.lease_path, "the other", wait=False):
+    with hold_lease(store.lease_path, "the other", wait=False):
         with pytest.raises(LeaseError, match=f"run_id={finished.run_id}: another job is at it"):
             vote(config, tmp_path)
         outcomes = []
@@ -114,7 +114,7 @@ def test_a_run_that_another_job_is_at_is_refused_or_waited_for(
 def test_a_finished_run_asks_nobody(config, tmp_path):
     finished = vote(config, tmp_path)
     store = VotesStore(str(tmp_path), finished.run_id)
-    with held(store.lease_path, "the other", wait=False):
+    with hold_lease(store.lease_path, "the other", wait=False):
         assert vote(config, tmp_path).voted == 0
 
 

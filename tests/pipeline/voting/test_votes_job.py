@@ -19,7 +19,7 @@ from pipeline.runs.manifest import ManifestError
 from pipeline.runs.resolve import resolve_defense
 from pipeline.runs.schema import VOTES
 from pipeline.runs.store import VotesStore
-from pipeline.sources.listing import SourceError
+from pipeline.sources.base import SourceError
 from pipeline.voting.plan import count_votes
 from tests.conftest import (
     TINY,

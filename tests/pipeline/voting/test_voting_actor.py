@@ -12,7 +12,8 @@ from pipeline.config import VotesConfig
 from pipeline.runs.numerics import probe_machine, resolve_numerics
 from pipeline.runs.resolve import resolve_defense
 from pipeline.runs.schema import VOTES
-from pipeline.sources.listing import SourceOptions, list_images
+from pipeline.sources.base import SourceOptions
+from pipeline.sources.listing import list_images
 from pipeline.voting.decode import DecodeUnit
 from pipeline.voting.job import plan_units
 

@@ -21,7 +21,8 @@ from pipeline.report.page.margins import detection_curve, margin_counts
 from pipeline.runs.manifest import Execution, Manifest
 from pipeline.scoring.certify import certify_votes
 from pipeline.scoring.claims import Claim
-from pipeline.sources.listing import SourceOptions, list_images
+from pipeline.sources.base import SourceOptions
+from pipeline.sources.listing import list_images
 from tests.conftest import png, random_images, write_shard
 from tests.pipeline.report.page.page_runs import FAMILIES, IMAGES, certified_run, made_up_votes
 

@@ -172,6 +172,11 @@ class Views:
             )
 
     @property
+    def varies(self) -> tuple[bool, bool]:
+        """True along y and along x where the views differ, so that a location's y or x matters."""
+        return self.kind != "column", self.kind != "row"
+
+    @property
     def _steps(self) -> tuple[int, int]:
         """Vertical and horizontal extent of the offsets, in pixels: 1 where they do not vary."""
         return (
@@ -276,6 +281,11 @@ class Ablation(Views):
             ValueError: The patch does not fit.
         """
         return corners(*self._edges(patch))
+
+    def coordinates(self, y: int, x: int) -> tuple[int | None, int | None]:
+        """The y and the x of a location, None along an axis that the views cannot tell."""
+        varies_y, varies_x = self.varies
+        return y if varies_y else None, x if varies_x else None
 
     def _edges(self, patch: Patch) -> tuple[IntArray, IntArray]:
         """The y and the x of ``locations``, ascending; int (Ly,) and (Lx,)."""

@@ -6,14 +6,11 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
-
 from models.views.ablations import Ablation
 from models.views.threats import Threat
-from pipeline.certificates.batch import VoteBatch
-from pipeline.certificates.detection import detection
-from pipeline.certificates.rules import check_claim, rule_for
-from pipeline.certificates.subsets import coarser
+from pipeline.certificates.detection import check_detection
+from pipeline.certificates.rules import default_rules, rule_for
+from pipeline.certificates.subsets import coarser_places
 from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.runs.resolve import default_patches
 
@@ -148,8 +145,7 @@ def ablation_of(voted: Voted, stride: int | None) -> Ablation:
         return voted.ablation
     if stride is None or voted.draws is not None:
         raise ValueError(f"stride={stride}: votes at random positions answer for no stride")
-    nobody = np.zeros((0, len(voted.ablation)), np.int64)
-    return coarser(nobody, voted.ablation, stride)[1]
+    return coarser_places(voted.ablation, stride)[1]
 
 
 def resolve_claims(voted: Voted, claims: ClaimsConfig, stride: int | None = None) -> Claims:
@@ -173,11 +169,10 @@ def resolve_claims(voted: Voted, claims: ClaimsConfig, stride: int | None = None
         for threat in claims.threats or map(Threat.square, default_patches(ablation)):
             for k, name in _places_and_rules(voted, claims):
                 rule = rule_for(name, randomized=randomized, confidence=claims.confidence)
-                check_claim(rule, ablation, threat, classes, k)
-                confidence = None if rule.deterministic else claims.confidence
-                found.add(Claim(name, threat, k, stride, confidence))
+                rule.check(ablation, threat, classes, k)
+                found.add(Claim(name, threat, k, stride, rule.confidence))
             if claims.detect:
-                _check_alert(threat, ablation, classes, randomized=randomized)
+                _check_alert(threat, ablation, randomized=randomized)
                 alerts.add(Alert(threat, stride))
     except ValueError as error:
         raise ConfigError(str(error)) from error
@@ -188,16 +183,17 @@ def _places_and_rules(voted: Voted, claims: ClaimsConfig) -> list[tuple[int, str
     """Each number of places with each rule; by default those that speak of it."""
     if claims.rule is not None:
         return list(product(claims.top_k, claims.rule))
-    if voted.draws is not None:
-        return [(k, "randomized") for k in claims.top_k]
-    return [(k, name) for k in claims.top_k for name in ("exact", "uniform")[: 2 if k == 1 else 1]]
+    return [
+        (k, rule.name)
+        for k in claims.top_k
+        for rule in default_rules(randomized=voted.draws is not None, top_k=k)
+    ]
 
 
-def _check_alert(threat: Threat, ablation: Ablation, num_classes: int, *, randomized: bool) -> None:
+def _check_alert(threat: Threat, ablation: Ablation, *, randomized: bool) -> None:
     """Raise ValueError unless detection knows such threats and votes."""
     if randomized:
         raise ValueError(
             "--detect: it counts the votes of all ablations, and --randomized drew some"
         )
-    nobody = np.zeros((0, len(ablation)), np.int64)
-    detection(VoteBatch(nobody, ablation, num_classes), threat)
+    check_detection(ablation, threat)

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from pipeline.certificates.batch import VoteBatch, vote_batches
 from pipeline.certificates.detection import Leads, detection
 from pipeline.certificates.largest import largest
-from pipeline.certificates.randomized import CONFIDENCE
-from pipeline.certificates.rules import RULES, rule_for
+from pipeline.certificates.rules import largest_rules, rule_named
 from pipeline.certificates.subsets import coarser
 from pipeline.certificates.votes import VoteArray, renumbered
 from pipeline.runs.labels import Labels
@@ -36,13 +35,13 @@ NO_MARGIN = np.iinfo(np.int32).min
 
 
 class BatchResults:
-    """What is found out about N images; every array int (N,).
+    """Results about N images; every array int (N,) but ``leads_3n``.
 
     Attributes:
         predictions: Smoothed prediction, by stride.
         lead_n: Lead of the run's own prediction.
         margins: By claim.
-        leads: By alert.
+        leads_3n: The ``Leads`` by alert; int (3, N).
         largest: Largest certified side, by rule; none of votes at drawn positions.
     """
 
@@ -52,13 +51,13 @@ class BatchResults:
         claims = sorted(questions.claims, key=lambda claim: claim.order)
         alerts = sorted(questions.alerts, key=lambda alert: alert.order)
         self.margins = {claim: np.full(images, NO_MARGIN, np.int64) for claim in claims}
-        self.leads = {alert: Leads(*np.zeros((3, images), np.int64)) for alert in alerts}
+        self.leads_3n = {alert: np.zeros((3, images), np.int64) for alert in alerts}
         strides = {own_stride(manifest)}
         strides.update(claim.stride for claim in claims)
         strides.update(alert.stride for alert in alerts)
         self.predictions = {stride: np.zeros(images, np.int64) for stride in strides}
-        rules = () if manifest.draws else ("uniform", "exact")
-        self.largest = {rule: np.zeros(images, np.int64) for rule in rules}
+        rules = largest_rules(randomized=manifest.draws is not None)
+        self.largest = {rule.name: np.zeros(images, np.int64) for rule in rules}
 
 
 def rows_of(table: pa.Table, answers: BatchResults) -> tuple[pa.Table, pa.Table, pa.Table]:
@@ -94,17 +93,15 @@ def rows_of(table: pa.Table, answers: BatchResults) -> tuple[pa.Table, pa.Table,
                 "prediction": prediction[alert.stride],
                 "threat": str(alert.threat),
                 "stride": alert.stride,
-                "lead": _spread(leads.lead_n, voted),
-                "attack_lead": _spread(leads.attack_lead_n, voted),
-                "kept_lead": _spread(leads.kept_lead_n, voted),
+                "lead": _spread(lead_n, voted),
+                "attack_lead": _spread(attack_lead_n, voted),
+                "kept_lead": _spread(kept_lead_n, voted),
             },
         )
-        for alert, leads in answers.leads.items()
+        for alert, (lead_n, attack_lead_n, kept_lead_n) in answers.leads_3n.items()
     ]
     largest = {
-        f"largest_{rule}_px": _spread(answers.largest[rule], voted)
-        for rule in ("exact", "uniform")
-        if rule in answers.largest
+        f"largest_{rule}_px": _spread(sides_n, voted) for rule, sides_n in answers.largest.items()
     }
     images = _rows(table, IMAGES, {"lead": _spread(answers.lead_n, voted), **largest})
     return (
@@ -141,7 +138,7 @@ class Scored(NamedTuple):
         certificates: One row an image and claim.
         images: One row an image.
         detection: One row an image and alert.
-        tally: The counts.
+        totals: The counts.
     """
 
     certificates: pa.Table
@@ -199,41 +196,35 @@ def _ask(answers: BatchResults, votes: IntArray, labels: Labels, manifest: Manif
         ablation = manifest.ablation
         if stride != own_stride(manifest) and stride is not None:
             counted, ablation = coarser(votes, ablation, stride)
-        for images, poll in vote_batches(
+        for images, batch in vote_batches(
             counted, ablation, len(classes), slots=slots, drawn=manifest.draws is not None
         ):
-            predictions_n[images] = classes[poll.ranked.predictions]
+            predictions_n[images] = classes[batch.ranked.predictions]
             for claim, margins_n in answers.margins.items():
                 if claim.stride == stride:
-                    margins_n[images] = _margins(poll, claim, right_nk[images])
-            for alert, leads in answers.leads.items():
+                    margins_n[images] = _margins(batch, claim, right_nk[images])
+            for alert, leads_3n in answers.leads_3n.items():
                 if alert.stride == stride:
-                    for all_n, some_n in zip(leads, detection(poll, alert.threat), strict=True):
-                        all_n[images] = some_n
+                    leads_3n[:, images] = detection(batch, alert.threat)
             if stride == own_stride(manifest):
-                counts_nk = poll.ranked.counts_nk
+                counts_nk = batch.ranked.counts_nk
                 answers.lead_n[images] = counts_nk[:, 0] - counts_nk[:, 1]
                 least_n = None
                 for rule, sides_n in answers.largest.items():
-                    # The exact rule certifies whatever the uniform one does.
-                    sides_n[images] = least_n = largest(poll, RULES[rule], least_n)
+                    # Each rule certifies all that the one before it does.
+                    sides_n[images] = least_n = largest(batch, rule_named(rule), least_n)
 
 
-def _margins(poll: VoteBatch, claim: Claim, right_nk: IntArray) -> IntArray:
+def _margins(batch: VoteBatch, claim: Claim, right_nk: IntArray) -> IntArray:
     """Margins of a claim about some images; int (N,)."""
-    rule = rule_for(
-        claim.rule,
-        randomized=claim.confidence is not None,
-        confidence=claim.confidence or CONFIDENCE,
-    )
+    rule = rule_named(claim.rule).at(claim.confidence)
     if claim.top_k == 1:
-        return rule.margins(poll, claim.threat)
-    assert rule.top_k is not None, "the rule was checked when the question was asked"
-    margins_n = np.full(len(poll), NO_MARGIN, np.int64)
+        return rule.margins(batch, claim.threat)
+    margins_n = np.full(len(batch), NO_MARGIN, np.int64)
     # Of several right classes it is enough that one cannot be evicted.
     for right_n in right_nk.T:
         images = np.flatnonzero(right_n >= 0)
-        stays_n = rule.top_k(poll.take(images), claim.threat, claim.top_k, right_n[images])
+        stays_n = rule.top_k_margins(batch.take(images), claim.threat, claim.top_k, right_n[images])
         margins_n[images] = np.maximum(margins_n[images], stays_n)
     return margins_n
 
@@ -252,7 +243,6 @@ def _count(totals: Totals, answers: BatchResults, labels: Labels, manifest: Mani
     sides = min(manifest.ablation.height, manifest.ablation.width) + 1
     for rule, sides_n in answers.largest.items():
         totals.largest_right[rule] = np.bincount(sides_n[own], minlength=sides)
-    for alert, leads in answers.leads.items():
-        holds = right[alert.stride]
-        of_right = Leads(*(lead_n[holds] for lead_n in leads))
+    for alert, leads_3n in answers.leads_3n.items():
+        of_right = Leads(*leads_3n[:, right[alert.stride]])
         totals.leads_right[alert] = leads_by_tau(of_right, manifest.votes_per_image)

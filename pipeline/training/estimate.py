@@ -14,6 +14,7 @@ from models.classifiers.smoothed import SmoothedClassifier
 from models.preprocess import Preprocess, WrongSizeError
 from models.views.ablations import Patch
 from pipeline.certificates import margins, smoothed_predictions
+from pipeline.certificates.rules import default_rules, drawing_order
 from pipeline.runs.numerics import MICROBATCH
 from pipeline.runs.resolve import Voter, default_patches
 from pipeline.sources.base import SourceError
@@ -96,7 +97,7 @@ def estimate(
         "smoothed_accuracy": float(right.mean()),
     }
     for side in default_patches(voter.ablation):
-        for rule in ("exact", "uniform"):
+        for rule in drawing_order(default_rules(randomized=False)):
             held = margins(rule, votes, voter.ablation, Patch.square(side), classes) >= 0
             figures[f"certified_accuracy/{rule}/{side}px"] = float((held & right).mean())
     return figures

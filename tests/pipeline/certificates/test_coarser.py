@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from models.views.ablations import Ablation, Patch
-from pipeline.certificates import margins, subset
-from pipeline.certificates import subsets as coarser
+from pipeline.certificates import coarser, margins, subset
 from tests.pipeline.certificates.agreement import check
 from tests.pipeline.certificates.bruteforce import Geometry, view_masks
 from tests.pipeline.certificates.cases import some_sets, some_votes

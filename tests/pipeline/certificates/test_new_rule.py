@@ -10,6 +10,16 @@ from tests.pipeline.certificates.agreement import check
 from tests.pipeline.certificates.bruteforce import Geometry
 from tests.pipeline.certificates.cases import some_votes
 
+
+class Lenient(Rule):
+    """A rule that forgets the attacker."""
+
+    name, guarantee = "lenient", "Nothing."
+
+    def margins(self, batch, threat):
+        return batch.leads_kn[1] - 1
+
+
 CASE = Geometry("column", 1, 1, 1, 8, 1, 2)
 
 
@@ -32,7 +42,6 @@ def test_the_example_is_sound(example, monkeypatch):
 
 
 def test_a_rule_that_lies_is_found_out(monkeypatch):
-    lenient = Rule("lenient", "Nothing.", lambda poll, threat: poll.leads_kn[1] - 1)
-    monkeypatch.setitem(RULES, "lenient", lenient)
+    monkeypatch.setitem(RULES, "lenient", Lenient())
     with pytest.raises(AssertionError, match="lenient certifies what can change"):
         check(CASE, some_votes(8, 3, limit=2000), 3)

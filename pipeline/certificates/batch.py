@@ -165,7 +165,7 @@ class VoteBatch:
 
     @cached_property
     def dtype(self) -> "np.dtype[Any]":
-        """Of counts: no number below exceeds 2 V + 1 in size, so two bytes often hold it."""
+        """Type of counts: no number below exceeds 2 V + 1 in size, so two bytes often hold it."""
         return np.dtype(np.int16 if 2 * len(self.ablation) + 1 < 2**15 else np.int32)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Detection: how far ahead an attacker can bring a wrong class, where near ties raise an alert.
+"""Detection: the largest lead of a wrong class under attack, where near ties raise an alert.
 
 Shape suffixes: N images, L sets of touched views, K ranks of classes. Arrays of a batch have the
 images last.

@@ -115,7 +115,7 @@ class Breaking(NamedTuple):
 
 
 def breaking(votes: VoteArray, ablation: Ablation, patch: Patch, num_classes: int) -> Breaking:
-    """At which locations a patch can change the prediction of how many images.
+    """Count the images whose prediction a patch can change, location by location.
 
     Arguments and errors: ``location_margins``.
     """

@@ -1,4 +1,4 @@
-"""Top-k: whether a class can be pushed out of the k classes with the most votes.
+"""Top-k: margins by which a class stays among the k classes with the most votes.
 
 Shape suffixes: N images, L sets of touched views, K ranks of classes. Arrays of a batch have the
 images last.

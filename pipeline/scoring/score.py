@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pipeline.certificates.batch import VoteBatch, vote_batches
 from pipeline.certificates.detection import Leads, detection
 from pipeline.certificates.largest import largest
+from pipeline.certificates.rule import Rule
 from pipeline.certificates.rules import largest_rules, rule_named
 from pipeline.certificates.subsets import coarser
 from pipeline.certificates.votes import VoteArray, renumbered
@@ -39,6 +40,7 @@ class BatchResults:
 
     Attributes:
         predictions: Smoothed prediction, by stride.
+        decided: Prediction of its rule, by claim.
         lead_n: Lead of the run's own prediction.
         margins: By claim.
         leads_3n: The ``Leads`` by alert; int (3, N).
@@ -50,6 +52,7 @@ class BatchResults:
         # In one order, so that the same questions always write the same files.
         claims = sorted(questions.claims, key=lambda claim: claim.order)
         alerts = sorted(questions.alerts, key=lambda alert: alert.order)
+        self.decided = {claim: np.zeros(images, np.int64) for claim in claims}
         self.margins = {claim: np.full(images, NO_MARGIN, np.int64) for claim in claims}
         self.leads_3n = {alert: np.zeros((3, images), np.int64) for alert in alerts}
         strides = {own_stride(manifest)}
@@ -78,7 +81,7 @@ def rows_of(table: pa.Table, answers: BatchResults) -> tuple[pa.Table, pa.Table,
             CERTIFICATES,
             claim.to_dict()
             | {
-                "prediction": prediction[claim.stride],
+                "prediction": _spread(answers.decided[claim], voted),
                 "certified": _spread(margins_n, voted).fill_null(-1).to_numpy() >= 0,
                 "margin": _spread(margins_n, voted),
             },
@@ -202,7 +205,10 @@ def _ask(answers: BatchResults, votes: IntArray, labels: Labels, manifest: Manif
             predictions_n[images] = classes[batch.ranked.predictions]
             for claim, margins_n in answers.margins.items():
                 if claim.stride == stride:
-                    margins_n[images] = _margins(batch, claim, right_nk[images])
+                    rule = rule_named(claim.rule).at(claim.confidence)
+                    decided_n = rule.predict(batch, claim.threat)
+                    answers.decided[claim][images] = classes[decided_n]
+                    margins_n[images] = _margins(batch, rule, claim, right_nk[images])
             for alert, leads_3n in answers.leads_3n.items():
                 if alert.stride == stride:
                     leads_3n[:, images] = detection(batch, alert.threat)
@@ -210,14 +216,13 @@ def _ask(answers: BatchResults, votes: IntArray, labels: Labels, manifest: Manif
                 counts_nk = batch.ranked.counts_nk
                 answers.lead_n[images] = counts_nk[:, 0] - counts_nk[:, 1]
                 least_n = None
-                for rule, sides_n in answers.largest.items():
+                for name, sides_n in answers.largest.items():
                     # Each rule certifies all that the one before it does.
-                    sides_n[images] = least_n = largest(batch, rule_named(rule), least_n)
+                    sides_n[images] = least_n = largest(batch, rule_named(name), least_n)
 
 
-def _margins(batch: VoteBatch, claim: Claim, right_nk: IntArray) -> IntArray:
-    """Margins of a claim about some images; int (N,)."""
-    rule = rule_named(claim.rule).at(claim.confidence)
+def _margins(batch: VoteBatch, rule: Rule, claim: Claim, right_nk: IntArray) -> IntArray:
+    """Margins of a claim, by its rule, about some images; int (N,)."""
     if claim.top_k == 1:
         return rule.margins(batch, claim.threat)
     margins_n = np.full(len(batch), NO_MARGIN, np.int64)
@@ -237,7 +242,7 @@ def _count(totals: Totals, answers: BatchResults, labels: Labels, manifest: Mani
         holds = margins_n >= 0
         totals.certified[claim] = int(holds.sum())
         # Above top_k 1 the claim is about a right class.
-        rightly = holds & right[claim.stride] if claim.top_k == 1 else holds
+        rightly = holds & labels.accept(answers.decided[claim]) if claim.top_k == 1 else holds
         totals.certified_right[claim] = int(rightly.sum())
     own = right[own_stride(manifest)]
     sides = min(manifest.ablation.height, manifest.ablation.width) + 1

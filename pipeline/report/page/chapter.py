@@ -21,8 +21,6 @@ from pipeline.sources.base import SourceError
 T = TypeVar("T")
 Entry = Mapping[str, Any]
 
-# The tightest first.
-
 
 @dataclass(frozen=True)
 class Missing:

@@ -72,7 +72,7 @@ def test_of_several_right_classes_one_must_stay():
     first, second = (expected_places(votes, 4, np.array(right)) for right in ([0, 1], [1, 2]))
     margins = found.certificates["margin"].to_pylist()
     assert margins == np.maximum(first, second).tolist()
-    assert found.tally.certified_right[TOP_2] == sum(margin >= 0 for margin in margins)
+    assert found.totals.certified_right[TOP_2] == sum(margin >= 0 for margin in margins)
 
 
 def test_classes_that_cannot_be_voted_for_are_no_rivals():
@@ -116,7 +116,7 @@ def test_a_batch_of_nothing_but_errors():
     found = judged(manifest_of(), votes, [1, 2], TOP_2, TOP_2._replace(stride=4), errors=2)
     assert found.certificates["certified"].to_pylist() == [False] * 4
     assert found.images["largest_exact_px"].to_pylist() == [None, None]
-    assert (found.tally.images, found.tally.errors, found.tally.unlabelled) == (2, 2, 0)
+    assert (found.totals.images, found.totals.errors, found.tally.unlabelled) == (2, 2, 0)
     assert found.detection.num_rows == 0
 
 

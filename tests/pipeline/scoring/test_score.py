@@ -116,7 +116,7 @@ def test_a_batch_of_nothing_but_errors():
     found = judged(manifest_of(), votes, [1, 2], TOP_2, TOP_2._replace(stride=4), errors=2)
     assert found.certificates["certified"].to_pylist() == [False] * 4
     assert found.images["largest_exact_px"].to_pylist() == [None, None]
-    assert (found.totals.images, found.totals.errors, found.tally.unlabelled) == (2, 2, 0)
+    assert (found.totals.images, found.totals.errors, found.totals.unlabelled) == (2, 2, 0)
     assert found.detection.num_rows == 0
 
 

@@ -144,9 +144,7 @@ class Views:
             raise ValueError(f"ablation={self.kind!r}: choose column, row or block")
         if min(self.height, self.width, self.pixel_scale) < 1:
             raise ValueError("image height, width and pixel_scale must be at least 1")
-        limit = {"column": self.width, "row": self.height}.get(
-            self.kind, min(self.height, self.width)
-        )
+        limit = min(self.lengths)
         for name, value in (("size", self.size), ("stride", self.stride)):
             if not 1 <= value <= limit:
                 raise ValueError(
@@ -175,6 +173,12 @@ class Views:
     def varies(self) -> tuple[bool, bool]:
         """True along y and along x where the views differ, so that a location's y or x matters."""
         return self.kind != "column", self.kind != "row"
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Lengths of the image along the axes on which the views differ, in pixels."""
+        sides = zip((self.height, self.width), self.varies, strict=True)
+        return tuple(length for length, varies in sides if varies)
 
     @property
     def _steps(self) -> tuple[int, int]:

@@ -113,9 +113,7 @@ class Ablation:
             raise ValueError(f"ablation={self.kind!r}: choose column, row or block")
         if min(self.height, self.width, self.pixel_scale) < 1:
             raise ValueError("image height, width and pixel_scale must be at least 1")
-        limit = {"column": self.width, "row": self.height}.get(
-            self.kind, min(self.height, self.width)
-        )
+        limit = min(self.lengths)
         for name, value in (("size", self.size), ("stride", self.stride)):
             if not 1 <= value <= limit:
                 raise ValueError(
@@ -139,6 +137,17 @@ class Ablation:
                 f"random={self.random}: a {self.kind} ablation of a {self.height}x{self.width} px "
                 f"image has 1 to {every} positions to choose from"
             )
+
+    @property
+    def varies(self) -> tuple[bool, bool]:
+        """True along y and along x where the views differ, so that a location's y or x matters."""
+        return self.kind != "column", self.kind != "row"
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Lengths of the image along the axes on which the views differ, in pixels."""
+        sides = zip((self.height, self.width), self.varies, strict=True)
+        return tuple(length for length, varies in sides if varies)
 
     @property
     def _steps(self) -> tuple[int, int]:
@@ -222,6 +231,11 @@ class Ablation:
             ValueError: The patch does not fit.
         """
         return _corners(*self._edges(patch))
+
+    def coordinates(self, y: int, x: int) -> tuple[int | None, int | None]:
+        """The y and the x of a location, None along an axis that the views cannot tell."""
+        varies_y, varies_x = self.varies
+        return y if varies_y else None, x if varies_x else None
 
     def _edges(self, patch: Patch) -> tuple[IntArray, IntArray]:
         """The y and the x of ``locations``, ascending; int (Ly,) and (Lx,)."""

@@ -100,8 +100,7 @@ def _audit(run: Run, votes: VoteArray, ablation: Ablation, patch: Patch) -> Audi
     uniform = uniform_margins(*asked) >= 0
     predictions = smoothed_predictions(votes, run.num_classes)
     right = run.votes.labels.accept(_original(run, predictions))
-    axes = {"column": [ablation.width], "row": [ablation.height]}
-    lengths = axes.get(ablation.kind, [ablation.height, ablation.width])
+    lengths = ablation.lengths
     return Audit(
         stride=ablation.stride,
         patch_px=patch.width,

@@ -66,7 +66,7 @@ class BreakingMap:
 
     def rows(self) -> pa.Table:
         """The numbers as rows of ``LOCATIONS``."""
-        kind = self.run.ablation.kind
+        varies_y, varies_x = self.run.ablation.varies
         ys, xs = (axis.ravel() for axis in np.indices(self.right.counts_yx.shape))
         nowhere = pa.nulls(len(ys), pa.int32())
         right, wrong = self.right.counts_yx.ravel(), self.wrong.counts_yx.ravel()
@@ -74,8 +74,8 @@ class BreakingMap:
         columns = {
             "threat": pa.repeat(str(Threat(self.patch)), len(ys)),
             # The ablations cannot tell along their own length.
-            "y": nowhere if kind == "column" else ys,
-            "x": nowhere if kind == "row" else xs,
+            "y": ys if varies_y else nowhere,
+            "x": xs if varies_x else nowhere,
             "images": images + self.wrong.images,
             "images_right": images,
             "uncertified": right + wrong,

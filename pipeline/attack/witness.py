@@ -112,6 +112,7 @@ def _replay(
         if changed == (margin >= 0):
             result.failures.append(_failure(image_id, patch, (y, x), rival, margin=margin))
         if margin < 0:
+            seen_y, seen_x = ablation.coordinates(y, x)
             rows.append(
                 {
                     "image_id": image_id,
@@ -119,8 +120,8 @@ def _replay(
                     "prediction": prediction,
                     "patch_px": patch.width,
                     "margin": margin,
-                    "y": None if ablation.kind == "column" else y,
-                    "x": None if ablation.kind == "row" else x,
+                    "y": seen_y,
+                    "x": seen_x,
                     "rival": rival,
                     "touched": int(touched[y, x].sum()),
                     "rewritten": int(changed_votes(before[None], after[None]).sum()),

@@ -1,12 +1,12 @@
 """Certificates: which patches provably cannot change a vote, from the stored votes alone.
 
-A file a step: ``votes`` (what is accepted), ``threats`` (what the attacker may do), ``counts`` (who
-got how many), ``touched``, ``reach`` and ``pairs`` (what he can touch), ``poll`` (what rules start
-from); one theorem each in ``uniform``, ``exact``, ``randomized``, ``top_k``, ``detection``,
-``largest`` (every patch size), ``coarser`` (fewer ablations); ``rules``, the registry that the rest
-of the pipeline goes through; ``landscape`` and ``witness`` (where and how a patch breaks an image).
-Imports numpy, scipy.special, the standard library and the numpy-only ``models.views``, so that
-certificates are computed where no model can run.
+A file a step: ``votes`` (what is accepted), ``batch`` (votes counted and ranked), ``touched`` and
+``attack_sets`` (what the attacker can touch), ``rule`` (the interface of a rule); one theorem each
+in ``uniform``, ``exact``, ``randomized``, ``top_k``, ``detection``, ``largest`` (every patch size),
+``subsets`` (fewer ablations); ``rules``, the registry that the rest of the pipeline goes through;
+``locations`` and ``witness`` (where and how a patch breaks an image). Imports numpy, scipy.special,
+the standard library and the numpy-only ``models.views``, so that certificates are computed where no
+model can run.
 """
 
 from models.views.threats import Threat
@@ -15,7 +15,8 @@ from pipeline.certificates.detection import Leads, detection_leads
 from pipeline.certificates.exact import exact_margins
 from pipeline.certificates.largest import largest_certified
 from pipeline.certificates.randomized import randomized_certificates
-from pipeline.certificates.rules import RULES, Rule, margins, rule_for
+from pipeline.certificates.rule import Rule
+from pipeline.certificates.rules import RULES, margins, rule_for
 from pipeline.certificates.subsets import coarser, subset
 from pipeline.certificates.top_k import top_k_margins
 from pipeline.certificates.uniform import uniform_margins

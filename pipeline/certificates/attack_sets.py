@@ -22,7 +22,7 @@ from pipeline.certificates.touched import CountArray, Runs, TouchedViews
 
 
 class Pairs(NamedTuple):
-    """What two patches can touch where one touches a run of views: any two of R runs.
+    """Sets that two patches can touch where one touches a run of views: any two of R runs.
 
     Two runs that share no view cost the sum of both. Two that share one make a single run, and of
     those that begin with run i the largest reaches to the end of the last run that begins inside i.
@@ -99,7 +99,7 @@ class AttackSets(NamedTuple):
     pairs: Pairs | None = None
 
     def counts(self, prefix: CountArray) -> CountArray:
-        """How many of some chosen views each set holds, from their ``prefix_sums``; (L, N)."""
+        """Count some chosen views in each set, from their ``prefix_sums``; (L, N)."""
         return self.touched.counts(prefix)
 
     def worst(self, costs_ln: CountArray) -> CountArray:
@@ -116,13 +116,13 @@ class AttackSets(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def attack_sets(ablation: Ablation, threat: Threat) -> tuple[AttackSets, ...]:
-    """What the threat can touch: one ``AttackSets`` a rectangle that matters.
+    """List what the threat can touch: one ``AttackSets`` a rectangle that matters.
 
     Area budgets. A column ablation shows whole columns, so of a rectangle only its width matters,
     which is min(k, W) at most, and a budget of k pixels is the one patch of 1 x min(k, W) pixels.
     From k = W on that patch is as wide as the image and touches every view, and no image is ever
-    certified. Rows likewise, with a patch of min(k, H) x 1 pixels and from k = H on. Blocks tell
-    heights and widths apart: every rectangle that no other one contains matters.
+    certified. For rows it is the same, with a patch of min(k, H) x 1 pixels and from k = H on.
+    Blocks tell heights and widths apart: every rectangle that no other one contains matters.
 
     Raises:
         ValueError: A patch does not fit the image, or there are several, and not just two on column
@@ -137,17 +137,22 @@ def attack_sets(ablation: Ablation, threat: Threat) -> tuple[AttackSets, ...]:
     return tuple(kept)
 
 
+def check_count(ablation: Ablation, count: int) -> None:
+    """Raise ValueError unless the sets of so many patches can be listed."""
+    if count > 2 or (count > 1 and all(ablation.varies)):
+        raise ValueError(
+            f"{count} patches on {ablation.kind} ablations: place by place, votes are counted "
+            "for one patch, or for two on column or row ablations; use the uniform rule"
+        )
+
+
 def _reach(ablation: Ablation, patch: Patch, count: int) -> AttackSets:
     touched, cells = ablation.touched_grid(patch), ablation.grid.shape
     axes = [Runs.each(runs).largest(views) for runs, views in zip(touched, cells, strict=True)]
     pairs = None
+    check_count(ablation, count)
     if count > 1:
-        if count > 2 or ablation.kind == "block":
-            raise ValueError(
-                f"{count} patches on {ablation.kind} ablations: place by place, votes are counted "
-                "for one patch, or for two on column or row ablations; use the uniform rule"
-            )
-        line = 0 if ablation.kind == "row" else 1
+        line = ablation.varies.index(True)
         if cells[line] > 1:  # one view is touched by one patch as well as by two
             pairs, axes[line] = Pairs.of(axes[line], cells[line])
     views = TouchedViews(axes[0], axes[1], ablation)
@@ -155,7 +160,7 @@ def _reach(ablation: Ablation, patch: Patch, count: int) -> AttackSets:
 
 
 def _within(reach: AttackSets, other: AttackSets) -> bool:
-    """Whether every set of one reach lies in some set of the other."""
+    """Return True if every set of one lies in some set of the other."""
     cells = reach.touched.ablation.grid.shape
     return all(
         bool(inner.within(outer, views).any(axis=1).all())

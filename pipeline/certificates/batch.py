@@ -1,12 +1,10 @@
-"""The votes of some images, counted: what every rule starts from.
+"""The votes of some images, counted: the input of every rule.
 
-Shape suffixes: N images, V ablations (views), T slots of a vote set, C classes, K ranks of a tally.
-
-Counting votes: the smoothed prediction of each image and the rivals it has to beat.
+Counting gives the smoothed prediction of each image and the rivals it has to beat.
 
 A class has as many votes as views voted for it, whether each voted for one class or for a set.
 
-Shape suffixes: N images, V ablations (views), T slots of a vote set, C classes, K ranks of a tally.
+Shape suffixes: N images, V ablations (views), T slots of a vote set, C classes, K ranks of classes.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,9 +29,9 @@ class Ranking(NamedTuple):
     Rank 0 is the smoothed prediction. The other classes with votes follow, most votes first and
     lowest class first on ties. Every later rank repeats the lowest class without a vote: of all
     voteless classes it is the strongest rival, since they tie in votes and the lowest class wins
-    ties. So whoever beats ranks 1 .. K-1 beats all C - 1 rivals, and K <= V T + 1 (T = 1 without
-    sets) however large C is. Where no class has a vote at all, they all tie: class 0 is predicted
-    and class 1 its strongest rival.
+    ties. So a class that beats ranks 1 .. K-1 beats all C - 1 rivals, and K <= V T + 1 (T = 1
+    without sets) however large C is. Where no class has a vote at all, they all tie: class 0 is
+    predicted and class 1 its strongest rival.
 
     Attributes:
         classes_nk: Class at each rank; int64 (N, K), 2 <= K <= min(C, V T + 1), or 2.
@@ -142,8 +140,8 @@ class VoteBatch:
         ablation: The views that voted.
         num_classes: Number of classes C.
         slots: T, the most classes that one view can vote for.
-        ballots: Views that voted on each image: V, or the number drawn.
-        ranked: Who got how many votes.
+        votes_per_image: Views that voted on each image: V, or the number drawn.
+        ranked: The classes with their votes, strongest first.
     """
 
     def __init__(
@@ -153,28 +151,21 @@ class VoteBatch:
         self.ablation = ablation
         self.num_classes = num_classes
         self.slots = slots or (votes.shape[2] if votes.ndim == 3 else 1)
-        self.ballots = votes.shape[1]
+        self.votes_per_image = votes.shape[1]
         self.ranked: Ranking = rank_votes(votes, num_classes)
         self._votes_nvt = votes if votes.ndim == 3 else votes[..., None]
         self._kept: dict[int, CountArray] = {}
-        self._whole: tuple[VoteBatch, IntArray] | None = None
 
     def __len__(self) -> int:
         return len(self.ranked.classes_nk)
 
     def take(self, images: IntArray) -> "VoteBatch":
-        """The poll of some of the images; it shares what was computed for all."""
-        part = object.__new__(VoteBatch)
-        shared = ("ablation", "num_classes", "slots", "ballots")
-        part.__dict__ |= {name: getattr(self, name) for name in shared}
-        part.ranked = Ranking(*(of_nk[images] for of_nk in self.ranked))
-        whole, places = self._whole or (self, None)
-        part._whole = whole, images if places is None else places[images]
-        return part
+        """The batch of some of the images; it shares what was computed for all."""
+        return _PartOfBatch(self, images)
 
     @cached_property
     def dtype(self) -> "np.dtype[Any]":
-        """Of counts: no number below exceeds 2 V + 1 in size, so two bytes often hold it."""
+        """Type of counts: no number below exceeds 2 V + 1 in size, so two bytes often hold it."""
         return np.dtype(np.int16 if 2 * len(self.ablation) + 1 < 2**15 else np.int32)
 
     @cached_property
@@ -205,9 +196,6 @@ class VoteBatch:
 
     def prefix(self, rank: int, images: IntArray | None = None) -> CountArray:
         """Prefix sums of the votes for the class at a rank, of all or some of the images."""
-        if self._whole is not None:
-            whole, places = self._whole
-            return whole.prefix(rank, places if images is None else places[images])
         if rank < _KEPT_RANKS:
             if rank not in self._kept:
                 kept = self._kept[rank] = self.prefix_of(self.ranked.classes_nk[:, rank])
@@ -220,15 +208,34 @@ class VoteBatch:
 
     def prefix_of(self, classes_n: IntArray, images: IntArray | None = None) -> CountArray:
         """Prefix sums of the votes for one class an image."""
-        if self._whole is not None:
-            whole, places = self._whole
-            return whole.prefix_of(classes_n, places if images is None else places[images])
         votes_tvn = self._votes_tvn if images is None else self._votes_tvn.take(images, axis=2)
         classes_n = classes_n.astype(votes_tvn.dtype)
         chosen_vn = votes_tvn[0] == classes_n
         for votes_vn in votes_tvn[1:]:
             chosen_vn |= votes_vn == classes_n
         return prefix_sums(self.ablation, chosen_vn, self.dtype)
+
+
+class _PartOfBatch(VoteBatch):
+    """Some images of a batch, with its prefix sums."""
+
+    def __init__(self, whole: VoteBatch, images: IntArray) -> None:
+        self.ablation, self.num_classes = whole.ablation, whole.num_classes
+        self.slots, self.votes_per_image = whole.slots, whole.votes_per_image
+        ranked = whole.ranked
+        self.ranked = Ranking(ranked.classes_nk[images], ranked.counts_nk[images])
+        self._whole, self._images = whole, images
+
+    def take(self, images: IntArray) -> VoteBatch:
+        return self._whole.take(self._images[images])
+
+    def prefix(self, rank: int, images: IntArray | None = None) -> CountArray:
+        return self._whole.prefix(rank, self._images if images is None else self._images[images])
+
+    def prefix_of(self, classes_n: IntArray, images: IntArray | None = None) -> CountArray:
+        return self._whole.prefix_of(
+            classes_n, self._images if images is None else self._images[images]
+        )
 
 
 def vote_batches(
@@ -270,7 +277,7 @@ def margins_of(
     """Margins of a rule over an array of votes, in bounded memory; int64 (N,).
 
     Args:
-        rule: A rule on a poll.
+        rule: A rule on a batch.
         votes: As ``vote_batches``.
         ablation: As ``vote_batches``.
         threat: What the attacker may do; a patch is the threat of one such rectangle.
@@ -284,6 +291,6 @@ def margins_of(
     threat = Threat.of(threat)
     threat.patches(ablation)
     margins_n = np.empty(len(votes), np.int64)
-    for images, poll in vote_batches(votes, ablation, num_classes, drawn=drawn):
-        margins_n[images] = rule(poll, threat)
+    for images, batch in vote_batches(votes, ablation, num_classes, drawn=drawn):
+        margins_n[images] = rule(batch, threat)
     return margins_n

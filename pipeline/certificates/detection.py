@@ -1,6 +1,6 @@
-"""Detection: how far ahead an attacker can bring a wrong class, where near ties raise an alert.
+"""Detection: the largest lead of a wrong class under attack, where near ties raise an alert.
 
-Shape suffixes: N images, L sets of touched views, K ranks of a tally. Arrays of a poll have the
+Shape suffixes: N images, L sets of touched views, K ranks of classes. Arrays of a batch have the
 images last.
 """
 
@@ -17,12 +17,13 @@ from pipeline.certificates.votes import VoteArray
 
 
 class Leads(NamedTuple):
-    """What an alert below a lead of tau detects, for every tau at once.
+    """Attacks that an alert below a lead of tau detects, for every tau at once.
 
     Attributes:
         lead_n: Votes of the prediction less those of the runner-up, unattacked; int64 (N,).
         attack_lead_n: The largest lead that the attacker can give another class; int64 (N,).
-        kept_lead_n: The smallest lead, below 0 if it loses, that he can leave the prediction; (N,).
+        kept_lead_n: The smallest lead that they can leave the prediction, below 0 if it loses;
+            int64 (N,).
     """
 
     lead_n: IntArray
@@ -30,20 +31,20 @@ class Leads(NamedTuple):
     kept_lead_n: IntArray
 
 
-def detection(poll: VoteBatch, threat: Threat) -> Leads:
+def detection(batch: VoteBatch, threat: Threat) -> Leads:
     """The leads before and after the worst attacks.
 
     The classifier answers the class with the most votes if it leads the runner-up by at least
     tau >= 1, and else raises an alert. With c the smoothed prediction, I the set of views that the
-    attacker touches in one of the ways open to him, and r_j the votes for j outside I:
+    attacker touches in one of the ways open to them, and r_j the votes for j outside I:
 
         attack_lead = max over I and j != c of  r_j + |I| - max over k != j of r_k
         kept_lead = min over I and j != c of  r_c - r_j - |I|
 
     Guarantee, for every tau >= 1: if tau > attack_lead, then whatever the attacker writes,
     anywhere, the answer is c or there is an alert; if moreover lead >= tau, the image is answered
-    unattacked (and if c is right: certified detection). If kept_lead >= tau, then whatever he
-    writes, c is answered and there is no alert (if c is right: certified recovery). Tight: for
+    unattacked (and if c is right: certified detection). If kept_lead >= tau, then whatever they
+    write, c is answered and there is no alert (if c is right: certified recovery). Tight: for
     1 <= tau <= attack_lead some location and some rewriting of the votes it touches has another
     class answered, and for tau > kept_lead some has c not answered.
 
@@ -63,7 +64,7 @@ def detection(poll: VoteBatch, threat: Threat) -> Leads:
     attack_lead = |I| + u - max(r_c, v).
 
     Args:
-        poll: The votes.
+        batch: The votes.
         threat: What the attacker may do: one rectangle, or any rectangle of an area.
 
     Raises:
@@ -71,15 +72,14 @@ def detection(poll: VoteBatch, threat: Threat) -> Leads:
 
     Source: this project.
     """
-    if threat.count > 1:
-        raise ValueError(f"patch {threat}: detection is computed for one patch; ask for one")
-    counts_nk = poll.ranked.counts_nk
-    views = len(poll.ablation)
-    leads = Leads(counts_nk[:, 0] - counts_nk[:, 1], *np.tile([[-views], [views]], len(poll)))
-    for reach in attack_sets(poll.ablation, threat):
-        kept_ln = counts_nk[:, 0].astype(poll.dtype) - reach.counts(poll.prefix(0))
-        first_ln, second_ln = _two_strongest(poll, reach)
-        sizes_l1 = reach.sizes_l[:, None].astype(poll.dtype)
+    check_detection(batch.ablation, threat)
+    counts_nk = batch.ranked.counts_nk
+    views = len(batch.ablation)
+    leads = Leads(counts_nk[:, 0] - counts_nk[:, 1], *np.tile([[-views], [views]], len(batch)))
+    for reach in attack_sets(batch.ablation, threat):
+        kept_ln = counts_nk[:, 0].astype(batch.dtype) - reach.counts(batch.prefix(0))
+        first_ln, second_ln = _two_strongest(batch, reach)
+        sizes_l1 = reach.sizes_l[:, None].astype(batch.dtype)
         attack_ln = sizes_l1 + first_ln - np.maximum(kept_ln, second_ln)
         np.maximum(leads.attack_lead_n, attack_ln.max(axis=0), out=leads.attack_lead_n)
         kept_ln = kept_ln - first_ln - sizes_l1
@@ -87,27 +87,35 @@ def detection(poll: VoteBatch, threat: Threat) -> Leads:
     return leads
 
 
+def check_detection(views: Ablation, threat: Threat) -> None:
+    """Raise ValueError unless ``detection`` knows such threats."""
+    if threat.count > 1:
+        raise ValueError(f"patch {threat}: detection is computed for one patch; ask for one")
+    threat.patches(views)
+
+
 def detection_leads(
     votes: VoteArray, ablation: Ablation, threat: Threat | Patch, num_classes: int
 ) -> Leads:
     """``detection`` of an array of votes, in bounded memory; arguments as ``vote_batches``."""
-    leads = Leads(*np.empty((3, len(votes)), np.int64))
-    for images, poll in vote_batches(votes, ablation, num_classes):
-        for whole_n, part_n in zip(leads, detection(poll, Threat.of(threat)), strict=True):
-            whole_n[images] = part_n
-    return leads
+    leads_3n = np.empty((3, len(votes)), np.int64)
+    for images, batch in vote_batches(votes, ablation, num_classes):
+        leads_3n[:, images] = detection(batch, Threat.of(threat))
+    return Leads(*leads_3n)
 
 
-def _two_strongest(poll: VoteBatch, reach: AttackSets) -> tuple[CountArray, CountArray]:
+def _two_strongest(batch: VoteBatch, reach: AttackSets) -> tuple[CountArray, CountArray]:
     """The two largest r_j of all rivals; (L, N) each. A missing second one counts as 0 <= r_c."""
-    first_ln, second_ln = np.zeros((2, len(reach.sizes_l), len(poll)), poll.dtype)
-    for rank in range(1, poll.ranks):
-        counts_n = poll.ranked.counts_nk[:, rank]
+    first_ln, second_ln = np.zeros((2, len(reach.sizes_l), len(batch)), batch.dtype)
+    for rank in range(1, batch.ranks):
+        counts_n = batch.ranked.counts_nk[:, rank]
         # Outside I a class has no more votes than in all.
         images = np.flatnonzero(counts_n > second_ln.min(axis=0))
         if not len(images):
             break
-        strength_ln = counts_n[images].astype(poll.dtype) - reach.counts(poll.prefix(rank, images))
+        strength_ln = counts_n[images].astype(batch.dtype) - reach.counts(
+            batch.prefix(rank, images)
+        )
         first, second = first_ln[:, images], second_ln[:, images]
         second_ln[:, images] = np.maximum(second, np.minimum(first, strength_ln))
         first_ln[:, images] = np.maximum(first, strength_ln)

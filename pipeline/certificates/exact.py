@@ -1,23 +1,27 @@
 """The exact rule: each location is charged only for the votes that it really holds.
 
 Shape suffixes: N images, V ablations (views), T slots of a vote set, L sets of touched views, C
-classes, K ranks of a tally. Arrays of a poll have the images last.
+classes, K ranks of classes. Arrays of a batch have the images last.
 """
 
 import numpy as np
 
 from models.views.ablations import Ablation, IntArray, Patch
 from models.views.threats import Threat
-from pipeline.certificates.attack_sets import attack_sets
+from pipeline.certificates.attack_sets import attack_sets, check_count
 from pipeline.certificates.batch import VoteBatch, margins_of
+from pipeline.certificates.locations import margins_and_rivals
+from pipeline.certificates.rule import Rule
+from pipeline.certificates.top_k import check_places, top_k
+from pipeline.certificates.touched import CountArray, TouchedViews
 from pipeline.certificates.votes import VoteArray
 
 
-def exact(poll: VoteBatch, threat: Threat) -> IntArray:
+def exact(batch: VoteBatch, threat: Threat) -> IntArray:
     """Margin of each image under the exact rule; int64 (N,), certified iff >= 0.
 
     With c the smoothed prediction, I the set of views that the attacker touches in one of the ways
-    open to him, and r_j the votes for j outside I:
+    open to them, and r_j the votes for j outside I:
 
         margin = min over I and j != c of  r_c - r_j - |I| - [j < c]
 
@@ -49,7 +53,7 @@ def exact(poll: VoteBatch, threat: Threat) -> IntArray:
     does matter where several classes must rise together (``top_k``).
 
     Args:
-        poll: The votes.
+        batch: The votes.
         threat: What the attacker may do: one rectangle, any rectangle of an area, or two rectangles
             on column and row ablations.
 
@@ -60,21 +64,56 @@ def exact(poll: VoteBatch, threat: Threat) -> IntArray:
         for the touched set of each location instead of the size of the largest one.
     """
     # More than any margin, which is at most the lead.
-    margins_n = np.full(len(poll), len(poll.ablation) + 1, np.int64)
-    for reach in attack_sets(poll.ablation, threat):
-        costs_ln = reach.counts(poll.prefix(0)) + reach.sizes_l[:, None].astype(poll.dtype)
+    margins_n = np.full(len(batch), len(batch.ablation) + 1, np.int64)
+    for reach in attack_sets(batch.ablation, threat):
+        costs_ln = reach.counts(batch.prefix(0)) + reach.sizes_l[:, None].astype(batch.dtype)
         most_n = reach.worst(costs_ln)
-        for rank in range(1, poll.ranks):
-            leads_n = poll.leads_kn[rank]
-            images = np.flatnonzero((rank <= poll.rivals_n) & (leads_n - most_n < margins_n))
+        for rank in range(1, batch.ranks):
+            leads_n = batch.leads_kn[rank]
+            images = np.flatnonzero((rank <= batch.rivals_n) & (leads_n - most_n < margins_n))
             if not len(images):
                 break
             # Gathering all of them would be a copy for nothing.
-            some = None if len(images) == len(poll) else images
-            rivals_ln = reach.counts(poll.prefix(rank, some))
+            some = None if len(images) == len(batch) else images
+            rivals_ln = reach.counts(batch.prefix(rank, some))
             fed_ln = (costs_ln if some is None else costs_ln[:, some]) - rivals_ln
             margins_n[images] = np.minimum(margins_n[images], leads_n[images] - reach.worst(fed_ln))
     return margins_n
+
+
+class Exact(Rule):
+    """``exact`` as a rule, with the margins of every location and of top-k."""
+
+    name = "exact"
+    guarantee = "No rewriting of the votes that any one location touches changes the prediction."
+    default = True
+    ranks_places = True
+    series = 0
+
+    def check(self, views: Ablation, threat: Threat, num_classes: int, top_k: int = 1) -> None:
+        """Raise ValueError as ``exact`` does, or ``top_k`` for several places."""
+        if top_k > 1:
+            check_places(threat, num_classes, top_k)
+        super().check(views, threat, num_classes, top_k)
+        check_count(views, threat.count)
+
+    def margins(self, batch: VoteBatch, threat: Threat) -> IntArray:
+        """See ``exact``."""
+        return exact(batch, threat)
+
+    def top_k_margins(
+        self, batch: VoteBatch, threat: Threat, k: int, classes_n: IntArray
+    ) -> IntArray:
+        """See ``top_k``."""
+        return top_k(batch, threat, k, classes_n)
+
+    def margins_at(self, batch: VoteBatch, patch: Patch) -> CountArray:
+        """Compute r_c - max of r_j + [j < c] - |I| for each set I that the patch touches; (S, N).
+
+        Raises:
+            ValueError: The patch does not fit the image.
+        """
+        return margins_and_rivals(batch, TouchedViews.of(batch.ablation, patch))[1]
 
 
 def exact_margins(

@@ -5,12 +5,13 @@ import numpy as np
 from models.views.ablations import Ablation, IntArray
 from models.views.threats import Threat
 from pipeline.certificates.batch import VoteBatch, vote_batches
-from pipeline.certificates.rules import Rule, rule_for
+from pipeline.certificates.rule import Rule
+from pipeline.certificates.rules import rule_for
 from pipeline.certificates.uniform import max_touched_views
 from pipeline.certificates.votes import VoteArray
 
 
-def largest(poll: VoteBatch, rule: Rule, at_least_n: IntArray | None = None) -> IntArray:
+def largest(batch: VoteBatch, rule: Rule, at_least_n: IntArray | None = None) -> IntArray:
     """Side s of the largest square patch that a rule certifies each image against; int64 (N,).
 
     Guarantee: the rule certifies exactly the sides 1 .. s; 0 is none.
@@ -25,21 +26,21 @@ def largest(poll: VoteBatch, rule: Rule, at_least_n: IntArray | None = None) -> 
     at most V - |I| < |I| votes, and any rival can have |I|.
 
     Args:
-        poll: The votes.
-        rule: A deterministic rule.
+        batch: The votes.
+        rule: A deterministic, monotone rule.
         at_least_n: Sides known to be certified, such as those of the uniform rule for the exact
             one, which need not be asked about; int (N,).
     """
-    limit = _largest_side(poll.ablation)
-    side_n = np.zeros(len(poll), np.int64)
+    limit = _largest_side(batch.ablation)
+    side_n = np.zeros(len(batch), np.int64)
     # All images go by the same steps, so that many ask about one side at a time.
     for step in (1 << bit for bit in reversed(range(limit.bit_length()))):
         tried_n = side_n + step
-        certified_n = np.zeros(len(poll), bool) if at_least_n is None else tried_n <= at_least_n
+        certified_n = np.zeros(len(batch), bool) if at_least_n is None else tried_n <= at_least_n
         for side in np.unique(tried_n[~certified_n]):
             if side <= limit:
                 images = np.flatnonzero((tried_n == side) & ~certified_n)
-                margins_n = rule.margins(poll.take(images), Threat.square(int(side)))
+                margins_n = rule.margins(batch.take(images), Threat.square(int(side)))
                 certified_n[images] = margins_n >= 0
         side_n[certified_n] += step
     return side_n
@@ -61,8 +62,8 @@ def largest_certified(
     """
     rule = rule_for(rule_name, randomized=False)
     sides_n = np.empty(len(votes), np.int64)
-    for images, poll in vote_batches(votes, ablation, num_classes):
-        sides_n[images] = largest(poll, rule)
+    for images, batch in vote_batches(votes, ablation, num_classes):
+        sides_n[images] = largest(batch, rule)
     return sides_n
 
 

@@ -1,11 +1,11 @@
-"""What a patch does to each image at each location: margins and closest rivals.
+"""Effect of a patch on each image at each location: margins and closest rivals.
 
-The exact rule (``exact``) is the minimum of the margins here. Whoever asks *where* instead of
-*whether* asks here: the picture of one image, the map of a run's breaking locations, and the
-witnesses (``witness``).
+The exact rule (``exact``) is the minimum of the margins here. Questions about *where* a
+prediction breaks are answered here: the picture of one image, the map of a run's breaking
+locations, and the witnesses (``witness``).
 
 Shape suffixes: N images, V ablations (views), T slots of a vote set, C classes, S distinct sets of
-touched views, Ly x Lx locations. Arrays of a poll have the images last.
+touched views, Ly x Lx locations. Arrays of a batch have the images last.
 """
 
 from collections.abc import Iterator
@@ -101,7 +101,7 @@ def location_margins(
 
 
 class Breaking(NamedTuple):
-    """How many of some images a patch can break; the numbers of several sets of images add up.
+    """Number of images that a patch can break; the numbers of several sets of images add up.
 
     Attributes:
         images: Images asked about.
@@ -115,7 +115,7 @@ class Breaking(NamedTuple):
 
 
 def breaking(votes: VoteArray, ablation: Ablation, patch: Patch, num_classes: int) -> Breaking:
-    """At which locations a patch can change the prediction of how many images.
+    """Count the images whose prediction a patch can change, location by location.
 
     Arguments and errors: ``location_margins``.
     """
@@ -143,29 +143,33 @@ def margins_by_set(
     Raises:
         ValueError: As ``location_margins``.
     """
-    for images, poll in vote_batches(votes, ablation, num_classes):
-        # A poll may hold more images than their margins everywhere should be held of.
-        for part in chunks(len(poll), 8 * len(where.touched.sizes_l) + more):
-            some = poll.take(np.arange(len(poll))[part])
+    for images, batch in vote_batches(votes, ablation, num_classes):
+        # A batch may hold more images than their margins everywhere should be held of.
+        for part in chunks(len(batch), 8 * len(where.touched.sizes_l) + more):
+            some = batch.take(np.arange(len(batch))[part])
             start = images.start + part.start
-            yield slice(start, start + len(some)), *_margins(some, where.touched)
+            yield slice(start, start + len(some)), *margins_and_rivals(some, where.touched)
 
 
-def _margins(poll: VoteBatch, touched: TouchedViews) -> tuple[IntArray, CountArray, CountArray]:
+def margins_and_rivals(
+    batch: VoteBatch, touched: TouchedViews
+) -> tuple[IntArray, CountArray, CountArray]:
     """Predictions (N,), margins (S, N) and the rivals that attain them (S, N): a pass a rank."""
-    ranked = poll.ranked
+    ranked = batch.ranked
     # n_c - |I| - the votes of c inside I: r_c - |I|.
-    left_sn = ranked.counts_nk[:, 0].astype(poll.dtype) - touched.counts(poll.prefix(0))
-    left_sn -= touched.sizes_l[:, None].astype(poll.dtype)
+    left_sn = ranked.counts_nk[:, 0].astype(batch.dtype) - touched.counts(batch.prefix(0))
+    left_sn -= touched.sizes_l[:, None].astype(batch.dtype)
     strongest_sn: CountArray = np.full_like(left_sn, -1)
     rivals_sn: CountArray = np.zeros(left_sn.shape, np.int32)
-    for rank in range(1, poll.ranks):
+    for rank in range(1, batch.ranks):
         # One with so few votes that it is closest nowhere need not be asked: it has r_j <= n_j.
         hopes_n = ranked.counts_nk[:, rank] + ranked.wins_ties_nk[:, rank]
-        images = np.flatnonzero((rank <= poll.rivals_n) & (hopes_n > strongest_sn.min(axis=0)))
+        images = np.flatnonzero((rank <= batch.rivals_n) & (hopes_n > strongest_sn.min(axis=0)))
         if not len(images):
             continue
-        strength_sn = hopes_n[images].astype(poll.dtype) - touched.counts(poll.prefix(rank, images))
+        strength_sn = hopes_n[images].astype(batch.dtype) - touched.counts(
+            batch.prefix(rank, images)
+        )
         stronger_sn = strength_sn > strongest_sn[:, images]
         strongest_sn[:, images] = np.where(stronger_sn, strength_sn, strongest_sn[:, images])
         rivals_sn[:, images] = np.where(

@@ -33,7 +33,7 @@ def published_delta(ablation: Ablation, patch: Patch) -> int:
     ablation.check_patch(patch)
     if ablation.random is not None:
         raise ValueError("random positions have no stride, which the published formula needs")
-    lengths = {"column": [patch.width], "row": [patch.height]}.get(ablation.kind, list(patch))
+    lengths = [m for m, varies in zip(patch, ablation.varies, strict=True) if varies]
     return math.prod(math.ceil((m + ablation.size - 1) / ablation.stride) for m in lengths)
 
 
@@ -58,7 +58,7 @@ def published_margins(
     """
     delta = published_delta(ablation, patch)
     margins_n = np.empty(len(votes), np.int64)
-    for images, poll in vote_batches(votes, ablation, num_classes):
-        counts_nk = poll.ranked.counts_nk
+    for images, batch in vote_batches(votes, ablation, num_classes):
+        counts_nk = batch.ranked.counts_nk
         margins_n[images] = counts_nk[:, 0] - counts_nk[:, 1] - 2 * delta - 1
     return margins_n

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from models.views.ablations import Ablation, BoolArray, IntArray, Patch
 from models.views.threats import Threat
 from pipeline.certificates.batch import VoteBatch, vote_batches
+from pipeline.certificates.rule import Rule
 from pipeline.certificates.uniform import max_touched_views
 from pipeline.certificates.votes import VoteArray
 
@@ -25,7 +26,7 @@ ROUNDING = 1e-10
 
 
 class RandomizedCertificates(NamedTuple):
-    """What the drawn votes say of the ideal classifier, which asks every position.
+    """Statements of the drawn votes about the ideal classifier, which asks every position.
 
     Attributes:
         certified: No patch changes the ideal prediction, which is the drawn one; bool (N,).
@@ -91,7 +92,7 @@ def randomized_certificates(
 
     Guarantee: for each image, with probability at least 1 - alpha over its draws, either nothing
     is certified or the ideal classifier predicts c and no content of the patch, anywhere, changes
-    that. It is probabilistic, and about the ideal classifier: nobody evaluates that one, and
+    that. It is probabilistic, and about the ideal classifier: that one is not evaluated, and
     votes drawn on the attacked image may well say something else. It is per image: among N images
     up to alpha N wrong certificates are to be expected, so a certified accuracy is too high by at
     most alpha in expectation. All patches asked of one draw share its error: no bound depends on
@@ -128,8 +129,8 @@ def randomized_certificates(
         )
     threat = Threat.of(threat)
     parts = [
-        _certify(poll, threat, confidence)
-        for _, poll in vote_batches(votes, ablation, num_classes, drawn=True)
+        _certify(batch, threat, confidence)
+        for _, batch in vote_batches(votes, ablation, num_classes, drawn=True)
     ] or [_certify(VoteBatch(votes, ablation, num_classes), threat, confidence)]
     return RandomizedCertificates(
         np.concatenate([part.certified for part in parts]),
@@ -140,18 +141,44 @@ def randomized_certificates(
     )
 
 
-def randomized(poll: VoteBatch, threat: Threat, confidence: float = CONFIDENCE) -> IntArray:
+def randomized(batch: VoteBatch, threat: Threat, confidence: float = CONFIDENCE) -> IntArray:
     """Margins of ``randomized_certificates``, as a rule; int64 (N,)."""
-    return _certify(poll, threat, confidence).margins_n
+    return _certify(batch, threat, confidence).margins_n
 
 
-def _certify(poll: VoteBatch, threat: Threat, confidence: float) -> RandomizedCertificates:
-    positions, touched = len(poll.ablation), max_touched_views(poll.ablation, threat)
-    tail = (1 - confidence) / (2 * poll.num_classes)
-    draws = poll.ballots
-    lower_n, _ = share_bounds(poll.ranked.counts_nk[:, 0], draws, tail)
+class Randomized(Rule):
+    """``randomized_certificates`` as a rule."""
+
+    name = "randomized"
+    deterministic = False
+    default = True
+    series = 2
+
+    def __init__(self, confidence: float = CONFIDENCE) -> None:
+        """Certify at a confidence for each image."""
+        self.confidence: float = confidence
+        self.guarantee = (
+            f"With confidence {confidence:g} for each image, no rewriting of the votes that a "
+            "patch touches changes the prediction of the ideal classifier, which asks every "
+            "position."
+        )
+
+    def margins(self, batch: VoteBatch, threat: Threat) -> IntArray:
+        """See ``randomized_certificates``."""
+        return randomized(batch, threat, self.confidence)
+
+    def at(self, confidence: float | None) -> "Randomized":
+        """Return the rule at another confidence."""
+        return self if confidence is None else Randomized(confidence)
+
+
+def _certify(batch: VoteBatch, threat: Threat, confidence: float) -> RandomizedCertificates:
+    positions, touched = len(batch.ablation), max_touched_views(batch.ablation, threat)
+    tail = (1 - confidence) / (2 * batch.num_classes)
+    draws = batch.votes_per_image
+    lower_n, _ = share_bounds(batch.ranked.counts_nk[:, 0], draws, tail)
     # The upper bound grows with the votes: of all rivals, the runner-up has the largest.
-    _, rival_upper_n = share_bounds(poll.ranked.counts_nk[:, 1], draws, tail)
+    _, rival_upper_n = share_bounds(batch.ranked.counts_nk[:, 1], draws, tail)
     # lower - upper > 2 Delta / P, in votes: iff the smallest integer not below the left exceeds it.
     lead_n = np.ceil(positions * (lower_n - rival_upper_n)).astype(np.int64)
     margins_n = lead_n - 2 * touched - 1

@@ -1,78 +1,21 @@
-"""The rules by name: what each guarantees, of which votes, and how it is computed.
+"""The registry of rules: the only place that lists them.
 
-A new rule is one function of (poll, threat) that returns margins, and one line in ``RULES``.
+Commands, default claims, the largest certified squares, tables, curves and colours take their rules
+from here. A new rule is a ``Rule`` in a file of its own and one entry in ``RULES``.
 """
-
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-
-import numpy as np
 
 from models.nearest import did_you_mean
 from models.views.ablations import Ablation, IntArray, Patch
 from models.views.threats import Threat
-from pipeline.certificates.batch import VoteBatch, margins_of
-from pipeline.certificates.exact import exact
-from pipeline.certificates.randomized import CONFIDENCE, randomized
-from pipeline.certificates.top_k import top_k
-from pipeline.certificates.uniform import uniform
+from pipeline.certificates.batch import margins_of
+from pipeline.certificates.exact import Exact
+from pipeline.certificates.randomized import CONFIDENCE, Randomized
+from pipeline.certificates.rule import Rule
+from pipeline.certificates.uniform import Uniform
 from pipeline.certificates.votes import VoteArray
 
-MarginFunction = Callable[[VoteBatch, Threat], IntArray]
-TopKFunction = Callable[[VoteBatch, Threat, int, IntArray], IntArray]
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A certificate.
-
-    Attributes:
-        name: How commands and tables call it.
-        guarantee: What a margin >= 0 proves, in one line.
-        margins: Margins of the images of a poll under a threat; int64 (N,). They never rise with
-            the views that the attacker can touch: ``largest`` relies on it.
-        top_k: Margins by which given classes stay among the k first (``top_k.top_k``), where the
-            rule speaks of that; else None.
-        deterministic: True where the votes must be those of every view of the ablation, in its
-            order; False where they must be those of views drawn from it at random. Arrays do not
-            tell which they are, so ``rule_for`` is told.
-    """
-
-    name: str
-    guarantee: str
-    margins: MarginFunction
-    top_k: TopKFunction | None = None
-    deterministic: bool = True
-
-
-def _randomized(confidence: float) -> Rule:
-    return Rule(
-        "randomized",
-        f"With confidence {confidence:g} for each image, no rewriting of the votes that a patch "
-        "touches changes the prediction of the ideal classifier, which asks every position.",
-        partial(randomized, confidence=confidence),
-        deterministic=False,
-    )
-
-
-RULES: dict[str, Rule] = {
-    rule.name: rule
-    for rule in (
-        Rule(
-            "uniform",
-            "No rewriting of as many votes as the worst location touches changes the prediction.",
-            uniform,
-        ),
-        Rule(
-            "exact",
-            "No rewriting of the votes that any one location touches changes the prediction.",
-            exact,
-            top_k=top_k,
-        ),
-        _randomized(CONFIDENCE),
-    )
-}
+RULES: dict[str, Rule] = {rule.name: rule for rule in (Uniform(), Exact(), Randomized())}
+"""By name. Of the default rules of one kind, each certifies all that the one before it does."""
 
 
 def rule_named(rule_name: str) -> Rule:
@@ -95,7 +38,7 @@ def rule_for(rule_name: str, *, randomized: bool, confidence: float = CONFIDENCE
 
     Args:
         rule_name: A key of ``RULES``.
-        randomized: Whether the run drew the positions of each image at random.
+        randomized: True where the run drew the positions of each image at random.
         confidence: Confidence for each image, for the rule that has one.
 
     Raises:
@@ -114,38 +57,37 @@ def rule_for(rule_name: str, *, randomized: bool, confidence: float = CONFIDENCE
             )
             + f"; choose {', '.join(fitting)}"
         )
-    return rule if rule.deterministic else _randomized(confidence)
+    return rule.at(confidence)
 
 
-def check_claim(rule: Rule, ablation: Ablation, threat: Threat, num_classes: int, k: int) -> None:
-    """Find out before anything is computed whether a rule can speak of a threat.
+def default_rules(*, randomized: bool, top_k: int = 1) -> list[Rule]:
+    """The rules to ask where a request names none.
 
     Args:
-        rule: The rule.
-        ablation: The views that vote.
-        threat: What the attacker may do.
-        num_classes: Number of classes C.
-        k: Places to stay in; 1 asks whether the prediction stays.
-
-    Raises:
-        ValueError: The threat does not fit the image, or the rule does not know such threats or
-            places.
+        randomized: True where the positions of each image were drawn at random.
+        top_k: Places to stay in. Of drawn votes the only rule is returned all the same, so that its
+            ``check`` says why it cannot speak of several.
     """
-    if k > 1 and rule.top_k is None:
-        fitting = [
-            other.name
-            for other in RULES.values()
-            if other.top_k is not None and other.deterministic == rule.deterministic
-        ]
-        raise ValueError(
-            f"top_k={k}: the rule {rule.name!r} speaks of the prediction alone; choose "
-            + (", ".join(fitting) or "top_k=1")
-        )
-    nobody = VoteBatch(np.zeros((0, len(ablation)), np.int64), ablation, num_classes)
-    if k > 1 and rule.top_k is not None:
-        rule.top_k(nobody, threat, k, np.zeros(0, np.int64))
-    else:
-        rule.margins(nobody, threat)
+    return [
+        rule
+        for rule in RULES.values()
+        if rule.default
+        and rule.deterministic != randomized
+        and (top_k == 1 or rule.ranks_places or randomized)
+    ]
+
+
+def largest_rules(*, randomized: bool) -> list[Rule]:
+    """The rules of which the largest certified square of each image is computed."""
+    if randomized:
+        return []
+    return [rule for rule in default_rules(randomized=False) if rule.monotone]
+
+
+def drawing_order(rules: list[Rule] | None = None) -> list[str]:
+    """Names of rules, all by default, in the order of figures: the tightest first."""
+    chosen = list(RULES.values()) if rules is None else rules
+    return [rule.name for rule in sorted(chosen, key=lambda rule: rule.series)]
 
 
 def margins(
@@ -168,7 +110,7 @@ def margins(
         threat: What the attacker may do, in pixels of the ablation's grid; a patch is the threat of
             one such rectangle.
         num_classes: Number of classes C.
-        randomized: Whether the views were drawn at random for each image.
+        randomized: True where the views were drawn at random for each image.
         confidence: Confidence for each image, for the rule that has one.
 
     Raises:

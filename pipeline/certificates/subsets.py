@@ -67,6 +67,15 @@ def coarser(votes: VoteArray, ablation: Ablation, stride: int) -> tuple[VoteArra
     Raises:
         ValueError: The stride does not fit the image, or has an offset that did not vote.
     """
+    places, wanted = coarser_places(ablation, stride)
+    return votes[:, places], wanted
+
+
+def coarser_places(ablation: Ablation, stride: int) -> tuple[IntArray, Ablation]:
+    """The numbers, in a family, of the ablations of a larger stride, and those as a family.
+
+    Arguments and errors: ``coarser``.
+    """
     wanted = replace(ablation, stride=stride, random=None, seed=0)
     width = ablation.width
     numbers, have = (at.positions @ np.array([width, 1]) for at in (wanted, ablation))
@@ -79,4 +88,4 @@ def coarser(votes: VoteArray, ablation: Ablation, stride: int) -> tuple[VoteArra
         if ablation.random is None:
             remedy = f"choose a multiple of {ablation.stride}, the stride of the votes"
         raise ValueError(f"stride={stride}: its ablation at y={y}, x={x} has no vote; {remedy}")
-    return votes[:, places], wanted
+    return places, wanted

@@ -1,4 +1,4 @@
-"""Which views a patch touches at each location, and how many of their votes it holds.
+"""Views that a patch touches at each location, and their votes, counted.
 
 Shape suffixes: N images, V ablations (views), L locations; Vy x Vx and Ly x Lx for the cells of the
 views' grid and the locations along the two axes. Arrays have the images last, so that every
@@ -54,7 +54,7 @@ class Runs(NamedTuple):
         return cls(first, first + length)
 
     def within(self, other: "Runs", views: int) -> BoolArray:
-        """Which of these runs lie within which of the others, on a circle of ``views``; (L, L')."""
+        """Tell which of these runs lie within which others, on a circle of ``views``; (L, L')."""
         length, room = (self.end - self.first)[:, None], other.end - other.first
         shift = (self.first[:, None] - other.first) % views
         # No view lies anywhere, and the circle as a whole holds all, wherever it begins.
@@ -121,7 +121,7 @@ class TouchedViews(NamedTuple):
         return self.votes(np.ones((self.views, 1), np.int64))[:, 0].astype(np.int64)
 
     def votes(self, chosen_vn: CountArray) -> CountArray:
-        """How many of each image's chosen views (0 or 1) each set holds; (L, N)."""
+        """Count each image's chosen views (0 or 1) in each set; (L, N)."""
         return self.counts(prefix_sums(self.ablation, chosen_vn, chosen_vn.dtype))
 
     def counts(self, prefix: CountArray) -> CountArray:

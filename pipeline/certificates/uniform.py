@@ -1,6 +1,6 @@
 """The uniform rule: every location costs as much as the worst one.
 
-Shape suffixes: N images, V ablations (views), C classes, K ranks of a tally.
+Shape suffixes: N images, V ablations (views), C classes, K ranks of classes.
 """
 
 from functools import lru_cache
@@ -8,6 +8,7 @@ from functools import lru_cache
 from models.views.ablations import Ablation, IntArray, Patch
 from models.views.threats import Threat
 from pipeline.certificates.batch import VoteBatch, margins_of
+from pipeline.certificates.rule import Rule
 from pipeline.certificates.votes import VoteArray
 
 
@@ -22,7 +23,7 @@ def max_touched_views(ablation: Ablation, threat: Threat) -> int:
     return min(threat.count * one, len(ablation))
 
 
-def uniform(poll: VoteBatch, threat: Threat) -> IntArray:
+def uniform(batch: VoteBatch, threat: Threat) -> IntArray:
     """Margin of each image under the uniform rule; int64 (N,), certified iff >= 0.
 
     With c the smoothed prediction, n the vote counts and Delta the most ablations that the attacker
@@ -48,7 +49,7 @@ def uniform(poll: VoteBatch, threat: Threat) -> IntArray:
     views that had one of c and j alone, minus the others rewritten: below 0, as Delta >= 1.
 
     Args:
-        poll: The votes.
+        batch: The votes.
         threat: What the attacker may do.
 
     Raises:
@@ -59,8 +60,23 @@ def uniform(poll: VoteBatch, threat: Threat) -> IntArray:
         is too small where the stride does not divide the length.
     """
     # Leads ascend in rank: the smallest is that of the runner-up.
-    margins_n: IntArray = poll.leads_kn[1] - 2 * max_touched_views(poll.ablation, threat)
+    margins_n: IntArray = batch.leads_kn[1] - 2 * max_touched_views(batch.ablation, threat)
     return margins_n
+
+
+class Uniform(Rule):
+    """``uniform`` as a rule."""
+
+    name = "uniform"
+    guarantee = (
+        "No rewriting of as many votes as the worst location touches changes the prediction."
+    )
+    default = True
+    series = 1
+
+    def margins(self, batch: VoteBatch, threat: Threat) -> IntArray:
+        """See ``uniform``."""
+        return uniform(batch, threat)
 
 
 def uniform_margins(

@@ -15,7 +15,7 @@ VoteArray = NDArray[np.integer[Any]]
 """One vote an ablation, (N, V), or a set of at most T votes, (N, V, T) with -1 in empty slots."""
 
 EMPTY = -1
-"""What fills a slot of a vote set that holds no class."""
+"""Content of a slot of a vote set that holds no class."""
 
 # Numbers that a chunk of images may hold at once: 32 MiB as int64, whatever N, V or L.
 CHUNK_NUMBERS = 1 << 22

@@ -1,4 +1,4 @@
-"""Why an image is not certified: a place for the patch and a rival that wins from there.
+"""The reason why an image is not certified: a place for the patch and a rival that wins from there.
 
 Shape suffixes: N images, V ablations (views), T slots of a vote set, S distinct sets of touched
 views.
@@ -22,7 +22,7 @@ class Witnesses(NamedTuple):
         margins_n: The exact margin; int64 (N,). Negative: ``rewrite`` makes the rival win.
         ys_n: Upper edge of the patch, in pixels, the first of several; int64 (N,). 0 for column
             ablations, which cannot tell.
-        xs_n: Left edge, likewise; 0 for row ablations.
+        xs_n: Left edge, in the same way; 0 for row ablations.
     """
 
     predictions_n: IntArray

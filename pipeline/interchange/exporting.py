@@ -14,7 +14,7 @@ from models.views.threats import Threat
 from pipeline import storage
 from pipeline.analysis.run import Run
 from pipeline.certificates.randomized import CONFIDENCE
-from pipeline.certificates.rules import rule_for
+from pipeline.certificates.rules import rule_named
 from pipeline.config import ClaimsConfig
 from pipeline.interchange.config import ExportConfig
 from pipeline.interchange.folder import SIGN, atomic_folder
@@ -220,9 +220,7 @@ def headline(
         "interval": "95 % Wilson score interval",
         "patches": list(dict.fromkeys(entry["threat"] for entry in certified)),
         "rules": {
-            name: rule_for(
-                name, randomized=confidence is not None, confidence=confidence or CONFIDENCE
-            ).guarantee
+            name: rule_named(name).at(confidence).guarantee
             for name, confidence in sorted({(e["rule"], e["confidence"]) for e in certified})
         },
         "figures": [

@@ -145,9 +145,7 @@ def _require_all_views(path: str, views: int, ablation: Ablation) -> None:
     """Raise ConfigError unless there is one vote for each ablation; the message says what fits."""
     if views == len(ablation):
         return
-    limit = {"column": ablation.width, "row": ablation.height}.get(
-        ablation.kind, min(ablation.height, ablation.width)
-    )
+    limit = min(ablation.lengths)
     fixed = replace(ablation, random=None, seed=0)
     fitting = [
         stride for stride in range(1, limit + 1) if len(replace(fixed, stride=stride)) == views

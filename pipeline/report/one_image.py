@@ -241,9 +241,10 @@ def worst_location(ablation: Ablation, patch: Patch) -> WorstCase:
     """
     touched_yx = touched_counts(ablation, patch)
     row, column = np.unravel_index(touched_yx.argmax(), touched_yx.shape)
+    y, x = ablation.coordinates(int(row), int(column))
     return WorstCase(
-        y=None if ablation.kind == "column" else int(row),
-        x=None if ablation.kind == "row" else int(column),
+        y=y,
+        x=x,
         touched=int(touched_yx[row, column]),
         landscape_yx=touched_yx,
     )
@@ -273,9 +274,10 @@ def smallest_margin(
         counts = np.bincount(votes_v[chosen_v], minlength=num_classes)
         return int(counts[winner]), int(counts[rival])
 
+    y, x = ablation.coordinates(int(row), int(column))
     return WorstCase(
-        y=None if ablation.kind == "column" else int(row),
-        x=None if ablation.kind == "row" else int(column),
+        y=y,
+        x=x,
         touched=int(touched_v.sum()),
         landscape_yx=margin_yx.astype(np.int64),
         margin=int(margin_yx[row, column]),

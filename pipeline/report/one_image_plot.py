@@ -122,7 +122,7 @@ def _draw_landscape(axes: Axes, scene: Scene) -> None:
     ablation, worst = scene.ablation, scene.worst
     values = worst.landscape_yx
     what = "ablations touched" if worst.margin is None else "margin"
-    if ablation.kind == "block":
+    if all(ablation.varies):
         axes.imshow(
             values,
             extent=(0, values.shape[1], values.shape[0], 0),
@@ -171,7 +171,7 @@ def _draw_ablation(axes: Axes, scene: Scene, view: int) -> None:
     else:
         axes.set_xlabel("not touched", color=_OTHER)
     # Narrow, so that titles of neighbours do not meet.
-    where = location(y, x, scene.ablation.kind).replace(" = ", "=")
+    where = location(*scene.ablation.coordinates(y, x)).replace(" = ", "=")
     title = f"ablation {view}: {where}"
     colour = "black"
     if scene.votes_v is not None:

@@ -13,7 +13,8 @@ from models.views.threats import Threat
 from pipeline import storage
 from pipeline.analysis.heatmap import BreakingMap, breaking_maps, picture_path, write_maps
 from pipeline.analysis.run import Run
-from pipeline.report.style import ALERTS, LINES, PERCENT, RULES, SERIES, UNATTACKED, integers, png
+from pipeline.certificates.rules import drawing_order, largest_rules, rule_named
+from pipeline.report.style import ALERTS, LINES, PERCENT, SERIES, UNATTACKED, integers, png
 from pipeline.scoring.intervals import Proportion
 from pipeline.scoring.words import claim, percent, threat
 from pipeline.scoring.words import run as run_words
@@ -22,7 +23,7 @@ _MARKERS = ("o", "s", "^", "D")
 _INK = "#555555"
 _PANEL_INCHES = 3.7
 
-CURVES = ("exact", "uniform")
+CURVES = drawing_order(largest_rules(randomized=False))
 """Rules of which the largest certified square of each image is known."""
 
 Points = Sequence[tuple[int, Proportion]]
@@ -71,7 +72,7 @@ def draw_rules(axes: Axes, summary: Mapping[str, Any], *, labelled: bool = False
         # The rules often agree: the wider line lies below.
         width = 3.2 if rule == "uniform" else 1.5
         label = rule if labelled else None
-        draw_curve(axes, curve_of(summary, rule), RULES[rule], label, width=width)
+        draw_curve(axes, curve_of(summary, rule), rule_named(rule).series, label, width=width)
 
 
 def draw_points(axes: Axes, points: Points, **style: Any) -> None:
@@ -109,7 +110,8 @@ def draw_bands(
         worst = int(share.argmax())
         axes.plot(share, color=colour, linestyle=line, drawstyle="steps-mid", label=label)
         axes.plot(worst, share[worst], "o", color=colour, markeredgecolor=paper)
-    edge = "left" if maps[0].run.ablation.kind == "column" else "upper"
+    varies_y, _ = maps[0].run.ablation.varies
+    edge = "upper" if varies_y else "left"
     axes.set(xlabel=f"{edge} edge of the patch (px)", ylabel="uncertified by this place")
     axes.set_ylim(0, None)
     axes.margins(x=0.01)
@@ -179,7 +181,7 @@ def _draw_sizes(axes: Axes, summary: dict[str, Any]) -> None:
         series.setdefault(words, []).append(entry)
     for place, (words, entries) in enumerate(series.items()):
         rule, plain = entries[0]["rule"], "top" not in words and "stride" not in words
-        number = RULES.get(rule, len(RULES))
+        number = rule_named(rule).series
         draw_points(
             axes,
             [(entry["patch_px"], Proportion(entry["hits"], entry["of"])) for entry in entries],
@@ -283,8 +285,7 @@ def draw_maps(maps: Sequence[BreakingMap]) -> bytes:
     Args:
         maps: Of one run, a patch each, at least one.
     """
-    block = maps[0].run.ablation.kind == "block"
-    figure = _blocks(maps) if block else _bands(maps)
+    figure = _blocks(maps) if all(maps[0].run.ablation.varies) else _bands(maps)
     figure.suptitle(_title(maps[0]), fontsize="medium")
     return png(figure)
 

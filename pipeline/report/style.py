@@ -13,9 +13,6 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3)))
 
-RULES = {"exact": 0, "uniform": 1, "randomized": 2}
-"""Number of the series that draws a rule; another rule is the next."""
-
 UNATTACKED: dict[str, Any] = {"smoothed": "-.", "plain": ":"}
 """Line styles of the accuracies without a patch, which have no colour of their own."""
 

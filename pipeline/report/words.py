@@ -93,7 +93,7 @@ def agreement(same: Agreement) -> str:
     if gaps is None:
         return f"{said} A run with --gaps says how near a tie they are."
     where = gaps.where
-    place = location(where.y, where.x, gaps.run.ablation.kind)
+    place = location(*gaps.run.ablation.coordinates(where.y, where.x))
     return (
         f"{said}\nWhere they differ, the top two logits of {gaps.run.run_id} ({gaps.run.dtype}) "
         f"are less than {_rounded_up(gaps.below)} apart, {gaps.median:.4g} at the median; so are "

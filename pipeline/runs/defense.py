@@ -14,7 +14,7 @@ import numpy as np
 from models.networks.systems import TokenMode
 from models.preprocess import Preprocess
 from models.views.ablations import Ablation, IntArray
-from pipeline.certificates.subsets import coarser
+from pipeline.certificates.subsets import coarser_places
 
 Json = Any
 
@@ -106,8 +106,7 @@ class Defense:
             return self.views
         if stride is None or self.voting.draws is not None:
             raise ValueError(f"stride={stride}: votes at random positions answer for no stride")
-        nobody = np.zeros((0, len(self.views)), np.int64)
-        return coarser(nobody, self.views, stride)[1]
+        return coarser_places(self.views, stride)[1]
 
     def to_identity(self) -> dict[str, Json]:
         """Write the defense as the part of a run's identity that it decides, plain JSON."""

@@ -6,13 +6,10 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from models.views.ablations import Ablation
 from models.views.threats import Threat
-from pipeline.certificates.batch import VoteBatch
-from pipeline.certificates.detection import detection
-from pipeline.certificates.rules import check_claim, rule_for
+from pipeline.certificates.detection import check_detection
+from pipeline.certificates.rules import default_rules, rule_for
 from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.runs.defense import Defense
 from pipeline.runs.resolve import default_patches
@@ -130,11 +127,10 @@ def resolve_claims(defense: Defense, claims: ClaimsConfig, stride: int | None = 
         for threat in claims.threats or map(Threat.square, default_patches(ablation)):
             for k, name in _places_and_rules(defense, claims):
                 rule = rule_for(name, randomized=randomized, confidence=claims.confidence)
-                check_claim(rule, ablation, threat, classes, k)
-                confidence = None if rule.deterministic else claims.confidence
-                found.add(Claim(name, threat, k, stride, confidence))
+                rule.check(ablation, threat, classes, k)
+                found.add(Claim(name, threat, k, stride, rule.confidence))
             if claims.detect:
-                _check_alert(threat, ablation, classes, randomized=randomized)
+                _check_alert(threat, ablation, randomized=randomized)
                 alerts.add(Alert(threat, stride))
     except ValueError as error:
         raise ConfigError(str(error)) from error
@@ -145,16 +141,17 @@ def _places_and_rules(defense: Defense, claims: ClaimsConfig) -> list[tuple[int,
     """Each number of places with each rule; by default those that speak of it."""
     if claims.rule is not None:
         return list(product(claims.top_k, claims.rule))
-    if defense.voting.draws is not None:
-        return [(k, "randomized") for k in claims.top_k]
-    return [(k, name) for k in claims.top_k for name in ("exact", "uniform")[: 2 if k == 1 else 1]]
+    return [
+        (k, rule.name)
+        for k in claims.top_k
+        for rule in default_rules(randomized=defense.voting.draws is not None, top_k=k)
+    ]
 
 
-def _check_alert(threat: Threat, ablation: Ablation, num_classes: int, *, randomized: bool) -> None:
+def _check_alert(threat: Threat, ablation: Ablation, *, randomized: bool) -> None:
     """Raise ValueError unless detection knows such threats and votes."""
     if randomized:
         raise ValueError(
             "--detect: it counts the votes of all ablations, and --randomized drew some"
         )
-    nobody = np.zeros((0, len(ablation)), np.int64)
-    detection(VoteBatch(nobody, ablation, num_classes), threat)
+    check_detection(ablation, threat)

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from pipeline.certificates.batch import VoteBatch, vote_batches
 from pipeline.certificates.detection import Leads, detection
 from pipeline.certificates.largest import largest
-from pipeline.certificates.randomized import CONFIDENCE
-from pipeline.certificates.rules import RULES, rule_for
+from pipeline.certificates.rule import Rule
+from pipeline.certificates.rules import largest_rules, rule_named
 from pipeline.certificates.subsets import coarser
 from pipeline.certificates.votes import VoteArray, renumbered
 from pipeline.runs.labels import Labels
@@ -36,13 +36,14 @@ NO_MARGIN = np.iinfo(np.int32).min
 
 
 class BatchResults:
-    """What is found out about N images; every array int (N,).
+    """Results about N images; every array int (N,) but ``leads_3n``.
 
     Attributes:
         predictions: Smoothed prediction, by stride.
+        decided: Prediction of its rule, by claim.
         lead_n: Lead of the run's own prediction.
         margins: By claim.
-        leads: By alert.
+        leads_3n: The ``Leads`` by alert; int (3, N).
         largest: Largest certified side, by rule; none of votes at drawn positions.
     """
 
@@ -51,14 +52,15 @@ class BatchResults:
         # In one order, so that the same questions always write the same files.
         claims = sorted(questions.claims, key=lambda claim: claim.order)
         alerts = sorted(questions.alerts, key=lambda alert: alert.order)
+        self.decided = {claim: np.zeros(images, np.int64) for claim in claims}
         self.margins = {claim: np.full(images, NO_MARGIN, np.int64) for claim in claims}
-        self.leads = {alert: Leads(*np.zeros((3, images), np.int64)) for alert in alerts}
+        self.leads_3n = {alert: np.zeros((3, images), np.int64) for alert in alerts}
         strides = {manifest.defense.own_stride}
         strides.update(claim.stride for claim in claims)
         strides.update(alert.stride for alert in alerts)
         self.predictions = {stride: np.zeros(images, np.int64) for stride in strides}
-        rules = () if manifest.defense.voting.draws else ("uniform", "exact")
-        self.largest = {rule: np.zeros(images, np.int64) for rule in rules}
+        rules = largest_rules(randomized=manifest.defense.voting.draws is not None)
+        self.largest = {rule.name: np.zeros(images, np.int64) for rule in rules}
 
 
 def rows_of(table: pa.Table, answers: BatchResults) -> tuple[pa.Table, pa.Table, pa.Table]:
@@ -79,7 +81,7 @@ def rows_of(table: pa.Table, answers: BatchResults) -> tuple[pa.Table, pa.Table,
             CERTIFICATES,
             claim.to_dict()
             | {
-                "prediction": prediction[claim.stride],
+                "prediction": _spread(answers.decided[claim], voted),
                 "certified": _spread(margins_n, voted).fill_null(-1).to_numpy() >= 0,
                 "margin": _spread(margins_n, voted),
             },
@@ -94,17 +96,15 @@ def rows_of(table: pa.Table, answers: BatchResults) -> tuple[pa.Table, pa.Table,
                 "prediction": prediction[alert.stride],
                 "threat": str(alert.threat),
                 "stride": alert.stride,
-                "lead": _spread(leads.lead_n, voted),
-                "attack_lead": _spread(leads.attack_lead_n, voted),
-                "kept_lead": _spread(leads.kept_lead_n, voted),
+                "lead": _spread(lead_n, voted),
+                "attack_lead": _spread(attack_lead_n, voted),
+                "kept_lead": _spread(kept_lead_n, voted),
             },
         )
-        for alert, leads in answers.leads.items()
+        for alert, (lead_n, attack_lead_n, kept_lead_n) in answers.leads_3n.items()
     ]
     largest = {
-        f"largest_{rule}_px": _spread(answers.largest[rule], voted)
-        for rule in ("exact", "uniform")
-        if rule in answers.largest
+        f"largest_{rule}_px": _spread(sides_n, voted) for rule, sides_n in answers.largest.items()
     }
     images = _rows(table, IMAGES, {"lead": _spread(answers.lead_n, voted), **largest})
     return (
@@ -141,7 +141,7 @@ class Scored(NamedTuple):
         certificates: One row an image and claim.
         images: One row an image.
         detection: One row an image and alert.
-        tally: The counts.
+        totals: The counts.
     """
 
     certificates: pa.Table
@@ -203,45 +203,41 @@ def _ask(answers: BatchResults, votes: IntArray, labels: Labels, manifest: Manif
         ablation = manifest.defense.views
         if stride != manifest.defense.own_stride and stride is not None:
             counted, ablation = coarser(votes, ablation, stride)
-        for images, poll in vote_batches(
+        for images, batch in vote_batches(
             counted,
             ablation,
             len(classes),
             slots=slots,
             drawn=manifest.defense.voting.draws is not None,
         ):
-            predictions_n[images] = classes[poll.ranked.predictions]
+            predictions_n[images] = classes[batch.ranked.predictions]
             for claim, margins_n in answers.margins.items():
                 if claim.stride == stride:
-                    margins_n[images] = _margins(poll, claim, right_nk[images])
-            for alert, leads in answers.leads.items():
+                    rule = rule_named(claim.rule).at(claim.confidence)
+                    decided_n = rule.predict(batch, claim.threat)
+                    answers.decided[claim][images] = classes[decided_n]
+                    margins_n[images] = _margins(batch, rule, claim, right_nk[images])
+            for alert, leads_3n in answers.leads_3n.items():
                 if alert.stride == stride:
-                    for all_n, some_n in zip(leads, detection(poll, alert.threat), strict=True):
-                        all_n[images] = some_n
+                    leads_3n[:, images] = detection(batch, alert.threat)
             if stride == manifest.defense.own_stride:
-                counts_nk = poll.ranked.counts_nk
+                counts_nk = batch.ranked.counts_nk
                 answers.lead_n[images] = counts_nk[:, 0] - counts_nk[:, 1]
                 least_n = None
-                for rule, sides_n in answers.largest.items():
-                    # The exact rule certifies whatever the uniform one does.
-                    sides_n[images] = least_n = largest(poll, RULES[rule], least_n)
+                for name, sides_n in answers.largest.items():
+                    # Each rule certifies all that the one before it does.
+                    sides_n[images] = least_n = largest(batch, rule_named(name), least_n)
 
 
-def _margins(poll: VoteBatch, claim: Claim, right_nk: IntArray) -> IntArray:
-    """Margins of a claim about some images; int (N,)."""
-    rule = rule_for(
-        claim.rule,
-        randomized=claim.confidence is not None,
-        confidence=claim.confidence or CONFIDENCE,
-    )
+def _margins(batch: VoteBatch, rule: Rule, claim: Claim, right_nk: IntArray) -> IntArray:
+    """Margins of a claim, by its rule, about some images; int (N,)."""
     if claim.top_k == 1:
-        return rule.margins(poll, claim.threat)
-    assert rule.top_k is not None, "the rule was checked when the question was asked"
-    margins_n = np.full(len(poll), NO_MARGIN, np.int64)
+        return rule.margins(batch, claim.threat)
+    margins_n = np.full(len(batch), NO_MARGIN, np.int64)
     # Of several right classes it is enough that one cannot be evicted.
     for right_n in right_nk.T:
         images = np.flatnonzero(right_n >= 0)
-        stays_n = rule.top_k(poll.take(images), claim.threat, claim.top_k, right_n[images])
+        stays_n = rule.top_k_margins(batch.take(images), claim.threat, claim.top_k, right_n[images])
         margins_n[images] = np.maximum(margins_n[images], stays_n)
     return margins_n
 
@@ -254,13 +250,12 @@ def _count(totals: Totals, answers: BatchResults, labels: Labels, manifest: Mani
         holds = margins_n >= 0
         totals.certified[claim] = int(holds.sum())
         # Above top_k 1 the claim is about a right class.
-        rightly = holds & right[claim.stride] if claim.top_k == 1 else holds
+        rightly = holds & labels.accept(answers.decided[claim]) if claim.top_k == 1 else holds
         totals.certified_right[claim] = int(rightly.sum())
     own = right[manifest.defense.own_stride]
     sides = min(manifest.defense.views.height, manifest.defense.views.width) + 1
     for rule, sides_n in answers.largest.items():
         totals.largest_right[rule] = np.bincount(sides_n[own], minlength=sides)
-    for alert, leads in answers.leads.items():
-        holds = right[alert.stride]
-        of_right = Leads(*(lead_n[holds] for lead_n in leads))
+    for alert, leads_3n in answers.leads_3n.items():
+        of_right = Leads(*leads_3n[:, right[alert.stride]])
         totals.leads_right[alert] = leads_by_tau(of_right, manifest.defense.votes_per_image)

@@ -61,13 +61,12 @@ def run(manifest: Manifest) -> str:
     )
 
 
-def location(y: int | None, x: int | None, kind: str = "block") -> str:
+def location(y: int | None, x: int | None) -> str:
     """Name the upper left corner of a patch, or of what a view shows.
 
     Args:
         y: Upper edge in pixels; None where it does not matter.
         x: Left edge in pixels; None where it does not matter.
-        kind: Shape of the views: columns cannot tell ``y``, and rows cannot tell ``x``.
     """
-    edges = {"x": None if kind == "row" else x, "y": None if kind == "column" else y}
+    edges = {"x": x, "y": y}
     return ", ".join(f"{axis} = {edge}" for axis, edge in edges.items() if edge is not None)

@@ -15,6 +15,7 @@ from models.errors import WrongSizeError
 from models.preprocess import Preprocess
 from models.views.ablations import Patch
 from pipeline.certificates import margins, smoothed_predictions
+from pipeline.certificates.rules import default_rules, drawing_order
 from pipeline.runs.defense import Defense
 from pipeline.runs.numerics import MICROBATCH
 from pipeline.runs.resolve import default_patches
@@ -98,7 +99,7 @@ def estimate(
         "smoothed_accuracy": float(right.mean()),
     }
     for side in default_patches(defense.views):
-        for rule in ("exact", "uniform"):
+        for rule in drawing_order(default_rules(randomized=False)):
             held = margins(rule, votes, defense.views, Patch.square(side), classes) >= 0
             figures[f"certified_accuracy/{rule}/{side}px"] = float((held & right).mean())
     return figures

@@ -9,6 +9,7 @@ from pipeline.analysis.classes import ClassRow, by_class, class_names, columns
 from pipeline.analysis.heatmap import BreakingMap, breaking_maps
 from pipeline.analysis.outcomes import Measure, Outcomes, outcomes_of
 from pipeline.analysis.run import Run
+from pipeline.certificates.rules import drawing_order
 from pipeline.config import ConfigError
 from pipeline.report.page.gallery import Gallery, data_uri, gallery_of, pixels_of
 from pipeline.report.page.margins import MarginCounts, detection_curve, margin_counts
@@ -19,9 +20,6 @@ from pipeline.sources.base import SourceError
 
 T = TypeVar("T")
 Entry = Mapping[str, Any]
-
-# The tightest first.
-_RULES = ("exact", "randomized", "uniform")
 
 
 @dataclass(frozen=True)
@@ -331,7 +329,8 @@ def focus_of(manifest: Manifest, summary: dict[str, Any]) -> Focus:
         and claim.top_k == 1
         and claim.stride == manifest.defense.own_stride
     ]
-    rule = next((rule for rule in _RULES if any(claim.rule == rule for claim in squares)), None)
+    certified_by = {claim.rule for claim in squares}
+    rule = next((rule for rule in drawing_order() if rule in certified_by), None)
     if rule is None:
         raise ConfigError(
             f"run {manifest.run_id} has no certificate against a square patch; "

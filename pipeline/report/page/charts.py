@@ -188,9 +188,9 @@ def detection_chart(curve: Mapping[str, Any], name: str) -> Markup:
 
 def places_chart(maps: Sequence[BreakingMap], name: str) -> Markup:
     """Draw the images uncertified at each location: curves for bands, maps for blocks."""
-    kind = maps[0].run.ablation.kind
-    with drawing(3.1 if kind != "block" else 2.6) as figure:
-        if kind == "block":
+    plane = all(maps[0].run.ablation.varies)
+    with drawing(2.6 if plane else 3.1) as figure:
+        if plane:
             _draw_maps(figure, maps)
         else:
             draw_bands(figure.subplots(), maps, [str(found.patch) for found in maps], PAPER)

@@ -102,20 +102,18 @@ def gallery_of(outcomes: Outcomes, claim: Claim, name_of: Callable[[int], str]) 
     found = witnesses(run.renumbered(votes), run.ablation, patch, run.num_classes)
     corners_n2 = np.stack([found.ys_n, found.xs_n], axis=1)
     touched_n = touched_at(run.ablation, patch, corners_n2).sum(axis=1)
-    kind = run.ablation.kind
-    classes = run.manifest.defense.network.classes or range(
-        run.manifest.defense.network.num_classes
-    )
+    corners = [run.ablation.coordinates(int(y), int(x)) for y, x in corners_n2]
+    classes = run.manifest.defense.network.voted_classes
     images = tuple(
         Shown(
             image_id=ids[place],
             certified=bool(certified_n[chosen[place]]),
-            prediction=name_of(classes[found.predictions_n[place]]),
-            rival=name_of(classes[found.rivals_n[place]]),
+            prediction=name_of(int(classes[found.predictions_n[place]])),
+            rival=name_of(int(classes[found.rivals_n[place]])),
             margin=int(found.margins_n[place]),
             touched=int(touched_n[place]),
-            y=None if kind == "column" else int(found.ys_n[place]),
-            x=None if kind == "row" else int(found.xs_n[place]),
+            y=corners[place][0],
+            x=corners[place][1],
         )
         for place in range(len(ids))
     )

@@ -36,7 +36,9 @@ EXACT_RULE = CERTIFICATES + "exact"
 RANDOMIZED_RULE = CERTIFICATES + "randomized"
 TOP_K = CERTIFICATES + "top_k"
 DETECTION = CERTIFICATES + "detection"
+RULE = CERTIFICATES + "rule"
 RULES = CERTIFICATES + "rules"
+LOCATIONS = CERTIFICATES + "locations"
 LARGEST = CERTIFICATES + "largest"
 SUBSETS = CERTIFICATES + "subsets"
 # Every module of the proof, in order of import.
@@ -47,11 +49,13 @@ MODULES = (
     VOTES,
     TOUCHED,
     BATCH,
+    RULE,
     ATTACK_SETS,
+    LOCATIONS,
     UNIFORM_RULE,
+    TOP_K,
     EXACT_RULE,
     RANDOMIZED_RULE,
-    TOP_K,
     DETECTION,
     RULES,
     LARGEST,
@@ -74,11 +78,11 @@ class Mutant(NamedTuple):
 
 
 OFFSET, TIE = "- start[None, :]) % length", "self.classes_nk < self.classes_nk[:, :1]"
-DELTA = "2 * max_touched_views(poll.ablation, threat)"
+DELTA = "2 * max_touched_views(batch.ablation, threat)"
 MEETS = "return (offset < size) | ((-offset) % length < extent)"
 MEETS_NO_WRAP = "gap = first[:, None] - start; return (-extent < gap) & (gap < size)"
 KEY = "((starts - ends) << _CLASS_BITS) + label"
-LOSING = "reach.counts(poll.prefix(0)) + reach.sizes_l[:, None].astype(poll.dtype)"
+LOSING = "reach.counts(batch.prefix(0)) + reach.sizes_l[:, None].astype(batch.dtype)"
 
 MUTANTS = [
     # What a patch touches.
@@ -170,7 +174,7 @@ MUTANTS = [
     Mutant(UNIFORM_RULE, "Delta + 1", DELTA, f"{DELTA} - 2", UNIFORM),
     Mutant(UNIFORM_RULE, "Delta once", DELTA, DELTA[4:], UNIFORM),
     Mutant(UNIFORM_RULE, "second rival", "leads_kn[1]", "leads_kn[-1]", UNIFORM),
-    Mutant(EXACT_RULE, "|I| forgotten", LOSING, "reach.counts(poll.prefix(0))", EXACT),
+    Mutant(EXACT_RULE, "|I| forgotten", LOSING, "reach.counts(batch.prefix(0))", EXACT),
     Mutant(EXACT_RULE, "|I| twice", LOSING, f"{LOSING} * 2", EXACT),
     Mutant(EXACT_RULE, "touched votes stay", LOSING, "0 * " + LOSING, EXACT),
     Mutant(
@@ -180,7 +184,7 @@ MUTANTS = [
         "costs_ln[:, some]) - 0 * rivals_ln",
         EXACT,
     ),
-    Mutant(EXACT_RULE, "only the runner-up", "range(1, poll.ranks)", "range(1, 2)", EXACT),
+    Mutant(EXACT_RULE, "only the runner-up", "range(1, batch.ranks)", "range(1, 2)", EXACT),
     Mutant(
         EXACT_RULE, "rivals given up early", "leads_n - most_n <", "leads_n + 1 - most_n <", EXACT
     ),
@@ -227,7 +231,7 @@ MUTANTS = [
     Mutant(BATCH, "last slot forgotten", "in votes_tvn[1:]", "in votes_tvn[1:-1]", EXACT),
     Mutant(BATCH, "all slots must agree", "chosen_vn |= votes_vn", "chosen_vn &= votes_vn", EXACT),
     # Top-k.
-    Mutant(TOP_K, "one place less", "range(poll.ranks)", "range(poll.ranks - 1)", PLACES),
+    Mutant(TOP_K, "one place less", "range(batch.ranks)", "range(batch.ranks - 1)", PLACES),
     Mutant(TOP_K, "ties lost", "kept_ln + 1 - strength_ln", "kept_ln + 2 - strength_ln", PLACES),
     Mutant(TOP_K, "ties won", "kept_ln + 1 - strength_ln", "kept_ln - strength_ln", PLACES),
     Mutant(
@@ -240,7 +244,7 @@ MUTANTS = [
     Mutant(
         TOP_K,
         "a view feeds one class",
-        "needed_ln - poll.slots * sizes_l1",
+        "needed_ln - batch.slots * sizes_l1",
         "needed_ln - sizes_l1",
         PLACES,
     ),
@@ -253,8 +257,8 @@ MUTANTS = [
     Mutant(
         TOP_K,
         "rivals' votes stay",
-        "astype(poll.dtype) - reach.counts(poll.prefix(rank",
-        "astype(poll.dtype) - 0 * reach.counts(poll.prefix(rank",
+        "astype(batch.dtype) - reach.counts(batch.prefix(rank",
+        "astype(batch.dtype) - 0 * reach.counts(batch.prefix(rank",
         PLACES,
     ),
     Mutant(
@@ -295,8 +299,8 @@ MUTANTS = [
     Mutant(
         DETECTION,
         "votes stay",
-        "astype(poll.dtype) - reach.counts(poll.prefix(0))",
-        "astype(poll.dtype) - 0 * reach.counts(poll.prefix(0))",
+        "astype(batch.dtype) - reach.counts(batch.prefix(0))",
+        "astype(batch.dtype) - 0 * reach.counts(batch.prefix(0))",
         LEADS,
     ),
     # Every size, and fewer views.

@@ -30,16 +30,18 @@ MUTANTS = [
         IDEAL,
     ),
     Mutant(RANDOMIZED_RULE, "share of the draws", "np.ceil(positions *", "np.ceil(draws *", IDEAL),
-    Mutant(RANDOMIZED_RULE, "alpha not split", "/ (2 * poll.num_classes)", "", BOUNDS + COVERAGE),
+    Mutant(RANDOMIZED_RULE, "alpha not split", "/ (2 * batch.num_classes)", "", BOUNDS + COVERAGE),
     Mutant(
         RANDOMIZED_RULE,
         "alpha not split by class",
-        "/ (2 * poll.num_classes)",
+        "/ (2 * batch.num_classes)",
         "/ 2",
         BOUNDS + COVERAGE,
     ),
-    Mutant(RANDOMIZED_RULE, "one-sided", "/ (2 * poll.num_classes)", "/ poll.num_classes", BOUNDS),
-    Mutant(RANDOMIZED_RULE, "split by voted classes", "/ (2 * poll.num_classes)", "/ 4", BOUNDS),
+    Mutant(
+        RANDOMIZED_RULE, "one-sided", "/ (2 * batch.num_classes)", "/ batch.num_classes", BOUNDS
+    ),
+    Mutant(RANDOMIZED_RULE, "split by voted classes", "/ (2 * batch.num_classes)", "/ 4", BOUNDS),
     Mutant(
         RANDOMIZED_RULE,
         "alpha is the confidence",
@@ -85,8 +87,8 @@ MUTANTS = [
     Mutant(
         RANDOMIZED_RULE,
         "weakest rival",
-        "poll.ranked.counts_nk[:, 1]",
-        "poll.ranked.counts_nk[:, -1]",
+        "batch.ranked.counts_nk[:, 1]",
+        "batch.ranked.counts_nk[:, -1]",
         BOUNDS + COVERAGE,
     ),
 ]

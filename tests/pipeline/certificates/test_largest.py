@@ -61,12 +61,12 @@ def test_margins_never_rise_with_the_patch(data):
 def test_what_is_known_is_not_asked_again():
     ablation = Ablation(**SHAPES[0])
     votes = clustered_votes(32, 5, 200)
-    ((_, poll),) = vote_batches(votes, ablation, 5)
-    uniform = largest(poll, RULES["uniform"])
-    exact = largest(poll, RULES["exact"])
+    ((_, batch),) = vote_batches(votes, ablation, 5)
+    uniform = largest(batch, RULES["uniform"])
+    exact = largest(batch, RULES["exact"])
     assert (exact >= uniform).all()
     assert (exact > uniform).any()
-    np.testing.assert_array_equal(largest(poll, RULES["exact"], uniform), exact)
+    np.testing.assert_array_equal(largest(batch, RULES["exact"], uniform), exact)
 
 
 def test_chunks_and_sets_change_nothing(monkeypatch):

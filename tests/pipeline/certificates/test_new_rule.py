@@ -2,13 +2,25 @@
 
 import re
 
+import numpy as np
 import pytest
 
-from pipeline.certificates import RULES, Rule
+from models.views.ablations import Ablation, Patch
+from pipeline.certificates import RULES, Rule, Threat, VoteBatch
 from tests.conftest import REPOSITORY
 from tests.pipeline.certificates.agreement import check
 from tests.pipeline.certificates.bruteforce import Geometry
 from tests.pipeline.certificates.cases import some_votes
+
+
+class Lenient(Rule):
+    """A rule that forgets the attacker."""
+
+    name, guarantee = "lenient", "Nothing."
+
+    def margins(self, batch, threat):
+        return batch.leads_kn[1] - 1
+
 
 CASE = Geometry("column", 1, 1, 1, 8, 1, 2)
 
@@ -32,7 +44,37 @@ def test_the_example_is_sound(example, monkeypatch):
 
 
 def test_a_rule_that_lies_is_found_out(monkeypatch):
-    lenient = Rule("lenient", "Nothing.", lambda poll, threat: poll.leads_kn[1] - 1)
-    monkeypatch.setitem(RULES, "lenient", lenient)
+    monkeypatch.setitem(RULES, "lenient", Lenient())
     with pytest.raises(AssertionError, match="lenient certifies what can change"):
         check(CASE, some_votes(8, 3, limit=2000), 3)
+
+
+def test_the_exact_margin_is_the_smallest_of_its_locations():
+    batch = VoteBatch(some_votes(8, 3, limit=200), Ablation(**CASE.ablation), 3)
+    margins_sn = RULES["exact"].margins_at(batch, Patch(1, 2))
+    expected = RULES["exact"].margins(batch, Threat(Patch(1, 2)))
+    assert margins_sn.min(axis=0).tolist() == expected.tolist()
+    assert RULES["uniform"].margins_at(batch, Patch(1, 2)) is None
+
+
+def test_a_rule_says_what_it_cannot_certify():
+    views = Ablation(kind="block", size=2, stride=1, height=6, width=6)
+    for name, threat, top_k, message in [
+        ("uniform", Threat.square(2), 2, "choose exact"),
+        ("randomized", Threat.square(2), 2, "choose top_k=1"),
+        ("exact", Threat.parse("2of2"), 1, "use the uniform rule"),
+        ("exact", Threat.square(2), 3, "choose 1 to 2 places"),
+        ("uniform", Threat.square(7), 1, "must be at least 1x1 and fit"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            RULES[name].check(views, threat, 3, top_k)
+    RULES["uniform"].check(views, Threat.parse("2of2"), 3)
+
+
+def test_part_of_a_part_of_a_batch_has_its_own_margins():
+    votes, views = some_votes(8, 3, limit=60), Ablation(**CASE.ablation)
+    part = VoteBatch(votes, views, 3).take(np.arange(5, 45)).take(np.array([7, 0, 30]))
+    fresh = VoteBatch(votes[[12, 5, 35]], views, 3)
+    for rule in ("exact", "uniform"):
+        ask = RULES[rule].margins
+        assert ask(part, Threat(Patch(1, 2))).tolist() == ask(fresh, Threat(Patch(1, 2))).tolist()

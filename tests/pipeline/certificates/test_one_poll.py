@@ -1,4 +1,4 @@
-"""One poll is asked many questions: no answer may depend on those before it."""
+"""One batch is asked many questions: no answer may depend on those before it."""
 
 import itertools
 
@@ -28,12 +28,12 @@ def test_every_order_of_questions_gives_the_answers_of_a_fresh_poll(family, rule
     votes, ask = some_votes(len(family), 3, 60), RULES[rule].margins
     alone = {threat: ask(VoteBatch(votes, family, 3), threat) for threat in THREATS}
     for order in itertools.permutations(THREATS):
-        poll = VoteBatch(votes, family, 3)
+        batch = VoteBatch(votes, family, 3)
         for threat in (*order, *order):
-            assert np.array_equal(ask(poll, threat), alone[threat]), (threat, order)
+            assert np.array_equal(ask(batch, threat), alone[threat]), (threat, order)
 
 
 def test_what_questions_share_cannot_be_written_into():
-    poll = VoteBatch(some_votes(8, 3, 20), FAMILIES[1], 3)
+    batch = VoteBatch(some_votes(8, 3, 20), FAMILIES[1], 3)
     with pytest.raises(ValueError, match="read-only"):
-        poll.prefix(0)[...] = 0
+        batch.prefix(0)[...] = 0

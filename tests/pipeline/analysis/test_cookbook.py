@@ -154,7 +154,7 @@ def test_worst_places(answered):
 
 
 def test_which_bands_vote_rightly(answered, images):
-    rows = ask(answered, "Which bands vote rightly")
+    rows = ask(answered, "Which bands vote for the right class")
     assert [row["x"] for row in rows] == 2 * list(range(0, 224, 10))
     for row in rows:
         votes = [

@@ -1,9 +1,8 @@
 """Where a patch does harm: for each place, the images that it robs of their certificate."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +16,7 @@ from pipeline.certificates.locations import Breaking, breaking
 from pipeline.config import ConfigError
 from pipeline.runs.labels import Labels
 from pipeline.runs.manifest import Manifest
-from pipeline.runs.schema import LOCATIONS
+from pipeline.runs.schema import LOCATIONS, Summary
 from pipeline.runs.store import VotesStore
 from pipeline.scoring.claims import Claim
 from pipeline.storage import tables as rendering
@@ -146,7 +145,7 @@ def _added(sum_: Breaking | None, part: Breaking) -> Breaking:
     )
 
 
-def threats_to_draw(manifest: Manifest, summary: Mapping[str, Any]) -> list[Threat]:
+def threats_to_draw(manifest: Manifest, summary: Summary) -> list[Threat]:
     """The single rectangles that a run has certificates against; of many, six from end to end.
 
     None where it is not known what a patch at one place does (positions were drawn for each image,

@@ -34,7 +34,7 @@ class Measure(NamedTuple):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON: what, and the claim's fields."""
-        return {"what": self.what} | (self.claim.to_dict() if self.claim else {})
+        return {"what": self.what, **(self.claim.to_dict() if self.claim else {})}
 
     @property
     def order(self) -> tuple[Any, ...]:

@@ -24,6 +24,7 @@ from pipeline.config import ConfigError
 from pipeline.runs.labels import Labels
 from pipeline.runs.manifest import Manifest
 from pipeline.runs.rows import votes_array
+from pipeline.runs.schema import Summary
 from pipeline.runs.store import VotesStore, run_ids
 
 Frame = Literal["arrow", "pandas", "polars"]
@@ -118,7 +119,7 @@ class Run:
         return self.store.manifest()
 
     @cached_property
-    def summary(self) -> dict[str, Any] | None:
+    def summary(self) -> Summary | None:
         """Accuracies, as ``patchcert certify`` wrote them; None where it has not."""
         return self.store.read_summary()
 

@@ -94,7 +94,7 @@ def patch_of(side: int | None, store: VotesStore, manifest: Manifest) -> Patch:
     if side is None:
         summary = store.read_summary()
         claims = summary["certified_accuracy"] if summary else []
-        sides = [claim["patch_px"] for claim in claims if claim.get("patch_px")]
+        sides = [side for claim in claims if (side := claim.get("patch_px"))]
         side = min(sides or default_patches(manifest.defense.views) or (1,))
     try:
         manifest.defense.views.check_patch(Patch.square(side))

@@ -21,6 +21,7 @@ from pipeline.interchange.folder import SIGN, atomic_folder
 from pipeline.interchange.formats import SPEC
 from pipeline.interchange.spec import Spec
 from pipeline.runs.manifest import AS_GIVEN, Manifest
+from pipeline.runs.schema import Summary
 from pipeline.runs.versions import program_version
 from pipeline.scoring.claims import Claim, Claims, resolve_claims
 from pipeline.scoring.score import Scored, score_votes
@@ -190,7 +191,7 @@ def _ranked(counts: pa.ChunkedArray, place: int) -> dict[str, pa.Array]:
 
 def headline(
     manifest: Manifest,
-    summary: Mapping[str, Any],
+    summary: Summary,
     version: str,
     files: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:

@@ -1,13 +1,12 @@
 """Comparisons and classes in words, for the terminal and the page."""
 
-from collections.abc import Mapping
 from decimal import ROUND_CEILING, Context
-from typing import Any
 
 from pipeline.analysis.agreement import Agreement
 from pipeline.analysis.comparison import Comparison, Paired
 from pipeline.analysis.outcomes import Measure
 from pipeline.runs.manifest import Manifest
+from pipeline.runs.schema import ClaimEntry, Summary
 from pipeline.scoring.intervals import Proportion
 from pipeline.scoring.words import NO_LABELS, claim, location, positions
 
@@ -38,7 +37,7 @@ def question(of: Measure) -> str:
     return f"{patch(of)}, {asked(of)}" if of.claim else of.what
 
 
-def heading(entry: Mapping[str, Any], own_stride: int | None) -> str:
+def heading(entry: ClaimEntry, own_stride: int | None) -> str:
     """Name what is asked of a patch, by any rule, as the heading of a row."""
     parts = [f"{entry['threat']} px"]
     if entry["top_k"] != 1:
@@ -124,7 +123,7 @@ def outline(manifest: Manifest) -> str:
     )
 
 
-def counted(summary: Mapping[str, Any], *, labelled: bool = True) -> str:
+def counted(summary: Summary, *, labelled: bool = True) -> str:
     """Say which images a figure counts, and how it counts those with errors."""
     errors, without = summary["images_with_error"], summary["images_without_label"]
     parts = [f"{summary['images']:,} images"]

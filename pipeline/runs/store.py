@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,6 +20,7 @@ from models.errors import JobError
 from pipeline import storage
 from pipeline.runs.error_images import ErrorImages
 from pipeline.runs.manifest import Manifest, ManifestError
+from pipeline.runs.schema import Summary
 from pipeline.storage.parallel import in_threads
 
 _UNIT = re.compile(r"unit-(\d+)\.parquet$")
@@ -71,7 +71,7 @@ class VotesStore:
         """Where this run's summary lies, once it is certified."""
         return storage.join(self.out, "summary", f"run_id={self.run_id}.json")
 
-    def read_summary(self) -> dict[str, Any] | None:
+    def read_summary(self) -> Summary | None:
         """The summary; None where the run has not been certified.
 
         Raises:
@@ -79,7 +79,7 @@ class VotesStore:
         """
         if not storage.exists(self.summary_path):
             return None
-        summary: dict[str, Any] = json.loads(storage.read_bytes(self.summary_path))
+        summary: Summary = json.loads(storage.read_bytes(self.summary_path))
         return summary
 
     @property

@@ -1,7 +1,8 @@
 """Proportions with their uncertainty."""
 
 from dataclasses import dataclass
-from typing import Any
+
+from pipeline.runs.schema import Share
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Proportion:
         ends = binomtest(self.hits, self.of).proportion_ci(confidence, method="wilson")
         return float(ends.low), float(ends.high)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Share:
         """Plain JSON values: hits, of, value, low, high."""
         low, high = self.interval() or (None, None)
         return {"hits": self.hits, "of": self.of, "value": self.value, "low": low, "high": high}

@@ -4,11 +4,11 @@ import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from pipeline import storage
 from pipeline.config import ClaimsConfig
 from pipeline.runs.manifest import Manifest, flatten
+from pipeline.runs.schema import Summary
 from pipeline.runs.store import VotesStore
 from pipeline.scoring.certify import Certified
 from pipeline.tracking.description import (
@@ -69,7 +69,7 @@ def open_mlflow_run(tracker: Tracker, manifest: Manifest) -> str:
     return str(run.info.run_id)
 
 
-def log_summary(tracker: Tracker, run: str, manifest: Manifest, summary: Mapping[str, Any]) -> None:
+def log_summary(tracker: Tracker, run: str, manifest: Manifest, summary: Summary) -> None:
     """Dataset, metrics, tables and headline of an MLflow run."""
     client = tracker.client
     client.log_inputs(run, datasets=[dataset_input(manifest)])

@@ -2,11 +2,11 @@
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.runs.manifest import Manifest
+from pipeline.runs.schema import ClaimEntry, Summary
 from pipeline.runs.versions import git_revision
 from pipeline.scoring.words import percent, threat
 
@@ -75,7 +75,7 @@ def ray_job_id() -> str | None:
     return found
 
 
-def description(summary: Mapping[str, Any], before: str | None) -> str | None:
+def description(summary: Summary, before: str | None) -> str | None:
     """A line of Markdown with the headline; None where someone has written another."""
     if before is not None and not before.startswith(_OURS):
         return None
@@ -100,7 +100,7 @@ def description(summary: Mapping[str, Any], before: str | None) -> str | None:
     )
 
 
-def sure_of(entry: Mapping[str, Any]) -> str:
+def sure_of(entry: ClaimEntry) -> str:
     """How sure a probabilistic claim is, which must never pass for a proof."""
     return "" if entry["confidence"] is None else f", confidence {entry['confidence']:g} an image"
 

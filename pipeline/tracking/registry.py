@@ -7,10 +7,11 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.runs.manifest import Manifest
+from pipeline.runs.schema import Share, Summary
 from pipeline.scoring.words import interval, threat
 from pipeline.storage.addresses import redact
 from pipeline.tracking.description import RUN_ID, origin, run_name, sure_of
@@ -36,7 +37,7 @@ class Registered(NamedTuple):
 
 def register_weights(
     manifest: Manifest,
-    summary: Mapping[str, Any],
+    summary: Summary,
     *,
     weights: Path,
     name: str,
@@ -83,7 +84,7 @@ def register_weights(
     return Registered(name, int(version), new)
 
 
-def _tags(manifest: Manifest, summary: Mapping[str, Any]) -> dict[str, str]:
+def _tags(manifest: Manifest, summary: Summary) -> dict[str, str]:
     figures = {
         point.name.replace("/", "."): f"{point.value:.6g}" for point in certified_figures(summary)
     }
@@ -97,7 +98,7 @@ def _tags(manifest: Manifest, summary: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def describe(manifest: Manifest, summary: Mapping[str, Any]) -> str:
+def describe(manifest: Manifest, summary: Summary) -> str:
     """What is certified of the weights, as Markdown."""
     lines = [
         f"Certified by run {manifest.run_id} ({run_name(manifest)}) on {summary['images']:,} "
@@ -106,7 +107,10 @@ def describe(manifest: Manifest, summary: Mapping[str, Any]) -> str:
         "| | % of images | 95 % interval |",
         "|---|---|---|",
     ]
-    rows = [(f"{name}, no patch", summary[f"{name}_accuracy"]) for name in ("plain", "smoothed")]
+    rows: list[tuple[str, Share]] = [
+        ("plain, no patch", summary["plain_accuracy"]),
+        ("smoothed, no patch", summary["smoothed_accuracy"]),
+    ]
     rows += [
         (
             f"certified {threat(entry)}, {entry['rule']}"

@@ -14,11 +14,11 @@ from pipeline.report.page.gallery import Gallery, data_uri, gallery_of, pixels_o
 from pipeline.report.page.margins import MarginCounts, detection_curve, margin_counts
 from pipeline.report.plots import CURVES, curve_of
 from pipeline.runs.manifest import Manifest, flatten
+from pipeline.runs.schema import CertifiedEntry, DetectionCurve, Summary
 from pipeline.scoring.claims import Claim, Claims
 from pipeline.sources.base import SourceError
 
 T = TypeVar("T")
-Entry = Mapping[str, Any]
 
 # The tightest first.
 _RULES = ("exact", "randomized", "uniform")
@@ -72,8 +72,8 @@ class CertifiedRow(NamedTuple):
         entries: Of the summary, by rule; a rule may not have been asked.
     """
 
-    asked: Entry
-    entries: Mapping[str, Entry]
+    asked: CertifiedEntry
+    entries: Mapping[str, CertifiedEntry]
 
 
 class CertifiedTable(NamedTuple):
@@ -167,10 +167,10 @@ class Chapter:
 
     letter: str
     run: Run
-    summary: Mapping[str, Any]
+    summary: Summary
     focus: Focus | Missing
     margins: MarginCounts | Missing
-    detection: Mapping[str, Any] | Missing
+    detection: DetectionCurve | Missing
     classes: ClassTable | Missing
     places: Sequence[BreakingMap] | Missing
     gallery: Gallery | Missing
@@ -215,20 +215,20 @@ class Chapter:
         return CurveTable(list(drawn), rows) if rows else None
 
     @property
-    def squares(self) -> tuple[Mapping[str, Any], ...]:
+    def squares(self) -> tuple[CertifiedEntry, ...]:
         """Entries of the summary for squares under the rule in focus, by size."""
         if isinstance(self.focus, Missing):
             return ()
-        wanted = self.focus.claim.to_dict()
-        same = ("rule", "top_k", "stride", "confidence")
+        wanted = self.focus.claim
         return tuple(
             entry
             for entry in self.summary["certified_accuracy"]
-            if entry["patch_px"] is not None and all(entry[k] == wanted[k] for k in same)
+            if entry["patch_px"] is not None
+            and Claim.from_dict(entry)._replace(threat=wanted.threat) == wanted
         )
 
     @property
-    def central(self) -> Mapping[str, Any] | None:
+    def central(self) -> CertifiedEntry | None:
         """The one of them of which there are details."""
         if isinstance(self.focus, Missing):
             return None
@@ -280,7 +280,7 @@ def chapter_of(run: Run, letter: str, *, images: bool = True, data: str | None =
     )
 
 
-def _summary_of(run: Run) -> dict[str, Any]:
+def _summary_of(run: Run) -> Summary:
     try:
         summary = run.summary
         Claims.from_summary(summary or {})
@@ -317,7 +317,7 @@ def _with_pictures(run: Run, gallery: Gallery, data: str | None, *, wanted: bool
     )
 
 
-def focus_of(manifest: Manifest, summary: dict[str, Any]) -> Focus:
+def focus_of(manifest: Manifest, summary: Summary) -> Focus:
     """The certificates to look at, of the run's own ablations.
 
     Raises:
@@ -345,9 +345,9 @@ def focus_of(manifest: Manifest, summary: dict[str, Any]) -> Focus:
     return Focus(tuple(ordered[place] for place in shown), ordered[middle])
 
 
-def certified_table(summary: Mapping[str, Any]) -> CertifiedTable:
+def certified_table(summary: Summary) -> CertifiedTable:
     """The certified accuracies of a summary."""
-    rows: dict[tuple[Any, ...], dict[str, Entry]] = {}
+    rows: dict[tuple[Any, ...], dict[str, CertifiedEntry]] = {}
     for entry in summary["certified_accuracy"]:
         key = tuple(entry[name] for name in ("threat", "top_k", "stride", "confidence"))
         rows.setdefault(key, {})[entry["rule"]] = entry

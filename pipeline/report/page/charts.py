@@ -1,7 +1,6 @@
 """The figures of the page, each with a sentence that says what it shows."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from markupsafe import Markup
@@ -24,9 +23,10 @@ from pipeline.report.plots import (
     draw_points,
     draw_rules,
     draw_unattacked,
+    points_of,
 )
 from pipeline.report.style import LINES, PERCENT, SERIES, integers
-from pipeline.scoring.intervals import Proportion
+from pipeline.runs.schema import AlertName, DetectionCurve
 from pipeline.scoring.words import percent, threat
 
 _MOST_BARS = 48
@@ -87,11 +87,7 @@ def _points(chapter: Chapter) -> Points:
     """Certificates asked for one by one: of squares, where no curve runs through every size."""
     if curve_of(chapter.summary, "exact"):
         return []
-    return [
-        (entry["patch_px"], Proportion(entry["hits"], entry["of"]))
-        for entry in chapter.squares
-        if entry["value"] is not None
-    ]
+    return points_of(chapter.squares)
 
 
 def _draw_points(axes: Axes, points: Points, number: int = 2, label: str = "certified") -> None:
@@ -158,12 +154,12 @@ def margin_chart(counts: MarginCounts, name: str) -> Markup:
         return inline_svg(figure, name, says)
 
 
-def detection_chart(curve: Mapping[str, Any], name: str) -> Markup:
+def detection_chart(curve: DetectionCurve, name: str) -> Markup:
     """Draw the images that an alert leaves right, recovers and detects, by threshold."""
     of = max(1, curve["of"])
     with drawing(3.2) as figure:
         axes = figure.subplots()
-        series = (
+        series: tuple[tuple[AlertName, str, str], ...] = (
             ("clean", "right, no alert, no patch", INK),
             ("certified_detection", "certified detection", SERIES[0]),
             ("certified_recovery", "certified recovery", SERIES[1]),

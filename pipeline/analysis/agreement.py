@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from models.views.ablations import IntArray
-from pipeline.analysis.outcomes import Outcomes
+from pipeline.analysis.outcomes import Outcomes, by_unit
 from pipeline.analysis.run import Run
 from pipeline.runs.rows import votes_array
 from pipeline.storage.tables import plain
@@ -160,7 +160,7 @@ def _pairs(
     for start in range(0, len(in_one), step):
         mine, theirs = in_one[start : start + step], in_other[start : start + step]
         block = _read(one, mine, gaps=told is one)
-        for _, places in _by_unit(other.units[theirs]):
+        for _, places in by_unit(other.units[theirs]):
             second = _read(other, theirs[places], gaps=told is other)
             yield mine[places], block.take(places), second
 
@@ -168,28 +168,12 @@ def _pairs(
 def _read(outcomes: Outcomes, images: IntArray, *, gaps: bool) -> _Ballots:
     """The ballots of images that could be voted on, in order; of several units, ascending."""
     manifest, names = outcomes.run.manifest, ["votes", "prediction", *(["gaps"] if gaps else [])]
-    parts = [
-        _rows(outcomes, images[places], unit, names)
-        for unit, places in _by_unit(outcomes.units[images])
-    ]
+    parts = list(outcomes.tables(images, names))
     return _Ballots(
         np.concatenate([votes_array(part, manifest.defense).astype(np.uint16) for part in parts]),
         np.concatenate([part["prediction"].to_numpy().astype(np.int64) for part in parts]),
         np.concatenate([_gaps(part) for part in parts]) if gaps else None,
     )
-
-
-def _by_unit(units: IntArray) -> Iterator[tuple[int, IntArray]]:
-    """The units that occur, ascending, and the places where each does."""
-    order = np.argsort(units, kind="stable")
-    found, first = np.unique(units[order], return_index=True)
-    yield from zip(found.tolist(), np.split(order, first[1:]), strict=True)
-
-
-def _rows(outcomes: Outcomes, images: IntArray, unit: int, names: list[str]) -> pa.Table:
-    """Rows of images that all lie in a unit."""
-    first = int(np.searchsorted(outcomes.units, unit))
-    return outcomes.run.store.read_unit(unit, names).take(pa.array(images - first))
 
 
 def _gaps(rows: pa.Table) -> NDArray[np.float16]:
@@ -261,7 +245,7 @@ def _middle(count: int) -> tuple[int, int]:
 def _place(one: Outcomes, image: int, slot: int, first: int, second: int) -> Place:
     ablation = slot
     if one.run.manifest.defense.voting.draws is not None:
-        row = _rows(one, np.array([image]), int(one.units[image]), ["views"])
+        (row,) = one.tables(np.array([image]), ["views"])
         ablation = row["views"][0].as_py()[slot]
     y, x = one.run.ablation.positions[ablation].tolist()
     return Place(one.ids[image].as_py(), ablation, y, x, first, second)

@@ -21,6 +21,7 @@ from pipeline.interchange.folder import SIGN, atomic_folder
 from pipeline.interchange.formats import SPEC
 from pipeline.interchange.spec import Spec
 from pipeline.runs.manifest import AS_GIVEN, Manifest
+from pipeline.runs.reading import tables, vote_columns
 from pipeline.runs.schema import Summary
 from pipeline.runs.versions import program_version
 from pipeline.scoring.claims import Claim, Claims, resolve_claims
@@ -55,19 +56,20 @@ def export_run(run: Run, config: ExportConfig) -> dict[str, str]:
     questions = resolve_claims(manifest.defense, _claims(run, config))
     spec = None if config.votes is None else Spec.of(manifest)
     run.store.units(manifest)
-    totals, tables, written = Totals(), [], dict[str, dict[str, Any]]()
+    totals, parts, written = Totals(), [], dict[str, dict[str, Any]]()
     with atomic_folder(config.to, overwrite=config.overwrite) as put:
 
         def write(name: str, data: bytes) -> None:
             put(name, data)
             written[name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
 
-        for table in _batches(run):
+        columns = vote_columns(manifest, "plain_prediction", "counts")
+        for table in tables(run.store, columns, images=_BATCH_IMAGES):
             scored = score_votes(table, manifest, questions)
             totals.add(scored.totals)
-            tables.append(image_rows(table, scored, questions))
+            parts.append(image_rows(table, scored, questions))
         run.store.check_count(manifest, totals.images)
-        rows = pa.concat_tables(tables)
+        rows = pa.concat_tables(parts)
         write("images.parquet", parquet(rows))
         text = io.StringIO()
         write_csv(rows.schema, rows.to_batches(), text)
@@ -98,19 +100,6 @@ def _claims(run: Run, config: ExportConfig) -> ClaimsConfig:
     )
 
 
-def _batches(run: Run) -> Iterator[pa.Table]:
-    """Yield all rows, some thousands at a time."""
-    names = [name for name in run.manifest.schema.names if name not in ("views", "gaps")]
-    waiting: list[pa.Table] = []
-    for unit in run.store.read(names):
-        waiting.append(unit)
-        if sum(table.num_rows for table in waiting) >= _BATCH_IMAGES:
-            yield pa.concat_tables(waiting)
-            waiting = []
-    if waiting:
-        yield pa.concat_tables(waiting)
-
-
 def _votes_files(run: Run, spec: Spec) -> Iterator[tuple[str, pa.Table]]:
     """Yield name and rows of the files of votes; there are several where one would be too large."""
     manifest, store = run.manifest, run.store
@@ -120,7 +109,7 @@ def _votes_files(run: Run, spec: Spec) -> Iterator[tuple[str, pa.Table]]:
     units, step = store.units(manifest), max(1, _FILE_VOTES // unit_votes)
     for number, start in enumerate(range(0, len(units), step)):
         of_file = units[start : start + step]
-        table = pa.concat_tables(store.read_unit(unit, [*names, "error"]) for unit in of_file)
+        table = store.read_units(of_file, [*names, "error"])
         if table["error"].null_count == table.num_rows:
             table = table.drop_columns("error")
         name = "votes" if step >= len(units) else f"votes-{number:03d}"

@@ -9,7 +9,7 @@ notes of a job at work, or what a killed commit left.
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -233,6 +233,10 @@ class VotesStore:
         """The rows of one unit."""
         path = storage.join(self.folder, f"unit-{unit:05d}.parquet")
         return pq.read_table(io.BytesIO(storage.read_bytes(path)), columns=columns)
+
+    def read_units(self, units: Iterable[int], columns: list[str] | None = None) -> pa.Table:
+        """The rows of some units."""
+        return pa.concat_tables(self.read_unit(unit, columns) for unit in units)
 
     def check_count(self, manifest: Manifest, rows: int) -> None:
         """Raise StoreError unless all units together have a row an image."""

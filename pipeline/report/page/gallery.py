@@ -15,6 +15,7 @@ from pipeline.analysis.outcomes import SMOOTHED, Measure, Outcomes
 from pipeline.analysis.run import Run
 from pipeline.certificates.witness import touched_at, witnesses
 from pipeline.config import ConfigError
+from pipeline.runs.reading import columns_of
 from pipeline.runs.rows import votes_array
 from pipeline.scoring.claims import Claim
 from pipeline.sources.base import SourceError, SourceOptions
@@ -98,7 +99,8 @@ def gallery_of(outcomes: Outcomes, claim: Claim, name_of: Callable[[int], str]) 
     if not len(chosen):
         raise ConfigError(f"run {run.run_id}: no image is known to be right")
     ids = [outcomes.ids[int(place)].as_py() for place in chosen]
-    votes = _votes_of(outcomes, chosen)
+    # The votes are read in the run's order.
+    votes = _votes_of(outcomes, np.sort(chosen))[np.argsort(np.argsort(chosen))]
     found = witnesses(run.renumbered(votes), run.ablation, patch, run.num_classes)
     corners_n2 = np.stack([found.ys_n, found.xs_n], axis=1)
     touched_n = touched_at(run.ablation, patch, corners_n2).sum(axis=1)
@@ -129,15 +131,9 @@ def _drawn(kind_n: BoolArray) -> IntArray:
 
 
 def _votes_of(outcomes: Outcomes, places: IntArray) -> NDArray[np.int64]:
-    """Votes of images by their places in the run's order; only their units are read."""
+    """Read the votes of images by their places in the run's order, ascending."""
     manifest = outcomes.run.manifest
-    cast = "votes" if manifest.defense.voting.theta is None else "vote_sets"
-    parts = []
-    for place in places.tolist():
-        unit = int(outcomes.units[place])
-        first = int(outcomes.units.searchsorted(unit))
-        rows = outcomes.run.store.read_unit(unit, ["image_id", "error", cast])
-        parts.append(rows.slice(place - first, 1))
+    parts = outcomes.tables(places, columns_of(manifest, "votes", "vote_sets"))
     return votes_array(pa.concat_tables(parts), manifest.defense)
 
 

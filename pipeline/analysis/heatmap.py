@@ -19,7 +19,7 @@ from pipeline.runs.manifest import Manifest
 from pipeline.runs.schema import LOCATIONS, Summary
 from pipeline.runs.store import VotesStore
 from pipeline.scoring.claims import Claim
-from pipeline.storage import tables as rendering
+from pipeline.storage.tables import write_parquet
 
 _BATCH_VOTES = 1 << 21
 # As many as have a line style of their own, and images that take a minute or so.
@@ -182,5 +182,5 @@ def write_maps(maps: Sequence[BreakingMap]) -> list[str]:
     for found in maps:
         run, name = found.run, f"{found.patch.height}x{found.patch.width}.parquet"
         paths.append(storage.join(run.out, "locations", f"run_id={run.run_id}", name))
-        storage.write_atomically(paths[-1], rendering.parquet(found.rows()))
+        write_parquet(paths[-1], found.rows())
     return paths

@@ -21,7 +21,6 @@ from pipeline.attack.rerun import (
     on_the_grid,
     read_images,
     vote_again,
-    write_parquet,
     write_source,
 )
 from pipeline.attack.selection import (
@@ -35,6 +34,7 @@ from pipeline.attack.summary import summarise
 from pipeline.runs.manifest import canonical
 from pipeline.runs.rows import votes_array
 from pipeline.runs.store import VotesStore
+from pipeline.storage.tables import write_parquet
 from pipeline.voting.vote import build_classifier
 
 
@@ -97,7 +97,7 @@ def attack_run(store: VotesStore, config: AttackConfig, *, verbose: bool = False
         "failures": len(failures),
         "seconds": round(time.monotonic() - start, 1),
     }
-    write_parquet(f"{base}.parquet", rows, compression="zstd")
+    write_parquet(f"{base}.parquet", rows)
     text = json.dumps(summary, indent=2, sort_keys=True) + "\n"
     storage.write_atomically(f"{base}.json", text.encode())
     return AttackResult(

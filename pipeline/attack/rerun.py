@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -28,7 +27,6 @@ from models.classifiers.smoothed import BaseClassifier, SmoothedClassifier
 from models.errors import JobError
 from models.networks.weights import sha256_of
 from models.preprocess import Preprocess
-from pipeline import storage
 from pipeline.attack.config import AttackConfig
 from pipeline.config import ConfigError, OutputConfig, VotesConfig
 from pipeline.runs.defense import Defense
@@ -38,6 +36,7 @@ from pipeline.runs.resolve import hub_or_path
 from pipeline.runs.store import StoreError, VotesStore
 from pipeline.runs.weight_files import local_weights
 from pipeline.sources.listing import SourceOptions, list_images
+from pipeline.storage.tables import write_parquet
 from pipeline.voting.decode import DecodeUnit, pixels_of_rows
 from pipeline.voting.plan import count_votes
 
@@ -169,13 +168,6 @@ def write_source(
         schema=ATTACKED,
     )
     write_parquet(path, table, compression="none")
-
-
-def write_parquet(path: str, table: pa.Table, *, compression: str) -> None:
-    """Write a table atomically."""
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression=compression)
-    storage.write_atomically(path, sink.getvalue())
 
 
 def check_round_trip(path: str, preprocess: Preprocess, pixels: NDArray[np.uint8]) -> None:

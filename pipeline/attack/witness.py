@@ -6,13 +6,11 @@ by code that shares nothing with the rule (``independent``). This shows that eac
 certificate is refused for a reason and, at the same location, that each given one holds.
 """
 
-import io
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from models.views.ablations import BoolArray, Patch
 from pipeline import storage
@@ -24,6 +22,7 @@ from pipeline.runs.manifest import Manifest
 from pipeline.runs.reading import VoteRows, batches
 from pipeline.runs.schema import WITNESSES
 from pipeline.runs.store import VotesStore
+from pipeline.storage.tables import parquet_writer
 
 
 @dataclass
@@ -59,15 +58,13 @@ def replay_witnesses(store: VotesStore, config: WitnessConfig) -> WitnessResult:
     patch = patch_of(config.patch, store, manifest)
     result = WitnessResult(patch)
     touched: dict[tuple[int, int], BoolArray] = {}
-    sink = io.BytesIO()
-    with pq.ParquetWriter(sink, WITNESSES, compression="zstd") as writer:
-        for batch in batches(store, manifest):
-            if batch.voted.num_rows:
-                writer.write_table(_replay(batch, manifest, result, touched))
     result.rows_path = storage.join(
         store.out, "witnesses", f"run_id={store.run_id}", f"{patch.width}px.parquet"
     )
-    storage.write_atomically(result.rows_path, sink.getvalue())
+    with parquet_writer(result.rows_path, WITNESSES) as writer:
+        for batch in batches(store, manifest):
+            if batch.voted.num_rows:
+                writer.write_table(_replay(batch, manifest, result, touched))
     return result
 
 

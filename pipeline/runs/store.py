@@ -22,6 +22,7 @@ from pipeline.runs.error_images import ErrorImages
 from pipeline.runs.manifest import Manifest, ManifestError
 from pipeline.runs.schema import Summary
 from pipeline.storage.parallel import in_threads
+from pipeline.storage.tables import write_parquet
 
 _UNIT = re.compile(r"unit-(\d+)\.parquet$")
 # Names of files that are being written locally; an object on S3 has none.
@@ -196,10 +197,7 @@ class VotesStore:
             StoreError: A row breaks a rule; nothing is written.
         """
         check_rows(table, schema, votes, plain=plain)
-        sink = io.BytesIO()
-        pq.write_table(table, sink, compression="zstd")
-        path = storage.join(self.folder, f"unit-{unit:05d}.parquet")
-        storage.write_atomically(path, sink.getvalue())
+        write_parquet(storage.join(self.folder, f"unit-{unit:05d}.parquet"), table)
 
     def read(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """All rows, a unit at a time, in the listing's order.

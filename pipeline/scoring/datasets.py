@@ -5,7 +5,6 @@ the run alone, so that answering more questions replaces file by file, and a rea
 meets each image once.
 """
 
-import io
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +20,7 @@ from pipeline.runs.store import VotesStore
 from pipeline.scoring.claims import Claims
 from pipeline.scoring.score import Scored, score_votes
 from pipeline.scoring.summary import Totals
+from pipeline.storage.tables import parquet_writer
 
 DATASETS = {"certificates": CERTIFICATES, "images": IMAGES, "detection": DETECTION}
 """What is derived from votes, a folder each under ``<out>``."""
@@ -76,21 +76,18 @@ def certify_part(
     """
     (number, units), totals = part, Totals()
     folders = datasets_of(store, questions)
-    sinks = {name: io.BytesIO() for name in folders}
     metadata = {_QUESTIONS: questions.to_json()}
     with ExitStack() as stack:
         writers = {
             name: stack.enter_context(
-                pq.ParquetWriter(sink, DATASETS[name].with_metadata(metadata), compression="zstd")
+                parquet_writer(part_path(folder, number), DATASETS[name].with_metadata(metadata))
             )
-            for name, sink in sinks.items()
+            for name, folder in folders.items()
         }
         for scored in _score_batches(store, manifest, questions, units, threads):
             totals.add(scored.totals)
             for name, writer in writers.items():
                 writer.write_table(getattr(scored, name).cast(writer.schema))
-    for name, sink in sinks.items():
-        storage.write_atomically(part_path(folders[name], number), sink.getvalue())
     return totals
 
 

@@ -37,7 +37,7 @@ from pipeline.runs.store import StoreError, VotesStore
 from pipeline.runs.weight_files import local_weights
 from pipeline.sources.listing import SourceOptions, list_images
 from pipeline.storage.tables import write_parquet
-from pipeline.voting.decode import DecodeUnit, pixels_of_rows
+from pipeline.voting.decode import DecodeUnit
 from pipeline.voting.plan import count_votes
 
 ATTACKED = pa.schema(
@@ -100,31 +100,6 @@ def load_rerun(manifest: Manifest, config: AttackConfig) -> Rerun:
     _check_machine(manifest.numerics, weights)
     network = replace(manifest.defense.network, weights=weights)
     return Rerun(defense=replace(manifest.defense, network=network), numerics=manifest.numerics)
-
-
-def read_images(
-    manifest: Manifest, config: AttackConfig, preprocess: Preprocess, image_ids: list[str]
-) -> NDArray[np.uint8]:
-    """Read the images as the model received them, on the attacker's grid; uint8 (N, H, W, 3).
-
-    Raises:
-        ConfigError: The data are not those of the run.
-        SourceError: They cannot be read.
-    """
-    data = config.data or str(manifest.execution.data)
-    options = SourceOptions(
-        image_column=manifest.data.image_column,
-        label_column=config.label_column,
-        label_map=config.label_map,
-    )
-    # The stored labels are used, not those of the listing.
-    listing = list_images(data, options, manifest.defense.network.num_classes)
-    if listing.fingerprint != manifest.data.fingerprint:
-        raise ConfigError(
-            f"--data {data}: these are not the files that the run voted on (their fingerprint "
-            "differs); give the run's own data, unchanged and in the same kind of storage"
-        )
-    return pixels_of_rows(listing.table, image_ids, options, preprocess)
 
 
 def on_the_grid(preprocess: Preprocess) -> Preprocess:

@@ -15,13 +15,12 @@ from pipeline.analysis.outcomes import SMOOTHED, Measure, Outcomes
 from pipeline.analysis.run import Run
 from pipeline.certificates.witness import touched_at, witnesses
 from pipeline.config import ConfigError
+from pipeline.runs.images import read_images
 from pipeline.runs.reading import columns_of
 from pipeline.runs.rows import votes_array
 from pipeline.scoring.claims import Claim
 from pipeline.sources.base import SourceError, SourceOptions
-from pipeline.sources.listing import list_images
 from pipeline.sources.listing_cache import remembered_listing
-from pipeline.voting.decode import pixels_of_rows
 
 _EACH = 6
 # Pixels of CIFAR-10 and the like stay the pixels they are; photographs may lose a little.
@@ -148,23 +147,23 @@ def pixels_of(run: Run, image_ids: Sequence[str], data: str | None) -> NDArray[n
         data: Present place of the images; None for the recorded one.
 
     Raises:
-        ConfigError: The run does not say where its images are, they are not there, or are others.
-        SourceError: They cannot be read.
+        ConfigError: The place of the images is not known, or they are not there, are others or
+            cannot be read.
     """
     manifest = run.manifest
     place, preprocess = data or manifest.execution.data, manifest.defense.preprocess
     if not place or preprocess is None or not manifest.data.fingerprint:
         raise ConfigError(f"the run does not say where its images are; {_REMEDY}")
-    network = manifest.defense.network
-    options = SourceOptions(image_column=manifest.data.image_column, classes=network.classes)
-    with remembered_listing(run.out, place, options) as memory:
-        try:
-            listing = list_images(place, options, network.num_classes, memory)
-        except SourceError as error:
-            raise ConfigError(f"{error}; {_REMEDY}") from error
-    if listing.fingerprint != manifest.data.fingerprint:
-        raise ConfigError(f"the files at {place} are not those that the run voted on; {_REMEDY}")
-    return pixels_of_rows(listing.table, image_ids, options, preprocess)
+    options = SourceOptions(
+        image_column=manifest.data.image_column, classes=manifest.defense.network.classes
+    )
+    try:
+        with remembered_listing(run.out, place, options) as cache:
+            return read_images(
+                manifest, preprocess, image_ids, data=place, options=options, cache=cache
+            )
+    except (ConfigError, SourceError) as error:
+        raise ConfigError(f"{error}; {_REMEDY}") from error
 
 
 def data_uri(pixels: NDArray[np.uint8]) -> str:

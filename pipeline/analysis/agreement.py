@@ -1,4 +1,4 @@
-"""How far two runs cast the same votes, ablation by ablation, and how near a tie they differ.
+"""Agreement of two runs, vote by vote, and the gaps of logits where they differ.
 
 Shapes: N images, V votes an image.
 """
@@ -45,7 +45,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class DisputedGaps:
-    """How near a tie one run was where the other votes otherwise.
+    """Gaps of one run at the ablations where the other votes for another class.
 
     A gap is the largest logit less the second largest. Stored as float16 and rounded towards zero,
     it is at most the true one, which in turn is less than the next float16.
@@ -80,7 +80,7 @@ class DisputedGaps:
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How far two runs agree on the images that both voted on, labelled or not.
+    """Agreement of two runs on the images that both voted on, labelled or not.
 
     Attributes:
         images: Those images.
@@ -109,7 +109,7 @@ class Agreement:
 
 
 def comparable(first: Run, second: Run) -> bool:
-    """Whether the two vote on the same ablations, for one class each."""
+    """Check that two runs vote on the same ablations, for one class each."""
     one, other = first.manifest.defense, second.manifest.defense
     single = one.voting.theta is None and other.voting.theta is None
     # Positions drawn for an image follow from its id, their number and a seed.
@@ -133,11 +133,11 @@ def agreement(one: Outcomes, other: Outcomes, in_one: IntArray, in_other: IntArr
     in_one, in_other = in_one[voted], in_other[voted]
     stored = [outcomes for outcomes in (one, other) if outcomes.run.manifest.defense.voting.gaps]
     # Of float32 if there is one: the others approximate it.
-    told = min(stored, key=lambda outcomes: outcomes.run.dtype != "float32", default=None)
+    of_gaps = min(stored, key=lambda outcomes: outcomes.run.dtype != "float32", default=None)
     count = _Count()
-    for images, first, second in _pairs(one, other, in_one, in_other, told):
+    for images, first, second in _pairs(one, other, in_one, in_other, of_gaps):
         count.add(images, first, second)
-    return count.agreement(one, None if told is None else told.run)
+    return count.agreement(one, None if of_gaps is None else of_gaps.run)
 
 
 class _Ballots(NamedTuple):
@@ -153,15 +153,15 @@ class _Ballots(NamedTuple):
 
 
 def _pairs(
-    one: Outcomes, other: Outcomes, in_one: IntArray, in_other: IntArray, told: Outcomes | None
+    one: Outcomes, other: Outcomes, in_one: IntArray, in_other: IntArray, of_gaps: Outcomes | None
 ) -> Iterator[tuple[IntArray, _Ballots, _Ballots]]:
     """Images of the first run with their ballots in both, a unit of the second at a time."""
     step = max(1, _BLOCK_VOTES // one.run.manifest.defense.votes_per_image)
     for start in range(0, len(in_one), step):
         mine, theirs = in_one[start : start + step], in_other[start : start + step]
-        block = _read(one, mine, gaps=told is one)
+        block = _read(one, mine, gaps=of_gaps is one)
         for _, places in by_unit(other.units[theirs]):
-            second = _read(other, theirs[places], gaps=told is other)
+            second = _read(other, theirs[places], gaps=of_gaps is other)
             yield mine[places], block.take(places), second
 
 
@@ -213,21 +213,21 @@ class _Count:
             cast = int(first.votes[row, slot]), int(second.votes[row, slot])
             self.largest = int(bits[row, slot]), int(images[row]), int(slot), *cast
 
-    def agreement(self, one: Outcomes, told: Run | None) -> Agreement:
-        """What was counted.
+    def agreement(self, one: Outcomes, of_gaps: Run | None) -> Agreement:
+        """Return the counts.
 
         Args:
             one: Of the first run.
-            told: The run whose gaps were counted, if any.
+            of_gaps: The run whose gaps were counted, if any.
         """
         disputed = int(self.disputed.sum())
-        if told is None or not disputed:
+        if of_gaps is None or not disputed:
             return self.found
         bits, image, slot, first, second = self.largest
         below = np.cumsum(self.disputed)
         middle = [_FLOATS[np.searchsorted(below, rank + 1)] for rank in _middle(disputed)]
         gaps = DisputedGaps(
-            run=told,
+            run=of_gaps,
             median=float(np.mean(middle, dtype=np.float64)),
             largest=float(_FLOATS[bits]),
             below=float(np.nextafter(_FLOATS[bits], np.float16(np.inf))),

@@ -1,7 +1,7 @@
-"""What a run got right, image by image and question by question: the base of every statistic.
+"""Correctness of a run, image by image and question by question: the base of every statistic.
 
-Images with an error are there and wrong in everything; images without a label are there too, for
-whoever counts to leave out.
+Images with an error are there and wrong in everything; images without a label are there too,
+and left out by those who count.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ from pipeline.scoring.claims import Claim
 
 
 class Measure(NamedTuple):
-    """What an image can be right in.
+    """A question that an image can be right in.
 
     Attributes:
         what: plain (the network on the whole image), smoothed or certified.

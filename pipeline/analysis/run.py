@@ -239,7 +239,7 @@ class Run:
         )
 
     def certified(self, rule: str, threat: "int | str | Threat") -> BoolArray:
-        """Whether each image of ``votes`` keeps its prediction, right or wrong; bool (N,).
+        """Images of ``votes`` that keep their prediction, right or wrong; bool (N,).
 
         Arguments and errors: ``margins``.
         """

@@ -1,4 +1,4 @@
-"""What lies under ``<out>``, of one run or of all: Arrow datasets, and a row a run."""
+"""Everything under ``<out>``, of one run or of all: Arrow datasets, and a row a run."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -104,7 +104,7 @@ DATASETS = {
 
 
 def folder_of(out: str, name: str) -> str:
-    """Where a dataset lies: in a folder of its name, but for one that is older than the name."""
+    """Return the path of a dataset: a folder of its name, but for one older than the name."""
     return storage.join(out, {"attacks": "attack"}.get(name, name))
 
 

@@ -1,4 +1,4 @@
-"""The speed of the votes pass beside what it should be held against, in one run.
+"""Speed of the votes pass beside that of its contenders, in one run.
 
 Contenders, each with all threads and a batch of its own: the plain network, a plain ResNet-50,
 hidden tokens dropped (at several strides), hidden tokens black, the published way of dropping, a
@@ -8,7 +8,7 @@ A network at its fastest where there is a compiler for it.
 
 The published way of dropping tokens, as plainly as it can be written: a baseline.
 
-What smoothed-vit does (Salman et al. 2022), written anew from its description: float32; for one
+The method of smoothed-vit (Salman et al. 2022), written from its description: float32; for one
 band at a time, the whole batch of images is masked, all of their patches are embedded, the band's
 tokens are picked, and every token goes through every block.
 """
@@ -99,7 +99,7 @@ _LOOK = PRESETS["imagenet"]
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings:
-    """What is measured.
+    """Settings of the measurement.
 
     Attributes:
         model: timm name of the Vision Transformer.
@@ -126,7 +126,7 @@ class EngineSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """How fast one contender was.
+    """Speed of one contender.
 
     Attributes:
         name: What ran.
@@ -175,7 +175,7 @@ def measure_engine(settings: EngineSettings) -> dict[str, Any]:
 def ratios(
     settings: EngineSettings, paces: list[Pace], rates: dict[str, float]
 ) -> dict[str, float]:
-    """What is claimed of the engine, each a ratio of two paces of this run."""
+    """Claims about the engine, each a ratio of two paces of this run."""
     # What a name says after a comma is how the contender ran, not what it is.
     speed = {(pace.name, pace.dtype): pace for pace in paces}
     cnn = {pace.dtype: pace for pace in paces if pace.name.split(",")[0] == CNN_PLAIN}
@@ -338,7 +338,7 @@ class _Contenders:
         )
 
     def stages(self) -> dict[str, float]:
-        """Where the time of the votes pass at the first stride goes, in seconds."""
+        """Seconds of each stage of the votes pass at the first stride."""
         smoothed, pixels = self.voting[self.settings.strides[0]]
         if not isinstance(smoothed.classifier, TokenDropViT):
             return {}

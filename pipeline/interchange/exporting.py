@@ -86,11 +86,11 @@ def export_run(run: Run, config: ExportConfig) -> dict[str, str]:
 def _claims(run: Run, config: ExportConfig) -> ClaimsConfig:
     """Return the claims asked for; by default those that the run was certified for."""
     try:
-        asked = Claims.from_summary(run.summary or {}).claims
+        earlier = Claims.from_summary(run.summary or {}).claims
     except (ValueError, KeyError, TypeError):
-        asked = frozenset()  # written by an older version, or never certified
+        earlier = frozenset()  # written by an older version, or never certified
     own = run.manifest.defense.own_stride
-    known = [claim for claim in asked if claim.top_k == 1 and claim.stride == own]
+    known = [claim for claim in earlier if claim.top_k == 1 and claim.stride == own]
     threats = sorted({claim.threat for claim in known}, key=lambda threat: threat.order)
     confidences = [claim.confidence for claim in known if claim.confidence is not None]
     return ClaimsConfig(
@@ -219,7 +219,7 @@ def headline(
             _figure(
                 "plain_accuracy",
                 summary["plain_accuracy"],
-                f"the network classifies the whole image rightly; share {_OF}",
+                f"the network classifies the whole image correctly; share {_OF}",
             ),
             _figure(
                 "smoothed_accuracy",

@@ -266,20 +266,20 @@ class Drawn(NamedTuple):
     picture: bytes
 
 
-def draw_run(run: Run, threats: Iterable[Threat], *, asked: bool = False) -> Drawn:
+def draw_run(run: Run, threats: Iterable[Threat], *, named: bool = False) -> Drawn:
     """Count, draw, and write both.
 
     Args:
         run: The run.
         threats: One rectangle each, at least one.
-        asked: True if these were asked for, rather than being those of the run's certificates: the
-            picture's name then names them.
+        named: True if the picture's name names the patches: they were requested, and are not
+            those of the run's certificates.
 
     Raises:
         ConfigError, ManifestError, StoreError: As ``breaking_maps``.
     """
     maps = breaking_maps(run, sorted(set(threats), key=lambda threat: threat.order))
-    path = picture_path(run.store, maps if asked else ())
+    path = picture_path(run.store, maps if named else ())
     drawn = Drawn(maps, write_maps(maps), path, draw_maps(maps))
     storage.write_atomically(drawn.path, drawn.picture)
     return drawn
@@ -298,7 +298,7 @@ def draw_maps(maps: Sequence[BreakingMap]) -> bytes:
 
 
 def _title(found: BreakingMap) -> str:
-    which = "rightly predicted images" if found.right.images else "images (no labels)"
+    which = "correctly classified images" if found.right.images else "images (no labels)"
     return (
         f"Breaking places: {run_words(found.run.manifest)}\nshare of {found.shown.images:,} {which}"
         " that a patch at each place leaves uncertified (dot: the worst)"

@@ -17,15 +17,15 @@ from pipeline.scoring.words import claim, interval, percent, threat
 _ANSWERED = (1.0, 0.95, 0.9, 0.8, 0.6)
 
 
-def print_summary(summary: Summary, console: Console, asked: Claims | None = None) -> None:
+def print_summary(summary: Summary, console: Console, claims: Claims | None = None) -> None:
     """Print accuracies with their 95 % intervals, one line a claim, and what alerts detect.
 
     Args:
         summary: All that is known of a run.
         console: Console to print to.
-        asked: Only the answers to these, and how many others there are; None for all.
+        claims: Only the answers to these, and how many others there are; None for all.
     """
-    summary, others = _answers_to(asked, summary)
+    summary, others = _answers_to(claims, summary)
     images = summary["images"]
     table = Table(
         title=f"{images} images, {summary['ablations']} ablations each",
@@ -65,26 +65,26 @@ def print_summary(summary: Summary, console: Console, asked: Claims | None = Non
         console.print(others, soft_wrap=True, markup=False)
 
 
-def _answers_to(asked: Claims | None, summary: Summary) -> tuple[Summary, str]:
-    """The part of a summary that answers ``asked``, and a line on the rest, if there is one."""
-    if asked is None:
+def _answers_to(claims: Claims | None, summary: Summary) -> tuple[Summary, str]:
+    """The part of a summary that answers ``claims``, and a line on the rest, if there is one."""
+    if claims is None:
         return summary, ""
-    claims, curves = summary["certified_accuracy"], summary["detection"]
+    entries, curves = summary["certified_accuracy"], summary["detection"]
     part: Summary = {
         **summary,
-        "certified_accuracy": [one for one in claims if Claim.from_dict(one) in asked.claims],
+        "certified_accuracy": [one for one in entries if Claim.from_dict(one) in claims.claims],
         "detection": [
             one
             for one in curves
-            if Alert(Threat.parse(one["threat"]), one["stride"]) in asked.alerts
+            if Alert(Threat.parse(one["threat"]), one["stride"]) in claims.alerts
         ],
     }
-    more = len(claims) - len(part["certified_accuracy"])
+    more = len(entries) - len(part["certified_accuracy"])
     alerts = len(curves) - len(part["detection"])
-    said = [f"{more} certified accuracies"] if more else []
-    said += [f"what alerts detect of {alerts} threats"] if alerts else []
-    line = f"asked before and stored too: {', '.join(said)} (the summary, `patchcert sql`)"
-    return part, line if said else ""
+    parts = [f"{more} certified accuracies"] if more else []
+    parts += [f"what alerts detect of {alerts} threats"] if alerts else []
+    line = f"asked before and stored too: {', '.join(parts)} (the summary, `patchcert sql`)"
+    return part, line if parts else ""
 
 
 def _detection(curve: DetectionCurve, against: str) -> Table:

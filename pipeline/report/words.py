@@ -27,18 +27,18 @@ def patch(of: Measure) -> str:
     return f"{of.claim.threat} px" if of.claim else "none"
 
 
-def asked(of: Measure) -> str:
-    """Name what is asked of the patch."""
+def claim_of(of: Measure) -> str:
+    """Name the claim of a question, or the kind of prediction."""
     return claim(of.claim.to_dict(), stride=True) if of.claim else of.what
 
 
 def question(of: Measure) -> str:
     """Name a question in whole."""
-    return f"{patch(of)}, {asked(of)}" if of.claim else of.what
+    return f"{patch(of)}, {claim_of(of)}" if of.claim else of.what
 
 
 def heading(entry: ClaimEntry, own_stride: int | None) -> str:
-    """Name what is asked of a patch, by any rule, as the heading of a row."""
+    """Name a claim without its rule, as the heading of a row."""
     parts = [f"{entry['threat']} px"]
     if entry["top_k"] != 1:
         parts.append(f"top {entry['top_k']}")
@@ -83,18 +83,18 @@ def agreement(same: Agreement) -> str:
     differ = same.ablations - same.equal
     if not differ:
         return f"Votes: all {of} vote equally."
-    said = (
+    counts = (
         f"Votes: {100 * same.equal / same.ablations:.2f} % of {of} vote equally; {differ:,} "
         f"differ, on {same.images_differ:,} images, and {same.predictions_differ:,} smoothed "
         "predictions."
     )
     gaps = same.gaps
     if gaps is None:
-        return f"{said} A run with --gaps says how near a tie they are."
+        return f"{counts} A run with --gaps says how near a tie they are."
     where = gaps.where
     place = location(where.y, where.x, gaps.run.ablation.kind)
     return (
-        f"{said}\nWhere they differ, the top two logits of {gaps.run.run_id} ({gaps.run.dtype}) "
+        f"{counts}\nWhere they differ, the top two logits of {gaps.run.run_id} ({gaps.run.dtype}) "
         f"are less than {_rounded_up(gaps.below)} apart, {gaps.median:.4g} at the median; so are "
         f"{100 * gaps.as_near / same.ablations:.2f} % of all. The farthest: {where.image_id}, "
         f"ablation {where.ablation} ({place}), class {where.first} or {where.second}."

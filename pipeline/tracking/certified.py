@@ -75,13 +75,13 @@ def log_summary(tracker: Tracker, run: str, manifest: Manifest, summary: Summary
     client.log_inputs(run, datasets=[dataset_input(manifest)])
     tracker.log_points(run, points_of(summary))
     log_table(tracker, run, "certified_accuracy", claims_table(summary))
-    said = description(summary, client.get_run(run).data.tags.get(DESCRIPTION))
-    if said is not None:
-        client.set_tag(run, DESCRIPTION, said)
+    text = description(summary, client.get_run(run).data.tags.get(DESCRIPTION))
+    if text is not None:
+        client.set_tag(run, DESCRIPTION, text)
 
 
 def pace_of(manifest: Manifest) -> list[Point]:
-    """What the votes took, over all calls that it took; none where that was not recorded."""
+    """Time and resources of the votes, over all calls; none where they were not recorded."""
     seconds = manifest.execution.voting_seconds
     if not seconds:
         return []

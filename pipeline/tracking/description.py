@@ -1,4 +1,4 @@
-"""What MLflow shows of a run beside its figures: a name to read, tags to search, a dataset."""
+"""Name, tags and dataset of a run in MLflow, beside its figures."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def run_name(manifest: Manifest) -> str:
 
 
 def tags_of(manifest: Manifest) -> dict[str, str]:
-    """What a run is found by, apart from its params."""
+    """Tags to search for a run by, apart from its params."""
     tags = {
         RUN_ID: manifest.run_id,
         "patchcert.data": manifest.execution.data,
@@ -101,12 +101,12 @@ def description(summary: Summary, before: str | None) -> str | None:
 
 
 def sure_of(entry: ClaimEntry) -> str:
-    """How sure a probabilistic claim is, which must never pass for a proof."""
+    """Describe the confidence of a probabilistic claim, which must never pass for a proof."""
     return "" if entry["confidence"] is None else f", confidence {entry['confidence']:g} an image"
 
 
 def dataset_name(manifest: Manifest) -> str:
-    """What the images are called: the last part of where they lie."""
+    """Name the images by the last part of their path."""
     place = Path(manifest.execution.data)
     # "*.tar" alone would say nothing.
     return f"{place.parent.name}/{place.name}" if set(place.name) & set("*?{[") else place.name

@@ -2,7 +2,7 @@
 
 A curve has the patch's side in pixels as its step (an alert's, its threshold), so that MLflow draws
 certified accuracy against patch size. MLflow shows a curve's last point in its tables, there the
-least interesting; what was asked about is therefore there as a figure of its own too.
+least interesting; each claim is therefore there as a figure of its own too.
 """
 
 from typing import NamedTuple, get_args
@@ -21,7 +21,7 @@ class Point(NamedTuple):
 
 
 def points_of(summary: Summary) -> list[Point]:
-    """Every figure of a summary."""
+    """Return every figure of a summary."""
     labelled = summary["images"] > summary["images_without_label"]
     points = [
         Point(name, float(summary[name])) for name in ("images", "images_with_error", "ablations")
@@ -43,7 +43,7 @@ def points_of(summary: Summary) -> list[Point]:
 
 
 def certified_figures(summary: Summary) -> list[Point]:
-    """What was asked about, a figure each: ``certified_at/<rule>_<patch>``."""
+    """Return certified accuracies, a figure a claim: ``certified_at/<rule>_<patch>``."""
     return [
         Point(f"certified_at/{_rule(entry, summary)}_{_plain(entry['threat'])}", entry["value"])
         for entry in summary["certified_accuracy"]

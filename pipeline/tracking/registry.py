@@ -1,4 +1,4 @@
-"""Weights in MLflow's model registry, with what a certified run says of them.
+"""Weights in MLflow's model registry, with the certificates of a run.
 
 The file goes there as it is (safetensors: tensors and a header, no code); nothing is pickled.
 """
@@ -70,17 +70,17 @@ def register_weights(
                 "...`, or correct --mlflow and --experiment"
             )
         tags = _tags(manifest, summary)
-        said = describe(manifest, summary)
+        text = describe(manifest, summary)
         _ensure_model(tracker, name)
         version = _version_of(tracker, name, tags)
         new = version is None
         if version is None:
             run = found.info.run_id
-            version = _create(tracker, run, name=name, weights=weights, tags=tags, said=said)
+            version = _create(tracker, run, name=name, weights=weights, tags=tags, text=text)
         else:
             for key, value in tags.items():
                 tracker.client.set_model_version_tag(name, version, key, value)
-            tracker.client.update_model_version(name, version, said)
+            tracker.client.update_model_version(name, version, text)
     return Registered(name, int(version), new)
 
 
@@ -99,7 +99,7 @@ def _tags(manifest: Manifest, summary: Summary) -> dict[str, str]:
 
 
 def describe(manifest: Manifest, summary: Summary) -> str:
-    """What is certified of the weights, as Markdown."""
+    """Describe the certified accuracies of the weights, as Markdown."""
     lines = [
         f"Certified by run {manifest.run_id} ({run_name(manifest)}) on {summary['images']:,} "
         f"images of {manifest.execution.data}.",
@@ -153,7 +153,7 @@ def _version_of(tracker: Tracker, name: str, tags: Mapping[str, str]) -> str | N
 
 
 def _create(
-    tracker: Tracker, run: str, *, name: str, weights: Path, tags: Mapping[str, str], said: str
+    tracker: Tracker, run: str, *, name: str, weights: Path, tags: Mapping[str, str], text: str
 ) -> str:
     """Upload the file as a model of the run, and enter that as a new version; its number."""
     client = tracker.client
@@ -170,6 +170,6 @@ def _create(
         run_id=run,
         model_id=model.model_id,
         tags=dict(tags),
-        description=said,
+        description=text,
     )
     return str(version.version)

@@ -1,4 +1,4 @@
-"""Everything that the page says of one run, as plain values."""
+"""Contents of the page about one run, as plain values."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ _RULES = ("exact", "randomized", "uniform")
 
 @dataclass(frozen=True)
 class Missing:
-    """Why a part is not there.
+    """Reason for the lack of a part.
 
     Attributes:
         reason: In words, with the remedy, as the command of the same question would say it.
@@ -68,11 +68,11 @@ class CertifiedRow(NamedTuple):
     """The answers of all rules to one question.
 
     Attributes:
-        asked: The question without its rule: entries differ in nothing else.
+        question: A claim; its rule aside, all entries have it.
         entries: Of the summary, by rule; a rule may not have been asked.
     """
 
-    asked: CertifiedEntry
+    question: CertifiedEntry
     entries: Mapping[str, CertifiedEntry]
 
 
@@ -323,10 +323,10 @@ def focus_of(manifest: Manifest, summary: Summary) -> Focus:
     Raises:
         ConfigError: The run has none against a square.
     """
-    asked = [Claim.from_dict(entry) for entry in summary["certified_accuracy"]]
+    claims = [Claim.from_dict(entry) for entry in summary["certified_accuracy"]]
     squares = [
         claim
-        for claim in asked
+        for claim in claims
         if claim.threat.side is not None
         and claim.top_k == 1
         and claim.stride == manifest.defense.own_stride

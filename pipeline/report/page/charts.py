@@ -45,14 +45,14 @@ def accuracy_chart(chapter: Chapter) -> Markup | None:
         _draw_points(axes, points)
         draw_unattacked(axes, chapter.summary, INK)
         _finish_accuracy(axes, figure)
-        says = "Certified accuracy against the side of the patch. " + "; ".join(
+        alt = "Certified accuracy against the side of the patch. " + "; ".join(
             f"{threat(entry)}: {percent(entry['value'])}"
             for entry in chapter.squares
             if entry["value"] is not None
         )
         if sides:
-            says += f". The curves run from 1 to {max(sides)} px and fall throughout"
-        return inline_svg(figure, f"accuracy-{chapter.run.run_id}", says + ".")
+            alt += f". The curves run from 1 to {max(sides)} px and fall throughout"
+        return inline_svg(figure, f"accuracy-{chapter.run.run_id}", alt + ".")
 
 
 def overlaid_chart(chapters: Sequence[Chapter]) -> Markup | None:
@@ -79,8 +79,8 @@ def overlaid_chart(chapters: Sequence[Chapter]) -> Markup | None:
         if not drawn:
             return None
         _finish_accuracy(axes, figure)
-        says = "Certified accuracy against the side of the patch, a curve a run: "
-        return inline_svg(figure, "overlaid", says + ", ".join(drawn) + ".")
+        alt = "Certified accuracy against the side of the patch, a curve a run: "
+        return inline_svg(figure, "overlaid", alt + ", ".join(drawn) + ".")
 
 
 def _points(chapter: Chapter) -> Points:
@@ -106,7 +106,7 @@ def _finish_accuracy(axes: Axes, figure: Figure) -> None:
 
 
 def margin_chart(counts: MarginCounts, name: str) -> Markup:
-    """Draw the number of images by margin, rightly and wrongly predicted ones apart."""
+    """Draw the number of images by margin, correctly and wrongly classified ones apart."""
     low, high = int(counts.values[0]), int(counts.values[-1])
     # Bars that begin at 0, so that none holds certified and other images.
     width = -(-(high - low + 1) // _MOST_BARS)
@@ -147,11 +147,11 @@ def margin_chart(counts: MarginCounts, name: str) -> Markup:
         axes.grid(visible=False, axis="x")
         figure.legend(loc="outside lower center", ncols=3)
         held = int(counts.counts[:, counts.values >= 0].sum())
-        says = (
+        alt = (
             f"Margins against {counts.claim.threat} px run from {low} to {high}; "
             f"{held} of {int(counts.counts.sum())} images have one of at least 0."
         )
-        return inline_svg(figure, name, says)
+        return inline_svg(figure, name, alt)
 
 
 def detection_chart(curve: DetectionCurve, name: str) -> Markup:
@@ -173,13 +173,14 @@ def detection_chart(curve: DetectionCurve, name: str) -> Markup:
         axes.yaxis.set_major_formatter(PERCENT)
         figure.legend(loc="outside lower center", ncols=2)
         best = int(np.argmax(curve["certified_detection"]))
-        says = (
+        alt = (
             f"With a threshold of 1 vote {percent(curve['certified_recovery'][0] / of)} are "
             f"certified to be recovered; at {curve['tau'][best]} votes most are certified to be "
             f"detected, {percent(curve['certified_detection'][best] / of)}, while "
-            f"{percent(curve['clean'][best] / of)} are answered rightly without a patch."
+            f"{percent(curve['clean'][best] / of)} are classified correctly, without a "
+            "patch or an alert."
         )
-        return inline_svg(figure, name, says)
+        return inline_svg(figure, name, alt)
 
 
 def places_chart(maps: Sequence[BreakingMap], name: str) -> Markup:
@@ -191,12 +192,12 @@ def places_chart(maps: Sequence[BreakingMap], name: str) -> Markup:
         else:
             draw_bands(figure.subplots(), maps, [str(found.patch) for found in maps], PAPER)
             figure.legend(loc="outside lower center", ncols=3)
-        says = "Share of images uncertified because of each place. " + " ".join(
+        alt = "Share of images uncertified because of each place. " + " ".join(
             f"{found.patch}: at worst {percent(float(found.share_yx.max()))}, at best "
             f"{percent(float(found.share_yx.min()))}."
             for found in maps
         )
-        return inline_svg(figure, name, says)
+        return inline_svg(figure, name, alt)
 
 
 def _draw_maps(figure: Figure, maps: Sequence[BreakingMap]) -> None:

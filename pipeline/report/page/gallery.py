@@ -57,12 +57,12 @@ class Shown:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Images drawn at random, with a fixed seed, of the rightly predicted ones.
+    """Images drawn at random, with a fixed seed, of the correctly classified ones.
 
     Attributes:
         claim: The claim that they have, or have not.
         patch: Its patch.
-        certified: Number of rightly predicted images that have it.
+        certified: Number of correctly classified images that have it.
         broken: Number of those that have not.
         images: The images drawn, certified ones first.
         pictureless: Reason for the lack of pictures; empty where there are some.

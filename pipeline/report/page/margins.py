@@ -18,7 +18,7 @@ from pipeline.scoring.summary import Totals, leads_by_tau
 
 # Votes held at a time.
 _VOTES = 1 << 20
-GROUPS = ("rightly predicted", "wrongly predicted", "without a label")
+GROUPS = ("classified correctly", "classified wrongly", "without a label")
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def by_unit(units: IntArray) -> Iterator[tuple[int, IntArray]]:
 
 
 def outcomes_of(run: Run) -> Outcomes:
-    """Everything that a run got right, with every certificate that it has.
+    """Read the correctness of a run's images, by each prediction and each certificate.
 
     Raises:
         ManifestError, StoreError: The votes are absent or incomplete, or the certificates do not

@@ -88,7 +88,7 @@ class Answer:
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, query: str) -> None:
-        """Ask.
+        """Run a query.
 
         Args:
             connection: Of ``connect``.

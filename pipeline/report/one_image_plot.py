@@ -27,7 +27,7 @@ def draw_scene(scene: Scene) -> bytes:
 
 
 def draw_figure(scene: Scene) -> Figure:
-    """The picture."""
+    """Draw the picture."""
     figure = Figure(figsize=(14, 7), layout="constrained")
     # Room for the caption, which the layout would not make of itself.
     views = shown_views(scene.ablation)

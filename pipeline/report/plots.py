@@ -232,7 +232,7 @@ def _draw_detection(axes: Axes, summary: Summary) -> None:
 
 
 def _shown(summary: Summary) -> list[DetectionCurve]:
-    """Of the curves of the run's own stride the smallest patch, the middle and the largest."""
+    """Choose the curves of the run's own stride: smallest patch, middle one and largest."""
     coarser = {entry["stride"] for entry in summary["coarser"]}
     curves = summary["detection"]
     own = [curve for curve in curves if curve["stride"] not in coarser] or curves

@@ -36,7 +36,7 @@ class Missing:
 
 
 def unless_refused(answer: Callable[[], T]) -> T | Missing:
-    """The answer, or the words in which it was refused.
+    """Return the answer, or the words in which it was refused.
 
     Damaged or incomplete results (StoreError, ManifestError) are no refusals: they end the job.
     """
@@ -90,7 +90,7 @@ class CertifiedTable(NamedTuple):
 
 @dataclass(frozen=True)
 class Cost:
-    """Of the voting alone: certificates need no network.
+    """Cost of the voting alone: certificates need no network.
 
     Attributes:
         images: Images of the run.

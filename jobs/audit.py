@@ -13,7 +13,7 @@ from pipeline.analysis.audit import audits
 from pipeline.config import ConfigError
 from pipeline.report.analysis_tables import print_audits
 from pipeline.runs.resolve import default_patches
-from pipeline.storage.tables import parquet
+from pipeline.storage.tables import write_parquet
 
 
 @Parameter(name="*")
@@ -53,7 +53,7 @@ def audit(*, what: AuditConfig = AuditConfig()) -> int:
     sides = what.patch or default_patches(run.ablation)
     found = list(audits(run, what.stride or (run.ablation.stride,), sides))
     path = storage.join(what.out, "audit", f"run_id={run.run_id}", "flips.parquet")
-    storage.write_atomically(path, parquet(pa.concat_tables(one.flips for one in found)))
+    write_parquet(path, pa.concat_tables(one.flips for one in found))
     if what.json:
         rows = [{"run_id": run.run_id, **one._asdict(), "flips": path} for one in found]
         print(json.dumps(rows, indent=2))

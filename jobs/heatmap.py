@@ -41,7 +41,7 @@ def heatmap(*, what: HeatmapConfig = HeatmapConfig()) -> int:
 
     run = open_run(what.out, what.run_id)
     threats = what.threats or tuple(map(Threat.square, default_patches(run.ablation)))
-    drawn = draw_run(run, threats, asked=True)
+    drawn = draw_run(run, threats, named=True)
     console = Console(highlight=False)
     print_maps(drawn.maps, console)
     for path in drawn.locations:

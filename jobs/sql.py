@@ -71,7 +71,7 @@ def sql(query: str | None = None, /, *, how: SqlConfig = SqlConfig()) -> int:
         elif how.json:
             rendering.write_json(answer.batches(), sys.stdout)
         elif how.parquet is not None:
-            storage.write_atomically(how.parquet, rendering.parquet(answer.table()))
+            rendering.write_parquet(how.parquet, answer.table())
         else:
             terminal = sys.stdout.isatty()
             # A pipe has no width to keep to.

@@ -1,4 +1,4 @@
-"""How far two runs cast the same votes, ablation by ablation, and how near a tie they differ.
+"""Agreement of two runs, vote by vote, and the gaps of logits where they differ.
 
 Shapes: N images, V votes an image.
 """
@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from models.views.ablations import IntArray
-from pipeline.analysis.outcomes import Outcomes
+from pipeline.analysis.outcomes import Outcomes, by_unit
 from pipeline.analysis.run import Run
 from pipeline.runs.rows import votes_array
 from pipeline.storage.tables import plain
@@ -45,7 +45,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class DisputedGaps:
-    """How near a tie one run was where the other votes otherwise.
+    """Gaps of one run at the ablations where the other votes for another class.
 
     A gap is the largest logit less the second largest. Stored as float16 and rounded towards zero,
     it is at most the true one, which in turn is less than the next float16.
@@ -80,7 +80,7 @@ class DisputedGaps:
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How far two runs agree on the images that both voted on, labelled or not.
+    """Agreement of two runs on the images that both voted on, labelled or not.
 
     Attributes:
         images: Those images.
@@ -109,7 +109,7 @@ class Agreement:
 
 
 def comparable(first: Run, second: Run) -> bool:
-    """Whether the two vote on the same ablations, for one class each."""
+    """Check that two runs vote on the same ablations, for one class each."""
     one, other = first.manifest.defense, second.manifest.defense
     single = one.voting.theta is None and other.voting.theta is None
     # Positions drawn for an image follow from its id, their number and a seed.
@@ -133,11 +133,11 @@ def agreement(one: Outcomes, other: Outcomes, in_one: IntArray, in_other: IntArr
     in_one, in_other = in_one[voted], in_other[voted]
     stored = [outcomes for outcomes in (one, other) if outcomes.run.manifest.defense.voting.gaps]
     # Of float32 if there is one: the others approximate it.
-    told = min(stored, key=lambda outcomes: outcomes.run.dtype != "float32", default=None)
+    of_gaps = min(stored, key=lambda outcomes: outcomes.run.dtype != "float32", default=None)
     count = _Count()
-    for images, first, second in _pairs(one, other, in_one, in_other, told):
+    for images, first, second in _pairs(one, other, in_one, in_other, of_gaps):
         count.add(images, first, second)
-    return count.agreement(one, None if told is None else told.run)
+    return count.agreement(one, None if of_gaps is None else of_gaps.run)
 
 
 class _Ballots(NamedTuple):
@@ -153,43 +153,27 @@ class _Ballots(NamedTuple):
 
 
 def _pairs(
-    one: Outcomes, other: Outcomes, in_one: IntArray, in_other: IntArray, told: Outcomes | None
+    one: Outcomes, other: Outcomes, in_one: IntArray, in_other: IntArray, of_gaps: Outcomes | None
 ) -> Iterator[tuple[IntArray, _Ballots, _Ballots]]:
     """Images of the first run with their ballots in both, a unit of the second at a time."""
     step = max(1, _BLOCK_VOTES // one.run.manifest.defense.votes_per_image)
     for start in range(0, len(in_one), step):
         mine, theirs = in_one[start : start + step], in_other[start : start + step]
-        block = _read(one, mine, gaps=told is one)
-        for _, places in _by_unit(other.units[theirs]):
-            second = _read(other, theirs[places], gaps=told is other)
+        block = _read(one, mine, gaps=of_gaps is one)
+        for _, places in by_unit(other.units[theirs]):
+            second = _read(other, theirs[places], gaps=of_gaps is other)
             yield mine[places], block.take(places), second
 
 
 def _read(outcomes: Outcomes, images: IntArray, *, gaps: bool) -> _Ballots:
     """The ballots of images that could be voted on, in order; of several units, ascending."""
     manifest, names = outcomes.run.manifest, ["votes", "prediction", *(["gaps"] if gaps else [])]
-    parts = [
-        _rows(outcomes, images[places], unit, names)
-        for unit, places in _by_unit(outcomes.units[images])
-    ]
+    parts = list(outcomes.tables(images, names))
     return _Ballots(
         np.concatenate([votes_array(part, manifest.defense).astype(np.uint16) for part in parts]),
         np.concatenate([part["prediction"].to_numpy().astype(np.int64) for part in parts]),
         np.concatenate([_gaps(part) for part in parts]) if gaps else None,
     )
-
-
-def _by_unit(units: IntArray) -> Iterator[tuple[int, IntArray]]:
-    """The units that occur, ascending, and the places where each does."""
-    order = np.argsort(units, kind="stable")
-    found, first = np.unique(units[order], return_index=True)
-    yield from zip(found.tolist(), np.split(order, first[1:]), strict=True)
-
-
-def _rows(outcomes: Outcomes, images: IntArray, unit: int, names: list[str]) -> pa.Table:
-    """Rows of images that all lie in a unit."""
-    first = int(np.searchsorted(outcomes.units, unit))
-    return outcomes.run.store.read_unit(unit, names).take(pa.array(images - first))
 
 
 def _gaps(rows: pa.Table) -> NDArray[np.float16]:
@@ -229,21 +213,21 @@ class _Count:
             cast = int(first.votes[row, slot]), int(second.votes[row, slot])
             self.largest = int(bits[row, slot]), int(images[row]), int(slot), *cast
 
-    def agreement(self, one: Outcomes, told: Run | None) -> Agreement:
-        """What was counted.
+    def agreement(self, one: Outcomes, of_gaps: Run | None) -> Agreement:
+        """Return the counts.
 
         Args:
             one: Of the first run.
-            told: The run whose gaps were counted, if any.
+            of_gaps: The run whose gaps were counted, if any.
         """
         disputed = int(self.disputed.sum())
-        if told is None or not disputed:
+        if of_gaps is None or not disputed:
             return self.found
         bits, image, slot, first, second = self.largest
         below = np.cumsum(self.disputed)
         middle = [_FLOATS[np.searchsorted(below, rank + 1)] for rank in _middle(disputed)]
         gaps = DisputedGaps(
-            run=told,
+            run=of_gaps,
             median=float(np.mean(middle, dtype=np.float64)),
             largest=float(_FLOATS[bits]),
             below=float(np.nextafter(_FLOATS[bits], np.float16(np.inf))),
@@ -261,7 +245,7 @@ def _middle(count: int) -> tuple[int, int]:
 def _place(one: Outcomes, image: int, slot: int, first: int, second: int) -> Place:
     ablation = slot
     if one.run.manifest.defense.voting.draws is not None:
-        row = _rows(one, np.array([image]), int(one.units[image]), ["views"])
+        (row,) = one.tables(np.array([image]), ["views"])
         ablation = row["views"][0].as_py()[slot]
     y, x = one.run.ablation.positions[ablation].tolist()
     return Place(one.ids[image].as_py(), ablation, y, x, first, second)

@@ -1,4 +1,4 @@
-"""What the published certificate claims of stored votes, held against what is true of them."""
+"""Hold the published certificate of stored votes against the exact rule."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -95,9 +95,9 @@ def audits(run: Run, strides: Sequence[int], sides: Sequence[int]) -> Iterator[A
 
 
 def _audit(run: Run, votes: VoteArray, ablation: Ablation, patch: Patch) -> Audit:
-    asked = (votes, ablation, patch, run.num_classes)
-    published, exact = published_margins(*asked) >= 0, exact_margins(*asked) >= 0
-    uniform = uniform_margins(*asked) >= 0
+    problem = (votes, ablation, patch, run.num_classes)
+    published, exact = published_margins(*problem) >= 0, exact_margins(*problem) >= 0
+    uniform = uniform_margins(*problem) >= 0
     predictions = smoothed_predictions(votes, run.num_classes)
     right = run.votes.labels.accept(_original(run, predictions))
     lengths = ablation.lengths
@@ -112,15 +112,15 @@ def _audit(run: Run, votes: VoteArray, ablation: Ablation, patch: Patch) -> Audi
         uniform=int((uniform & right).sum()),
         exact=int((exact & right).sum()),
         wrongly=int((published & ~exact).sum()),
-        flips=_flips(run, asked, published & ~exact),
+        flips=_flips(run, problem, published & ~exact),
     )
 
 
 def _flips(
-    run: Run, asked: tuple[VoteArray, Ablation, Patch, int], chosen_n: BoolArray
+    run: Run, problem: tuple[VoteArray, Ablation, Patch, int], chosen_n: BoolArray
 ) -> pa.Table:
     """For each chosen image a place of the patch and votes there that change its prediction."""
-    votes, ablation, patch, classes = asked[0][chosen_n], *asked[1:]
+    votes, ablation, patch, classes = problem[0][chosen_n], *problem[1:]
     found = witnesses(votes, ablation, patch, classes)
     corners = np.stack([found.ys_n, found.xs_n], axis=1)
     after = rewrite(votes, ablation, patch, found.rivals_n, corners)

@@ -1,4 +1,4 @@
-"""What a run gets right of each class."""
+"""Accuracies of a run, class by class."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -23,7 +23,7 @@ from pipeline.scoring.intervals import Proportion
 
 @dataclass(frozen=True)
 class Paired:
-    """What two classifiers got right of the same images.
+    """Counts of the images that two classifiers, of the same images, classify correctly.
 
     Attributes:
         both: Images that both have right.
@@ -137,7 +137,7 @@ def _added(one: float, other: float, correlation: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """How two runs differ.
+    """Differences of two runs.
 
     Attributes:
         first: One run.
@@ -227,7 +227,7 @@ def _paired(first: BoolArray, second: BoolArray) -> Paired:
 
 
 def _different(one: Outcomes, other: Outcomes, shared: BoolArray, only: tuple[int, int]) -> str:
-    """What to say of runs over different images."""
+    """Describe runs over different images."""
     here = one.ids.filter(pa.array(~shared))
     there = other.ids.filter(pc.invert(pc.is_in(other.ids, one.ids.combine_chunks())))
     parts = [
@@ -255,13 +255,13 @@ def _check_labels(one: Outcomes, other: Outcomes, in_one: IntArray, in_other: In
     differs = (mine != theirs).any(axis=1)
     if differs.any():
         image = int(differs.argmax())
-        said = [
+        classes = [
             f"{[int(label) for label in labels[image] if label >= 0] or 'none'} in {run.run_id}"
             for labels, run in ((mine, one.run), (theirs, other.run))
         ]
         raise ConfigError(
             f"{int(differs.sum())} images have other labels in the two runs, the first being "
-            f"{one.ids[int(in_one[image])]} ({' and '.join(said)}): they are not the same task"
+            f"{one.ids[int(in_one[image])]} ({' and '.join(classes)}): they are not the same task"
         )
 
 
@@ -293,8 +293,8 @@ def _notes(one: Outcomes, other: Outcomes) -> list[str]:
     ]
     grids = _grid(one.run), _grid(other.run)
     if grids[0] != grids[1]:
-        said = " and ".join(f"{h}x{w} px of {scale}x{scale} model px" for h, w, scale in grids)
-        notes.append(f"certificates are not compared: patches are measured on grids of {said}")
+        sizes = " and ".join(f"{h}x{w} px of {scale}x{scale} model px" for h, w, scale in grids)
+        notes.append(f"certificates are not compared: patches are measured on grids of {sizes}")
     elif not any(question.claim for question in one.right.keys() & other.right.keys()):
         notes.append(
             "they have no certificate in common: run `patchcert certify` on both with equal --patch"

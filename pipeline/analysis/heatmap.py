@@ -1,9 +1,8 @@
-"""Where a patch does harm: for each place, the images that it robs of their certificate."""
+"""Heat maps of a patch: for each location, the images that are not certified because of it."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,10 +16,10 @@ from pipeline.certificates.locations import Breaking, breaking
 from pipeline.config import ConfigError
 from pipeline.runs.labels import Labels
 from pipeline.runs.manifest import Manifest
-from pipeline.runs.schema import LOCATIONS
+from pipeline.runs.schema import LOCATIONS, Summary
 from pipeline.runs.store import VotesStore
 from pipeline.scoring.claims import Claim
-from pipeline.storage import tables as rendering
+from pipeline.storage.tables import write_parquet
 
 _BATCH_VOTES = 1 << 21
 # As many as have a line style of their own, and images that take a minute or so.
@@ -30,7 +29,7 @@ _LONGEST_NAME = 100
 
 @dataclass(frozen=True, kw_only=True)
 class BreakingMap:
-    """What a patch does at each place to the images of a run.
+    """Images of a run that a patch breaks, by location.
 
     An image breaks at a place if its exact margin there is negative: votes of the ablations touched
     there can be rewritten so that the prediction changes. Whether pixels exist that make the
@@ -39,7 +38,7 @@ class BreakingMap:
     Attributes:
         run: The run.
         patch: Height and width of the patch.
-        right: Counts over the images that are predicted rightly.
+        right: Counts over the images that are classified correctly.
         wrong: Counts over the others that could be voted on, unlabelled ones too.
     """
 
@@ -50,7 +49,7 @@ class BreakingMap:
 
     @property
     def shown(self) -> Breaking:
-        """The counts to draw: of rightly predicted images; of all where no label is known."""
+        """The counts to draw: of correctly classified images; of all where no label is known."""
         return self.right if self.right.images else self.wrong
 
     @property
@@ -146,7 +145,7 @@ def _added(sum_: Breaking | None, part: Breaking) -> Breaking:
     )
 
 
-def threats_to_draw(manifest: Manifest, summary: Mapping[str, Any]) -> list[Threat]:
+def threats_to_draw(manifest: Manifest, summary: Summary) -> list[Threat]:
     """The single rectangles that a run has certificates against; of many, six from end to end.
 
     None where it is not known what a patch at one place does (positions were drawn for each image,
@@ -163,14 +162,14 @@ def threats_to_draw(manifest: Manifest, summary: Mapping[str, Any]) -> list[Thre
     return [ordered[place] for place in np.linspace(0, len(ordered) - 1, _MOST_DRAWN).astype(int)]
 
 
-def picture_path(store: VotesStore, asked: Sequence[BreakingMap] = ()) -> str:
-    """Where the picture of a run's breaking places lies.
+def picture_path(store: VotesStore, maps: Sequence[BreakingMap] = ()) -> str:
+    """Return the path of the picture of a run's breaking places.
 
     Args:
         store: The run.
-        asked: What is on it, where it is not the one that belongs to the run's certificates.
+        maps: Maps on it, where it is not the one that belongs to the run's certificates.
     """
-    patches = [f"{found.patch.height}x{found.patch.width}" for found in asked]
+    patches = [f"{found.patch.height}x{found.patch.width}" for found in maps]
     of = "-".join(["heatmap", *patches])
     if len(of) > _LONGEST_NAME:
         of = f"heatmap-{hashlib.sha256(of.encode()).hexdigest()[:16]}"
@@ -183,5 +182,5 @@ def write_maps(maps: Sequence[BreakingMap]) -> list[str]:
     for found in maps:
         run, name = found.run, f"{found.patch.height}x{found.patch.width}.parquet"
         paths.append(storage.join(run.out, "locations", f"run_id={run.run_id}", name))
-        storage.write_atomically(paths[-1], rendering.parquet(found.rows()))
+        write_parquet(paths[-1], found.rows())
     return paths

@@ -1,10 +1,10 @@
-"""What a run got right, image by image and question by question: the base of every statistic.
+"""Correctness of a run, image by image and question by question: the base of every statistic.
 
-Images with an error are there and wrong in everything; images without a label are there too, for
-whoever counts to leave out.
+Images with an error are there and wrong in everything; images without a label are there too,
+and left out by those who count.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -16,12 +16,13 @@ from models.views.ablations import BoolArray, IntArray
 from pipeline.analysis.run import Run
 from pipeline.analysis.stored import dataset
 from pipeline.runs.labels import Labels
+from pipeline.runs.reading import columns_of
 from pipeline.runs.store import StoreError
 from pipeline.scoring.claims import Claim
 
 
 class Measure(NamedTuple):
-    """What an image can be right in.
+    """A question that an image can be right in.
 
     Attributes:
         what: plain (the network on the whole image), smoothed or certified.
@@ -34,7 +35,7 @@ class Measure(NamedTuple):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON: what, and the claim's fields."""
-        return {"what": self.what} | (self.claim.to_dict() if self.claim else {})
+        return {"what": self.what, **(self.claim.to_dict() if self.claim else {})}
 
     @property
     def order(self) -> tuple[Any, ...]:
@@ -66,17 +67,30 @@ class Outcomes:
     units: IntArray
     right: Mapping[Measure, BoolArray] = field(default_factory=dict)
 
+    def tables(self, images: IntArray, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Read the stored rows of images by their places here, ascending; a table a unit."""
+        for unit, places in by_unit(self.units[images]):
+            first = int(np.searchsorted(self.units, unit))
+            rows = self.run.store.read_unit(unit, list(columns))
+            yield rows.take(pa.array(images[places] - first))
+
+
+def by_unit(units: IntArray) -> Iterator[tuple[int, IntArray]]:
+    """Yield the units that occur, ascending, and the places where each does."""
+    order = np.argsort(units, kind="stable")
+    found, first = np.unique(units[order], return_index=True)
+    yield from zip(found.tolist(), np.split(order, first[1:]), strict=True)
+
 
 def outcomes_of(run: Run) -> Outcomes:
-    """Everything that a run got right, with every certificate that it has.
+    """Read the correctness of a run's images, by each prediction and each certificate.
 
     Raises:
         ManifestError, StoreError: The votes are absent or incomplete, or the certificates do not
             cover them.
     """
-    wanted = ("image_id", "label", "labels", "prediction", "plain_prediction", "error")
-    names = [name for name in run.manifest.schema.names if name in wanted]
-    of_units = list(run.store.read(names))
+    names = ("image_id", "label", "labels", "prediction", "plain_prediction", "error")
+    of_units = list(run.store.read(columns_of(run.manifest, *names)))
     rows = pa.concat_tables(of_units)
     labels = Labels.of(rows)
     right = {

@@ -23,7 +23,8 @@ from pipeline.certificates.witness import Witnesses, witnesses
 from pipeline.config import ConfigError
 from pipeline.runs.labels import Labels
 from pipeline.runs.manifest import Manifest
-from pipeline.runs.rows import votes_array
+from pipeline.runs.reading import batches
+from pipeline.runs.schema import Summary
 from pipeline.runs.store import VotesStore, run_ids
 
 Frame = Literal["arrow", "pandas", "polars"]
@@ -118,7 +119,7 @@ class Run:
         return self.store.manifest()
 
     @cached_property
-    def summary(self) -> dict[str, Any] | None:
+    def summary(self) -> Summary | None:
         """Accuracies, as ``patchcert certify`` wrote them; None where it has not."""
         return self.store.read_summary()
 
@@ -182,20 +183,9 @@ class Run:
         Raises:
             ManifestError, StoreError: The votes are absent, incomplete or contradictory.
         """
-        unused = ("counts", "views", "gaps")
-        names = [name for name in self.manifest.schema.names if name not in unused]
-        enough = votes // self.manifest.defense.votes_per_image
-        waiting: list[pa.Table] = []
-        for unit in self.store.read(names):
-            waiting.append(unit.filter(unit["error"].is_null()))
-            if sum(table.num_rows for table in waiting) >= enough:
-                yield self._cast(pa.concat_tables(waiting))
-                waiting = []
-        if waiting:
-            yield self._cast(pa.concat_tables(waiting))
-
-    def _cast(self, rows: pa.Table) -> tuple[pa.Table, VoteArray]:
-        return rows, _narrow(votes_array(rows, self.manifest.defense))
+        images = votes // self.manifest.defense.votes_per_image
+        for batch in batches(self.store, self.manifest, "plain_prediction", images=images):
+            yield batch.voted, _narrow(batch.votes)
 
     @cached_property
     def votes(self) -> VotedImages:
@@ -249,7 +239,7 @@ class Run:
         )
 
     def certified(self, rule: str, threat: "int | str | Threat") -> BoolArray:
-        """Whether each image of ``votes`` keeps its prediction, right or wrong; bool (N,).
+        """Images of ``votes`` that keep their prediction, right or wrong; bool (N,).
 
         Arguments and errors: ``margins``.
         """

@@ -17,7 +17,7 @@ from pipeline.analysis.stored import DATASETS, dataset, folder_of, runs_and_clai
 from pipeline.config import ConfigError
 
 VIEWS = ("runs", "claims", *DATASETS)
-"""What can be queried."""
+"""The views that can be queried."""
 
 # Set once the connection is open: given when it opens, DuckDB would let queries write a file of the
 # database's own name. The lock comes last and makes it all last.
@@ -88,7 +88,7 @@ class Answer:
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, query: str) -> None:
-        """Ask.
+        """Run a query.
 
         Args:
             connection: Of ``connect``.
@@ -128,7 +128,7 @@ class Answer:
 
 
 def unwritten(out: str, query: str) -> list[str]:
-    """What to say of the views that a query names and that nothing has been written for yet."""
+    """Describe the views of a query that nothing has been written for yet."""
     kept_in = {"runs": "votes", "claims": "summary"}
     return [
         f"{name} is empty: nothing of it lies under {out} yet; `{_WRITTEN_BY[name]}` writes it"
@@ -154,7 +154,7 @@ def _explained(error: Exception) -> str:
     if isinstance(error, duckdb.PermissionException):
         return f"{text.splitlines()[0]}\nA query sees the views {', '.join(VIEWS)} and nothing else"
     if isinstance(error, duckdb.CatalogException) and text.startswith("Catalog Error: Table with"):
-        asked = text.split("name ", 1)[1].split(" ", 1)[0]
-        hint = did_you_mean(asked, VIEWS)
-        return f"there is no view {asked}{hint and f' ({hint})'}; the views are {', '.join(VIEWS)}"
+        name = text.split("name ", 1)[1].split(" ", 1)[0]
+        hint = did_you_mean(name, VIEWS)
+        return f"there is no view {name}{hint and f' ({hint})'}; the views are {', '.join(VIEWS)}"
     return text

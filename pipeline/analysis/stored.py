@@ -1,7 +1,7 @@
-"""What lies under ``<out>``, of one run or of all: Arrow datasets, and a row a run."""
+"""Everything under ``<out>``, of one run or of all: Arrow datasets, and a row a run."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -104,7 +104,7 @@ DATASETS = {
 
 
 def folder_of(out: str, name: str) -> str:
-    """Where a dataset lies: in a folder of its name, but for one that is older than the name."""
+    """Return the path of a dataset: a folder of its name, but for one older than the name."""
     return storage.join(out, {"attacks": "attack"}.get(name, name))
 
 
@@ -182,7 +182,7 @@ def _read_run(out: str, run_id: str) -> tuple[dict[str, Any] | None, list[dict[s
     manifest = store.read_manifest()
     if manifest is None:
         return None, []
-    summary = store.read_summary() or {}
+    summary: Mapping[str, Any] = store.read_summary() or {}
     row = _run_row(manifest) | {
         "complete": store.is_complete(manifest),
         "images_with_error": summary.get("images_with_error"),

@@ -19,9 +19,7 @@ from pipeline.attack.rerun import (
     load_rerun,
     logit_digests,
     on_the_grid,
-    read_images,
     vote_again,
-    write_parquet,
     write_source,
 )
 from pipeline.attack.selection import (
@@ -32,9 +30,12 @@ from pipeline.attack.selection import (
     read_selected,
 )
 from pipeline.attack.summary import summarise
+from pipeline.runs.images import read_images
 from pipeline.runs.manifest import canonical
 from pipeline.runs.rows import votes_array
 from pipeline.runs.store import VotesStore
+from pipeline.sources.base import SourceOptions
+from pipeline.storage.tables import write_parquet
 from pipeline.voting.vote import build_classifier
 
 
@@ -76,7 +77,16 @@ def attack_run(store: VotesStore, config: AttackConfig, *, verbose: bool = False
     rerun = load_rerun(manifest, config)
     margins = read_margins(store, manifest, patch)
     selected = read_selected(store, manifest, margins, choose(margins, config.images, config.seed))
-    images = read_images(manifest, config, rerun.defense.model_input, selected.image_ids)
+    options = SourceOptions(
+        image_column=manifest.data.image_column,
+        label_column=config.label_column,
+        label_map=config.label_map,
+    )
+    data = config.data or str(manifest.execution.data)
+    # The stored labels are used, not those of the listing.
+    images = read_images(
+        manifest, rerun.defense.model_input, selected.image_ids, data=data, options=options
+    )
     smoothed = build_classifier(rerun.defense, rerun.numerics)
     patches = make_patches(smoothed, manifest, selected, images, patch=patch, config=config)
 
@@ -97,7 +107,7 @@ def attack_run(store: VotesStore, config: AttackConfig, *, verbose: bool = False
         "failures": len(failures),
         "seconds": round(time.monotonic() - start, 1),
     }
-    write_parquet(f"{base}.parquet", rows, compression="zstd")
+    write_parquet(f"{base}.parquet", rows)
     text = json.dumps(summary, indent=2, sort_keys=True) + "\n"
     storage.write_atomically(f"{base}.json", text.encode())
     return AttackResult(

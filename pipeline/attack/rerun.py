@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -29,7 +28,6 @@ from models.classifiers.smoothed import SmoothedClassifier
 from models.errors import JobError
 from models.networks.weights import sha256_of
 from models.preprocess import Preprocess
-from pipeline import storage
 from pipeline.attack.config import AttackConfig
 from pipeline.config import ConfigError, OutputConfig, VotesConfig
 from pipeline.runs.defense import Defense
@@ -40,7 +38,8 @@ from pipeline.runs.store import StoreError, VotesStore
 from pipeline.runs.weight_files import local_weights
 from pipeline.sources.base import SourceOptions
 from pipeline.sources.listing import list_images
-from pipeline.voting.decode import DecodeUnit, pixels_of_rows
+from pipeline.storage.tables import write_parquet
+from pipeline.voting.decode import DecodeUnit
 from pipeline.voting.plan import count_votes
 
 ATTACKED = pa.schema(
@@ -105,31 +104,6 @@ def load_rerun(manifest: Manifest, config: AttackConfig) -> Rerun:
     return Rerun(defense=replace(manifest.defense, network=network), numerics=manifest.numerics)
 
 
-def read_images(
-    manifest: Manifest, config: AttackConfig, preprocess: Preprocess, image_ids: list[str]
-) -> NDArray[np.uint8]:
-    """Read the images as the model received them, on the attacker's grid; uint8 (N, H, W, 3).
-
-    Raises:
-        ConfigError: The data are not those of the run.
-        SourceError: They cannot be read.
-    """
-    data = config.data or str(manifest.execution.data)
-    options = SourceOptions(
-        image_column=manifest.data.image_column,
-        label_column=config.label_column,
-        label_map=config.label_map,
-    )
-    # The stored labels are used, not those of the listing.
-    listing = list_images(data, options, manifest.defense.network.num_classes)
-    if listing.fingerprint != manifest.data.fingerprint:
-        raise ConfigError(
-            f"--data {data}: these are not the files that the run voted on (their fingerprint "
-            "differs); give the run's own data, unchanged and in the same kind of storage"
-        )
-    return pixels_of_rows(listing.table, image_ids, options, preprocess)
-
-
 def on_the_grid(preprocess: Preprocess) -> Preprocess:
     """Return the same preprocessing for images that are on the attacker's grid already."""
     return replace(preprocess, resize=None, scaled_decode=False)
@@ -171,13 +145,6 @@ def write_source(
         schema=ATTACKED,
     )
     write_parquet(path, table, compression="none")
-
-
-def write_parquet(path: str, table: pa.Table, *, compression: str) -> None:
-    """Write a table atomically."""
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression=compression)
-    storage.write_atomically(path, sink.getvalue())
 
 
 def check_round_trip(path: str, preprocess: Preprocess, pixels: NDArray[np.uint8]) -> None:

@@ -16,8 +16,8 @@ from pipeline.config import ConfigError
 from pipeline.runs.defense import Network
 from pipeline.runs.labels import Labels
 from pipeline.runs.manifest import Manifest
+from pipeline.runs.reading import VoteRows, batches, tables, vote_columns
 from pipeline.runs.resolve import default_patches
-from pipeline.runs.rows import votes_array
 from pipeline.runs.store import VotesStore
 
 
@@ -94,7 +94,7 @@ def patch_of(side: int | None, store: VotesStore, manifest: Manifest) -> Patch:
     if side is None:
         summary = store.read_summary()
         claims = summary["certified_accuracy"] if summary else []
-        sides = [claim["patch_px"] for claim in claims if claim.get("patch_px")]
+        sides = [side for claim in claims if (side := claim.get("patch_px"))]
         side = min(sides or default_patches(manifest.defense.views) or (1,))
     try:
         manifest.defense.views.check_patch(Patch.square(side))
@@ -117,17 +117,15 @@ def read_margins(store: VotesStore, manifest: Manifest, patch: Patch) -> Margins
     image_ids: list[str] = []
     margins, right = [], []
     images = labelled = 0
-    for table in store.read(_columns(manifest)):
-        images += table.num_rows
-        labelled += int(Labels.of(table).known.sum())
-        voted = table.filter(table["error"].is_null())
-        image_ids += voted["image_id"].to_pylist()
-        right.append(Labels.of(voted).accept(voted["prediction"].to_numpy()))
-        if voted.num_rows:
-            votes, classes = rule_votes(
-                votes_array(voted, manifest.defense), manifest.defense.network
-            )
-            margins.append(rules.margins("exact", votes, manifest.defense.views, patch, classes))
+    classes = len(manifest.defense.network.voted_classes)
+    for batch in batches(store, manifest):
+        images += batch.table.num_rows
+        labelled += int(Labels.of(batch.table).known.sum())
+        image_ids += batch.voted["image_id"].to_pylist()
+        right.append(batch.correct_n)
+        if batch.voted.num_rows:
+            views = manifest.defense.views
+            margins.append(rules.margins("exact", batch.renumbered, views, patch, classes))
     return Margins(
         image_ids=image_ids,
         margins_n=np.concatenate([*margins, np.empty(0, np.int64)]),
@@ -167,20 +165,16 @@ def read_selected(
         ManifestError, StoreError: The votes are absent, incomplete or contradictory.
     """
     wanted = pa.array([margins.image_ids[number] for number in chosen_n], pa.string())
-    rows = pa.concat_tables(
+    table = pa.concat_tables(
         table.filter(pc.is_in(table["image_id"], value_set=wanted))
-        for table in store.read(_columns(manifest))
+        for table in tables(store, vote_columns(manifest))
     )
-    assert rows["image_id"].to_pylist() == wanted.to_pylist()
+    assert table["image_id"].to_pylist() == wanted.to_pylist()
+    rows = VoteRows(table, manifest.defense)
     return Selected(
         image_ids=wanted.to_pylist(),
         margins_n=margins.margins_n[chosen_n],
-        votes=votes_array(rows, manifest.defense),
-        predictions_n=rows["prediction"].to_numpy().astype(np.int64),
-        labels=Labels.of(rows),
+        votes=rows.votes,
+        predictions_n=rows.predictions_n,
+        labels=rows.labels,
     )
-
-
-def _columns(manifest: Manifest) -> list[str]:
-    names = ("image_id", "label", "labels", "votes", "vote_sets", "prediction", "error")
-    return [name for name in names if name in manifest.schema.names]

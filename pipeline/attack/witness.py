@@ -6,24 +6,23 @@ by code that shares nothing with the rule (``independent``). This shows that eac
 certificate is refused for a reason and, at the same location, that each given one holds.
 """
 
-import io
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from models.views.ablations import BoolArray, Patch
 from pipeline import storage
 from pipeline.attack.config import WitnessConfig
 from pipeline.attack.independent import changed_votes, rewritten, shows_patch, votes_for
-from pipeline.attack.selection import check_attackable, patch_of, rule_votes
+from pipeline.attack.selection import check_attackable, patch_of
 from pipeline.certificates.witness import witnesses
 from pipeline.runs.manifest import Manifest
-from pipeline.runs.rows import votes_array
+from pipeline.runs.reading import VoteRows, batches
 from pipeline.runs.schema import WITNESSES
 from pipeline.runs.store import VotesStore
+from pipeline.storage.tables import parquet_writer
 
 
 @dataclass
@@ -59,30 +58,27 @@ def replay_witnesses(store: VotesStore, config: WitnessConfig) -> WitnessResult:
     patch = patch_of(config.patch, store, manifest)
     result = WitnessResult(patch)
     touched: dict[tuple[int, int], BoolArray] = {}
-    sink = io.BytesIO()
-    with pq.ParquetWriter(sink, WITNESSES, compression="zstd") as writer:
-        for table in store.read([n for n in manifest.schema.names if n not in ("counts", "gaps")]):
-            voted = table.filter(table["error"].is_null())
-            if voted.num_rows:
-                writer.write_table(_replay(voted, manifest, result, touched))
     result.rows_path = storage.join(
         store.out, "witnesses", f"run_id={store.run_id}", f"{patch.width}px.parquet"
     )
-    storage.write_atomically(result.rows_path, sink.getvalue())
+    with parquet_writer(result.rows_path, WITNESSES) as writer:
+        for batch in batches(store, manifest):
+            if batch.voted.num_rows:
+                writer.write_table(_replay(batch, manifest, result, touched))
     return result
 
 
 def _replay(
-    voted: pa.Table,
+    batch: VoteRows,
     manifest: Manifest,
     result: WitnessResult,
     touched: dict[tuple[int, int], BoolArray],
 ) -> pa.Table:
     """Return rows of WITNESSES for a batch; counts and failures go into ``result``."""
     patch, ablation = result.patch, manifest.defense.views
-    votes = votes_array(voted, manifest.defense)
-    renumbered, classes = rule_votes(votes, manifest.defense.network)
-    found = witnesses(renumbered, ablation, patch, classes)
+    voted, votes = batch.voted, batch.votes
+    classes = len(manifest.defense.network.voted_classes)
+    found = witnesses(batch.renumbered, ablation, patch, classes)
     numbers = (
         np.arange(manifest.defense.network.num_classes)
         if manifest.defense.network.classes is None

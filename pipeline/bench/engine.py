@@ -226,7 +226,7 @@ class _Contenders:
         return torch.randn((count, 3, *_LOOK.model_px), device=self.device).to(self.dtype)
 
     def _add_plain_cnn(self) -> None:
-        """As it is served: compiled for its one shape on a GPU, where a compiler gains most."""
+        """Compile the network for its one shape on a GPU, where a compiler gains most."""
         cnn = self.cnn.to(memory_format=torch.channels_last)
         batch = self._batch().to(memory_format=torch.channels_last)
         if self.device.type != "cuda":

@@ -1,4 +1,4 @@
-"""What a measurement was taken on, so that its figures can be read later."""
+"""Describe the machine of a measurement, so that its figures can be read later."""
 
 import os
 import platform

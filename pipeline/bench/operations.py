@@ -1,4 +1,4 @@
-"""How many operations a votes pass takes, and how many the machine can do.
+"""Count the operations of a votes pass, and measure those that the machine can do.
 
 One multiplication and one addition are two operations. *Nominal* operations are those of the
 network on the kept tokens, every token in every block; *executed* ones are what the engine really

@@ -1,4 +1,4 @@
-"""Where the time of voting on some images goes, from their bytes to their row of votes.
+"""Time of each stage of voting on some images, from their bytes to their row of votes.
 
 Stages that run on the device are timed inside one votes pass, waiting for it at every border;
 decoding and writing, which the job does beside it, by themselves.

@@ -21,6 +21,8 @@ from pipeline.interchange.folder import SIGN, atomic_folder
 from pipeline.interchange.formats import SPEC
 from pipeline.interchange.spec import Spec
 from pipeline.runs.manifest import AS_GIVEN, Manifest
+from pipeline.runs.reading import tables, vote_columns
+from pipeline.runs.schema import Summary
 from pipeline.runs.versions import program_version
 from pipeline.scoring.claims import Claim, Claims, resolve_claims
 from pipeline.scoring.score import Scored, score_votes
@@ -54,19 +56,20 @@ def export_run(run: Run, config: ExportConfig) -> dict[str, str]:
     questions = resolve_claims(manifest.defense, _claims(run, config))
     spec = None if config.votes is None else Spec.of(manifest)
     run.store.units(manifest)
-    totals, tables, written = Totals(), [], dict[str, dict[str, Any]]()
+    totals, parts, written = Totals(), [], dict[str, dict[str, Any]]()
     with atomic_folder(config.to, overwrite=config.overwrite) as put:
 
         def write(name: str, data: bytes) -> None:
             put(name, data)
             written[name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
 
-        for table in _batches(run):
+        columns = vote_columns(manifest, "plain_prediction", "counts")
+        for table in tables(run.store, columns, images=_BATCH_IMAGES):
             scored = score_votes(table, manifest, questions)
             totals.add(scored.totals)
-            tables.append(image_rows(table, scored, questions))
+            parts.append(image_rows(table, scored, questions))
         run.store.check_count(manifest, totals.images)
-        rows = pa.concat_tables(tables)
+        rows = pa.concat_tables(parts)
         write("images.parquet", parquet(rows))
         text = io.StringIO()
         write_csv(rows.schema, rows.to_batches(), text)
@@ -83,11 +86,11 @@ def export_run(run: Run, config: ExportConfig) -> dict[str, str]:
 def _claims(run: Run, config: ExportConfig) -> ClaimsConfig:
     """Return the claims asked for; by default those that the run was certified for."""
     try:
-        asked = Claims.from_summary(run.summary or {}).claims
+        earlier = Claims.from_summary(run.summary or {}).claims
     except (ValueError, KeyError, TypeError):
-        asked = frozenset()  # written by an older version, or never certified
+        earlier = frozenset()  # written by an older version, or never certified
     own = run.manifest.defense.own_stride
-    known = [claim for claim in asked if claim.top_k == 1 and claim.stride == own]
+    known = [claim for claim in earlier if claim.top_k == 1 and claim.stride == own]
     threats = sorted({claim.threat for claim in known}, key=lambda threat: threat.order)
     confidences = [claim.confidence for claim in known if claim.confidence is not None]
     return ClaimsConfig(
@@ -95,19 +98,6 @@ def _claims(run: Run, config: ExportConfig) -> ClaimsConfig:
         rule=config.rule,
         confidence=max(confidences, default=CONFIDENCE),
     )
-
-
-def _batches(run: Run) -> Iterator[pa.Table]:
-    """Yield all rows, some thousands at a time."""
-    names = [name for name in run.manifest.schema.names if name not in ("views", "gaps")]
-    waiting: list[pa.Table] = []
-    for unit in run.store.read(names):
-        waiting.append(unit)
-        if sum(table.num_rows for table in waiting) >= _BATCH_IMAGES:
-            yield pa.concat_tables(waiting)
-            waiting = []
-    if waiting:
-        yield pa.concat_tables(waiting)
 
 
 def _votes_files(run: Run, spec: Spec) -> Iterator[tuple[str, pa.Table]]:
@@ -119,7 +109,7 @@ def _votes_files(run: Run, spec: Spec) -> Iterator[tuple[str, pa.Table]]:
     units, step = store.units(manifest), max(1, _FILE_VOTES // unit_votes)
     for number, start in enumerate(range(0, len(units), step)):
         of_file = units[start : start + step]
-        table = pa.concat_tables(store.read_unit(unit, [*names, "error"]) for unit in of_file)
+        table = store.read_units(of_file, [*names, "error"])
         if table["error"].null_count == table.num_rows:
             table = table.drop_columns("error")
         name = "votes" if step >= len(units) else f"votes-{number:03d}"
@@ -190,7 +180,7 @@ def _ranked(counts: pa.ChunkedArray, place: int) -> dict[str, pa.Array]:
 
 def headline(
     manifest: Manifest,
-    summary: Mapping[str, Any],
+    summary: Summary,
     version: str,
     files: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
@@ -227,7 +217,7 @@ def headline(
             _figure(
                 "plain_accuracy",
                 summary["plain_accuracy"],
-                f"the network classifies the whole image rightly; share {_OF}",
+                f"the network classifies the whole image correctly; share {_OF}",
             ),
             _figure(
                 "smoothed_accuracy",

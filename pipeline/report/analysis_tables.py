@@ -45,7 +45,7 @@ def print_comparison(found: Comparison, console: Console) -> None:
     table.add_column("only 1st/2nd", justify="right")
     table.add_column("p", justify="right", no_wrap=True)
     for question, paired in found.tables.items():
-        table.add_row(words.patch(question), words.asked(question), *words.paired_cells(paired))
+        table.add_row(words.patch(question), words.claim_of(question), *words.paired_cells(paired))
     console.print(table)
     if found.votes is not None:
         console.print(words.agreement(found.votes), markup=False)
@@ -110,7 +110,7 @@ def _classes(
 ) -> Table:
     """The table; ``between`` a share and its interval, None for shares alone."""
     errors = sum(row.errors for row in rows)
-    rules = {claim(asked.to_dict()) for _, asked in questions if asked is not None}
+    rules = {claim(one.to_dict()) for _, one in questions if one is not None}
     intervals = " (95 % interval)" if between else ""
     notes = [f"{errors} images with errors count as wrong"] if errors else []
     notes += [] if between else ["95 % intervals: --json, a wider terminal, or fewer --patch"]
@@ -141,7 +141,7 @@ def _classes(
 def print_maps(maps: Sequence[BreakingMap], console: Console) -> None:
     """Print the worst and the mildest place of each patch."""
     shown = maps[0].shown
-    which = "rightly predicted images" if maps[0].right.images else "images (no labels)"
+    which = "correctly classified images" if maps[0].right.images else "images (no labels)"
     table = Table(title=f"{shown.images} {which}, uncertified because of a place", **_STYLE)
     table.add_column("patch", justify="right")
     table.add_column("worst place")

@@ -1,4 +1,4 @@
-"""From a request to what ``patchcert show`` draws: pixels, ablations, votes, the worst patch."""
+"""Gather what ``patchcert show`` draws: pixels, ablations, votes, the worst patch."""
 
 import dataclasses
 from collections.abc import Callable, Sequence

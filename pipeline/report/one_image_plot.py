@@ -27,7 +27,7 @@ def draw_scene(scene: Scene) -> bytes:
 
 
 def draw_figure(scene: Scene) -> Figure:
-    """The picture."""
+    """Draw the picture."""
     figure = Figure(figsize=(14, 7), layout="constrained")
     # Room for the caption, which the layout would not make of itself.
     views = shown_views(scene.ablation)
@@ -57,7 +57,7 @@ def shown_views(ablation: Ablation) -> list[int]:
 
 def explained(scene: Scene, views: list[int]) -> list[str]:
     """Explain the colours of these views in sentences, and no colours that they lack."""
-    said = []
+    notes = []
     if scene.votes_v is not None:
         cast = {int(scene.votes_v[view]) for view in views}
         words = [
@@ -69,11 +69,11 @@ def explained(scene: Scene, views: list[int]) -> list[str]:
             if star in cast
         ]
         others = cast - {scene.worst.prediction, scene.worst.rival}
-        said.append(f"Votes {', '.join([*words, *(['others grey'] if others else [])])}.")
+        notes.append(f"Votes {', '.join([*words, *(['others grey'] if others else [])])}.")
     hidden = (_entering(scene, view) & ~_visible(scene, view) for view in views)
     if scene.drops and any(pixels.any() for pixels in hidden):
-        said.append("Black in a kept token: pixels that the ablation hides.")
-    return said
+        notes.append("Black in a kept token: pixels that the ablation hides.")
+    return notes
 
 
 def _entering(scene: Scene, view: int) -> NDArray[np.bool_]:
@@ -193,9 +193,9 @@ def _draw_tokens(axes: Axes, scene: Scene, view: int) -> None:
     axes.hlines(np.arange(rows + 1) * step_y, 0, scene.ablation.width, "#999999", linewidth=0.4)
     axes.vlines(np.arange(columns + 1) * step_x, 0, scene.ablation.height, "#999999", linewidth=0.4)
     of, kept = rows * columns, len(scene.ablation.kept_tokens(view, scene.token_px))
-    said = (
+    title = (
         f"keeps {kept} of {of} tokens"
         if scene.drops
         else f"all {of} tokens enter,\n{of - kept} of them black"
     )
-    axes.set_title(said, fontsize=10)
+    axes.set_title(title, fontsize=10)

@@ -1,7 +1,7 @@
 """Certified accuracy, alerts and breaking places as pictures, and parts of these for the page."""
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from pipeline.analysis.heatmap import BreakingMap, breaking_maps, picture_path, 
 from pipeline.analysis.run import Run
 from pipeline.certificates.rules import drawing_order, largest_rules, rule_named
 from pipeline.report.style import ALERTS, LINES, PERCENT, SERIES, UNATTACKED, integers, png
+from pipeline.runs.schema import AlertName, CertifiedEntry, DetectionCurve, Summary
 from pipeline.scoring.intervals import Proportion
 from pipeline.scoring.words import claim, percent, threat
 from pipeline.scoring.words import run as run_words
@@ -30,7 +31,7 @@ Points = Sequence[tuple[int, Proportion]]
 """Sides of square patches in pixels, each with a share of the labelled images."""
 
 
-def curve_of(summary: Mapping[str, Any], rule: str) -> list[tuple[int, Proportion]]:
+def curve_of(summary: Summary, rule: str) -> list[tuple[int, Proportion]]:
     """Certified accuracy against every square up to the first that leaves nothing.
 
     Empty where the largest certified squares were not asked for, or nothing has a label.
@@ -66,13 +67,22 @@ def draw_curve(
     )
 
 
-def draw_rules(axes: Axes, summary: Mapping[str, Any], *, labelled: bool = False) -> None:
+def draw_rules(axes: Axes, summary: Summary, *, labelled: bool = False) -> None:
     """Draw certified accuracy against every square by each rule that has it."""
     for rule in CURVES:
         # The rules often agree: the wider line lies below.
         width = 3.2 if rule == "uniform" else 1.5
         label = rule if labelled else None
         draw_curve(axes, curve_of(summary, rule), rule_named(rule).series, label, width=width)
+
+
+def points_of(entries: Iterable[CertifiedEntry]) -> list[tuple[int, Proportion]]:
+    """Return the certified accuracies against squares of labelled images."""
+    return [
+        (entry["patch_px"], Proportion(entry["hits"], entry["of"]))
+        for entry in entries
+        if entry["patch_px"] is not None and entry["of"]
+    ]
 
 
 def draw_points(axes: Axes, points: Points, **style: Any) -> None:
@@ -83,17 +93,18 @@ def draw_points(axes: Axes, points: Points, **style: Any) -> None:
     axes.errorbar(sides, values, yerr=np.abs(bounds - values), capsize=3, **style)
 
 
-def draw_unattacked(axes: Axes, summary: Mapping[str, Any], colour: str) -> None:
+def draw_unattacked(axes: Axes, summary: Summary, colour: str) -> None:
     """Draw the accuracies without a patch as horizontal lines."""
+    shares = {"smoothed": summary["smoothed_accuracy"], "plain": summary["plain_accuracy"]}
     for name, line in UNATTACKED.items():
-        value = summary[f"{name}_accuracy"]["value"]
+        value = shares[name]["value"]
         if value is not None:
             label = f"{name}, no patch"
             axes.axhline(value, color=colour, linestyle=line, linewidth=1, label=label)
 
 
 def draw_alert(
-    axes: Axes, curve: Mapping[str, Any], name: str, colour: str, label: str | None = None
+    axes: Axes, curve: DetectionCurve, name: AlertName, colour: str, label: str | None = None
 ) -> None:
     """Draw the images that an alert below tau leaves right, recovers or detects."""
     shares = [hits / max(1, curve["of"]) for hits in curve[name]]
@@ -140,7 +151,7 @@ def draw_map(
     axes.plot(x, y, "o", color=SERIES[1], markeredgecolor=paper, clip_on=False)
 
 
-def draw_certified_accuracy(summary: dict[str, Any], title: str) -> bytes:
+def draw_certified_accuracy(summary: Summary, title: str) -> bytes:
     """PNG: certified accuracy of every square with its 95 % interval, under the two accuracies.
 
     Where alerts were asked for, beside it what they detect of up to three patches. Threats that are
@@ -165,18 +176,15 @@ def draw_certified_accuracy(summary: dict[str, Any], title: str) -> bytes:
     return png(figure)
 
 
-def _draw_sizes(axes: Axes, summary: dict[str, Any]) -> None:
+def _draw_sizes(axes: Axes, summary: Summary) -> None:
     """Certified accuracy against the side of the patch."""
     largest, labelled = summary["largest"], summary["images"] - summary["images_without_label"]
     draw_rules(axes, summary)
-    squares = [
-        entry
-        for entry in summary["certified_accuracy"]
-        if entry["patch_px"] is not None and entry["value"] is not None
-    ]
     coarser = {entry["stride"] for entry in summary["coarser"]}
-    series: dict[str, list[dict[str, Any]]] = {}
-    for entry in squares:
+    series: dict[str, list[CertifiedEntry]] = {}
+    for entry in summary["certified_accuracy"]:
+        if entry["patch_px"] is None or entry["value"] is None:
+            continue
         words = claim(entry, stride=entry["stride"] in coarser)
         series.setdefault(words, []).append(entry)
     for place, (words, entries) in enumerate(series.items()):
@@ -184,7 +192,7 @@ def _draw_sizes(axes: Axes, summary: dict[str, Any]) -> None:
         number = rule_named(rule).series
         draw_points(
             axes,
-            [(entry["patch_px"], Proportion(entry["hits"], entry["of"])) for entry in entries],
+            points_of(entries),
             color=SERIES[number] if plain else SERIES[3 + place % 3],
             marker=_MARKERS[number],
             zorder=4,
@@ -203,21 +211,21 @@ def _draw_sizes(axes: Axes, summary: dict[str, Any]) -> None:
         _legend(axes, handles)
 
 
-def _draw_detection(axes: Axes, summary: dict[str, Any]) -> None:
+def _draw_detection(axes: Axes, summary: Summary) -> None:
     """Images that an alert below tau leaves right, recovers and detects, against tau."""
     curves = _shown(summary)
     coarser = {entry["stride"] for entry in summary["coarser"]}
+    labels: tuple[tuple[AlertName, str], ...] = (
+        ("clean", "right, no patch, no alert"),
+        ("certified_detection", "certified detection"),
+        ("certified_recovery", "certified recovery"),
+    )
     handles = [
-        Line2D([], [], color=_INK, linestyle=ALERTS[name], label=label)
-        for name, label in (
-            ("clean", "right, no patch, no alert"),
-            ("certified_detection", "certified detection"),
-            ("certified_recovery", "certified recovery"),
-        )
+        Line2D([], [], color=_INK, linestyle=ALERTS[name], label=label) for name, label in labels
     ]
     for colour, curve in zip(SERIES, curves, strict=False):
-        for name in ("certified_detection", "certified_recovery"):
-            draw_alert(axes, curve, name, colour)
+        draw_alert(axes, curve, "certified_detection", colour)
+        draw_alert(axes, curve, "certified_recovery", colour)
         patch = f"patch {threat(curve, stride=curve['stride'] in coarser)}"
         handles.append(Line2D([], [], color=colour, linewidth=4, label=patch))
     draw_alert(axes, curves[0], "clean", _INK)
@@ -225,8 +233,8 @@ def _draw_detection(axes: Axes, summary: dict[str, Any]) -> None:
     _legend(axes, handles)
 
 
-def _shown(summary: dict[str, Any]) -> list[dict[str, Any]]:
-    """Of the curves of the run's own stride the smallest patch, the middle and the largest."""
+def _shown(summary: Summary) -> list[DetectionCurve]:
+    """Choose the curves of the run's own stride: smallest patch, middle one and largest."""
     coarser = {entry["stride"] for entry in summary["coarser"]}
     curves = summary["detection"]
     own = [curve for curve in curves if curve["stride"] not in coarser] or curves
@@ -260,20 +268,20 @@ class Drawn(NamedTuple):
     picture: bytes
 
 
-def draw_run(run: Run, threats: Iterable[Threat], *, asked: bool = False) -> Drawn:
+def draw_run(run: Run, threats: Iterable[Threat], *, named: bool = False) -> Drawn:
     """Count, draw, and write both.
 
     Args:
         run: The run.
         threats: One rectangle each, at least one.
-        asked: True if these were asked for, rather than being those of the run's certificates: the
-            picture's name then names them.
+        named: True if the picture's name names the patches: they were requested, and are not
+            those of the run's certificates.
 
     Raises:
         ConfigError, ManifestError, StoreError: As ``breaking_maps``.
     """
     maps = breaking_maps(run, sorted(set(threats), key=lambda threat: threat.order))
-    path = picture_path(run.store, maps if asked else ())
+    path = picture_path(run.store, maps if named else ())
     drawn = Drawn(maps, write_maps(maps), path, draw_maps(maps))
     storage.write_atomically(drawn.path, drawn.picture)
     return drawn
@@ -291,7 +299,7 @@ def draw_maps(maps: Sequence[BreakingMap]) -> bytes:
 
 
 def _title(found: BreakingMap) -> str:
-    which = "rightly predicted images" if found.right.images else "images (no labels)"
+    which = "correctly classified images" if found.right.images else "images (no labels)"
     return (
         f"Breaking places: {run_words(found.run.manifest)}\nshare of {found.shown.images:,} {which}"
         " that a patch at each place leaves uncertified (dot: the worst)"

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from models.views.threats import Threat
+from pipeline.runs.schema import DetectionCurve, Summary
 from pipeline.scoring.claims import Alert, Claim, Claims
 from pipeline.scoring.intervals import Proportion
 from pipeline.scoring.words import claim, interval, percent, threat
@@ -16,15 +17,15 @@ from pipeline.scoring.words import claim, interval, percent, threat
 _ANSWERED = (1.0, 0.95, 0.9, 0.8, 0.6)
 
 
-def print_summary(summary: dict[str, Any], console: Console, asked: Claims | None = None) -> None:
+def print_summary(summary: Summary, console: Console, claims: Claims | None = None) -> None:
     """Print accuracies with their 95 % intervals, one line a claim, and what alerts detect.
 
     Args:
         summary: All that is known of a run.
         console: Console to print to.
-        asked: Only the answers to these, and how many others there are; None for all.
+        claims: Only the answers to these, and how many others there are; None for all.
     """
-    summary, others = _answers_to(asked, summary)
+    summary, others = _answers_to(claims, summary)
     images = summary["images"]
     table = Table(
         title=f"{images} images, {summary['ablations']} ablations each",
@@ -37,10 +38,10 @@ def print_summary(summary: dict[str, Any], console: Console, asked: Claims | Non
     table.add_column("accuracy", justify="right")
     table.add_column("95 % interval", justify="right")
     table.add_column("images", justify="right")
-    for name in ("plain", "smoothed"):
-        of = summary[f"{name}_accuracy"]
+    smoothed = summary["smoothed_accuracy"]
+    for name, of in (("plain", summary["plain_accuracy"]), ("smoothed", smoothed)):
         # Imported votes may come without plain predictions.
-        known = of["of"] or not summary["smoothed_accuracy"]["of"]
+        known = of["of"] or not smoothed["of"]
         table.add_row("none", name, *(_cells(of) if known else ("unknown", "", "")))
     mean = summary["mean_ablation_accuracy"]
     table.add_row("none", "mean over ablations", percent(mean), "", "")
@@ -64,29 +65,29 @@ def print_summary(summary: dict[str, Any], console: Console, asked: Claims | Non
         console.print(others, soft_wrap=True, markup=False)
 
 
-def _answers_to(asked: Claims | None, summary: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """The part of a summary that answers ``asked``, and a line on the rest, if there is one."""
-    if asked is None:
+def _answers_to(claims: Claims | None, summary: Summary) -> tuple[Summary, str]:
+    """The part of a summary that answers ``claims``, and a line on the rest, if there is one."""
+    if claims is None:
         return summary, ""
-    claims, curves = summary["certified_accuracy"], summary["detection"]
-    part = {
+    entries, curves = summary["certified_accuracy"], summary["detection"]
+    part: Summary = {
         **summary,
-        "certified_accuracy": [one for one in claims if Claim.from_dict(one) in asked.claims],
+        "certified_accuracy": [one for one in entries if Claim.from_dict(one) in claims.claims],
         "detection": [
             one
             for one in curves
-            if Alert(Threat.parse(one["threat"]), one["stride"]) in asked.alerts
+            if Alert(Threat.parse(one["threat"]), one["stride"]) in claims.alerts
         ],
     }
-    more = len(claims) - len(part["certified_accuracy"])
+    more = len(entries) - len(part["certified_accuracy"])
     alerts = len(curves) - len(part["detection"])
-    said = [f"{more} certified accuracies"] if more else []
-    said += [f"what alerts detect of {alerts} threats"] if alerts else []
-    line = f"asked before and stored too: {', '.join(said)} (the summary, `patchcert sql`)"
-    return part, line if said else ""
+    parts = [f"{more} certified accuracies"] if more else []
+    parts += [f"what alerts detect of {alerts} threats"] if alerts else []
+    line = f"asked before and stored too: {', '.join(parts)} (the summary, `patchcert sql`)"
+    return part, line if parts else ""
 
 
-def _detection(curve: dict[str, Any], against: str) -> Table:
+def _detection(curve: DetectionCurve, against: str) -> Table:
     """The trade-off of an alert at some of its thresholds."""
     table = Table(
         title=f"Alert where the lead is below tau votes; patch {against}",
@@ -100,13 +101,13 @@ def _detection(curve: dict[str, Any], against: str) -> Table:
     clean, detected = curve["clean"], curve["certified_detection"]
     places = [sum(hits >= share * clean[0] for hits in clean) - 1 for share in _ANSWERED]
     for place in sorted({*places, detected.index(max(detected))}):
-        names = ("clean", "certified_recovery", "certified_detection")
-        shares = [percent(Proportion(curve[name][place], curve["of"]).value) for name in names]
+        hits = clean[place], curve["certified_recovery"][place], detected[place]
+        shares = [percent(Proportion(count, curve["of"]).value) for count in hits]
         table.add_row(str(curve["tau"][place]), *shares)
     return table
 
 
-def _caption(summary: dict[str, Any]) -> str:
+def _caption(summary: Summary) -> str:
     parts = []
     if summary["images_with_error"]:
         parts.append(f"{summary['images_with_error']} images with errors count as wrong")

@@ -1,13 +1,12 @@
 """Comparisons and classes in words, for the terminal and the page."""
 
-from collections.abc import Mapping
 from decimal import ROUND_CEILING, Context
-from typing import Any
 
 from pipeline.analysis.agreement import Agreement
 from pipeline.analysis.comparison import Comparison, Paired
 from pipeline.analysis.outcomes import Measure
 from pipeline.runs.manifest import Manifest
+from pipeline.runs.schema import ClaimEntry, Summary
 from pipeline.scoring.intervals import Proportion
 from pipeline.scoring.words import NO_LABELS, claim, location, positions
 
@@ -28,18 +27,18 @@ def patch(of: Measure) -> str:
     return f"{of.claim.threat} px" if of.claim else "none"
 
 
-def asked(of: Measure) -> str:
-    """Name what is asked of the patch."""
+def claim_of(of: Measure) -> str:
+    """Name the claim of a question, or the kind of prediction."""
     return claim(of.claim.to_dict(), stride=True) if of.claim else of.what
 
 
 def question(of: Measure) -> str:
     """Name a question in whole."""
-    return f"{patch(of)}, {asked(of)}" if of.claim else of.what
+    return f"{patch(of)}, {claim_of(of)}" if of.claim else of.what
 
 
-def heading(entry: Mapping[str, Any], own_stride: int | None) -> str:
-    """Name what is asked of a patch, by any rule, as the heading of a row."""
+def heading(entry: ClaimEntry, own_stride: int | None) -> str:
+    """Name a claim without its rule, as the heading of a row."""
     parts = [f"{entry['threat']} px"]
     if entry["top_k"] != 1:
         parts.append(f"top {entry['top_k']}")
@@ -84,18 +83,18 @@ def agreement(same: Agreement) -> str:
     differ = same.ablations - same.equal
     if not differ:
         return f"Votes: all {of} vote equally."
-    said = (
+    counts = (
         f"Votes: {100 * same.equal / same.ablations:.2f} % of {of} vote equally; {differ:,} "
         f"differ, on {same.images_differ:,} images, and {same.predictions_differ:,} smoothed "
         "predictions."
     )
     gaps = same.gaps
     if gaps is None:
-        return f"{said} A run with --gaps says how near a tie they are."
+        return f"{counts} A run with --gaps says how near a tie they are."
     where = gaps.where
     place = location(*gaps.run.ablation.coordinates(where.y, where.x))
     return (
-        f"{said}\nWhere they differ, the top two logits of {gaps.run.run_id} ({gaps.run.dtype}) "
+        f"{counts}\nWhere they differ, the top two logits of {gaps.run.run_id} ({gaps.run.dtype}) "
         f"are less than {_rounded_up(gaps.below)} apart, {gaps.median:.4g} at the median; so are "
         f"{100 * gaps.as_near / same.ablations:.2f} % of all. The farthest: {where.image_id}, "
         f"ablation {where.ablation} ({place}), class {where.first} or {where.second}."
@@ -124,7 +123,7 @@ def outline(manifest: Manifest) -> str:
     )
 
 
-def counted(summary: Mapping[str, Any], *, labelled: bool = True) -> str:
+def counted(summary: Summary, *, labelled: bool = True) -> str:
     """Say which images a figure counts, and how it counts those with errors."""
     errors, without = summary["images_with_error"], summary["images_without_label"]
     parts = [f"{summary['images']:,} images"]

@@ -1,4 +1,6 @@
-"""The columns of everything written to Parquet: declared once, plain Arrow types only."""
+"""The columns of everything written to Parquet, and the fields of the summary."""
+
+from typing import Literal, NotRequired, TypedDict
 
 import pyarrow as pa
 
@@ -177,3 +179,85 @@ LOCATIONS = pa.schema(
 
 MAX_CLASSES = 2**16
 """Classes that a vote, a uint16, can name."""
+
+
+class Share(TypedDict):
+    """A proportion of images with its 95 % interval; null where no image was counted."""
+
+    hits: int
+    of: int
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+class ClaimEntry(TypedDict):
+    """A claim, as in CERTIFICATES."""
+
+    rule: str
+    threat: str
+    patch_px: int | None
+    top_k: int
+    stride: int | None
+    confidence: float | None
+
+
+class CertifiedEntry(ClaimEntry, Share):
+    """Certified accuracy of a claim: labelled images that are right and certified."""
+
+    # Views that the attacker can touch at most.
+    max_touched: int
+    # Images certified, right or wrong, labelled or not.
+    images_certified: int
+
+
+class CoarserEntry(TypedDict):
+    """Accuracy of the ablations of a stride coarser than the run's own."""
+
+    stride: int
+    ablations: int
+    smoothed_accuracy: Share
+
+
+class LargestEntry(TypedDict):
+    """Labelled images that are right and certified, by rule, against each side of a square."""
+
+    of: int
+    patch_px: list[int]
+    hits: dict[str, list[int]]
+
+
+AlertName = Literal["clean", "certified_recovery", "certified_detection"]
+"""Counts of a detection curve."""
+
+
+class DetectionCurve(TypedDict):
+    """Labelled images by what an alert below each ``tau`` makes of them."""
+
+    threat: str
+    stride: int | None
+    of: int
+    tau: list[int]
+    clean: list[int]
+    certified_recovery: list[int]
+    certified_detection: list[int]
+
+
+class Summary(TypedDict):
+    """Accuracies of a run: ``<out>/summary/run_id=<id>.json``."""
+
+    run_id: str
+    images: int
+    images_with_error: int
+    images_without_label: int
+    ablations: int
+    plain_accuracy: Share
+    smoothed_accuracy: Share
+    # Null where no image is labelled.
+    mean_ablation_accuracy: float | None
+    # The origin of imported votes.
+    basis: NotRequired[str]
+    certified_accuracy: list[CertifiedEntry]
+    largest: LargestEntry
+    coarser: list[CoarserEntry]
+    detection: list[DetectionCurve]

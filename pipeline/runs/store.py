@@ -9,9 +9,8 @@ notes of a job at work, or left by a killed commit.
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,8 +20,9 @@ from models.errors import JobError
 from pipeline import storage
 from pipeline.runs.error_images import ErrorImages
 from pipeline.runs.manifest import Manifest, ManifestError
+from pipeline.runs.schema import Summary
 from pipeline.storage.parallel import in_threads
-from pipeline.storage.tables import parquet
+from pipeline.storage.tables import write_parquet
 
 _UNIT = re.compile(r"unit-(\d+)\.parquet$")
 # Names of files that are being written locally; an object on S3 has none.
@@ -72,7 +72,7 @@ class VotesStore:
         """Path of this run's summary, once it is certified."""
         return storage.join(self.out, "summary", f"run_id={self.run_id}.json")
 
-    def read_summary(self) -> dict[str, Any] | None:
+    def read_summary(self) -> Summary | None:
         """The summary; None where the run has not been certified.
 
         Raises:
@@ -80,7 +80,7 @@ class VotesStore:
         """
         if not storage.exists(self.summary_path):
             return None
-        summary: dict[str, Any] = json.loads(storage.read_bytes(self.summary_path))
+        summary: Summary = json.loads(storage.read_bytes(self.summary_path))
         return summary
 
     @property
@@ -214,7 +214,7 @@ class VotesStore:
             StoreError: A row breaks a rule; nothing is written.
         """
         check_rows(table, schema, votes, plain=plain)
-        storage.write_atomically(self._unit_path(unit), parquet(table))
+        write_parquet(self._unit_path(unit), table)
 
     def read(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """All rows, a unit at a time, in the listing's order.
@@ -251,6 +251,10 @@ class VotesStore:
 
     def _unit_path(self, unit: int) -> str:
         return storage.join(self.folder, f"unit-{unit:05d}.parquet")
+
+    def read_units(self, units: Iterable[int], columns: list[str] | None = None) -> pa.Table:
+        """The rows of some units."""
+        return pa.concat_tables(self.read_unit(unit, columns) for unit in units)
 
     def check_count(self, manifest: Manifest, rows: int) -> None:
         """Raise StoreError unless all units together have a row an image."""

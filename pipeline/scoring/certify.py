@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from rich.console import Console
 
@@ -12,6 +11,7 @@ from pipeline import storage
 from pipeline.config import ClaimsConfig
 from pipeline.runs.manifest import Manifest
 from pipeline.runs.numerics import on_cluster
+from pipeline.runs.schema import Summary
 from pipeline.runs.store import VotesStore
 from pipeline.scoring.claims import Claims, resolve_claims
 from pipeline.scoring.datasets import (
@@ -39,7 +39,7 @@ class Certified:
     """
 
     manifest: Manifest
-    summary: dict[str, Any]
+    summary: Summary
     summary_path: str
     folders: dict[str, str]
     computed: bool
@@ -80,7 +80,7 @@ def certify_votes(
     questions = asked | known
     folders = datasets_of(store, questions)
 
-    def done(summary: dict[str, Any], *, computed: bool) -> Certified:
+    def done(summary: Summary, *, computed: bool) -> Certified:
         return Certified(
             manifest=manifest,
             summary=summary,
@@ -136,7 +136,7 @@ def _in_ray(
         yield from run_tasks(partial(work, threads=1), list(enumerate(parts)), verbose=verbose)
 
 
-def _known_summary(store: VotesStore) -> dict[str, Any] | None:
+def _known_summary(store: VotesStore) -> Summary | None:
     try:
         summary = store.read_summary()
         if summary is not None:

@@ -13,6 +13,7 @@ from pipeline.certificates.rules import default_rules, rule_for
 from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.runs.defense import Defense
 from pipeline.runs.resolve import default_patches
+from pipeline.runs.schema import ClaimEntry
 
 
 class Claim(NamedTuple):
@@ -32,9 +33,16 @@ class Claim(NamedTuple):
     stride: int | None = None
     confidence: float | None = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> ClaimEntry:
         """Plain JSON, as in the summary and the columns of the certificates."""
-        return {**self._asdict(), "threat": str(self.threat), "patch_px": self.threat.side}
+        return {
+            "rule": self.rule,
+            "threat": str(self.threat),
+            "top_k": self.top_k,
+            "stride": self.stride,
+            "confidence": self.confidence,
+            "patch_px": self.threat.side,
+        }
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any]) -> "Claim":

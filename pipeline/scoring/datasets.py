@@ -5,22 +5,22 @@ the run alone, so that answering more questions replaces file by file, and a rea
 meets each image once.
 """
 
-import io
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.runs.manifest import Manifest
+from pipeline.runs.reading import vote_columns
 from pipeline.runs.schema import CERTIFICATES, DETECTION, IMAGES
 from pipeline.runs.store import VotesStore
 from pipeline.scoring.claims import Claims
 from pipeline.scoring.score import Scored, score_votes
 from pipeline.scoring.summary import Totals
+from pipeline.storage.tables import parquet_writer
 
 DATASETS = {"certificates": CERTIFICATES, "images": IMAGES, "detection": DETECTION}
 """What is derived from votes, a folder each under ``<out>``."""
@@ -28,8 +28,6 @@ DATASETS = {"certificates": CERTIFICATES, "images": IMAGES, "detection": DETECTI
 # Metadata of every file of these: two certifications at once must not leave the summary of one
 # beside the rows of the other for good.
 _QUESTIONS = b"patchcert.questions"
-# Columns of the votes that no question needs.
-_UNUSED = ("counts", "views", "gaps")
 # Images whose rows become one file, held in memory compressed, and images judged at once.
 _PART_IMAGES, _BATCH_IMAGES = 1 << 16, 1 << 13
 
@@ -78,21 +76,18 @@ def certify_part(
     """
     (number, units), totals = part, Totals()
     folders = datasets_of(store, questions)
-    sinks = {name: io.BytesIO() for name in folders}
     metadata = {_QUESTIONS: questions.to_json()}
     with ExitStack() as stack:
         writers = {
             name: stack.enter_context(
-                pq.ParquetWriter(sink, DATASETS[name].with_metadata(metadata), compression="zstd")
+                parquet_writer(part_path(folder, number), DATASETS[name].with_metadata(metadata))
             )
-            for name, sink in sinks.items()
+            for name, folder in folders.items()
         }
         for scored in _score_batches(store, manifest, questions, units, threads):
             totals.add(scored.totals)
             for name, writer in writers.items():
                 writer.write_table(getattr(scored, name).cast(writer.schema))
-    for name, sink in sinks.items():
-        storage.write_atomically(part_path(folders[name], number), sink.getvalue())
     return totals
 
 
@@ -104,13 +99,12 @@ def _score_batches(
     threads: int | None,
 ) -> Iterator[Scored]:
     """The units a batch at a time, in order, judged side by side: numpy and Parquet share cores."""
-    columns = [name for name in manifest.schema.names if name not in _UNUSED]
+    columns = vote_columns(manifest, "plain_prediction")
     step = max(1, _BATCH_IMAGES // _unit_images(manifest))
     threads = threads or len(os.sched_getaffinity(0))
 
     def work(batch: Sequence[int]) -> Scored:
-        table = pa.concat_tables(store.read_unit(unit, columns) for unit in batch)
-        return score_votes(table, manifest, questions)
+        return score_votes(store.read_units(batch, columns), manifest, questions)
 
     with ThreadPoolExecutor(threads) as pool:
         waiting: list[Future[Scored]] = []

@@ -3,7 +3,8 @@
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
+
+from pipeline.runs.schema import Share
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Proportion:
         high = 1.0 if self.hits == n else centre + half
         return low, high
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Share:
         """Plain JSON values: hits, of, value, low, high."""
         low, high = self.interval() or (None, None)
         return {"hits": self.hits, "of": self.of, "value": self.value, "low": low, "high": high}

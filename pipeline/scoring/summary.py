@@ -6,7 +6,6 @@ every accuracy and counted apart.
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from pipeline.certificates.detection import Leads
 from pipeline.certificates.uniform import max_touched_views
 from pipeline.runs.manifest import AS_GIVEN, Manifest
+from pipeline.runs.schema import DetectionCurve, LargestEntry, Summary
 from pipeline.scoring.claims import Alert, Claim
 from pipeline.scoring.intervals import Proportion
 
@@ -87,13 +87,13 @@ class Totals:
             for key, count in others.items():
                 mine[key] = mine.get(key, 0) + count
 
-    def summary(self, manifest: Manifest) -> dict[str, Any]:
+    def summary(self, manifest: Manifest) -> Summary:
         """The summary as plain JSON, its claims in order."""
         labelled = self.images - self.unlabelled
         ballots = labelled * manifest.defense.votes_per_image
         own = manifest.defense.own_stride
         strides = sorted(stride for stride in self.smoothed_right if stride not in (own, None))
-        return {
+        summary: Summary = {
             "run_id": manifest.run_id,
             "images": self.images,
             "images_with_error": self.errors,
@@ -105,7 +105,6 @@ class Totals:
             "smoothed_accuracy": Proportion(self.smoothed_right[own], labelled).to_dict(),
             # A mean over images of a share of ablations: no binomial interval applies.
             "mean_ablation_accuracy": self.ablations_right / ballots if ballots else None,
-            **({"basis": AS_GIVEN} if manifest.imported else {}),
             "certified_accuracy": [
                 {
                     **claim.to_dict(),
@@ -129,17 +128,15 @@ class Totals:
                 for stride in strides
             ],
             "detection": [
-                {
-                    "threat": str(alert.threat),
-                    "stride": alert.stride,
-                    "of": labelled,
-                    **_curve(self.leads_right[alert]),
-                }
+                _curve(alert, labelled, self.leads_right[alert])
                 for alert in sorted(self.leads_right, key=lambda alert: alert.order)
             ],
         }
+        if manifest.imported:
+            summary["basis"] = AS_GIVEN
+        return summary
 
-    def _largest(self, labelled: int) -> dict[str, Any]:
+    def _largest(self, labelled: int) -> LargestEntry:
         """Certified and right against every side, up to the first that leaves no image."""
         hits = {rule: _at_least(counts_s) for rule, counts_s in sorted(self.largest_right.items())}
         longest = max((int(np.count_nonzero(hits_s)) for hits_s in hits.values()), default=0)
@@ -157,12 +154,19 @@ def _at_least(counts: IntArray) -> IntArray:
     return np.cumsum(counts[..., ::-1], axis=-1)[..., ::-1]
 
 
-def _curve(leads: IntArray) -> dict[str, list[int]]:
-    """What an alert below tau makes of the images: hits at each tau."""
+def _curve(alert: Alert, labelled: int, leads: IntArray) -> DetectionCurve:
+    """Count at each tau what an alert below it makes of the images."""
     hits = np.vstack([_at_least(leads[:2]), np.cumsum(leads[2])])
     last = int(np.flatnonzero(hits[0])[-1]) if hits[0].any() else 0
     every = np.arange(1, max(last, 1) + 1)
     tau = every[np.unique(np.linspace(0, len(every) - 1, _CURVE_POINTS).round().astype(int))]
-    names = ("clean", "certified_recovery", "certified_detection")
-    curves = {name: of_tau[tau].tolist() for name, of_tau in zip(names, hits, strict=True)}
-    return {"tau": tau.tolist(), **curves}
+    clean, recovered, detected = hits[:, tau].tolist()
+    return {
+        "threat": str(alert.threat),
+        "stride": alert.stride,
+        "of": labelled,
+        "tau": tau.tolist(),
+        "clean": clean,
+        "certified_recovery": recovered,
+        "certified_detection": detected,
+    }

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.sources.base import RAW_LISTING, SourceOptions
 from pipeline.sources.stored_files import StoredFile
-from pipeline.storage.tables import parquet
+from pipeline.storage.tables import write_parquet
 
 # To be raised whenever a source lists other images, ids or labels from the same files.
 _REVISION = 1
@@ -75,18 +75,17 @@ def cached_listing(out: str, data: str, options: SourceOptions) -> Iterator[List
     }
     if settled and settled != cache.known:
         with suppress(*storage.failures()):
-            storage.write_atomically(path, _to_bytes(settled))
+            write_parquet(path, _to_table(settled))
 
 
-def _to_bytes(found: Mapping[StoredFile, CachedFile]) -> bytes:
+def _to_table(found: Mapping[StoredFile, CachedFile]) -> pa.Table:
     parts = [one.images for one in found.values() if one.images is not None]
     files = [
         [asdict(file), one.digest, None if one.images is None else one.images.num_rows]
         for file, one in found.items()
     ]
     table = pa.concat_tables([RAW_LISTING.empty_table(), *parts])
-    table = table.replace_schema_metadata({_FILES: json.dumps(files).encode()})
-    return parquet(table)
+    return table.replace_schema_metadata({_FILES: json.dumps(files).encode()})
 
 
 def _load(path: str) -> dict[StoredFile, CachedFile]:

@@ -5,12 +5,15 @@ import io
 import json
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from pipeline.storage import write_atomically
 
 
 def plain(value: Any) -> Any:
@@ -52,11 +55,25 @@ def write_json(batches: Iterable[pa.RecordBatch], stream: TextIO) -> None:
     stream.write("\n]\n")
 
 
-def parquet(table: pa.Table) -> bytes:
-    """Return the bytes of a Parquet file of the rows."""
+def parquet(table: pa.Table, compression: str = "zstd") -> bytes:
+    """Return the rows as a Parquet file."""
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression=compression)
     return sink.getvalue()
+
+
+def write_parquet(path: str, table: pa.Table, compression: str = "zstd") -> None:
+    """Write the rows as a Parquet file, atomically."""
+    write_atomically(path, parquet(table, compression))
+
+
+@contextmanager
+def parquet_writer(path: str, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    """Write rows part by part; the file appears, atomically, unless the block fails."""
+    sink = io.BytesIO()
+    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+        yield writer
+    write_atomically(path, sink.getvalue())
 
 
 def _rows(batches: Iterable[pa.RecordBatch]) -> Iterator[dict[str, Any]]:

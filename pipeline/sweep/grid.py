@@ -60,7 +60,7 @@ def origins(combinations: Sequence[Combination], out: str) -> list[Origin]:
         ManifestError: A run under ``out`` contradicts its id.
     """
     stored = {} if any(one.config.overwrite for one in combinations) else _finished(out)
-    asked = {one.wanted.run_id: one.wanted for one in combinations}
+    requested = {one.wanted.run_id: one.wanted for one in combinations}
     found = []
     for combination in combinations:
         own, there = combination.wanted.run_id, True
@@ -70,7 +70,7 @@ def origins(combinations: Sequence[Combination], out: str) -> list[Origin]:
             # finest is a multiple of no other, so it votes itself.
             finer = max(_finer(combination, stored), default=None)
             if finer is None:
-                finer, there = min(_finer(combination, asked), default=None), False
+                finer, there = min(_finer(combination, requested), default=None), False
         found.append(
             Origin(
                 combination=combination,

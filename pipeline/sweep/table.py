@@ -2,15 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.runs.manifest import Manifest
+from pipeline.runs.schema import CertifiedEntry, DetectionCurve, Summary
 from pipeline.sweep.grid import Origin
 
+_Entry = TypeVar("_Entry", CertifiedEntry, DetectionCurve)
 
-def summary_at(
-    summary: Mapping[str, Any], manifest: Manifest, stride: int | None
-) -> dict[str, Any]:
+
+def summary_at(summary: Summary, manifest: Manifest, stride: int | None) -> Summary:
     """Restrict a summary to one stride, as if only a run of that stride had been certified.
 
     Args:
@@ -47,13 +48,11 @@ def _is_fixed(manifest: Manifest) -> bool:
     return manifest.defense.voting.draws is None and manifest.defense.views.random is None
 
 
-def _of_stride(entries: Sequence[dict[str, Any]], stride: int | None) -> list[dict[str, Any]]:
+def _of_stride(entries: Sequence[_Entry], stride: int | None) -> list[_Entry]:
     return [entry for entry in entries if entry["stride"] == stride]
 
 
-def row_of(
-    origin: Origin, manifest: Manifest | None, summary: Mapping[str, Any] | None
-) -> dict[str, Any]:
+def row_of(origin: Origin, manifest: Manifest | None, summary: Summary | None) -> dict[str, Any]:
     """Build the row of a combination; without a summary, of one that failed or did not run.
 
     Args:

@@ -4,11 +4,11 @@ import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from pipeline import storage
 from pipeline.config import ClaimsConfig
 from pipeline.runs.manifest import Manifest, flatten
+from pipeline.runs.schema import Summary
 from pipeline.runs.store import VotesStore
 from pipeline.scoring.certify import Certified
 from pipeline.tracking.description import (
@@ -69,19 +69,19 @@ def open_mlflow_run(tracker: Tracker, manifest: Manifest) -> str:
     return str(run.info.run_id)
 
 
-def log_summary(tracker: Tracker, run: str, manifest: Manifest, summary: Mapping[str, Any]) -> None:
+def log_summary(tracker: Tracker, run: str, manifest: Manifest, summary: Summary) -> None:
     """Dataset, metrics, tables and headline of an MLflow run."""
     client = tracker.client
     client.log_inputs(run, datasets=[dataset_input(manifest)])
     tracker.log_points(run, points_of(summary))
     log_table(tracker, run, "certified_accuracy", claims_table(summary))
-    said = description(summary, client.get_run(run).data.tags.get(DESCRIPTION))
-    if said is not None:
-        client.set_tag(run, DESCRIPTION, said)
+    text = description(summary, client.get_run(run).data.tags.get(DESCRIPTION))
+    if text is not None:
+        client.set_tag(run, DESCRIPTION, text)
 
 
 def pace_of(manifest: Manifest) -> list[Point]:
-    """What the votes took, over all calls that it took; none where that was not recorded."""
+    """Time and resources of the votes, over all calls; none where they were not recorded."""
     seconds = manifest.execution.voting_seconds
     if not seconds:
         return []

@@ -1,12 +1,12 @@
-"""What MLflow shows of a run beside its figures: a name to read, tags to search, a dataset."""
+"""Name, tags and dataset of a run in MLflow, beside its figures."""
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.runs.manifest import Manifest
+from pipeline.runs.schema import ClaimEntry, Summary
 from pipeline.runs.versions import git_revision
 from pipeline.scoring.words import percent, threat
 
@@ -44,7 +44,7 @@ def run_name(manifest: Manifest) -> str:
 
 
 def tags_of(manifest: Manifest) -> dict[str, str]:
-    """What a run is found by, apart from its params."""
+    """Tags to search for a run by, apart from its params."""
     tags = {
         RUN_ID: manifest.run_id,
         "patchcert.data": manifest.execution.data,
@@ -75,7 +75,7 @@ def ray_job_id() -> str | None:
     return found
 
 
-def description(summary: Mapping[str, Any], before: str | None) -> str | None:
+def description(summary: Summary, before: str | None) -> str | None:
     """A line of Markdown with the headline; None where someone has written another."""
     if before is not None and not before.startswith(_OURS):
         return None
@@ -100,13 +100,13 @@ def description(summary: Mapping[str, Any], before: str | None) -> str | None:
     )
 
 
-def sure_of(entry: Mapping[str, Any]) -> str:
-    """How sure a probabilistic claim is, which must never pass for a proof."""
+def sure_of(entry: ClaimEntry) -> str:
+    """Describe the confidence of a probabilistic claim, which must never pass for a proof."""
     return "" if entry["confidence"] is None else f", confidence {entry['confidence']:g} an image"
 
 
 def dataset_name(manifest: Manifest) -> str:
-    """What the images are called: the last part of where they lie."""
+    """Name the images by the last part of their path."""
     place = Path(manifest.execution.data)
     # "*.tar" alone would say nothing.
     return f"{place.parent.name}/{place.name}" if set(place.name) & set("*?{[") else place.name

@@ -28,8 +28,8 @@ def log_measurement(
 
     Args:
         name: What was measured, in words.
-        result: Everything found, plain JSON; ``hardware`` in it says on what.
-        settings: What was asked.
+        result: Everything found, plain JSON; ``hardware`` in it names the machine.
+        settings: Settings of the measurement.
         mlflow: Tracking server.
         experiment: MLflow experiment.
 

@@ -2,11 +2,14 @@
 
 A curve has the patch's side in pixels as its step (an alert's, its threshold), so that MLflow draws
 certified accuracy against patch size. MLflow shows a curve's last point in its tables, there the
-least interesting; what was asked about is therefore there as a figure of its own too.
+least interesting; each claim is therefore there as a figure of its own too.
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple, get_args
+
+from pipeline.runs.schema import AlertName, ClaimEntry, Summary
+
+_ALERTS: tuple[AlertName, ...] = get_args(AlertName)
 
 
 class Point(NamedTuple):
@@ -17,30 +20,30 @@ class Point(NamedTuple):
     step: int = 0
 
 
-def points_of(summary: Mapping[str, Any]) -> list[Point]:
-    """Every figure of a summary."""
+def points_of(summary: Summary) -> list[Point]:
+    """Return every figure of a summary."""
     labelled = summary["images"] > summary["images_without_label"]
     points = [
         Point(name, float(summary[name])) for name in ("images", "images_with_error", "ablations")
     ]
     if not labelled:
         return points
-    points += [
-        Point(name, summary[name]["value"])
-        for name in ("plain_accuracy", "smoothed_accuracy")
-        if summary[name]["value"] is not None  # imported votes may come without plain predictions
+    figures = [
+        ("plain_accuracy", summary["plain_accuracy"]["value"]),
+        ("smoothed_accuracy", summary["smoothed_accuracy"]["value"]),
+        ("mean_ablation_accuracy", summary["mean_ablation_accuracy"]),
+        *(
+            (f"smoothed_accuracy_stride{entry['stride']}", entry["smoothed_accuracy"]["value"])
+            for entry in summary["coarser"]
+        ),
     ]
-    if summary["mean_ablation_accuracy"] is not None:
-        points.append(Point("mean_ablation_accuracy", summary["mean_ablation_accuracy"]))
-    points += [
-        Point(f"smoothed_accuracy_stride{entry['stride']}", entry["smoothed_accuracy"]["value"])
-        for entry in summary["coarser"]
-    ]
+    # Imported votes may come without plain predictions.
+    points += [Point(name, value) for name, value in figures if value is not None]
     return points + certified_figures(summary) + _curves(summary) + _detected(summary)
 
 
-def certified_figures(summary: Mapping[str, Any]) -> list[Point]:
-    """What was asked about, a figure each: ``certified_at/<rule>_<patch>``."""
+def certified_figures(summary: Summary) -> list[Point]:
+    """Return certified accuracies, a figure a claim: ``certified_at/<rule>_<patch>``."""
     return [
         Point(f"certified_at/{_rule(entry, summary)}_{_plain(entry['threat'])}", entry["value"])
         for entry in summary["certified_accuracy"]
@@ -48,7 +51,7 @@ def certified_figures(summary: Mapping[str, Any]) -> list[Point]:
     ]
 
 
-def _curves(summary: Mapping[str, Any]) -> list[Point]:
+def _curves(summary: Summary) -> list[Point]:
     curves = {
         (_rule(entry, summary), entry["patch_px"]): entry["value"]
         for entry in summary["certified_accuracy"]
@@ -63,10 +66,11 @@ def _curves(summary: Mapping[str, Any]) -> list[Point]:
     return [
         Point(f"certified_accuracy/{rule}", value, side)
         for (rule, side), value in sorted(curves.items())
+        if value is not None
     ]
 
 
-def _rule(entry: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+def _rule(entry: ClaimEntry, summary: Summary) -> str:
     """The rule of a claim, with what makes it another than the run's plain certificate."""
     name = str(entry["rule"])
     if entry["confidence"] is not None:
@@ -78,13 +82,13 @@ def _rule(entry: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     return name
 
 
-def _detected(summary: Mapping[str, Any]) -> list[Point]:
+def _detected(summary: Summary) -> list[Point]:
     coarser = {entry["stride"] for entry in summary["coarser"]}
     points = []
     for curve in summary["detection"]:
         stride = f"_stride{curve['stride']}" if curve["stride"] in coarser else ""
         threat = _plain(curve["threat"])
-        for name in ("clean", "certified_recovery", "certified_detection"):
+        for name in _ALERTS:
             points += [
                 Point(f"detection{stride}/{threat}/{name}", hits / curve["of"], tau)
                 for tau, hits in zip(curve["tau"], curve[name], strict=True)

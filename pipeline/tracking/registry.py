@@ -1,4 +1,4 @@
-"""Weights in MLflow's model registry, with what a certified run says of them.
+"""Weights in MLflow's model registry, with the certificates of a run.
 
 The file goes there as it is (safetensors: tensors and a header, no code); nothing is pickled.
 """
@@ -7,10 +7,11 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.runs.manifest import Manifest
+from pipeline.runs.schema import Share, Summary
 from pipeline.scoring.words import interval, threat
 from pipeline.storage.addresses import redact
 from pipeline.tracking.description import RUN_ID, origin, run_name, sure_of
@@ -36,7 +37,7 @@ class Registered(NamedTuple):
 
 def register_weights(
     manifest: Manifest,
-    summary: Mapping[str, Any],
+    summary: Summary,
     *,
     weights: Path,
     name: str,
@@ -69,21 +70,21 @@ def register_weights(
                 "...`, or correct --mlflow and --experiment"
             )
         tags = _tags(manifest, summary)
-        said = describe(manifest, summary)
+        text = describe(manifest, summary)
         _ensure_model(tracker, name)
         version = _version_of(tracker, name, tags)
         new = version is None
         if version is None:
             run = found.info.run_id
-            version = _create(tracker, run, name=name, weights=weights, tags=tags, said=said)
+            version = _create(tracker, run, name=name, weights=weights, tags=tags, text=text)
         else:
             for key, value in tags.items():
                 tracker.client.set_model_version_tag(name, version, key, value)
-            tracker.client.update_model_version(name, version, said)
+            tracker.client.update_model_version(name, version, text)
     return Registered(name, int(version), new)
 
 
-def _tags(manifest: Manifest, summary: Mapping[str, Any]) -> dict[str, str]:
+def _tags(manifest: Manifest, summary: Summary) -> dict[str, str]:
     figures = {
         point.name.replace("/", "."): f"{point.value:.6g}" for point in certified_figures(summary)
     }
@@ -97,8 +98,8 @@ def _tags(manifest: Manifest, summary: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def describe(manifest: Manifest, summary: Mapping[str, Any]) -> str:
-    """What is certified of the weights, as Markdown."""
+def describe(manifest: Manifest, summary: Summary) -> str:
+    """Describe the certified accuracies of the weights, as Markdown."""
     lines = [
         f"Certified by run {manifest.run_id} ({run_name(manifest)}) on {summary['images']:,} "
         f"images of {manifest.execution.data}.",
@@ -106,7 +107,10 @@ def describe(manifest: Manifest, summary: Mapping[str, Any]) -> str:
         "| | % of images | 95 % interval |",
         "|---|---|---|",
     ]
-    rows = [(f"{name}, no patch", summary[f"{name}_accuracy"]) for name in ("plain", "smoothed")]
+    rows: list[tuple[str, Share]] = [
+        ("plain, no patch", summary["plain_accuracy"]),
+        ("smoothed, no patch", summary["smoothed_accuracy"]),
+    ]
     rows += [
         (
             f"certified {threat(entry)}, {entry['rule']}"
@@ -149,7 +153,7 @@ def _version_of(tracker: Tracker, name: str, tags: Mapping[str, str]) -> str | N
 
 
 def _create(
-    tracker: Tracker, run: str, *, name: str, weights: Path, tags: Mapping[str, str], said: str
+    tracker: Tracker, run: str, *, name: str, weights: Path, tags: Mapping[str, str], text: str
 ) -> str:
     """Upload the file as a model of the run, and enter that as a new version; its number."""
     client = tracker.client
@@ -166,6 +170,6 @@ def _create(
         run_id=run,
         model_id=model.model_id,
         tags=dict(tags),
-        description=said,
+        description=text,
     )
     return str(version.version)

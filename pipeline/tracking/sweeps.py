@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from pipeline.config import ClaimsConfig
 from pipeline.runs.manifest import Manifest, canonical, flatten
+from pipeline.runs.schema import Summary
 from pipeline.tracking.certified import log_summary
 from pipeline.tracking.description import RUN_ID, STRIDE, dataset_name, origin, run_name, tags_of
 from pipeline.tracking.server import Tracker, connect, failures_as_text, tracking_uri
@@ -86,9 +87,7 @@ class TrackedSweep:
             if found is not None and _PARENT not in found.data.tags:
                 self._tracker.client.set_tag(found.info.run_id, _PARENT, self._parent)
 
-    def answered(
-        self, manifest: Manifest, wanted: Manifest, summary: Mapping[str, Any], stride: int
-    ) -> None:
+    def answered(self, manifest: Manifest, wanted: Manifest, summary: Summary, stride: int) -> None:
         """Log a point that a run of a finer stride answers.
 
         Args:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.runs.schema import Summary
 from pipeline.tracking.server import Tracker
 
 # Where MLflow's pages look for tables.
@@ -23,21 +24,9 @@ def log_table(tracker: Tracker, run: str, name: str, rows: Sequence[Mapping[str,
         tracker.client.set_tag(run, _TAG, json.dumps([*known, entry]))
 
 
-def claims_table(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+def claims_table(summary: Summary) -> list[dict[str, Any]]:
     """One row a claim: what is certified of how many images, with the 95 % interval."""
-    names = (
-        "threat",
-        "rule",
-        "top_k",
-        "stride",
-        "confidence",
-        "value",
-        "low",
-        "high",
-        "hits",
-        "of",
-    )
-    return [
-        {name: entry[name] for name in names} | {"images_certified": entry["images_certified"]}
-        for entry in summary["certified_accuracy"]
-    ]
+    claim = ("threat", "rule", "top_k", "stride", "confidence")
+    names = (*claim, "value", "low", "high", "hits", "of", "images_certified")
+    rows: list[dict[str, Any]] = [{**entry} for entry in summary["certified_accuracy"]]
+    return [{name: row[name] for name in names} for row in rows]

@@ -74,13 +74,13 @@ class Recipe:
 
     def identity(self) -> dict[str, Any]:
         """Return all that decides the weights, as plain JSON; a checkpoint must have the same."""
-        asked = {
+        settings = {
             field.name: getattr(self.config, field.name)
             for field in fields(self.config)
             if field.name not in _BY_CONTENT
         }
         ablation = self.defense.views
-        return asked | {
+        return settings | {
             "data": {"fingerprint": self.listing.fingerprint, "images": len(self.listing)},
             "init": self.init["sha256"],
             "teacher": self.teacher_sha256 or self.config.teacher,

@@ -88,13 +88,15 @@ class TrainingProgress:
         )
 
 
-def forecast(recipe: Recipe, state: dict[str, Any] | None, asked: EstimateConfig) -> Iterator[str]:
+def forecast(
+    recipe: Recipe, state: dict[str, Any] | None, estimate: EstimateConfig
+) -> Iterator[str]:
     """Yield lines on the size and price of a training; nothing is computed.
 
     Args:
         recipe: The training.
         state: Checkpoint to resume from; None for a new training.
-        asked: Speed of all workers together, and price of an hour of them.
+        estimate: Speed of all workers together, and price of an hour of them.
     """
     config, ablation = recipe.config, recipe.defense.views
     steps = config.epochs * recipe.order.steps
@@ -114,10 +116,10 @@ def forecast(recipe: Recipe, state: dict[str, Any] | None, asked: EstimateConfig
         f"{config.batch:,} images = {steps:,}"
     )
     yield f"there already: {done:,} (a resume skips them)"
-    if asked.images_per_second is None:
+    if estimate.images_per_second is None:
         yield "hours, cost:   give --images-per-second (of all workers) and --price-per-hour"
         return
-    hours = (steps - done) * config.batch / asked.images_per_second / 3600
+    hours = (steps - done) * config.batch / estimate.images_per_second / 3600
     yield f"hours:         {hours:,.2f}"
-    if asked.price_per_hour is not None:
-        yield f"cost:          {hours * asked.price_per_hour:,.2f}"
+    if estimate.price_per_hour is not None:
+        yield f"cost:          {hours * estimate.price_per_hour:,.2f}"

@@ -3,12 +3,7 @@
 Imports neither torch nor timm, so that decoding workers stay light.
 """
 
-from collections.abc import Sequence
-
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from models.errors import WrongSizeError
 from models.preprocess import Preprocess
@@ -55,30 +50,6 @@ class DecodeUnit:
     def failed(self, rows: pa.Table, reason: str) -> pa.Table:
         """Decoded rows of images that cannot be handled, for one reason."""
         return _decoded(rows, [None] * rows.num_rows, [reason] * rows.num_rows)
-
-
-def pixels_of_rows(
-    table: pa.Table, image_ids: Sequence[str], options: SourceOptions, preprocess: Preprocess
-) -> NDArray[np.uint8]:
-    """Images of a listing as the model receives them, on the attacker's grid; uint8 (N, H, W, 3).
-
-    Args:
-        table: Rows of the listing.
-        image_ids: Which of them, in this order; images without an error.
-        options: How their bytes are read.
-        preprocess: Of the run.
-
-    Raises:
-        SourceError: They cannot be read.
-    """
-    places = pc.index_in(pa.array(image_ids, pa.string()), table["image_id"].combine_chunks())
-    rows = table.take(places).append_column("unit", pa.nulls(len(places), pa.int64()))
-    scale, shape = preprocess.pixel_scale, (*preprocess.model_px, 3)
-    images = np.empty((len(places), *preprocess.crop_px, 3), np.uint8)
-    for image, cell in zip(images, DecodeUnit(options, preprocess)(rows)["pixels"], strict=True):
-        # An exact enlargement: any of its copies is the pixel.
-        image[...] = np.frombuffer(cell.as_buffer(), np.uint8).reshape(shape)[::scale, ::scale]
-    return images
 
 
 def _decoded(rows: pa.Table, pixels: list[bytes | None], errors: list[str | None]) -> pa.Table:

@@ -1,4 +1,4 @@
-"""Everything that the page says of one run, as plain values."""
+"""Contents of the page about one run, as plain values."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,16 +15,16 @@ from pipeline.report.page.gallery import Gallery, data_uri, gallery_of, pixels_o
 from pipeline.report.page.margins import MarginCounts, detection_curve, margin_counts
 from pipeline.report.plots import CURVES, curve_of
 from pipeline.runs.manifest import Manifest, flatten
+from pipeline.runs.schema import CertifiedEntry, DetectionCurve, Summary
 from pipeline.scoring.claims import Claim, Claims
 from pipeline.sources.base import SourceError
 
 T = TypeVar("T")
-Entry = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Missing:
-    """Why a part is not there.
+    """Reason for the lack of a part.
 
     Attributes:
         reason: In words, with the remedy, as the command of the same question would say it.
@@ -34,7 +34,7 @@ class Missing:
 
 
 def unless_refused(answer: Callable[[], T]) -> T | Missing:
-    """The answer, or the words in which it was refused.
+    """Return the answer, or the words in which it was refused.
 
     Damaged or incomplete results (StoreError, ManifestError) are no refusals: they end the job.
     """
@@ -66,12 +66,12 @@ class CertifiedRow(NamedTuple):
     """The answers of all rules to one question.
 
     Attributes:
-        asked: The question without its rule: entries differ in nothing else.
+        question: A claim; its rule aside, all entries have it.
         entries: Of the summary, by rule; a rule may not have been asked.
     """
 
-    asked: Entry
-    entries: Mapping[str, Entry]
+    question: CertifiedEntry
+    entries: Mapping[str, CertifiedEntry]
 
 
 class CertifiedTable(NamedTuple):
@@ -88,7 +88,7 @@ class CertifiedTable(NamedTuple):
 
 @dataclass(frozen=True)
 class Cost:
-    """Of the voting alone: certificates need no network.
+    """Cost of the voting alone: certificates need no network.
 
     Attributes:
         images: Images of the run.
@@ -165,10 +165,10 @@ class Chapter:
 
     letter: str
     run: Run
-    summary: Mapping[str, Any]
+    summary: Summary
     focus: Focus | Missing
     margins: MarginCounts | Missing
-    detection: Mapping[str, Any] | Missing
+    detection: DetectionCurve | Missing
     classes: ClassTable | Missing
     places: Sequence[BreakingMap] | Missing
     gallery: Gallery | Missing
@@ -213,20 +213,20 @@ class Chapter:
         return CurveTable(list(drawn), rows) if rows else None
 
     @property
-    def squares(self) -> tuple[Mapping[str, Any], ...]:
+    def squares(self) -> tuple[CertifiedEntry, ...]:
         """Entries of the summary for squares under the rule in focus, by size."""
         if isinstance(self.focus, Missing):
             return ()
-        wanted = self.focus.claim.to_dict()
-        same = ("rule", "top_k", "stride", "confidence")
+        wanted = self.focus.claim
         return tuple(
             entry
             for entry in self.summary["certified_accuracy"]
-            if entry["patch_px"] is not None and all(entry[k] == wanted[k] for k in same)
+            if entry["patch_px"] is not None
+            and Claim.from_dict(entry)._replace(threat=wanted.threat) == wanted
         )
 
     @property
-    def central(self) -> Mapping[str, Any] | None:
+    def central(self) -> CertifiedEntry | None:
         """The one of them of which there are details."""
         if isinstance(self.focus, Missing):
             return None
@@ -278,7 +278,7 @@ def chapter_of(run: Run, letter: str, *, images: bool = True, data: str | None =
     )
 
 
-def _summary_of(run: Run) -> dict[str, Any]:
+def _summary_of(run: Run) -> Summary:
     try:
         summary = run.summary
         Claims.from_summary(summary or {})
@@ -315,16 +315,16 @@ def _with_pictures(run: Run, gallery: Gallery, data: str | None, *, wanted: bool
     )
 
 
-def focus_of(manifest: Manifest, summary: dict[str, Any]) -> Focus:
+def focus_of(manifest: Manifest, summary: Summary) -> Focus:
     """The certificates to look at, of the run's own ablations.
 
     Raises:
         ConfigError: The run has none against a square.
     """
-    asked = [Claim.from_dict(entry) for entry in summary["certified_accuracy"]]
+    claims = [Claim.from_dict(entry) for entry in summary["certified_accuracy"]]
     squares = [
         claim
-        for claim in asked
+        for claim in claims
         if claim.threat.side is not None
         and claim.top_k == 1
         and claim.stride == manifest.defense.own_stride
@@ -344,9 +344,9 @@ def focus_of(manifest: Manifest, summary: dict[str, Any]) -> Focus:
     return Focus(tuple(ordered[place] for place in shown), ordered[middle])
 
 
-def certified_table(summary: Mapping[str, Any]) -> CertifiedTable:
+def certified_table(summary: Summary) -> CertifiedTable:
     """The certified accuracies of a summary."""
-    rows: dict[tuple[Any, ...], dict[str, Entry]] = {}
+    rows: dict[tuple[Any, ...], dict[str, CertifiedEntry]] = {}
     for entry in summary["certified_accuracy"]:
         key = tuple(entry[name] for name in ("threat", "top_k", "stride", "confidence"))
         rows.setdefault(key, {})[entry["rule"]] = entry

@@ -1,7 +1,6 @@
 """The figures of the page, each with a sentence that says what it shows."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from markupsafe import Markup
@@ -24,9 +23,10 @@ from pipeline.report.plots import (
     draw_points,
     draw_rules,
     draw_unattacked,
+    points_of,
 )
 from pipeline.report.style import LINES, PERCENT, SERIES, integers
-from pipeline.scoring.intervals import Proportion
+from pipeline.runs.schema import AlertName, DetectionCurve
 from pipeline.scoring.words import percent, threat
 
 _MOST_BARS = 48
@@ -45,14 +45,14 @@ def accuracy_chart(chapter: Chapter) -> Markup | None:
         _draw_points(axes, points)
         draw_unattacked(axes, chapter.summary, INK)
         _finish_accuracy(axes, figure)
-        says = "Certified accuracy against the side of the patch. " + "; ".join(
+        alt = "Certified accuracy against the side of the patch. " + "; ".join(
             f"{threat(entry)}: {percent(entry['value'])}"
             for entry in chapter.squares
             if entry["value"] is not None
         )
         if sides:
-            says += f". The curves run from 1 to {max(sides)} px and fall throughout"
-        return inline_svg(figure, f"accuracy-{chapter.run.run_id}", says + ".")
+            alt += f". The curves run from 1 to {max(sides)} px and fall throughout"
+        return inline_svg(figure, f"accuracy-{chapter.run.run_id}", alt + ".")
 
 
 def overlaid_chart(chapters: Sequence[Chapter]) -> Markup | None:
@@ -79,19 +79,15 @@ def overlaid_chart(chapters: Sequence[Chapter]) -> Markup | None:
         if not drawn:
             return None
         _finish_accuracy(axes, figure)
-        says = "Certified accuracy against the side of the patch, a curve a run: "
-        return inline_svg(figure, "overlaid", says + ", ".join(drawn) + ".")
+        alt = "Certified accuracy against the side of the patch, a curve a run: "
+        return inline_svg(figure, "overlaid", alt + ", ".join(drawn) + ".")
 
 
 def _points(chapter: Chapter) -> Points:
     """Certificates asked for one by one: of squares, where no curve runs through every size."""
     if curve_of(chapter.summary, "exact"):
         return []
-    return [
-        (entry["patch_px"], Proportion(entry["hits"], entry["of"]))
-        for entry in chapter.squares
-        if entry["value"] is not None
-    ]
+    return points_of(chapter.squares)
 
 
 def _draw_points(axes: Axes, points: Points, number: int = 2, label: str = "certified") -> None:
@@ -110,7 +106,7 @@ def _finish_accuracy(axes: Axes, figure: Figure) -> None:
 
 
 def margin_chart(counts: MarginCounts, name: str) -> Markup:
-    """Draw the number of images by margin, rightly and wrongly predicted ones apart."""
+    """Draw the number of images by margin, correctly and wrongly classified ones apart."""
     low, high = int(counts.values[0]), int(counts.values[-1])
     # Bars that begin at 0, so that none holds certified and other images.
     width = -(-(high - low + 1) // _MOST_BARS)
@@ -151,19 +147,19 @@ def margin_chart(counts: MarginCounts, name: str) -> Markup:
         axes.grid(visible=False, axis="x")
         figure.legend(loc="outside lower center", ncols=3)
         held = int(counts.counts[:, counts.values >= 0].sum())
-        says = (
+        alt = (
             f"Margins against {counts.claim.threat} px run from {low} to {high}; "
             f"{held} of {int(counts.counts.sum())} images have one of at least 0."
         )
-        return inline_svg(figure, name, says)
+        return inline_svg(figure, name, alt)
 
 
-def detection_chart(curve: Mapping[str, Any], name: str) -> Markup:
+def detection_chart(curve: DetectionCurve, name: str) -> Markup:
     """Draw the images that an alert leaves right, recovers and detects, by threshold."""
     of = max(1, curve["of"])
     with drawing(3.2) as figure:
         axes = figure.subplots()
-        series = (
+        series: tuple[tuple[AlertName, str, str], ...] = (
             ("clean", "right, no alert, no patch", INK),
             ("certified_detection", "certified detection", SERIES[0]),
             ("certified_recovery", "certified recovery", SERIES[1]),
@@ -177,13 +173,14 @@ def detection_chart(curve: Mapping[str, Any], name: str) -> Markup:
         axes.yaxis.set_major_formatter(PERCENT)
         figure.legend(loc="outside lower center", ncols=2)
         best = int(np.argmax(curve["certified_detection"]))
-        says = (
+        alt = (
             f"With a threshold of 1 vote {percent(curve['certified_recovery'][0] / of)} are "
             f"certified to be recovered; at {curve['tau'][best]} votes most are certified to be "
             f"detected, {percent(curve['certified_detection'][best] / of)}, while "
-            f"{percent(curve['clean'][best] / of)} are answered rightly without a patch."
+            f"{percent(curve['clean'][best] / of)} are classified correctly, without a "
+            "patch or an alert."
         )
-        return inline_svg(figure, name, says)
+        return inline_svg(figure, name, alt)
 
 
 def places_chart(maps: Sequence[BreakingMap], name: str) -> Markup:
@@ -195,12 +192,12 @@ def places_chart(maps: Sequence[BreakingMap], name: str) -> Markup:
         else:
             draw_bands(figure.subplots(), maps, [str(found.patch) for found in maps], PAPER)
             figure.legend(loc="outside lower center", ncols=3)
-        says = "Share of images uncertified because of each place. " + " ".join(
+        alt = "Share of images uncertified because of each place. " + " ".join(
             f"{found.patch}: at worst {percent(float(found.share_yx.max()))}, at best "
             f"{percent(float(found.share_yx.min()))}."
             for found in maps
         )
-        return inline_svg(figure, name, says)
+        return inline_svg(figure, name, alt)
 
 
 def _draw_maps(figure: Figure, maps: Sequence[BreakingMap]) -> None:

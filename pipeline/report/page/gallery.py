@@ -15,12 +15,12 @@ from pipeline.analysis.outcomes import SMOOTHED, Measure, Outcomes
 from pipeline.analysis.run import Run
 from pipeline.certificates.witness import touched_at, witnesses
 from pipeline.config import ConfigError
+from pipeline.runs.images import read_images
+from pipeline.runs.reading import columns_of
 from pipeline.runs.rows import votes_array
 from pipeline.scoring.claims import Claim
 from pipeline.sources.base import SourceError, SourceOptions
-from pipeline.sources.listing import list_images
 from pipeline.sources.listing_cache import cached_listing
-from pipeline.voting.decode import pixels_of_rows
 
 _EACH = 6
 # Pixels of CIFAR-10 and the like stay the pixels they are; photographs may lose a little.
@@ -57,12 +57,12 @@ class Shown:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Images drawn at random, with a fixed seed, of the rightly predicted ones.
+    """Images drawn at random, with a fixed seed, of the correctly classified ones.
 
     Attributes:
         claim: The claim that they have, or have not.
         patch: Its patch.
-        certified: Number of rightly predicted images that have it.
+        certified: Number of correctly classified images that have it.
         broken: Number of those that have not.
         images: The images drawn, certified ones first.
         pictureless: Reason for the lack of pictures; empty where there are some.
@@ -98,7 +98,8 @@ def gallery_of(outcomes: Outcomes, claim: Claim, name_of: Callable[[int], str]) 
     if not len(chosen):
         raise ConfigError(f"run {run.run_id}: no image is known to be right")
     ids = [outcomes.ids[int(place)].as_py() for place in chosen]
-    votes = _votes_of(outcomes, chosen)
+    # The votes are read in the run's order.
+    votes = _votes_of(outcomes, np.sort(chosen))[np.argsort(np.argsort(chosen))]
     found = witnesses(run.renumbered(votes), run.ablation, patch, run.num_classes)
     corners_n2 = np.stack([found.ys_n, found.xs_n], axis=1)
     touched_n = touched_at(run.ablation, patch, corners_n2).sum(axis=1)
@@ -127,15 +128,9 @@ def _drawn(kind_n: BoolArray) -> IntArray:
 
 
 def _votes_of(outcomes: Outcomes, places: IntArray) -> NDArray[np.int64]:
-    """Votes of images by their places in the run's order; only their units are read."""
+    """Read the votes of images by their places in the run's order, ascending."""
     manifest = outcomes.run.manifest
-    cast = "votes" if manifest.defense.voting.theta is None else "vote_sets"
-    parts = []
-    for place in places.tolist():
-        unit = int(outcomes.units[place])
-        first = int(outcomes.units.searchsorted(unit))
-        rows = outcomes.run.store.read_unit(unit, ["image_id", "error", cast])
-        parts.append(rows.slice(place - first, 1))
+    parts = outcomes.tables(places, columns_of(manifest, "votes", "vote_sets"))
     return votes_array(pa.concat_tables(parts), manifest.defense)
 
 
@@ -150,23 +145,23 @@ def pixels_of(run: Run, image_ids: Sequence[str], data: str | None) -> NDArray[n
         data: Present place of the images; None for the recorded one.
 
     Raises:
-        ConfigError: The run does not say where its images are, they are not there, or are others.
-        SourceError: They cannot be read.
+        ConfigError: The place of the images is not known, or they are not there, are others or
+            cannot be read.
     """
     manifest = run.manifest
     place, preprocess = data or manifest.execution.data, manifest.defense.preprocess
     if not place or preprocess is None or not manifest.data.fingerprint:
         raise ConfigError(f"the run does not say where its images are; {_REMEDY}")
-    network = manifest.defense.network
-    options = SourceOptions(image_column=manifest.data.image_column, classes=network.classes)
-    with cached_listing(run.out, place, options) as memory:
-        try:
-            listing = list_images(place, options, network.num_classes, memory)
-        except SourceError as error:
-            raise ConfigError(f"{error}; {_REMEDY}") from error
-    if listing.fingerprint != manifest.data.fingerprint:
-        raise ConfigError(f"the files at {place} are not those that the run voted on; {_REMEDY}")
-    return pixels_of_rows(listing.table, image_ids, options, preprocess)
+    options = SourceOptions(
+        image_column=manifest.data.image_column, classes=manifest.defense.network.classes
+    )
+    try:
+        with cached_listing(run.out, place, options) as cache:
+            return read_images(
+                manifest, preprocess, image_ids, data=place, options=options, cache=cache
+            )
+    except (ConfigError, SourceError) as error:
+        raise ConfigError(f"{error}; {_REMEDY}") from error
 
 
 def data_uri(pixels: NDArray[np.uint8]) -> str:

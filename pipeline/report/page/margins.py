@@ -1,7 +1,6 @@
 """A run's margins, counted, and the trade-off of an alert at near ties."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -13,12 +12,13 @@ from pipeline.analysis.stored import dataset
 from pipeline.certificates.detection import detection_leads
 from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.runs.labels import Labels
+from pipeline.runs.schema import DetectionCurve, Summary
 from pipeline.scoring.claims import Alert, Claim, resolve_claims
 from pipeline.scoring.summary import Totals, leads_by_tau
 
 # Votes held at a time.
 _VOTES = 1 << 20
-GROUPS = ("rightly predicted", "wrongly predicted", "without a label")
+GROUPS = ("classified correctly", "classified wrongly", "without a label")
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def margin_counts(outcomes: Outcomes, claim: Claim) -> MarginCounts:
     return MarginCounts(claim, values, table, int(outcomes.errors.sum()))
 
 
-def detection_curve(run: Run, summary: dict[str, Any], claim: Claim) -> dict[str, Any]:
+def detection_curve(run: Run, summary: Summary, claim: Claim) -> DetectionCurve:
     """Count the attacks by a square that alerts detect, as in a summary.
 
     Taken from the summary where ``patchcert certify --detect`` was asked; else from the votes, some
@@ -85,7 +85,7 @@ def detection_curve(run: Run, summary: dict[str, Any], claim: Claim) -> dict[str
     """
     for curve in summary["detection"]:
         if (curve["threat"], curve["stride"]) == (str(claim.threat), claim.stride):
-            return dict(curve)
+            return curve
     resolve_claims(run.manifest.defense, ClaimsConfig(patch=(str(claim.threat),), detect=True))
     sums = np.zeros((3, run.manifest.defense.votes_per_image + 2), np.int64)
     for table, votes in run.batches(_VOTES):
@@ -100,4 +100,4 @@ def detection_curve(run: Run, summary: dict[str, Any], claim: Claim) -> dict[str
         leads_right={Alert(claim.threat, claim.stride): sums},
     )
     (curve,) = totals.summary(run.manifest)["detection"]
-    return dict(curve)
+    return curve

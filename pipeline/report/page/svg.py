@@ -59,13 +59,13 @@ def drawing(height_inches: float) -> Iterator[Figure]:
         yield figure
 
 
-def inline_svg(figure: Figure, name: str, says: str) -> Markup:
+def inline_svg(figure: Figure, name: str, alt: str) -> Markup:
     """A figure as an element of a page.
 
     Args:
         figure: A figure of ``drawing``, still inside its block.
         name: Unlike those of the page's other figures: ids are derived from it.
-        says: Description of the figure, for those who do not see it.
+        alt: Description of the figure, for those who do not see it.
     """
     sink = io.StringIO()
     nothing: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -84,5 +84,5 @@ def inline_svg(figure: Figure, name: str, says: str) -> Markup:
     for colour, variable in _VARIABLES.items():
         body = body.replace(colour, f"var(--{variable})")
     body = re.sub(r"\n\s*", "\n", body)
-    head = Markup('<svg role="img" viewBox="{}" aria-label="{}">').format(size[1], says)
+    head = Markup('<svg role="img" viewBox="{}" aria-label="{}">').format(size[1], alt)
     return head + Markup(body)  # noqa: S704  (matplotlib escapes what it is given)

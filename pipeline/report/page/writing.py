@@ -1,4 +1,4 @@
-"""From runs to the bytes of the page."""
+"""Write the page of some runs."""
 
 import base64
 import hashlib

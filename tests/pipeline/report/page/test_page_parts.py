@@ -146,7 +146,7 @@ def test_pictures_that_are_others_or_nowhere_are_not_shown(pictured, tmp_path):
     run, _, images = pictured
     changed = write_shard(tmp_path / "shard-000.tar", {"000.png": png(images[1])})
     for data, said in (
-        (str(changed), "are not those that the run voted on"),
+        (str(changed), "not the files that the run voted on"),
         (str(tmp_path / "away.tar"), "away.tar"),
         (None, "images/*.tar"),
     ):

@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
@@ -13,8 +14,10 @@ from pipeline.analysis.heatmap import picture_path, threats_to_draw
 from pipeline.config import ClaimsConfig, OutputConfig
 from pipeline.config.flags import Advanced
 from pipeline.report.tables import print_summary
+from pipeline.runs.numerics import on_cluster
 from pipeline.runs.store import VotesStore
 from pipeline.scoring.certify import Certified, certify_votes
+from pipeline.scoring.datasets import parts_of
 from pipeline.tracking import log_run, redact, tracking_uri
 
 
@@ -37,7 +40,7 @@ def certify(
     """
     store = open_run(output.out, run_id).store
     tracking_uri(claims, output.out)
-    report(store, claims, output, stride=stride, ray=ray or None)
+    report(store, claims, output, stride=stride, ray=ray)
     return 0
 
 
@@ -48,7 +51,7 @@ def report(
     *,
     stride: int | None = None,
     overwrite: bool = False,
-    ray: bool | None = None,
+    ray: bool = False,
 ) -> Certified:
     """Certify, draw, log, and print the summary as JSON, or a table and at last ``run_id=...``."""
     settled = settle(store, claims, output, stride=stride, overwrite=overwrite, ray=ray)
@@ -84,12 +87,18 @@ def settle(
     *,
     stride: int | None = None,
     overwrite: bool = False,
-    ray: bool | None = None,
+    ray: bool = False,
 ) -> Settled:
     """Certify, draw and log what is not there yet; print nothing."""
-    certified = certify_votes(
-        store, claims, stride=stride, overwrite=overwrite, ray=ray, verbose=output.verbose
-    )
+    if ray or (on_cluster() and len(parts_of(store.manifest())) > 1):
+        # Ray takes seconds to import and to start, which a few hundred thousand images do not need.
+        from pipeline.cluster.tasks import map_on_ray  # noqa: PLC0415
+
+        # Ray gives each task one CPU.
+        how: dict[str, Any] = {"spread": partial(map_on_ray, verbose=output.verbose), "threads": 1}
+    else:
+        how = {}
+    certified = certify_votes(store, claims, stride=stride, overwrite=overwrite, **how)
     pictures = {"picture": storage.join(output.out, "summary", f"run_id={store.run_id}.png")}
     threats = threats_to_draw(certified.manifest, certified.summary)
     if threats:

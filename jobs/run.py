@@ -1,14 +1,13 @@
 """``patchcert run``: the whole job."""
 
 from jobs.certify import report
-from jobs.votes import say_votes
+from jobs.votes import checked_votes, say_votes
 from pipeline.config import ClaimsConfig, EstimateConfig, OutputConfig, VotesConfig
-from pipeline.preflight.checks import preflight, require_stores, say_estimate
+from pipeline.preflight.checks import require_stores, say_estimate
 from pipeline.runs.resolve import resolve_defense
 from pipeline.runs.store import VotesStore
 from pipeline.scoring.claims import resolve_claims
-from pipeline.tracking import tracking_uri, watched
-from pipeline.voting.plan import count_votes
+from pipeline.tracking import tracking_uri
 
 
 def run(
@@ -26,14 +25,8 @@ def run(
     tracking_uri(claims, output.out)
     if before.dry_run:
         return say_estimate(what, defense, output, before)
-    outcome = count_votes(
-        what,
-        defense,
-        output,
-        preflight(what, defense, claims, output),
-        lambda plan: watched(plan.wanted, claims, output.out),
-    )
+    outcome = checked_votes(what, defense, claims, output)
     say_votes(outcome)
     report(VotesStore(output.out, outcome.run_id), claims, output, overwrite=what.overwrite)
-    outcome.faulty.check(outcome.images, what.max_error_rate)
+    outcome.error_images.check(outcome.images, what.max_error_rate)
     return 0

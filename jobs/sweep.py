@@ -9,10 +9,10 @@ from typing import Any
 from rich.console import Console
 
 from jobs.certify import settle
-from jobs.votes import say_votes
+from jobs.votes import checked_votes, say_votes
 from models.errors import exit_code_of
 from pipeline.config import ClaimsConfig, OutputConfig, VotesConfig
-from pipeline.preflight.checks import preflight, require_stores
+from pipeline.preflight.checks import require_stores
 from pipeline.preflight.findings import look_at, require
 from pipeline.preflight.tracker import reach_tracker
 from pipeline.report.tables import print_sweep
@@ -24,9 +24,9 @@ from pipeline.sources.listing_cache import ListingCache, cached_listing
 from pipeline.sweep.config import Axes, FixedConfig, configs_of
 from pipeline.sweep.grid import Combination, Origin, forecast, forecast_lines, origins
 from pipeline.sweep.table import claims_in, flat, row_of, summary_at
-from pipeline.tracking import run_name, watched
+from pipeline.tracking import run_name
 from pipeline.tracking.sweeps import TrackedSweep
-from pipeline.voting.plan import check_weights_header, count_votes, plan_votes, source_options
+from pipeline.voting.plan import check_weights_header, plan_votes, source_options
 
 
 def sweep(
@@ -153,17 +153,11 @@ def _settled(
         tracked.answered(certified.manifest, point.wanted, summary, answer.stride)
         return row_of(answer, certified.manifest, summary)
     print(f"{where}: {name}", file=sys.stderr, flush=True)
-    outcome = count_votes(
-        point.config,
-        point.defense,
-        output,
-        preflight(point.config, point.defense, claims, output),
-        lambda plan: watched(plan.wanted, claims, output.out),
-    )
+    outcome = checked_votes(point.config, point.defense, claims, output)
     say_votes(outcome)
     certified = settle(store, claims, output, overwrite=point.config.overwrite).certified
     tracked.adopt(store.run_id)
-    outcome.faulty.check(outcome.images, point.config.max_error_rate)
+    outcome.error_images.check(outcome.images, point.config.max_error_rate)
     summary = summary_at(certified.summary, certified.manifest, None)
     return row_of(answer, certified.manifest, summary)
 

@@ -2,11 +2,15 @@
 
 import json
 import sys
+from contextlib import nullcontext
+from typing import Any
 
-from pipeline.config import EstimateConfig, OutputConfig, VotesConfig
-from pipeline.preflight.checks import preflight, require_stores, say_estimate
+from pipeline.config import ClaimsConfig, EstimateConfig, OutputConfig, VotesConfig
+from pipeline.preflight.checks import check_plan, require_stores, say_estimate
+from pipeline.runs.defense import Defense
 from pipeline.runs.resolve import resolve_defense
-from pipeline.voting.plan import VotesOutcome, count_votes
+from pipeline.tracking import watched
+from pipeline.voting.plan import VotesOutcome, found_votes, hold, joined, open_plan, vote
 
 
 def votes(
@@ -20,14 +24,33 @@ def votes(
     defense = resolve_defense(what)
     if before.dry_run:
         return say_estimate(what, defense, output, before)
-    outcome = count_votes(what, defense, output, preflight(what, defense, None, output))
+    outcome = checked_votes(what, defense, None, output)
     say_votes(outcome)
     if output.json:
-        print(json.dumps({**vars(outcome), "faulty": outcome.faulty.to_dict()}, indent=2))
+        print(json.dumps(_as_json(outcome), indent=2))
     else:
         print(f"run_id={outcome.run_id}")
-    outcome.faulty.check(outcome.images, what.max_error_rate)
+    outcome.error_images.check(outcome.images, what.max_error_rate)
     return 0
+
+
+def checked_votes(
+    what: VotesConfig, defense: Defense, claims: ClaimsConfig | None, output: OutputConfig
+) -> VotesOutcome:
+    """Vote on what has no votes yet, after the checks, and tracked where there are claims."""
+    with joined(verbose=output.verbose):
+        plan = open_plan(what, defense, output)
+        if (known := found_votes(plan)) is not None:
+            return known
+        check_plan(plan, claims, output)
+        tracked = nullcontext() if claims is None else watched(plan.wanted, claims, output.out)
+        with hold(plan) as lease, tracked:
+            return vote(plan, lease, verbose=output.verbose)
+
+
+def _as_json(outcome: VotesOutcome) -> dict[str, Any]:
+    facts = {name: value for name, value in vars(outcome).items() if name != "error_images"}
+    return {**facts, "faulty": outcome.error_images.to_dict()}
 
 
 def say_votes(outcome: VotesOutcome) -> None:
@@ -41,5 +64,8 @@ def say_votes(outcome: VotesOutcome) -> None:
             f"({rate:.1f} images/s)"
         )
     print(line, file=sys.stderr)
-    if outcome.faulty.count:
-        print(f"{outcome.faulty.count} images have an error: {outcome.faulty}", file=sys.stderr)
+    if outcome.error_images.count:
+        print(
+            f"{outcome.error_images.count} images have an error: {outcome.error_images}",
+            file=sys.stderr,
+        )

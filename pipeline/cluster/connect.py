@@ -13,15 +13,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from models.errors import JobError
-from pipeline.cluster.errors import error_text, in_words
+from pipeline.cluster.errors import in_words
 from pipeline.cluster.resources import CPUS_OF, DECODE_CPUS, GPUS_OF, GPUS_ON, check_accelerators
 from pipeline.config import ConfigError, Device
-from pipeline.runs.defense import Defense
-from pipeline.runs.numerics import Machine, Numerics, on_cluster, probe_machine
+from pipeline.runs.numerics import Machine, on_cluster, probe_machine
 
 # What Ray calls a node that has GPUs of a model.
 _MODEL_RESOURCE = "accelerator_type:"
@@ -127,7 +124,7 @@ def probe_worker(device: Device, *, verbose: bool, accelerator_type: str | None 
         cuda = device == "cuda" or (device == "auto" and available.get("GPU", 0) >= 1)
         if cuda:
             check_accelerators(available, accelerator_type)
-        task, needs = ray.remote(_describe), _one_worker(cuda, accelerator_type)
+        task, needs = ray.remote(_describe), one_worker(cuda, accelerator_type)
         # Where there is no such node yet: any that comes.
         places: list[Any] = [
             {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True)}
@@ -199,31 +196,7 @@ def one_machine(found: Sequence[tuple[str, Machine]]) -> Machine:
     return min((machine for _, machine in found), key=lambda machine: machine.cpus)
 
 
-def load_on_worker(defense: Defense, numerics: Numerics, accelerator_type: str | None) -> str:
-    """Load a defense's network on one worker of the cluster that is joined; that node's name.
-
-    Raises:
-        JobError: It does not load there, or the worker is not what the run says.
-    """
-    cuda = numerics.device == "cuda"
-    task = ray.remote(_load).options(**_one_worker(cuda, accelerator_type))
-    try:
-        node: str = ray.get(task.remote(defense, numerics))
-    except RayError as error:
-        raise JobError(error_text(error)) from error
-    return node
-
-
-def _load(defense: Defense, numerics: Numerics) -> str:
-    # It imports timm, of which drivers and whoever is asked what it is have no need.
-    from pipeline.voting.vote import build_classifier, check_worker  # noqa: PLC0415
-
-    check_worker(defense, numerics)
-    build_classifier(defense, numerics)
-    return platform.node()
-
-
-def _one_worker(cuda: bool, accelerator_type: str | None) -> dict[str, Any]:
+def one_worker(cuda: bool, accelerator_type: str | None) -> dict[str, Any]:
     """Ray's options of a task that stands for an actor."""
     pinned: dict[str, Any] = (
         {"accelerator_type": accelerator_type} if cuda and accelerator_type else {}

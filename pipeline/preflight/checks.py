@@ -1,7 +1,6 @@
 """Checks that must hold before a job computes, or an estimate in place of the job."""
 
 import json
-from collections.abc import Callable
 
 from pipeline.config import ClaimsConfig, EstimateConfig, OutputConfig, VotesConfig
 from pipeline.preflight.estimate import estimate
@@ -24,29 +23,27 @@ def require_stores(what: VotesConfig, output: OutputConfig) -> None:
     require(look_at([("stores", lambda: reach_stores([what.data, what.weights, output.out]))]))
 
 
-def preflight(
-    what: VotesConfig, defense: Defense, claims: ClaimsConfig | None, output: OutputConfig
-) -> Callable[[VotesPlan], None]:
-    """The checks to make once it is known that there is something to compute."""
+def check_plan(plan: VotesPlan, claims: ClaimsConfig | None, output: OutputConfig) -> None:
+    """Check output, tracking server and cluster, once there is something to compute.
 
-    def check(plan: VotesPlan) -> None:
-        checks: list[Check] = [("output", lambda: probe_output(output.out))]
-        if claims is not None:
-            checks.append(("MLflow", lambda: reach_tracker(claims, output.out)))
-        if on_cluster():
-            # Without a cluster, this process has tried the weights by now, and Ray is its own.
-            checks += [
-                ("token", lambda: check_token(cluster_address())),
-                (
-                    "weights on a worker",
-                    lambda: try_weights_on_worker(
-                        what, defense, plan.numerics, verbose=output.verbose
-                    ),
+    Raises:
+        PreflightError: Naming what is wrong.
+    """
+    checks: list[Check] = [("output", lambda: probe_output(output.out))]
+    if claims is not None:
+        checks.append(("MLflow", lambda: reach_tracker(claims, output.out)))
+    if on_cluster():
+        # Without a cluster, this process has tried the weights by now, and Ray is its own.
+        checks += [
+            ("token", lambda: check_token(cluster_address())),
+            (
+                "weights on a worker",
+                lambda: try_weights_on_worker(
+                    plan.config, plan.defense, plan.numerics, verbose=output.verbose
                 ),
-            ]
-        require(look_at(checks))
-
-    return check
+            ),
+        ]
+    require(look_at(checks))
 
 
 def say_estimate(

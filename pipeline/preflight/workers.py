@@ -1,10 +1,12 @@
 """Checks of the cluster: its CPUs and GPUs, its token, and the weights on one of its workers."""
 
 import os
+import platform
 import stat
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+from models.errors import JobError
 from pipeline.cluster.resources import plan_resources
 from pipeline.config import VotesConfig
 from pipeline.preflight.findings import Caution, CheckError
@@ -85,13 +87,29 @@ def try_weights_on_worker(
     Raises:
         JobError: It does not load there, or is not the same.
     """
-    from pipeline.cluster.connect import load_on_worker, ray_cluster  # noqa: PLC0415
+    import ray  # noqa: PLC0415  (it takes a second to import)
+    from ray.exceptions import RayError  # noqa: PLC0415
+
+    from pipeline.cluster.connect import one_worker, ray_cluster  # noqa: PLC0415
+    from pipeline.cluster.errors import error_text  # noqa: PLC0415
 
     with ray_cluster(verbose=verbose):
-        node = load_on_worker(defense, numerics, config.accelerator_type)
+        needs = one_worker(numerics.device == "cuda", config.accelerator_type)
+        try:
+            node = ray.get(ray.remote(_load).options(**needs).remote(defense, numerics))
+        except RayError as error:
+            raise JobError(error_text(error)) from error
     return (
         f"{defense.network.name}, sha256 {defense.network.weights_sha256[:12]}..., loads on {node}"
     )
+
+
+def _load(defense: Defense, numerics: Numerics) -> str:
+    from pipeline.voting.vote import build_classifier, check_worker  # noqa: PLC0415  (timm)
+
+    check_worker(defense, numerics)
+    build_classifier(defense, numerics)
+    return platform.node()
 
 
 def cluster_address() -> str | None:

@@ -1,7 +1,7 @@
 """From stored votes to certificates and a summary: no GPU, no model, no images."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,7 +10,6 @@ from rich.console import Console
 from pipeline import storage
 from pipeline.config import ClaimsConfig
 from pipeline.runs.manifest import Manifest
-from pipeline.runs.numerics import on_cluster
 from pipeline.runs.schema import Summary
 from pipeline.runs.store import VotesStore
 from pipeline.scoring.claims import Claims, resolve_claims
@@ -23,6 +22,10 @@ from pipeline.scoring.datasets import (
     questions_in,
 )
 from pipeline.scoring.summary import Totals
+
+_Part = tuple[int, range]
+Spread = Callable[[Callable[[_Part], Totals], Iterable[_Part]], Iterable[Totals]]
+"""Applies a function to the parts of the images, as ``map`` does, and yields what it returns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +55,8 @@ def certify_votes(
     *,
     stride: int | None = None,
     overwrite: bool = False,
-    ray: bool | None = None,
-    verbose: bool = False,
+    spread: Spread = map,
+    threads: int | None = None,
 ) -> Certified:
     """Answer what is asked of every image of a run.
 
@@ -64,10 +67,8 @@ def certify_votes(
         claims: What is asked.
         stride: Of the ablations whose votes are counted; None for the run's own.
         overwrite: Forget what was asked before.
-        ray: Whether parts of the images are Ray tasks, each with a CPU and some 300 MB; else this
-            process judges them one by one, in threads. None takes Ray where a job on a cluster
-            asks about more than one part.
-        verbose: Show Ray's own log.
+        spread: Applies a function to every part of the images, here or elsewhere, as ``map`` does.
+        threads: Batches of a part that are scored side by side; None for one a CPU.
 
     Raises:
         ConfigError: A question that these votes cannot answer.
@@ -101,10 +102,8 @@ def certify_votes(
         return done(earlier, computed=False)
     store.units(manifest)
     totals = Totals()
-    work = partial(certify_part, store.anywhere(), manifest, questions)
-    if ray is None:
-        ray = on_cluster() and len(parts) > 1
-    counts = _in_ray(work, parts, verbose=verbose) if ray else map(work, enumerate(parts))
+    work = partial(certify_part, store.anywhere(), manifest, questions, threads=threads)
+    counts: Iterable[Totals] = spread(work, enumerate(parts))
     images = manifest.execution.images
     with Console(stderr=True).status("certifying") as status:
         for counted in counts:
@@ -121,19 +120,6 @@ def certify_votes(
     text = json.dumps(summary, indent=2, sort_keys=True) + "\n"
     storage.write_atomically(store.summary_path, text.encode())
     return done(summary, computed=True)
-
-
-def _in_ray(
-    work: Callable[..., Totals], parts: Sequence[range], *, verbose: bool
-) -> Iterator[Totals]:
-    """Parts as tasks of a Ray Data job."""
-    # Ray takes seconds to import and to start, which a few hundred thousand images do not need.
-    from pipeline.cluster.connect import ray_cluster  # noqa: PLC0415
-    from pipeline.voting.dataset import run_tasks  # noqa: PLC0415
-
-    with ray_cluster(verbose=verbose):
-        # Ray gives each task one CPU.
-        yield from run_tasks(partial(work, threads=1), list(enumerate(parts)), verbose=verbose)
 
 
 def _known_summary(store: VotesStore) -> Summary | None:

@@ -1,35 +1,24 @@
-"""The three stages as a Ray Data job: decode, vote, commit; and plain functions as one.
+"""The three stages as a Ray Data job: decode, vote, commit."""
 
-Knobs that have no stable name in Ray's interface are kept here.
-"""
-
-import logging
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy
 
 from pipeline.cluster.errors import in_words
 from pipeline.cluster.resources import COMMIT_CPUS, DECODE_CPUS, Resources
+from pipeline.cluster.tasks import data_context
 from pipeline.voting.commit import CommitUnit
 from pipeline.voting.isolation import Deaths, Guarded, Handler
 
 # Actors die over images (``isolation`` sees to these) and with their nodes. Without a bound
 # an actor that cannot live at all would be restarted for ever.
 _BOUNDED: dict[str, Any] = {"max_restarts": 3, "max_task_retries": 3}
-# Reducing votes to certificates takes seconds a task.
-_TASK_SECONDS = 1800.0
 # A child that handles single images gives one up before the stage that waits for it is given up.
 _IMAGE_SHARE = 0.25
-# A unit must stay one block; Ray splits blocks above this size.
-_BLOCK_BYTES = 2**31 - 1
-
-_In = TypeVar("_In")
-_Out = TypeVar("_Out")
 
 
 def run_units(
@@ -63,7 +52,7 @@ def run_units(
         {"accelerator_type": share.accelerator_type} if share.accelerator_type else {}
     )
     patience = _IMAGE_SHARE * stall_seconds
-    with _data_context(stall_seconds, verbose=verbose), warnings.catch_warnings():
+    with data_context(stall_seconds, verbose=verbose), warnings.catch_warnings():
         # Bounded restarts have no other name yet (Ray 2.60); they go with these in 2.64.
         warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
         dataset = (
@@ -101,51 +90,3 @@ def run_units(
             yield from dataset.iter_batches(
                 batch_size=None, batch_format="pyarrow", prefetch_batches=0
             )
-
-
-@contextmanager
-def _data_context(stall_seconds: float, *, verbose: bool) -> Iterator[None]:
-    """Settings of this job's dataset, put back afterwards."""
-    context = DataContext.get_current()
-    settings = {
-        "target_max_block_size": _BLOCK_BYTES,
-        "enable_progress_bars": verbose,
-        "execution_no_progress_timeout_s": stall_seconds,
-        "print_on_execution_start": verbose,
-    }
-    # Names differ between Ray releases; setting one that does not exist would be silent.
-    known = {name: getattr(context, name) for name in settings if hasattr(context, name)}
-    logger = logging.getLogger("ray.data")
-    level = logger.level
-    try:
-        for name in known:
-            setattr(context, name, settings[name])
-        if not verbose:
-            logger.setLevel(logging.ERROR)
-        yield
-    finally:
-        logger.setLevel(level)
-        for name, value in known.items():
-            setattr(context, name, value)
-
-
-def run_tasks(
-    task: Callable[[_In], _Out], items: Sequence[_In], *, verbose: bool
-) -> Iterator[_Out]:
-    """Apply a function to every item as a Ray Data job, one CPU an item; results as they come.
-
-    Raises:
-        WorkersDiedError: Too many processes or nodes died.
-        JobError: The function failed.
-    """
-    with _data_context(_TASK_SECONDS, verbose=verbose):
-        dataset = ray.data.range(len(items), override_num_blocks=len(items)).map(
-            lambda row: {"result": task(items[row["id"]])}, num_cpus=1
-        )
-        stalled = (
-            f"no task came to an end for {_TASK_SECONDS / 60:g} minutes: a worker hangs, or the "
-            "cluster has no room; run again to resume"
-        )
-        with in_words(stalled):
-            for row in dataset.iter_rows():
-                yield row["result"]

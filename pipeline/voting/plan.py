@@ -1,7 +1,7 @@
 """The votes job: list images, work out which run they make, bring it to its end."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 
 from rich.console import Console
@@ -9,7 +9,7 @@ from rich.console import Console
 from pipeline.config import ConfigError, OutputConfig, VotesConfig
 from pipeline.runs.defense import Defense
 from pipeline.runs.error_images import ErrorImages
-from pipeline.runs.lease import hold_lease
+from pipeline.runs.lease import Lease, hold_lease
 from pipeline.runs.manifest import Manifest, new_manifest
 from pipeline.runs.numerics import (
     Machine,
@@ -30,34 +30,38 @@ from pipeline.voting.job import Finished, VotesJob, check_images, finish_run
 
 @dataclass(frozen=True, kw_only=True)
 class VotesOutcome:
-    """What a votes job did.
+    """Result of a votes job.
 
     Attributes:
         run_id: The run.
         images: Images of the run.
         voted: Images this call computed votes for; 0 if all was there already.
         seconds: Time of this call's voting.
-        faulty: Images of the run that have an error in place of votes.
+        error_images: Images of the run that have an error in place of votes.
     """
 
     run_id: str
     images: int
     voted: int
     seconds: float
-    faulty: ErrorImages
+    error_images: ErrorImages
 
 
 @dataclass(frozen=True, kw_only=True)
 class VotesPlan:
-    """What a votes job is about to do, known before anything is computed or written.
+    """Work of a votes job, known before anything is computed or written.
 
     Attributes:
+        config: The request.
+        defense: The request with everything filled in.
         listing: Every image of the run.
         numerics: Arithmetic of the run.
         wanted: The manifest that the run would be begun with.
         store: Where its votes lie, or would.
     """
 
+    config: VotesConfig
+    defense: Defense
     listing: Listing
     numerics: Numerics
     wanted: Manifest
@@ -84,6 +88,8 @@ def plan_votes(
     numerics = resolve_numerics(config, machine_that_votes(config, verbose=output.verbose))
     wanted = new_manifest(config, defense, numerics, listing)
     return VotesPlan(
+        config=config,
+        defense=defense,
         listing=listing,
         numerics=numerics,
         wanted=wanted,
@@ -103,33 +109,29 @@ def source_options(config: VotesConfig, defense: Defense) -> SourceOptions:
     )
 
 
-def count_votes(
-    config: VotesConfig,
-    defense: Defense,
-    output: OutputConfig,
-    preflight: Callable[[VotesPlan], None] | None = None,
-    watch: Callable[[VotesPlan], AbstractContextManager[None]] = lambda _: nullcontext(),
-) -> VotesOutcome:
+def count_votes(config: VotesConfig, defense: Defense, output: OutputConfig) -> VotesOutcome:
     """Vote on every image of the source that has no votes yet, and store the votes.
 
     Args:
         config: What votes, on what.
         defense: ``config`` with everything filled in.
         output: Where votes go.
-        preflight: Called where there is something to compute, before it begins.
-        watch: Entered, as a context, while it is computed.
 
     Raises:
         ConfigError, SourceError, WeightsError, UnknownModelError: The request is wrong.
         LeaseError: Another job is at the same run, and the request is not to wait for it.
         ManifestError, StoreError, JobError: The job failed.
     """
-    with _joined(verbose=output.verbose):
-        return _count_votes(config, defense, output, preflight, watch)
+    with joined(verbose=output.verbose):
+        plan = open_plan(config, defense, output)
+        if (known := found_votes(plan)) is not None:
+            return known
+        with hold(plan) as lease:
+            return vote(plan, lease, verbose=output.verbose)
 
 
 @contextmanager
-def _joined(*, verbose: bool) -> Iterator[None]:
+def joined(*, verbose: bool) -> Iterator[None]:
     """Be in the cluster that a job runs on, from its first question to its last unit.
 
     Each time Ray is joined it starts other workers, all of which would import torch again.
@@ -143,47 +145,67 @@ def _joined(*, verbose: bool) -> Iterator[None]:
         yield
 
 
-def _count_votes(
-    config: VotesConfig,
-    defense: Defense,
-    output: OutputConfig,
-    preflight: Callable[[VotesPlan], None] | None,
-    watch: Callable[[VotesPlan], AbstractContextManager[None]],
-) -> VotesOutcome:
+def open_plan(config: VotesConfig, defense: Defense, output: OutputConfig) -> VotesPlan:
+    """List the images with the listing that is kept beside the runs, and try new weights.
+
+    Raises:
+        ConfigError, SourceError, WeightsError, UnknownModelError: The request is wrong.
+    """
     options = source_options(config, defense)
     with cached_listing(output.out, config.data, options) as memory:
         plan = plan_votes(config, defense, output, memory)
-        listing, numerics, store = plan.listing, plan.numerics, plan.store
-        if config.overwrite or store.read_manifest() is None:
+        if config.overwrite or plan.store.read_manifest() is None:
             # Weights that do not load should fail here, in words, before anything is written.
-            _try_weights(defense, numerics)
+            _try_weights(defense, plan.numerics)
+    return plan
+
+
+def found_votes(plan: VotesPlan) -> VotesOutcome | None:
+    """Return the outcome of a run that is finished and kept; None if there is work to do.
+
+    Raises:
+        ManifestError: The stored run has another number of images.
+    """
     # Read once: from here on another job may overwrite the run, and what is said is of this one.
-    found = None if config.overwrite else store.finished()
-    if found is not None:
-        check_images(found, len(listing), store.manifest_path)
-        done = Finished(found, 0, 0.0)
-    else:
-        if preflight is not None:
-            preflight(plan)
-        name = f"run_id={store.run_id}"
-        with hold_lease(store.lease_path, name, wait=config.wait) as lease, watch(plan):
-            job = VotesJob(
-                defense=defense,
-                numerics=numerics,
-                options=options,
-                store=store,
-                lease=lease,
-                config=config,
-            )
-            done = finish_run(job, plan.wanted, listing, verbose=output.verbose)
+    found = None if plan.config.overwrite else plan.store.finished()
+    if found is None:
+        return None
+    check_images(found, len(plan.listing), plan.store.manifest_path)
+    return _outcome(plan, Finished(found, 0, 0.0))
+
+
+def hold(plan: VotesPlan) -> AbstractContextManager[Lease]:
+    """Hold the lease of the run of a plan."""
+    store = plan.store
+    return hold_lease(store.lease_path, f"run_id={store.run_id}", wait=plan.config.wait)
+
+
+def vote(plan: VotesPlan, lease: Lease, *, verbose: bool) -> VotesOutcome:
+    """Vote on the images of a plan that have no votes yet, under the lease of the run.
+
+    Raises:
+        ManifestError, StoreError, LeaseError, JobError: The job failed; running again resumes.
+    """
+    job = VotesJob(
+        defense=plan.defense,
+        numerics=plan.numerics,
+        options=source_options(plan.config, plan.defense),
+        store=plan.store,
+        lease=lease,
+        config=plan.config,
+    )
+    return _outcome(plan, finish_run(job, plan.wanted, plan.listing, verbose=verbose))
+
+
+def _outcome(plan: VotesPlan, done: Finished) -> VotesOutcome:
     errors = done.manifest.execution.error_images
     assert errors is not None, "a finished run knows its errors"
     return VotesOutcome(
-        run_id=store.run_id,
-        images=len(listing),
+        run_id=plan.store.run_id,
+        images=len(plan.listing),
         voted=done.voted,
         seconds=done.seconds,
-        faulty=errors,
+        error_images=errors,
     )
 
 

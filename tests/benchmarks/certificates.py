@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
@@ -231,13 +232,16 @@ def _certified(store: VotesStore, rounds: int, *, ray: bool = False) -> tuple[fl
 def _certify(store: VotesStore, *, ray: bool) -> tuple[float, float]:
     from pipeline.scoring.certify import certify_votes  # not part of the time
 
+    how = {}
     with ExitStack() as stack:
         if ray:
             from pipeline.cluster.connect import ray_cluster
+            from pipeline.cluster.tasks import map_on_ray
 
             stack.enter_context(ray_cluster(verbose=False))
+            how = {"spread": partial(map_on_ray, verbose=False), "threads": 1}
         start = time.perf_counter()
-        certify_votes(store, ClaimsConfig(patch=PATCHES, rule=("exact",)), overwrite=True, ray=ray)
+        certify_votes(store, ClaimsConfig(patch=PATCHES, rule=("exact",)), overwrite=True, **how)
         return time.perf_counter() - start, peak_memory_mib()
 
 

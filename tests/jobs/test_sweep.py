@@ -100,14 +100,14 @@ def test_one_that_fails_does_not_stop_the_others(
     shards, tiny_weights, tmp_path, capsys, monkeypatch
 ):
     stages_here(monkeypatch)
-    count = jobs.sweep.count_votes
+    count = jobs.sweep.checked_votes
 
     def fail_at_24(config, *rest):
         if config.size == 24:
             raise JobError("no luck")
         return count(config, *rest)
 
-    monkeypatch.setattr(jobs.sweep, "count_votes", fail_at_24)
+    monkeypatch.setattr(jobs.sweep, "checked_votes", fail_at_24)
     more = ["--size", "24", "48", "--stride", "40", "80", "--patch", "8", "--experiment", "a study"]
     assert main(["sweep", *flags(shards, tiny_weights, tmp_path / "out", *more, "--json")]) == 1
     captured = capsys.readouterr()

@@ -47,7 +47,7 @@ from tests.pipeline.analysis.stored_runs import write_run
 
 def summary_of(out, run_id, **asked) -> dict:
     claims = ClaimsConfig(patch=(1, 2), **asked)
-    return certify_votes(VotesStore(str(out), run_id), claims, ray=False).summary
+    return certify_votes(VotesStore(str(out), run_id), claims).summary
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -1,6 +1,7 @@
 """Votes to certificates and summary, against figures worked out by hand."""
 
 import json
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 from pytest import approx, fixture, raises
 
 from models.errors import JobError
+from pipeline.cluster.tasks import map_on_ray
 from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.runs.manifest import Execution, Manifest, ManifestError
 from pipeline.runs.rows import ranked_counts, votes_table
@@ -17,7 +19,6 @@ from pipeline.runs.schema import CERTIFICATES, DETECTION, IMAGES, VOTES
 from pipeline.runs.store import StoreError, VotesStore, check_rows
 from pipeline.scoring import datasets as module
 from pipeline.scoring.certify import certify_votes
-from pipeline.voting.dataset import run_tasks
 
 # Eight columns one pixel wide: a 1 px patch touches one vote of eight.
 IDENTITY = {
@@ -246,7 +247,7 @@ def test_ray_tasks_say_what_threads_say(store, monkeypatch, ray_session):
     alone = certify_votes(store, claims)
     expected = [sorted(read(alone, name), key=str) for name in alone.folders]
     monkeypatch.setattr(module, "_PART_IMAGES", 1)
-    spread = certify_votes(store, claims, ray=True)
+    spread = certify_votes(store, claims, spread=partial(map_on_ray, verbose=False), threads=1)
     assert spread.summary == alone.summary
     found = [sorted(read(spread, name), key=str) for name in spread.folders]
     assert found == expected
@@ -258,7 +259,7 @@ def test_what_a_ray_task_raised_is_said_not_what_ray_says_of_it(ray_session):
         raise StoreError(f"unit {unit}: 8 processes died\nover it; run again to resume")
 
     with raises(JobError) as caught:
-        list(run_tasks(broken, [7], verbose=False))
+        list(map_on_ray(broken, [7], verbose=False))
     assert str(caught.value) == "StoreError: unit 7: 8 processes died over it; run again to resume"
 
 

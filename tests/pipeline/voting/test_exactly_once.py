@@ -141,12 +141,12 @@ def test_what_killed_jobs_left_is_removed(config, tmp_path):
 def test_errors_are_counted_over_the_whole_run(config, tmp_path, overwrite):
     """By a resume too, and by a call that finds all there."""
     first = vote(config, tmp_path)
-    assert first.faulty.count == 2
-    assert list(first.faulty.first) == ["shard-001/021", "shard-001/022"]
+    assert first.error_images.count == 2
+    assert list(first.error_images.first) == ["shard-001/021", "shard-001/022"]
     folder = Path(VotesStore(str(tmp_path), first.run_id).folder)
     (folder / "unit-00000.parquet").unlink()
     again = vote(dataclasses.replace(config, overwrite=overwrite), tmp_path)
-    assert again.faulty == vote(config, tmp_path).faulty == first.faulty
+    assert again.error_images == vote(config, tmp_path).error_images == first.error_images
     body = json.loads((folder / "_manifest.json").read_text())
     assert body["execution"]["faulty"]["count"] == 2
 

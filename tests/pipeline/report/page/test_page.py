@@ -238,8 +238,8 @@ def test_restricted_classes_and_sets_of_votes(tmp_path):
 
 def test_other_questions_have_rows_of_their_own(tmp_path):
     run = certified_run(tmp_path)
-    certify_votes(run.store, ClaimsConfig(patch=(2,), top_k=(2,)), ray=False)
-    certify_votes(run.store, ClaimsConfig(patch=(2,)), stride=3, ray=False)
+    certify_votes(run.store, ClaimsConfig(patch=(2,), top_k=(2,)))
+    certify_votes(run.store, ClaimsConfig(patch=(2,)), stride=3)
     page = Page(page_of([open_run(tmp_path)]))
     rows = {row[0]: row for row in page.rows if row and row[0].startswith("2x2 px")}
     assert rows.keys() == {"2x2 px", "2x2 px, top 2", "2x2 px, stride 3"}

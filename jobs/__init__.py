@@ -1,1 +1,1 @@
-"""What users submit: the console command and one module per job."""
+"""The console command and one module per job."""

@@ -19,7 +19,7 @@ from pipeline.storage.tables import write_parquet
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class AuditConfig:
-    """What is held against the published rule.
+    """Runs and patches that are held against the published rule.
 
     Attributes:
         run_id: Which run, or the beginning of its id; may be left out where --out holds one only.

@@ -20,7 +20,7 @@ from pipeline.runs.numerics import probe_machine, resolve_numerics
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class BenchConfig:
-    """What is measured.
+    """Settings of a measurement.
 
     Attributes:
         model: timm name of a Vision Transformer; its weights are random.
@@ -98,7 +98,7 @@ def bench(*, config: BenchConfig = BenchConfig()) -> int:
 
 
 class Logging(Protocol):
-    """What of a bench's request says where it is logged."""
+    """Part of a request that says where a measurement is logged."""
 
     @property
     def mlflow(self) -> str | None: ...  # noqa: D102

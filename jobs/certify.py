@@ -137,7 +137,7 @@ def _draw(
 
 
 def _print_places(settled: Settled, store: VotesStore, console: Console) -> None:
-    """Where everything is, one path a line, whole, so that it can be copied."""
+    """Print the path of everything, one a line, whole, so that it can be copied."""
     places = {
         "votes": store.folder,
         **settled.certified.folders,

@@ -17,7 +17,7 @@ from pipeline.report.analysis_tables import print_classes
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ClassesConfig(AsksPatches):
-    """Which accuracies of which run.
+    """Run and accuracies that are shown.
 
     Attributes:
         run_id: Which run, or the beginning of its id; may be left out where --out holds one only.

@@ -13,7 +13,7 @@ from pipeline.report.analysis_tables import print_comparison
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig:
-    """How two runs are compared.
+    """Options of a comparison of two runs.
 
     Attributes:
         intersect: Compare the images that both have, where they are over different ones.

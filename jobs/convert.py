@@ -15,7 +15,7 @@ from pipeline.runs.weight_files import check_new_weights
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ConvertConfig:
-    """What a checkpoint holds, as far as it does not say so itself.
+    """Contents of a checkpoint, as far as it does not say so itself.
 
     Attributes:
         model: timm name of the network, such as deit_tiny_patch16_224.

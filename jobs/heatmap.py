@@ -15,7 +15,7 @@ from pipeline.runs.resolve import default_patches
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class HeatmapConfig(AsksPatches):
-    """Which places of which patches are looked at.
+    """Run and patches whose locations are drawn.
 
     Attributes:
         run_id: Which run, or the beginning of its id; may be left out where --out holds one only.

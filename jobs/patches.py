@@ -21,5 +21,5 @@ class AsksPatches:
 
     @property
     def threats(self) -> tuple[Threat, ...] | None:
-        """What is meant; None where the flag was left out."""
+        """The threats of the flag; None where it was left out."""
         return ClaimsConfig(patch=self.patch).threats

@@ -17,7 +17,7 @@ from pipeline.tracking.registry import register_weights
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class RegisterConfig:
-    """Which entry it becomes, and where.
+    """Entry of the registry, and its place.
 
     Attributes:
         name: Name of the model in the registry; weights of another run become another version.

@@ -13,7 +13,7 @@ from pipeline.tracking import log_page, redact
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
-    """What the page holds, and where it goes.
+    """Contents of the page, and its place.
 
     Attributes:
         to: The page (.html), local or s3://.

@@ -17,7 +17,7 @@ from pipeline.report.one_image import make_scene
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ShowConfig:
-    """What to draw.
+    """Image, views and patch that are drawn.
 
     Attributes:
         image: Image file (JPEG, PNG or WebP).

@@ -16,7 +16,7 @@ _TERMINAL_ROWS = 40
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class SqlConfig:
-    """How a question is answered.
+    """Options of an answer.
 
     Attributes:
         out: Folder of all results, local or s3://.

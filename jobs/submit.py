@@ -38,7 +38,7 @@ class SubmitError(JobError):
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class SubmitConfig:
-    """Where the job goes.
+    """Cluster that a job is sent to.
 
     Attributes:
         address: Ray's dashboard, such as http://head:8265. The token, where there is one, comes
@@ -221,7 +221,7 @@ def _follow(client: Any, job: str) -> int:
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """What Ray's client raises where the cluster is away, refuses, or fails."""
+    """Errors of Ray's client where the cluster is away, refuses, or fails."""
     from ray.exceptions import RayError  # noqa: PLC0415  (Ray takes a second to import)
 
     return (RuntimeError, OSError, RayError)

@@ -73,7 +73,7 @@ def _join(*, verbose: bool) -> None:
 
 
 def _resources() -> dict[str, float]:
-    """What the cluster has, also by GPU model (``GPU:<model>``) and by node.
+    """Resources of the cluster, also by GPU model (``GPU:<model>``) and by node.
 
     By node: ``CPU:<node>``, and ``GPU@<node>:<model>``.
     """
@@ -106,7 +106,7 @@ def _silent_stderr() -> Iterator[None]:
 
 
 def probe_worker(device: Device, *, verbose: bool, accelerator_type: str | None = None) -> Machine:
-    """What ``device`` means on the workers of the cluster: the driver may have no GPU.
+    """Find the machine that ``device`` means on the workers: the driver may have no GPU.
 
     Every node that could hold an actor is asked. Where none has a GPU yet and one is wanted, this
     waits until the cluster has one, so that autoscalers add it.
@@ -153,7 +153,7 @@ def _nodes_for_actors(cuda: bool, accelerator_type: str | None) -> list[str]:
 
 
 def _answers(asked: list["ray.ObjectRef[Any]"]) -> list[tuple[str, Machine]]:
-    """What nodes say: of one in any case, of those that are busy with other jobs perhaps not."""
+    """Answers of the nodes: of one in any case, of those busy with other jobs perhaps not."""
     ready: list[Any] = []
     while not ready:
         ready, _ = ray.wait(asked, timeout=_WAIT_SECONDS)

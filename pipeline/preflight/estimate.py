@@ -1,4 +1,4 @@
-"""What a votes job would do, counted rather than done."""
+"""The work of a votes job, counted rather than done."""
 
 from dataclasses import dataclass
 
@@ -29,7 +29,7 @@ class Estimate:
     cost: float | None
 
     def lines(self) -> list[str]:
-        """What a person reads."""
+        """Lines for a person to read."""
         left = self.images - self.done
         said = [
             f"images:        {self.images:,}",

@@ -1,4 +1,4 @@
-"""What a check found: one line, and the remedy where there is something to remedy."""
+"""Findings of checks: one line each, with the remedy where something is wrong."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -23,7 +23,7 @@ class Finding:
 
     @property
     def caution(self) -> bool:
-        """Whether it holds, and yet should be mended."""
+        """True if the check holds, and yet something should be mended."""
         return isinstance(self.said, Caution)
 
     def __str__(self) -> str:
@@ -32,7 +32,7 @@ class Finding:
 
 
 class Caution(str):
-    """What a check says that holds, of something that should be mended."""
+    """Text of a check that holds, about something that should be mended."""
 
 
 Check = tuple[str, Callable[[], str]]

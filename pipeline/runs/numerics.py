@@ -45,7 +45,7 @@ class Numerics:
 
 
 class Machine(NamedTuple):
-    """What of a node bears on votes.
+    """Properties of a node that decide votes.
 
     Attributes:
         device: ``cpu`` or ``cuda``.
@@ -61,7 +61,7 @@ class Machine(NamedTuple):
 
 
 def on_cluster() -> bool:
-    """Whether the environment names a cluster to join, as it does for submitted jobs."""
+    """Return True if the environment names a cluster to join, as it does for submitted jobs."""
     return "RAY_ADDRESS" in os.environ
 
 
@@ -71,7 +71,7 @@ def pin_mkl() -> str:
 
 
 def probe_machine(device: Device) -> Machine:
-    """What ``device`` means on the machine that calls this.
+    """Find the device of this machine that a request means.
 
     Raises:
         ConfigError: CUDA is asked for and there is none.

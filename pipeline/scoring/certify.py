@@ -30,7 +30,7 @@ Spread = Callable[[Callable[[_Part], Totals], Iterable[_Part]], Iterable[Totals]
 
 @dataclass(frozen=True, kw_only=True)
 class Certified:
-    """What a certification wrote.
+    """Results of a certification.
 
     Attributes:
         manifest: The run's manifest.

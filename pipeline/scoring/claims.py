@@ -1,4 +1,4 @@
-"""What is asked of a run's votes, and whether it can be answered."""
+"""Claims about a run: defaults, and checks that its votes can answer them."""
 
 import json
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from pipeline.runs.schema import ClaimEntry
 
 
 class Claim(NamedTuple):
-    """What is certified: a rule against a threat.
+    """A rule against a threat, to be certified.
 
     Attributes:
         rule: Name of the rule.
@@ -57,7 +57,7 @@ class Claim(NamedTuple):
 
 
 class Alert(NamedTuple):
-    """What is detected: attacks of a threat, by an alert at near ties.
+    """Attacks of a threat that an alert at near ties is to detect.
 
     Attributes:
         threat: What the attacker may do.
@@ -115,7 +115,7 @@ class Claims:
 
 
 def resolve_claims(defense: Defense, claims: ClaimsConfig, stride: int | None = None) -> Claims:
-    """What is asked, every default filled in, each of it answerable.
+    """Fill in every default of a request, and check that the votes can answer it.
 
     Args:
         defense: The defense that votes.

@@ -23,7 +23,7 @@ from pipeline.scoring.summary import Totals
 from pipeline.storage.tables import parquet_writer
 
 DATASETS = {"certificates": CERTIFICATES, "images": IMAGES, "detection": DETECTION}
-"""What is derived from votes, a folder each under ``<out>``."""
+"""Datasets derived from votes, a folder each under ``<out>``."""
 
 # Metadata of every file of these: two certifications at once must not leave the summary of one
 # beside the rows of the other for good.
@@ -42,7 +42,7 @@ def datasets_of(store: VotesStore, questions: Claims) -> dict[str, str]:
 
 
 def part_path(folder: str, number: int) -> str:
-    """Where a part of a dataset lies."""
+    """Path of a part of a dataset."""
     return storage.join(folder, f"part-{number:05d}.parquet")
 
 

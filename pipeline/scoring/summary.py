@@ -150,7 +150,7 @@ class Totals:
 
 
 def _at_least(counts: IntArray) -> IntArray:
-    """How many have at least each value, from how many have it; along the last axis."""
+    """Count those of at least each value from those of each value; along the last axis."""
     return np.cumsum(counts[..., ::-1], axis=-1)[..., ::-1]
 
 

@@ -13,7 +13,7 @@ RECEIPT = pa.schema(
         ("seconds", pa.float64()),
     ]
 )
-"""What the driver learns of a committed unit: its number, its rows, how long an actor had it."""
+"""Receipt of a committed unit for the driver: its number, its rows, seconds of an actor."""
 
 _NOT_KEPT = ["unit", "seconds"]
 

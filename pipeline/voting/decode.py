@@ -22,7 +22,7 @@ DECODED = pa.schema(
         pa.field("error", pa.string()),
     ]
 )
-"""What the network stage receives, one block a unit."""
+"""Columns that the network stage receives, one block a unit."""
 
 
 class DecodeUnit:

@@ -43,7 +43,7 @@ class Handler(Protocol):
 
 @dataclass(frozen=True)
 class Deaths:
-    """How often processes died over a unit, in one stage of one run."""
+    """Deaths of processes over a unit, in one stage of one run."""
 
     store: VotesStore
     stage: Stage
@@ -156,7 +156,7 @@ def in_children(
 
 @dataclass
 class _Work:
-    """What children have done, and how long one may take for the next image."""
+    """Times of what children have done, and the time that one may take for the next image."""
 
     patience: float
     done: dict[int, pa.Table] = field(default_factory=dict)
@@ -176,7 +176,7 @@ class _Work:
 
 
 class _End(NamedTuple):
-    """How a child came to its end, after it was ready to begin or before, by itself or too late."""
+    """End of a child: after it was ready to begin or before, by itself or too late."""
 
     exitcode: int
     ready: bool

@@ -54,7 +54,7 @@ class VotesJob:
     config: VotesConfig
 
     def handlers(self, schema: pa.Schema) -> tuple[Callable[[], Handler], Callable[[], Handler]]:
-        """What makes the handlers of decoding tasks and of voting actors, both picklable."""
+        """Makers of the handlers of decoding tasks and of voting actors, both picklable."""
         from pipeline.voting.vote import VoteOnUnit  # noqa: PLC0415  (it imports torch)
 
         return (

@@ -98,7 +98,7 @@ def plan_votes(
 
 
 def source_options(config: VotesConfig, defense: Defense) -> SourceOptions:
-    """How the source of a votes job is read."""
+    """Options of the source of a votes job."""
     return SourceOptions(
         image_column=config.image_column,
         label_column=config.label_column,

@@ -23,7 +23,7 @@ class ConvertConfig:
         preprocess: How images were resized and cropped [told from the normalizer inside].
         ablation: Shape of the ablations it was trained on.
         size: Their size in pixels; recorded, and the default of later runs.
-        stride: Their stride in pixels; likewise.
+        stride: Their stride in pixels; recorded, and the default of later runs.
         tokens: Token mode it was trained in; the released weights: black.
         trust_pickle: Unpickle the file, which runs whatever code its maker put inside. Needed for
             the released checkpoints; give it only for files whose origin you trust.

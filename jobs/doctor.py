@@ -55,7 +55,7 @@ def _findings(what: VotesConfig, claims: ClaimsConfig, output: OutputConfig) -> 
     )
     yield from stores
     if not all(finding.ok for finding in stores):
-        return  # every other check would wait for them in vain
+        return  # every other check would wait for them too
 
     @cache
     def defense() -> Defense:

@@ -82,7 +82,7 @@ def submit(
             job: str = client.submit_job(
                 entrypoint=entrypoint,
                 submission_id=name,
-                # No credentials: whoever sees the dashboard sees this.
+                # No credentials: everybody who sees the dashboard sees this.
                 runtime_env={"working_dir": folder},
             )
         except _failures() as error:

@@ -50,7 +50,7 @@ def rejoin(*, verbose: bool) -> None:
     """Leave the cluster and join it again, so that nothing of a pass that failed lives on there.
 
     Ray Data only lets go of a dataset's actors, and Ray ends them when nobody can ask for what they
-    made: until then they keep their CPUs, and the next pass's actors may wait for these for ever.
+    made: until then they keep their CPUs, and the next pass's actors may wait for these.
     The end of the connection is also theirs. One that the program around us made is left alone.
     """
     if _joined_here:
@@ -158,7 +158,7 @@ def _answers(asked: list["ray.ObjectRef[Any]"]) -> list[tuple[str, Machine]]:
     while not ready:
         ready, _ = ray.wait(asked, timeout=_WAIT_SECONDS)
         if not ready:
-            # A cluster that is to grow, or other jobs: both can take for ever.
+            # A cluster that is to grow, or other jobs: both can take without end.
             print("waiting for a worker that can vote ...", file=sys.stderr, flush=True)
     ready, busy = ray.wait(asked, num_returns=len(asked), timeout=_WAIT_SECONDS)
     for one in busy:

@@ -15,7 +15,7 @@ from pipeline.voting.commit import CommitUnit
 from pipeline.voting.isolation import Deaths, Guarded, Handler
 
 # Actors die over images (``isolation`` sees to these) and with their nodes. Without a bound
-# an actor that cannot live at all would be restarted for ever.
+# an actor that cannot live at all would be restarted without end.
 _BOUNDED: dict[str, Any] = {"max_restarts": 3, "max_task_retries": 3}
 # A child that handles single images gives one up before the stage that waits for it is given up.
 _IMAGE_SHARE = 0.25

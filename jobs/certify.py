@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rich.console import Console
 
@@ -16,7 +16,7 @@ from pipeline.config.flags import Advanced
 from pipeline.report.tables import print_summary
 from pipeline.runs.numerics import on_cluster
 from pipeline.runs.store import VotesStore
-from pipeline.scoring.certify import Certified, certify_votes
+from pipeline.scoring.certify import Certified, Spread, certify_votes
 from pipeline.scoring.datasets import parts_of
 from pipeline.tracking import log_run, redact, tracking_uri
 
@@ -90,15 +90,17 @@ def settle(
     ray: bool = False,
 ) -> Settled:
     """Certify, draw and log what is not there yet; print nothing."""
+    spread: Spread = map
+    threads = None
     if ray or (on_cluster() and len(parts_of(store.manifest())) > 1):
         # Ray takes seconds to import and to start, which a few hundred thousand images do not need.
         from pipeline.cluster.tasks import map_on_ray  # noqa: PLC0415
 
         # Ray gives each task one CPU.
-        how: dict[str, Any] = {"spread": partial(map_on_ray, verbose=output.verbose), "threads": 1}
-    else:
-        how = {}
-    certified = certify_votes(store, claims, stride=stride, overwrite=overwrite, **how)
+        spread, threads = partial(map_on_ray, verbose=output.verbose), 1
+    certified = certify_votes(
+        store, claims, stride=stride, overwrite=overwrite, spread=spread, threads=threads
+    )
     pictures = {"picture": storage.join(output.out, "summary", f"run_id={store.run_id}.png")}
     threats = threats_to_draw(certified.manifest, certified.summary)
     if threats:

@@ -42,10 +42,6 @@ class ManifestError(JobError):
     """A manifest contradicts its id, or another run's configuration."""
 
 
-def _names(kind: type) -> list[str]:
-    return [field.name for field in fields(kind)]
-
-
 def canonical(value: Json) -> bytes:
     """Write a value as its one JSON text: sorted keys, no spaces."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
@@ -168,9 +164,8 @@ class Manifest:
     def data(self) -> DataIdentity:
         """The images of the run."""
         facts = self.identity.get("data", {})
-        return DataIdentity(
-            **{name: facts[name] for name in _names(DataIdentity) if facts.get(name) is not None}
-        )
+        names = [field.name for field in fields(DataIdentity)]
+        return DataIdentity(**{name: facts[name] for name in names if facts.get(name) is not None})
 
     @cached_property
     def numerics(self) -> Numerics:

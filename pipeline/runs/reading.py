@@ -8,11 +8,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from models.views.ablations import IntArray
 from pipeline.certificates.votes import VoteArray, renumbered
 from pipeline.runs.defense import Defense
 from pipeline.runs.labels import Labels
 from pipeline.runs.manifest import Manifest
-from pipeline.runs.rows import IntArray, votes_array
+from pipeline.runs.rows import votes_array
 from pipeline.runs.store import VotesStore
 
 _VOTES = ("image_id", "label", "labels", "votes", "vote_sets", "prediction", "error")

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
+from models.views.ablations import IntArray
 from pipeline.certificates.votes import pad_sets
 from pipeline.runs.defense import Defense
 from pipeline.runs.store import StoreError
@@ -13,8 +13,6 @@ from pipeline.runs.store import StoreError
 if TYPE_CHECKING:
     # It imports torch, which reading votes does not need.
     from models.classifiers.smoothed import BatchVotes
-
-IntArray = NDArray[np.int64]
 
 
 def votes_table(

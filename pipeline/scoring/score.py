@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from models.views.ablations import IntArray
 from pipeline.certificates.batch import VoteBatch, vote_batches
 from pipeline.certificates.detection import Leads, detection
 from pipeline.certificates.largest import largest
@@ -28,8 +29,6 @@ from pipeline.runs.schema import CERTIFICATES, DETECTION, IMAGES
 from pipeline.runs.store import StoreError
 from pipeline.scoring.claims import Claim, Claims
 from pipeline.scoring.summary import Totals, leads_by_tau
-
-IntArray = NDArray[np.int64]
 
 NO_MARGIN = np.iinfo(np.int32).min
 """Stands for the margin of a class that is not there; below every margin, and null in rows."""

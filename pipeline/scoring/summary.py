@@ -8,16 +8,14 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
+from models.views.ablations import IntArray
 from pipeline.certificates.detection import Leads
 from pipeline.certificates.uniform import max_touched_views
 from pipeline.runs.manifest import AS_GIVEN, Manifest
 from pipeline.runs.schema import DetectionCurve, LargestEntry, Summary
 from pipeline.scoring.claims import Alert, Claim
 from pipeline.scoring.intervals import Proportion
-
-IntArray = NDArray[np.int64]
 
 # Points of a detection curve in the summary; each is exact, and the dataset has them all.
 _CURVE_POINTS = 200

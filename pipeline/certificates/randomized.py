@@ -152,7 +152,6 @@ class Randomized(Rule):
     name = "randomized"
     deterministic = False
     default = True
-    series = 2
 
     def __init__(self, confidence: float = CONFIDENCE) -> None:
         """Certify at a confidence for each image."""

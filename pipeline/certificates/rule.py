@@ -6,10 +6,10 @@ Shape suffixes: N images, S distinct sets of touched views.
 from abc import ABC, abstractmethod
 from typing import Self
 
-from models.views.ablations import Ablation, BoolArray, IntArray, Patch
+from models.views.ablations import Ablation, BoolArray, IntArray
 from models.views.threats import Threat
 from pipeline.certificates.batch import VoteBatch
-from pipeline.certificates.touched import CountArray
+from pipeline.certificates.touched import CountArray, TouchedViews
 
 
 class Rule(ABC):
@@ -25,7 +25,8 @@ class Rule(ABC):
         monotone: True where margins never rise with the views that the attacker can touch:
             ``largest`` relies on it.
         ranks_places: True where ``top_k_margins`` exists.
-        series: Number of the colour and the line that draw the rule in figures.
+        covers: Names of rules that predict the same and certify nothing that this one does not:
+            where there is room for one, this one is shown.
         confidence: Probability, for each image, that its certificate is true; None for a proof.
     """
 
@@ -35,8 +36,13 @@ class Rule(ABC):
     default: bool = False
     monotone: bool = True
     ranks_places: bool = False
-    series: int = 3
+    covers: frozenset[str] = frozenset()
     confidence: float | None = None
+
+    @property
+    def by_location(self) -> bool:
+        """True where ``margins_at`` has an answer."""
+        return type(self).margins_at is not Rule.margins_at
 
     def check(self, views: Ablation, threat: Threat, num_classes: int, top_k: int = 1) -> None:
         """Check that the rule can certify against a threat, before anything is computed.
@@ -52,10 +58,14 @@ class Rule(ABC):
                 places; the message names a rule that does.
         """
         if top_k > 1 and not self.ranks_places:
-            fitting = "exact" if self.deterministic else "top_k=1"
+            fitting = [
+                rule.name
+                for rule in RULES.values()
+                if rule.ranks_places and rule.deterministic == self.deterministic
+            ]
             raise ValueError(
                 f"top_k={top_k}: the rule {self.name!r} speaks of the prediction alone; "
-                f"choose {fitting}"
+                f"choose {' or '.join(fitting) or 'top_k=1'}"
             )
         threat.patches(views)
 
@@ -81,10 +91,14 @@ class Rule(ABC):
         """
         raise NotImplementedError(f"the rule {self.name!r} speaks of the prediction alone")
 
-    def margins_at(self, batch: VoteBatch, patch: Patch) -> CountArray | None:
-        """Compute margins by the distinct sets of views that a patch touches; (S, N).
+    def margins_at(
+        self, batch: VoteBatch, touched: TouchedViews
+    ) -> tuple[CountArray, CountArray] | None:
+        """Compute margins by the distinct sets of views that a patch touches.
 
-        The sets are those of ``TouchedViews.of``. None: the rule has no margins of locations.
+        Returns:
+            The margins, (S, N), and the rival of the prediction that attains each, (S, N); None
+            where the rule has no margins of locations.
         """
         return None
 
@@ -98,3 +112,7 @@ class Rule(ABC):
     def at(self, confidence: float | None) -> Self:
         """Return the rule at a confidence: itself, where it is a proof."""
         return self
+
+
+RULES: dict[str, Rule] = {}
+"""By name, as ``rules`` registers them: here, so that a rule can name another one that fits."""

@@ -1,8 +1,10 @@
 """The registry of rules: the only place that lists them.
 
 Commands, default claims, the largest certified squares, tables, curves and colours take their rules
-from here. A new rule is a ``Rule`` in a file of its own and one entry in ``RULES``.
+from here. A new rule is a ``Rule`` in a file of its own and one entry below.
 """
+
+from collections.abc import Iterable
 
 from models.nearest import did_you_mean
 from models.views.ablations import Ablation, IntArray, Patch
@@ -10,12 +12,12 @@ from models.views.threats import Threat
 from pipeline.certificates.batch import margins_of
 from pipeline.certificates.exact import Exact
 from pipeline.certificates.randomized import CONFIDENCE, Randomized
-from pipeline.certificates.rule import Rule
+from pipeline.certificates.rule import RULES, Rule
 from pipeline.certificates.uniform import Uniform
 from pipeline.certificates.votes import VoteArray
 
-RULES: dict[str, Rule] = {rule.name: rule for rule in (Uniform(), Exact(), Randomized())}
-"""By name. Of the default rules of one kind, each certifies all that the one before it does."""
+# Of the default rules of one kind, each certifies all that the one before it does.
+RULES.update({rule.name: rule for rule in (Uniform(), Exact(), Randomized())})
 
 
 def rule_named(rule_name: str) -> Rule:
@@ -84,10 +86,25 @@ def largest_rules(*, randomized: bool) -> list[Rule]:
     return [rule for rule in default_rules(randomized=False) if rule.monotone]
 
 
-def drawing_order(rules: list[Rule] | None = None) -> list[str]:
-    """Names of rules, all by default, in the order of figures: the tightest first."""
-    chosen = list(RULES.values()) if rules is None else rules
-    return [rule.name for rule in sorted(chosen, key=lambda rule: rule.series)]
+def rule_of_locations() -> Rule:
+    """The rule that says where a patch breaks an image, and by which rival."""
+    return next(rule for rule in default_rules(randomized=False) if rule.by_location)
+
+
+def drawing_order(rules: Iterable[Rule] | None = None) -> list[str]:
+    """Names of rules, all by default, in the order of figures: a rule after those that cover it."""
+    order: dict[str, None] = {}
+    for name in RULES:
+        covering = [other.name for other in RULES.values() if name in other.covers]
+        order |= dict.fromkeys([*covering, name])
+    chosen = set(RULES) if rules is None else {rule.name for rule in rules}
+    return [name for name in order if name in chosen]
+
+
+def uncovered(names: Iterable[str]) -> set[str]:
+    """Those of the rules that no other one of them covers: enough where there is little room."""
+    chosen = set(names)
+    return chosen.difference(*(RULES[name].covers for name in chosen & RULES.keys()))
 
 
 def margins(

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import NamedTuple
 
 from rich.console import Console
@@ -11,10 +10,10 @@ from models.views.threats import Threat
 from pipeline import storage
 from pipeline.analysis import open_run
 from pipeline.analysis.heatmap import picture_path, threats_to_draw
+from pipeline.cluster.executor import Executor, find_executor
 from pipeline.config import ClaimsConfig, OutputConfig
 from pipeline.config.flags import Advanced
 from pipeline.report.tables import print_summary
-from pipeline.runs.numerics import on_cluster
 from pipeline.runs.store import VotesStore
 from pipeline.scoring.certify import Certified, Spread, certify_votes
 from pipeline.scoring.datasets import parts_of
@@ -38,9 +37,10 @@ def certify(
         claims: What to certify.
         output: Where the votes lie and results go.
     """
+    executor = find_executor(verbose=output.verbose)
     store = open_run(output.out, run_id).store
     tracking_uri(claims, output.out)
-    report(store, claims, output, stride=stride, ray=ray)
+    report(store, claims, output, executor, stride=stride, ray=ray)
     return 0
 
 
@@ -48,13 +48,14 @@ def report(
     store: VotesStore,
     claims: ClaimsConfig,
     output: OutputConfig,
+    executor: Executor,
     *,
     stride: int | None = None,
     overwrite: bool = False,
     ray: bool = False,
 ) -> Certified:
     """Certify, draw, log, and print the summary as JSON, or a table and at last ``run_id=...``."""
-    settled = settle(store, claims, output, stride=stride, overwrite=overwrite, ray=ray)
+    settled = settle(store, claims, output, executor, stride=stride, overwrite=overwrite, ray=ray)
     certified = settled.certified
     if output.json:
         print(json.dumps(certified.summary, indent=2, sort_keys=True))
@@ -84,6 +85,7 @@ def settle(
     store: VotesStore,
     claims: ClaimsConfig,
     output: OutputConfig,
+    executor: Executor,
     *,
     stride: int | None = None,
     overwrite: bool = False,
@@ -92,12 +94,9 @@ def settle(
     """Certify, draw and log what is not there yet; print nothing."""
     spread: Spread = map
     threads = None
-    if ray or (on_cluster() and len(parts_of(store.manifest())) > 1):
-        # Ray takes seconds to import and to start, which a few hundred thousand images do not need.
-        from pipeline.cluster.tasks import map_on_ray  # noqa: PLC0415
-
-        # Ray gives each task one CPU.
-        spread, threads = partial(map_on_ray, verbose=output.verbose), 1
+    # Ray takes seconds to import and to start, which a few hundred thousand images do not need.
+    if ray or (executor.address and len(parts_of(store.manifest())) > 1):
+        spread, threads = executor.map, 1  # Ray gives each task one CPU.
     certified = certify_votes(
         store, claims, stride=stride, overwrite=overwrite, spread=spread, threads=threads
     )

@@ -16,9 +16,10 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.cluster.errors import in_words
+from pipeline.cluster.executor import Executor
 from pipeline.cluster.resources import CPUS_OF, DECODE_CPUS, GPUS_OF, GPUS_ON, check_accelerators
 from pipeline.config import ConfigError, Device
-from pipeline.runs.numerics import Machine, on_cluster, probe_machine
+from pipeline.runs.numerics import Machine, probe_machine
 
 # What Ray calls a node that has GPUs of a model.
 _MODEL_RESOURCE = "accelerator_type:"
@@ -28,15 +29,15 @@ _joined_here = False
 
 
 @contextmanager
-def ray_cluster(*, verbose: bool) -> Iterator[Mapping[str, float]]:
-    """Join the cluster of the environment, or start a local one; yields its resources.
+def ray_cluster(executor: Executor) -> Iterator[Mapping[str, float]]:
+    """Join the cluster of an executor, or start a local one; yields its resources.
 
     A cluster that was already joined is left as it was.
     """
     global _joined_here  # noqa: PLW0603  (Ray's connection is the process's, too)
     started = not ray.is_initialized()
     if started:
-        _join(verbose=verbose)
+        _join(executor)
         _joined_here = True
     try:
         yield _resources()
@@ -46,7 +47,7 @@ def ray_cluster(*, verbose: bool) -> Iterator[Mapping[str, float]]:
             ray.shutdown()
 
 
-def rejoin(*, verbose: bool) -> None:
+def rejoin(executor: Executor) -> None:
     """Leave the cluster and join it again, so that nothing of a pass that failed lives on there.
 
     Ray Data only lets go of a dataset's actors, and Ray ends them when nobody can ask for what they
@@ -55,12 +56,15 @@ def rejoin(*, verbose: bool) -> None:
     """
     if _joined_here:
         ray.shutdown()
-        _join(verbose=verbose)
+        _join(executor)
 
 
-def _join(*, verbose: bool) -> None:
+def _join(executor: Executor) -> None:
+    verbose = executor.verbose
     quiet: dict[str, Any] = {} if verbose else {"logging_level": logging.ERROR}
-    if not on_cluster():
+    if executor.address:
+        quiet["address"] = executor.address
+    else:
         # The whole machine; no dashboard, which costs a second and a port. ``local``, since
         # another Ray may be running here that nobody asked to join.
         quiet |= {"address": "local", "include_dashboard": False, "num_cpus": os.cpu_count()}
@@ -105,22 +109,22 @@ def _silent_stderr() -> Iterator[None]:
         os.close(null)
 
 
-def probe_worker(device: Device, *, verbose: bool, accelerator_type: str | None = None) -> Machine:
+def probe_worker(executor: Executor, device: Device, accelerator_type: str | None) -> Machine:
     """Find the machine that ``device`` means on the workers: the driver may have no GPU.
 
     Every node that could hold an actor is asked. Where none has a GPU yet and one is wanted, this
     waits until the cluster has one, so that autoscalers add it.
 
     Args:
+        executor: The cluster.
         device: What was asked for.
-        verbose: Show Ray's own log.
         accelerator_type: The GPU model that is asked for; None for whatever there is.
 
     Raises:
         ConfigError: Devices are of several models, or there is no CUDA.
         JobError: Workers died of the question.
     """
-    with ray_cluster(verbose=verbose) as available:
+    with ray_cluster(executor) as available:
         cuda = device == "cuda" or (device == "auto" and available.get("GPU", 0) >= 1)
         if cuda:
             check_accelerators(available, accelerator_type)

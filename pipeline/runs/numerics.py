@@ -60,11 +60,6 @@ class Machine(NamedTuple):
     versions: dict[str, str]
 
 
-def on_cluster() -> bool:
-    """Return True if the environment names a cluster to join, as it does for submitted jobs."""
-    return "RAY_ADDRESS" in os.environ
-
-
 def pin_mkl() -> str:
     """Make MKL's products reproducible in this process, unless the user chose a mode; the mode."""
     return os.environ.setdefault(_MKL_MODE, _MKL_REPRODUCIBLE)

@@ -15,6 +15,7 @@ from pipeline.config import ClaimsConfig, OutputConfig
 from pipeline.config.flags import Advanced
 from pipeline.report.tables import print_summary
 from pipeline.runs.store import VotesStore
+from pipeline.runs.waiting import waiting
 from pipeline.scoring.certify import Certified, Spread, certify_votes
 from pipeline.scoring.datasets import parts_of
 from pipeline.tracking import log_run, redact, tracking_uri
@@ -114,8 +115,10 @@ def settle(
         and json.loads(storage.read_bytes(logged_path)) == tracked
     )
     if not up_to_date:
-        drawn = _draw(certified, store, threats, pictures["picture"])
-        log_run(certified, drawn, claims, output.out)
+        with waiting("drawing"):
+            drawn = _draw(certified, store, threats, pictures["picture"])
+        with waiting("logging to MLflow"):
+            log_run(certified, drawn, claims, output.out)
         storage.write_atomically(logged_path, json.dumps(tracked).encode())
     return Settled(certified, pictures, uri)
 

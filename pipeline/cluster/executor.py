@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
-from pipeline.config import Device
+from pipeline.config import ConfigError, Device
 from pipeline.runs.numerics import Machine, probe_machine, require_one_gpu_model
+from pipeline.storage.addresses import redact
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -74,5 +76,24 @@ LOCAL = Executor()
 
 
 def find_executor(*, verbose: bool) -> Executor:
-    """Decide on the executor from the environment, as it is set for submitted jobs."""
-    return Executor(address=os.environ.get("RAY_ADDRESS"), verbose=verbose)
+    """Decide on the executor from RAY_ADDRESS, which Ray sets for submitted jobs.
+
+    Raises:
+        ConfigError: That is no address which a job can join.
+    """
+    address = os.environ.get("RAY_ADDRESS")
+    if address not in (None, "local", "auto") and not _is_address(address):
+        raise ConfigError(
+            f"RAY_ADDRESS={redact(address)}: give HOST:PORT of the cluster to join (Ray's own "
+            "port, mostly 6379; a dashboard's http:// address is for patchcert submit --address), "
+            "or unset RAY_ADDRESS to compute on this machine"
+        )
+    return Executor(address=None if address == "local" else address, verbose=verbose)
+
+
+def _is_address(address: str) -> bool:
+    try:
+        parts = urlsplit(address if "://" in address else f"ray://{address}")
+        return parts.scheme == "ray" and bool(parts.hostname) and parts.port is not None
+    except ValueError:  # no port is a word
+        return False

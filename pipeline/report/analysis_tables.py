@@ -57,7 +57,8 @@ def _outline(run: Run) -> str:
     manifest = run.manifest
     return (
         f"{run.run_id}  {run_words(manifest)}, hidden tokens {manifest.defense.tokens}"
-        f"{words.voting(manifest)}, weights {manifest.defense.network.weights_sha256[:8]}, {run.dtype}"
+        f"{words.voting(manifest)}, weights "
+        f"{manifest.defense.network.weights_sha256[:8]}, {run.dtype}"
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from models import ENGINE
 from pipeline.config import ConfigError, Device, VotesConfig
+from pipeline.runs.waiting import waiting
 
 # More threads than this pay little on sequences of some 30 tokens; more actors do.
 _MOST_THREADS = 4
@@ -65,6 +66,7 @@ def pin_mkl() -> str:
     return os.environ.setdefault(_MKL_MODE, _MKL_REPRODUCIBLE)
 
 
+@waiting("looking at the device")
 def probe_machine(device: Device) -> Machine:
     """Find the device of this machine that a request means.
 

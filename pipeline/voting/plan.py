@@ -4,8 +4,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
-from rich.console import Console
-
 from pipeline.cluster.executor import LOCAL, Executor
 from pipeline.config import ConfigError, OutputConfig, VotesConfig
 from pipeline.runs.defense import Defense
@@ -15,6 +13,7 @@ from pipeline.runs.manifest import Manifest, new_manifest
 from pipeline.runs.numerics import Numerics, resolve_numerics
 from pipeline.runs.schema import MAX_CLASSES
 from pipeline.runs.store import VotesStore
+from pipeline.runs.waiting import waiting
 from pipeline.runs.weight_files import local_weights
 from pipeline.sources.base import SourceOptions
 from pipeline.sources.listing import Listing, list_images
@@ -112,7 +111,7 @@ def plan_votes(
             f"--num-classes {defense.network.num_classes}: votes name at most {MAX_CLASSES}"
         )
     options = source_options(config, defense)
-    with Console(stderr=True).status("listing images"):
+    with waiting("listing images"):
         listing = list_images(config.data, options, defense.network.num_classes, memory).head(
             config.limit
         )
@@ -170,10 +169,10 @@ def open_plan(
     Raises:
         ConfigError, SourceError, WeightsError, UnknownModelError: The request is wrong.
     """
-    (plan,) = plan_each([(config, defense)], output, executor)
-    if config.overwrite or plan.store.read_manifest() is None:
-        # Weights that do not load should fail here, in words, before anything is written.
-        _try_weights(defense, plan.numerics)
+    for plan in plan_each([(config, defense)], output, executor):
+        if config.overwrite or plan.store.read_manifest() is None:
+            # Weights that do not load should fail here, in words, before anything is written.
+            _try_weights(defense, plan.numerics)
     return plan
 
 
@@ -231,7 +230,7 @@ def _outcome(plan: VotesPlan, done: Finished) -> VotesOutcome:
 def _try_weights(defense: Defense, numerics: Numerics) -> None:
     from pipeline.voting.vote import build_classifier  # noqa: PLC0415  (it imports torch)
 
-    with _flags_named():
+    with _flags_named(), waiting("loading the network"):
         build_classifier(defense, _on_driver(numerics))
 
 

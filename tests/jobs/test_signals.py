@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -43,11 +44,10 @@ def test_a_signal_ends_a_command_in_words(number, code):
 
 @pytest.mark.services
 @SIGNALS
-def test_a_signal_in_the_middle_of_votes_loses_nothing(
-    number, code, shards, tiny_weights, tmp_path
-):
-    more = ["--patch", "8", "--unit-images", "1", "--mlflow", "none"]
-    command = [sys.executable, "-m", "jobs", "run", *flags(shards, tiny_weights, tmp_path, *more)]
+def test_no_committed_vote_is_lost(number, code, shards, tiny_weights, tmp_path):
+    asked = flags(shards, tiny_weights, tmp_path, "--patch", "8", "--mlflow", "none")
+    asked[asked.index("--unit-images") + 1] = "1"
+    command = [sys.executable, "-m", "jobs", "run", *asked]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     how = {"text": True, "cwd": REPOSITORY, "env": environment}
     job = subprocess.Popen(
@@ -58,7 +58,7 @@ def test_a_signal_in_the_middle_of_votes_loses_nothing(
         said.append(line)
         if line.startswith("votes: ") and line.endswith("starting\n"):
             while job.poll() is None and not list(tmp_path.glob("votes/*/unit-*.parquet")):
-                pass
+                time.sleep(0.01)
             os.killpg(job.pid, number)  # as a terminal does, and an eviction
     assert job.wait(timeout=60) == code
     assert said[-1] == "patchcert: interrupted; run again to resume\n"

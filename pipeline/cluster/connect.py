@@ -92,6 +92,8 @@ def _join(executor: Executor) -> None:
                     _join_cluster(executor.address, settings)
             else:
                 _start(settings, stream)
+    except SystemExit as stop:  # that handler was there for a moment
+        raise KeyboardInterrupt(signal.SIGTERM) from stop
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)

@@ -82,6 +82,13 @@ def test_our_handler_of_sigterm_survives_rays(starts):
         signal.signal(signal.SIGTERM, before)
 
 
+def test_a_sigterm_during_rays_start_is_an_interruption(starts):
+    starts += [SystemExit(15)]
+    with pytest.raises(KeyboardInterrupt) as caught, LOCAL.join():
+        pass
+    assert caught.value.args == (signal.SIGTERM,)
+
+
 @pytest.mark.parametrize("address", ["", " ", "http://head:8265", "head", "head:port", "a b"])
 def test_an_address_that_nobody_can_join_is_refused(address, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("RAY_ADDRESS", address)

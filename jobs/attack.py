@@ -8,6 +8,7 @@ from rich.console import Console
 from pipeline.analysis import open_run
 from pipeline.attack import MEANING
 from pipeline.attack.config import AttackConfig
+from pipeline.cluster.executor import find_executor
 from pipeline.config import OutputConfig
 from pipeline.report.tables import print_attack
 
@@ -24,7 +25,9 @@ def attack(*, what: AttackConfig = AttackConfig(), output: OutputConfig = Output
     store = open_run(output.out, what.run_id).store
     from pipeline.attack.flow import attack_run  # noqa: PLC0415  (torch: --help must not wait)
 
-    attacked = attack_run(store, what, verbose=output.verbose)
+    executor = find_executor(verbose=output.verbose)
+    with executor.join_for_job():
+        attacked = attack_run(store, what, executor)
     if output.json:
         print(json.dumps(attacked.summary, indent=2, sort_keys=True))
     else:

@@ -82,9 +82,13 @@ def bench(*, config: BenchConfig = BenchConfig()) -> int:
         images=config.images,
         rounds=config.rounds,
     )
+    _say(f"measuring the engine: {settings.images} images, {settings.rounds} rounds each")
+    engine = measure_engine(settings)
+    _say("measuring decoding")
+    decode = decode_rates()
     result: dict[str, Any] = {
-        "engine": measure_engine(settings),
-        "decode": decode_rates(),
+        "engine": engine,
+        "decode": decode,
         "pipeline": _pipeline(config),
         "peak_memory_mib": peak_memory_mib(),
         "hardware": hardware(),
@@ -95,6 +99,11 @@ def bench(*, config: BenchConfig = BenchConfig()) -> int:
         print_bench(result, Console(highlight=False))
     log(f"bench {config.model} b{config.size}", result, config)
     return 0
+
+
+def _say(what: str) -> None:
+    # No spinner: it would take time from what is measured.
+    print(f"{what} ...", file=sys.stderr, flush=True)
 
 
 class Logging(Protocol):
@@ -143,6 +152,7 @@ def _pipeline(config: BenchConfig) -> dict[str, Any] | None:
     # Ray is not needed for the rest, so that a machine without it can measure.
     from pipeline.bench.end_to_end import pipeline_over_engine  # noqa: PLC0415
 
+    _say(f"measuring a whole job of {config.pipeline} images beside the engine")
     return pipeline_over_engine(
         config.model,
         config.size,

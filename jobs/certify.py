@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import NamedTuple
 
 from rich.console import Console
@@ -11,11 +10,12 @@ from models.views.threats import Threat
 from pipeline import storage
 from pipeline.analysis import open_run
 from pipeline.analysis.heatmap import picture_path, threats_to_draw
+from pipeline.cluster.executor import Executor, find_executor
 from pipeline.config import ClaimsConfig, OutputConfig
 from pipeline.config.flags import Advanced
 from pipeline.report.tables import print_summary
-from pipeline.runs.numerics import on_cluster
 from pipeline.runs.store import VotesStore
+from pipeline.runs.waiting import waiting
 from pipeline.scoring.certify import Certified, Spread, certify_votes
 from pipeline.scoring.datasets import parts_of
 from pipeline.tracking import log_run, redact, tracking_uri
@@ -38,9 +38,10 @@ def certify(
         claims: What to certify.
         output: Where the votes lie and results go.
     """
+    executor = find_executor(verbose=output.verbose)
     store = open_run(output.out, run_id).store
     tracking_uri(claims, output.out)
-    report(store, claims, output, stride=stride, ray=ray)
+    report(store, claims, output, executor, stride=stride, ray=ray)
     return 0
 
 
@@ -48,13 +49,14 @@ def report(
     store: VotesStore,
     claims: ClaimsConfig,
     output: OutputConfig,
+    executor: Executor,
     *,
     stride: int | None = None,
     overwrite: bool = False,
     ray: bool = False,
 ) -> Certified:
     """Certify, draw, log, and print the summary as JSON, or a table and at last ``run_id=...``."""
-    settled = settle(store, claims, output, stride=stride, overwrite=overwrite, ray=ray)
+    settled = settle(store, claims, output, executor, stride=stride, overwrite=overwrite, ray=ray)
     certified = settled.certified
     if output.json:
         print(json.dumps(certified.summary, indent=2, sort_keys=True))
@@ -84,6 +86,7 @@ def settle(
     store: VotesStore,
     claims: ClaimsConfig,
     output: OutputConfig,
+    executor: Executor,
     *,
     stride: int | None = None,
     overwrite: bool = False,
@@ -92,12 +95,9 @@ def settle(
     """Certify, draw and log what is not there yet; print nothing."""
     spread: Spread = map
     threads = None
-    if ray or (on_cluster() and len(parts_of(store.manifest())) > 1):
-        # Ray takes seconds to import and to start, which a few hundred thousand images do not need.
-        from pipeline.cluster.tasks import map_on_ray  # noqa: PLC0415
-
-        # Ray gives each task one CPU.
-        spread, threads = partial(map_on_ray, verbose=output.verbose), 1
+    # Ray takes seconds to import and to start, which a few hundred thousand images do not need.
+    if ray or (executor.address and len(parts_of(store.manifest())) > 1):
+        spread, threads = executor.map, 1  # Ray gives each task one CPU.
     certified = certify_votes(
         store, claims, stride=stride, overwrite=overwrite, spread=spread, threads=threads
     )
@@ -115,8 +115,10 @@ def settle(
         and json.loads(storage.read_bytes(logged_path)) == tracked
     )
     if not up_to_date:
-        drawn = _draw(certified, store, threats, pictures["picture"])
-        log_run(certified, drawn, claims, output.out)
+        with waiting("drawing"):
+            drawn = _draw(certified, store, threats, pictures["picture"])
+        with waiting("logging to MLflow"):
+            log_run(certified, drawn, claims, output.out)
         storage.write_atomically(logged_path, json.dumps(tracked).encode())
     return Settled(certified, pictures, uri)
 

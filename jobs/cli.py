@@ -1,12 +1,13 @@
 """The ``patchcert`` command: parses, calls one job, turns mistakes into one line and a code.
 
-Exit codes: 0 done, 1 the job failed, 2 the request was wrong, 130 interrupted. A command is a
-function of its module ``jobs/<command>.py``, which is imported when the command is called, so that
-``--help`` and usage errors wait for none of the others.
+Exit codes: 0 done, 1 the job failed, 2 the request was wrong, 130 interrupted, 143 terminated. A
+command is a function of its module ``jobs/<command>.py``, which is imported when the command is
+called, so that ``--help`` and usage errors wait for none of the others.
 """
 
 import io
 import itertools
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -88,6 +89,7 @@ app = App(
     version_flags=["--version"],
     default_parameter=Parameter(negative=(), consume_multiple=True, show_default=_default),
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
 )
 _order = itertools.count()
 _groups = {title: Group(title, sort_key=next(_order)) for title in _COMMANDS}
@@ -125,9 +127,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result: Any = app(tokens, exit_on_error=False)
     except CycloptsError:
         return 2  # cyclopts has said what is wrong
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("patchcert: interrupted; run again to resume", file=sys.stderr)
-        return 130
+        return 128 + next(iter(stop.args), signal.SIGINT)
     except Exception as error:
         code = exit_code_of(error)
         if code is None:
@@ -151,8 +153,15 @@ class _Stdout(io.FileIO):
             return len(data)
 
 
+def _terminate(number: int, _: object) -> None:
+    """End as ctrl-c does, in words and with everything closed: evictions are no crashes."""
+    signal.signal(number, signal.SIG_IGN)  # another must not break what this one closes
+    raise KeyboardInterrupt(number)
+
+
 def entry() -> None:
     """Console script."""
+    signal.signal(signal.SIGTERM, _terminate)
     if sys.stdout is not None:
         raw = _Stdout(sys.stdout.fileno(), "w", closefd=False)
         sys.stdout = io.TextIOWrapper(

@@ -5,21 +5,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import cache
 
+from pipeline.cluster.executor import find_executor
 from pipeline.config import ClaimsConfig, OutputConfig, VotesConfig
 from pipeline.preflight.findings import Check, Finding, look_at
 from pipeline.preflight.stores import probe_output, reach_stores
 from pipeline.preflight.tracker import reach_tracker
-from pipeline.preflight.workers import (
-    check_budget,
-    check_token,
-    cluster_address,
-    try_weights_on_worker,
-)
+from pipeline.preflight.workers import check_budget, check_token, try_weights_on_worker
 from pipeline.runs.defense import Defense
 from pipeline.runs.numerics import Numerics, resolve_numerics
 from pipeline.runs.resolve import resolve_defense
 from pipeline.sources.listing import find_files
-from pipeline.voting.plan import machine_that_votes
 
 
 def doctor(
@@ -50,6 +45,7 @@ def doctor(
 
 
 def _findings(what: VotesConfig, claims: ClaimsConfig, output: OutputConfig) -> Iterator[Finding]:
+    executor = find_executor(verbose=output.verbose)
     stores = list(
         look_at([("stores", lambda: reach_stores([what.data, what.weights, output.out]))])
     )
@@ -67,27 +63,25 @@ def _findings(what: VotesConfig, claims: ClaimsConfig, output: OutputConfig) -> 
 
     @cache
     def numerics() -> Numerics:
-        return resolve_numerics(what, machine_that_votes(what, verbose=output.verbose))
+        return resolve_numerics(what, executor.probe(what.device, what.accelerator_type))
 
     # One Ray for all checks: starting it takes seconds.
     stack = ExitStack()
 
     @cache
     def joined() -> Mapping[str, float]:
-        from pipeline.cluster.connect import ray_cluster  # noqa: PLC0415  (it takes a second to import)
-
-        return stack.enter_context(ray_cluster(verbose=output.verbose))
+        return stack.enter_context(executor.join())
 
     checks: list[Check] = [
         ("data", lambda: _files(what)),
         ("output", lambda: probe_output(output.out)),
         ("MLflow", lambda: reach_tracker(claims, output.out)),
-        ("token", lambda: check_token(cluster_address())),
+        ("token", lambda: check_token(executor.address)),
         ("weights", weights),
-        ("CPUs and GPUs", lambda: check_budget(what, numerics(), joined())),
+        ("CPUs and GPUs", lambda: check_budget(what, numerics(), joined(), executor)),
         (
             "weights on a worker",
-            lambda: try_weights_on_worker(what, defense(), numerics(), verbose=output.verbose),
+            lambda: try_weights_on_worker(what, defense(), numerics(), executor),
         ),
     ]
     with stack:

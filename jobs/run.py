@@ -2,6 +2,7 @@
 
 from jobs.certify import report
 from jobs.votes import checked_votes, say_votes
+from pipeline.cluster.executor import find_executor
 from pipeline.config import ClaimsConfig, EstimateConfig, OutputConfig, VotesConfig
 from pipeline.preflight.checks import require_stores, say_estimate
 from pipeline.runs.resolve import resolve_defense
@@ -18,15 +19,18 @@ def run(
     before: EstimateConfig = EstimateConfig(),
 ) -> int:
     """Vote on every image, certify, and log the run: the whole job."""
+    executor = find_executor(verbose=output.verbose)
     require_stores(what, output)
     defense = resolve_defense(what)
     # What cannot be certified or logged should be known before hours of voting.
     resolve_claims(defense, claims)
     tracking_uri(claims, output.out)
-    if before.dry_run:
-        return say_estimate(what, defense, output, before)
-    outcome = checked_votes(what, defense, claims, output)
-    say_votes(outcome)
-    report(VotesStore(output.out, outcome.run_id), claims, output, overwrite=what.overwrite)
+    with executor.join_for_job():
+        if before.dry_run:
+            return say_estimate(what, defense, output, before, executor)
+        outcome = checked_votes(what, defense, claims, output, executor)
+        say_votes(outcome)
+        store = VotesStore(output.out, outcome.run_id)
+        report(store, claims, output, executor, overwrite=what.overwrite)
     outcome.error_images.check(outcome.images, what.max_error_rate)
     return 0

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from typing import Any
 
 from rich.console import Console
@@ -11,22 +11,21 @@ from rich.console import Console
 from jobs.certify import settle
 from jobs.votes import checked_votes, say_votes
 from models.errors import exit_code_of
+from pipeline.cluster.executor import Executor, find_executor
 from pipeline.config import ClaimsConfig, OutputConfig, VotesConfig
 from pipeline.preflight.checks import require_stores
 from pipeline.preflight.findings import look_at, require
 from pipeline.preflight.tracker import reach_tracker
 from pipeline.report.tables import print_sweep
-from pipeline.runs.numerics import on_cluster
 from pipeline.runs.resolve import resolve_defense
 from pipeline.runs.store import StoreError, VotesStore
 from pipeline.scoring.claims import resolve_claims
-from pipeline.sources.listing_cache import ListingCache, cached_listing
 from pipeline.sweep.config import Axes, FixedConfig, configs_of
 from pipeline.sweep.grid import Combination, Origin, forecast, forecast_lines, origins
 from pipeline.sweep.table import claims_in, flat, row_of, summary_at
 from pipeline.tracking import run_name
 from pipeline.tracking.sweeps import TrackedSweep
-from pipeline.voting.plan import check_weights_header, plan_votes, source_options
+from pipeline.voting.plan import check_weights_header, plan_each
 
 
 def sweep(
@@ -53,65 +52,58 @@ def sweep(
         ConfigError, SourceError, WeightsError, UnknownModelError: A point's request is wrong;
             nothing was computed.
     """
+    executor = find_executor(verbose=output.verbose)
     configs = configs_of(axes, fixed)
     for weights in dict.fromkeys(config.weights for config in configs):
         require_stores(next(one for one in configs if one.weights == weights), output)
     if not dry_run:
         require(look_at([("MLflow", lambda: reach_tracker(claims, output.out))]))
     with ExitStack() as stack:
-        if on_cluster():
-            _join(stack, output)  # every plan asks a worker what it is
-        found = origins(_points(configs, claims, output, dry_run=dry_run), output.out)
+        stack.enter_context(executor.join_for_job())
+        found = origins(_points(configs, claims, output, executor, dry_run=dry_run), output.out)
         if dry_run:
             plan = forecast(found, output.out)
             print(json.dumps(plan, indent=2) if output.json else "\n".join(forecast_lines(plan)))
             return 0
-        if not on_cluster() and not all(answer.there for answer in found):
-            _join(stack, output)
+        if not all(answer.there for answer in found):
+            stack.enter_context(executor.join())  # one Ray for all points
         asked = {name: values for name, values in vars(axes).items() if values is not None}
         tracked = stack.enter_context(
             TrackedSweep(found[0].combination.wanted, asked, claims, output.out)
         )
-        rows, failures = _brought_to_end(found, claims, output, tracked)
+        rows, failures = _brought_to_end(found, claims, output, executor, tracked)
         # First said, then logged: a server that has gone must not swallow it.
         _say(rows, failures, axes.varying, output)
         tracked.end([flat(row, claims_in(rows)) for row in rows], failed=any(failures))
     return 1 if any(failures) else 0
 
 
-def _join(stack: ExitStack, output: OutputConfig) -> None:
-    """One Ray for all points."""
-    from pipeline.cluster.connect import ray_cluster  # noqa: PLC0415  (it takes a second to import)
-
-    stack.enter_context(ray_cluster(verbose=output.verbose))
-
-
 def _points(
-    configs: Sequence[VotesConfig], claims: ClaimsConfig, output: OutputConfig, *, dry_run: bool
+    configs: Sequence[VotesConfig],
+    claims: ClaimsConfig,
+    output: OutputConfig,
+    executor: Executor,
+    *,
+    dry_run: bool,
 ) -> list[Combination]:
     """The points of a sweep, each of which can be answered."""
-    voters = [resolve_defense(config) for config in configs]
-    for defense in voters:
+    requests = [(config, resolve_defense(config)) for config in configs]
+    for _, defense in requests:
         resolve_claims(defense, claims)
         if dry_run:
             check_weights_header(defense)
-    points = []
-    options = source_options(configs[0], voters[0])
-    kept: AbstractContextManager[ListingCache] = nullcontext(ListingCache())
-    if not dry_run:
-        kept = cached_listing(output.out, configs[0].data, options)
-    with kept as first:
-        memory = first
-        for config, defense in zip(configs, voters, strict=True):
-            plan = plan_votes(config, defense, output, memory)
-            points.append(Combination(config=config, defense=defense, wanted=plan.wanted))
-            # What was read for one point need not be read for the next.
-            memory = ListingCache(known={**first.known, **first.found})
-    return points
+    return [
+        Combination(config=plan.config, defense=plan.defense, wanted=plan.wanted)
+        for plan in plan_each(requests, output, executor, keep=not dry_run)
+    ]
 
 
 def _brought_to_end(
-    found: Sequence[Origin], claims: ClaimsConfig, output: OutputConfig, tracked: TrackedSweep
+    found: Sequence[Origin],
+    claims: ClaimsConfig,
+    output: OutputConfig,
+    executor: Executor,
+    tracked: TrackedSweep,
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """A row a point, and why it has no figures; points with votes of their own come first."""
     done: dict[int, tuple[dict[str, Any], str]] = {}
@@ -120,11 +112,14 @@ def _brought_to_end(
     for count, number in enumerate(order, 1):
         answer = found[number]
         where = f"point {count} of {len(found)}"
+        origin = "" if answer.stride is None else f": from the votes of {answer.run_id}"
+        name = run_name(answer.combination.wanted)
+        print(f"{where}: {name}{origin}", file=sys.stderr, flush=True)
         failure = ""
         try:
             if answer.stride is not None and answer.run_id in failed:
                 raise StoreError(f"run {answer.run_id}, whose votes it needs, failed")
-            row = _settled(answer, claims, output, tracked, where)
+            row = _settled(answer, claims, output, executor, tracked)
         except Exception as error:
             if exit_code_of(error) is None:
                 raise
@@ -138,24 +133,26 @@ def _brought_to_end(
 
 
 def _settled(
-    answer: Origin, claims: ClaimsConfig, output: OutputConfig, tracked: TrackedSweep, where: str
+    answer: Origin,
+    claims: ClaimsConfig,
+    output: OutputConfig,
+    executor: Executor,
+    tracked: TrackedSweep,
 ) -> dict[str, Any]:
     """Bring one point to its end: its row."""
     point, store = answer.combination, VotesStore(output.out, answer.run_id)
-    name = run_name(point.wanted)
     if answer.stride is not None:
-        print(f"{where}: {name}: from the votes of {answer.run_id}", file=sys.stderr, flush=True)
-        certified = settle(store, claims, output, stride=answer.stride).certified
+        certified = settle(store, claims, output, executor, stride=answer.stride).certified
         counted = certified.manifest.execution
         assert counted.error_images is not None, "only finished runs answer a finer stride"
         counted.error_images.check(counted.images, point.config.max_error_rate)
         summary = summary_at(certified.summary, certified.manifest, answer.stride)
         tracked.answered(certified.manifest, point.wanted, summary, answer.stride)
         return row_of(answer, certified.manifest, summary)
-    print(f"{where}: {name}", file=sys.stderr, flush=True)
-    outcome = checked_votes(point.config, point.defense, claims, output)
+    outcome = checked_votes(point.config, point.defense, claims, output, executor)
     say_votes(outcome)
-    certified = settle(store, claims, output, overwrite=point.config.overwrite).certified
+    overwrite = point.config.overwrite
+    certified = settle(store, claims, output, executor, overwrite=overwrite).certified
     tracked.adopt(store.run_id)
     outcome.error_images.check(outcome.images, point.config.max_error_rate)
     summary = summary_at(certified.summary, certified.manifest, None)

@@ -1,5 +1,6 @@
 """``patchcert train``: fine-tune a network on ablations."""
 
+from pipeline.cluster.executor import find_executor
 from pipeline.config import EstimateConfig
 from pipeline.training.config import TrainConfig, TrainingPlace
 from pipeline.training.curves import Curves
@@ -42,9 +43,10 @@ def train(
 
             path = train_locally(recipe, place, TerminalReporter(curves))
         else:
+            executor = find_executor(verbose=place.verbose)
             from pipeline.training.cluster import train_on_cluster  # noqa: PLC0415
 
-            path = train_on_cluster(recipe, place, TerminalReporter(curves))
+            path = train_on_cluster(recipe, place, TerminalReporter(curves), executor)
     finally:
         curves.end(weights=path)
     print(f"weights={path}")

@@ -5,12 +5,13 @@ import sys
 from contextlib import nullcontext
 from typing import Any
 
+from pipeline.cluster.executor import Executor, find_executor
 from pipeline.config import ClaimsConfig, EstimateConfig, OutputConfig, VotesConfig
 from pipeline.preflight.checks import check_plan, require_stores, say_estimate
 from pipeline.runs.defense import Defense
 from pipeline.runs.resolve import resolve_defense
 from pipeline.tracking import watched
-from pipeline.voting.plan import VotesOutcome, found_votes, hold, joined, open_plan, vote
+from pipeline.voting.plan import VotesOutcome, found_votes, open_plan, vote
 
 
 def votes(
@@ -20,11 +21,13 @@ def votes(
     before: EstimateConfig = EstimateConfig(),
 ) -> int:
     """Vote on every image and store the votes; resumes what is unfinished."""
+    executor = find_executor(verbose=output.verbose)
     require_stores(what, output)
     defense = resolve_defense(what)
-    if before.dry_run:
-        return say_estimate(what, defense, output, before)
-    outcome = checked_votes(what, defense, None, output)
+    with executor.join_for_job():
+        if before.dry_run:
+            return say_estimate(what, defense, output, before, executor)
+        outcome = checked_votes(what, defense, None, output, executor)
     say_votes(outcome)
     if output.json:
         print(json.dumps(_as_json(outcome), indent=2))
@@ -35,17 +38,18 @@ def votes(
 
 
 def checked_votes(
-    what: VotesConfig, defense: Defense, claims: ClaimsConfig | None, output: OutputConfig
+    what: VotesConfig,
+    defense: Defense,
+    claims: ClaimsConfig | None,
+    output: OutputConfig,
+    executor: Executor,
 ) -> VotesOutcome:
     """Vote on what has no votes yet, after the checks, and tracked where there are claims."""
-    with joined(verbose=output.verbose):
-        plan = open_plan(what, defense, output)
-        if (known := found_votes(plan)) is not None:
-            return known
-        check_plan(plan, claims, output)
-        tracked = nullcontext() if claims is None else watched(plan.wanted, claims, output.out)
-        with hold(plan) as lease, tracked:
-            return vote(plan, lease, verbose=output.verbose)
+    plan = open_plan(what, defense, output, executor)
+    if (known := found_votes(plan)) is not None:
+        return known
+    check_plan(plan, claims, output)
+    return vote(plan, nullcontext() if claims is None else watched(plan.wanted, claims, output.out))
 
 
 def _as_json(outcome: VotesOutcome) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def stages_here(patch) -> Stages:
     """Let every votes job run here, as long as ``patch``, a ``MonkeyPatch``, holds."""
 
     @contextlib.contextmanager
-    def no_cluster(*, verbose):
+    def no_cluster(executor):
         yield {"CPU": 2.0}
 
     stages = Stages()

@@ -111,7 +111,7 @@ class Agreement:
 def comparable(first: Run, second: Run) -> bool:
     """Check that two runs vote on the same ablations, for one class each."""
     one, other = first.manifest.defense, second.manifest.defense
-    single = one.voting.theta is None and other.voting.theta is None
+    single = not (one.voting.vote_sets or other.voting.vote_sets)
     # Positions drawn for an image follow from its id, their number and a seed.
     drawn = [(voting.draws, voting.draw_seed) for voting in (one.voting, other.voting)]
     return single and one.views == other.views and drawn[0] == drawn[1]

@@ -197,9 +197,8 @@ class Run:
         parts = [(table, votes) for table, votes in self.batches() if table.num_rows]
         if not parts:
             shape = (0, self.manifest.defense.votes_per_image)
-            empty = np.empty(
-                shape if self.manifest.defense.voting.theta is None else (*shape, 1), np.int32
-            )
+            sets = self.manifest.defense.voting.vote_sets
+            empty = np.empty((*shape, 1) if sets else shape, np.int32)
             return VotedImages(np.empty(0, object), Labels(np.empty((0, 1), np.int64)), empty)
         rows = pa.concat_tables([table for table, _ in parts])
         return VotedImages(

@@ -30,6 +30,7 @@ from pipeline.attack.selection import (
     read_selected,
 )
 from pipeline.attack.summary import summarise
+from pipeline.cluster.executor import LOCAL, Executor
 from pipeline.runs.images import read_images
 from pipeline.runs.manifest import canonical
 from pipeline.runs.rows import votes_array
@@ -60,7 +61,7 @@ class AttackResult:
     counterexamples: list[str]
 
 
-def attack_run(store: VotesStore, config: AttackConfig, *, verbose: bool = False) -> AttackResult:
+def attack_run(store: VotesStore, config: AttackConfig, executor: Executor = LOCAL) -> AttackResult:
     """Attack images of a finished run, and check the changes that the patches made.
 
     Nothing is taken from an earlier attack: the attack must also find a machine that computes
@@ -95,7 +96,7 @@ def attack_run(store: VotesStore, config: AttackConfig, *, verbose: bool = False
     base = storage.join(store.out, "attack", f"run_id={store.run_id}", name)
     images_path = storage.join(base, "attacked.parquet")
     replay_out = storage.join(base, "replay")
-    clean, attacked = _vote(patches, smoothed, rerun, images_path, replay_out, verbose=verbose)
+    clean, attacked = _vote(patches, smoothed, rerun, images_path, replay_out, executor=executor)
     rows, failures = check_attacks(patches, clean, attacked)
     saved = save_counterexamples(
         storage.join(base, "counterexamples"), failures, patches, clean, attacked
@@ -127,7 +128,7 @@ def _vote(
     path: str,
     out: str,
     *,
-    verbose: bool,
+    executor: Executor,
 ) -> tuple[AttackVotes, AttackVotes]:
     """Write the images at ``path``; return votes and logits of the unpatched and the patched."""
     count = len(patches.images)
@@ -140,7 +141,7 @@ def _vote(
         pixels,
     )
     check_round_trip(path, on_the_grid(rerun.defense.model_input), pixels)
-    rows = vote_again(path, out, rerun, verbose=verbose)
+    rows = vote_again(path, out, rerun, executor)
     votes = votes_array(rows, rerun.defense)
     predictions = rows["prediction"].to_numpy().astype(np.int64)
     digests = logit_digests(smoothed, pixels)

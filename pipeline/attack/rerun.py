@@ -29,6 +29,7 @@ from models.errors import JobError
 from models.networks.weights import sha256_of
 from models.preprocess import Preprocess
 from pipeline.attack.config import AttackConfig
+from pipeline.cluster.executor import Executor
 from pipeline.config import ConfigError, OutputConfig, VotesConfig
 from pipeline.runs.defense import Defense
 from pipeline.runs.manifest import Manifest, flatten
@@ -174,7 +175,7 @@ def check_round_trip(path: str, preprocess: Preprocess, pixels: NDArray[np.uint8
                 )
 
 
-def vote_again(data: str, out: str, rerun: Rerun, *, verbose: bool) -> pa.Table:
+def vote_again(data: str, out: str, rerun: Rerun, executor: Executor) -> pa.Table:
     """Vote on attacked images, as a run under ``out``; return its rows, in the order of ``data``.
 
     Raises:
@@ -183,7 +184,7 @@ def vote_again(data: str, out: str, rerun: Rerun, *, verbose: bool) -> pa.Table:
     """
     defense = replace(rerun.defense, preprocess=on_the_grid(rerun.defense.model_input))
     request = _request(rerun.numerics, data, defense.network.weights)
-    outcome = count_votes(request, defense, OutputConfig(out=out, verbose=verbose))
+    outcome = count_votes(request, defense, OutputConfig(out=out), executor)
     rows = pa.concat_tables(VotesStore(out, outcome.run_id).read())
     failed = rows.filter(rows["error"].is_valid())
     if failed.num_rows:

@@ -7,36 +7,52 @@ import contextlib
 import logging
 import os
 import platform
+import signal
+import socket
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
+from urllib.parse import urlsplit
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from models.errors import JobError
 from pipeline.cluster.errors import in_words
+from pipeline.cluster.executor import Executor
 from pipeline.cluster.resources import CPUS_OF, DECODE_CPUS, GPUS_OF, GPUS_ON, check_accelerators
 from pipeline.config import ConfigError, Device
-from pipeline.runs.numerics import Machine, on_cluster, probe_machine
+from pipeline.runs.numerics import Machine, probe_machine
+from pipeline.runs.waiting import waiting
 
 # What Ray calls a node that has GPUs of a model.
 _MODEL_RESOURCE = "accelerator_type:"
 # For nodes to say what they are; a worker that imports torch for the first time takes seconds.
 _WAIT_SECONDS = 30.0
+# Starts of a local Ray, each of which may take a busy machine a minute.
+_STARTS = 4
+_REACH_SECONDS = 5.0
+# Beginning of a connection, with an empty frame of settings; and the type of that frame.
+_HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+_HTTP2_SETTINGS = b"\4"
 _joined_here = False
 
 
 @contextmanager
-def ray_cluster(*, verbose: bool) -> Iterator[Mapping[str, float]]:
-    """Join the cluster of the environment, or start a local one; yields its resources.
+def ray_cluster(executor: Executor) -> Iterator[Mapping[str, float]]:
+    """Join the cluster of an executor, or start a local one; yields its resources.
 
     A cluster that was already joined is left as it was.
+
+    Raises:
+        JobError: The cluster does not answer, or a local one does not start.
     """
     global _joined_here  # noqa: PLW0603  (Ray's connection is the process's, too)
     started = not ray.is_initialized()
     if started:
-        _join(verbose=verbose)
+        _join(executor)
         _joined_here = True
     try:
         yield _resources()
@@ -46,7 +62,7 @@ def ray_cluster(*, verbose: bool) -> Iterator[Mapping[str, float]]:
             ray.shutdown()
 
 
-def rejoin(*, verbose: bool) -> None:
+def rejoin(executor: Executor) -> None:
     """Leave the cluster and join it again, so that nothing of a pass that failed lives on there.
 
     Ray Data only lets go of a dataset's actors, and Ray ends them when nobody can ask for what they
@@ -55,21 +71,94 @@ def rejoin(*, verbose: bool) -> None:
     """
     if _joined_here:
         ray.shutdown()
-        _join(verbose=verbose)
+        _join(executor)
 
 
-def _join(*, verbose: bool) -> None:
-    quiet: dict[str, Any] = {} if verbose else {"logging_level": logging.ERROR}
-    if not on_cluster():
-        # The whole machine; no dashboard, which costs a second and a port. ``local``, since
-        # another Ray may be running here that nobody asked to join.
-        quiet |= {"address": "local", "include_dashboard": False, "num_cpus": os.cpu_count()}
-        if not verbose:
-            # Ray's core warns of each restartable actor; the driver outlives them here.
-            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    # Workers' output is noise on a user's terminal; errors reach the driver as exceptions.
-    with contextlib.nullcontext() if verbose else _silent_stderr():
-        ray.init(log_to_driver=verbose, **quiet)
+def _join(executor: Executor) -> None:
+    """Join, or start, with what Ray does to the process put back.
+
+    Workers' output is noise on a user's terminal; errors reach the driver as exceptions.
+    """
+    settings: dict[str, Any] = {"log_to_driver": executor.verbose}
+    if not executor.verbose:
+        settings["logging_level"] = logging.ERROR
+    # Ray's own handler of SIGTERM ends the process without a word, or with a dump of its C++ core.
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        loud = contextlib.nullcontext(sys.stderr)
+        with loud if executor.verbose else _silent_stderr() as stream:
+            if executor.address:
+                with waiting(f"joining the Ray cluster at {executor.address}", stream):
+                    _join_cluster(executor.address, settings)
+            else:
+                _start(settings, stream)
+    except SystemExit as stop:  # that handler was there for a moment
+        raise KeyboardInterrupt(signal.SIGTERM) from stop
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+
+
+def _join_cluster(address: str, settings: dict[str, Any]) -> None:
+    try:
+        if address != "auto":
+            _reach(address)
+        ray.init(address, **settings)
+    except Exception as error:
+        raise JobError(
+            f"RAY_ADDRESS={address}: no Ray cluster can be joined there ({_first_line(error)}); "
+            "start it, correct RAY_ADDRESS, or unset it to compute on this machine"
+        ) from error
+
+
+def _reach(address: str) -> None:
+    """Ask for a first sign of a gRPC server, for which Ray itself would wait a quarter of an hour.
+
+    Raises:
+        OSError: Nothing answers, or something else.
+    """
+    parts = urlsplit(address if "://" in address else f"ray://{address}")
+    with socket.create_connection((parts.hostname, parts.port), _REACH_SECONDS) as connection:
+        if os.environ.get("RAY_USE_TLS", "0") != "0":
+            return  # then it is Ray that must speak first
+        connection.sendall(_HTTP2_PREFACE)
+        if connection.recv(4)[3:] != _HTTP2_SETTINGS:
+            raise OSError("what answers is not Ray, whose own port is mostly 6379")
+
+
+def _start(settings: dict[str, Any], stream: TextIO) -> None:
+    """Start a Ray of this machine; each time that fails, again and in a new session directory."""
+    if "logging_level" in settings:
+        # Ray's core warns of each restartable actor; the driver outlives them here.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # Of the two waits of Ray's start this is the one that can be told to be patient.
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "60")
+    for attempt in range(1, _STARTS + 1):
+        try:
+            with waiting("starting Ray on this machine", stream):
+                # The whole machine; no dashboard, which costs a second and a port. ``local``,
+                # since another Ray may be running here that nobody asked to join.
+                ray.init("local", include_dashboard=False, num_cpus=os.cpu_count(), **settings)
+        except Exception as error:
+            ray.shutdown()
+            # Ports, paths and rights do not change by waiting; processes that are slow do.
+            if attempt == _STARTS or isinstance(error, (OSError, ValueError)):
+                raise JobError(
+                    f"Ray does not start on this machine ({_first_line(error)}): it may be too "
+                    "busy, or short of memory or of room in /tmp; run again when it is less so, "
+                    "to resume (--verbose shows Ray's own log)"
+                ) from error
+            print(
+                f"Ray did not start ({_first_line(error)}); again, {attempt + 1} of {_STARTS} ...",
+                file=stream,
+                flush=True,
+            )
+        else:
+            return
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _resources() -> dict[str, float]:
@@ -92,35 +181,36 @@ def _resources() -> dict[str, float]:
 
 
 @contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Keep what Ray's C++ core says of its own log settings off the terminal."""
+def _silent_stderr() -> Iterator[TextIO]:
+    """Keep what Ray's C++ core says of its own log settings off the terminal; yields the latter."""
     sys.stderr.flush()
     kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(null, 2)
-        yield
+        with open(kept, "w", encoding="utf-8", closefd=False) as stream:
+            yield stream
     finally:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(null)
 
 
-def probe_worker(device: Device, *, verbose: bool, accelerator_type: str | None = None) -> Machine:
+def probe_worker(executor: Executor, device: Device, accelerator_type: str | None) -> Machine:
     """Find the machine that ``device`` means on the workers: the driver may have no GPU.
 
     Every node that could hold an actor is asked. Where none has a GPU yet and one is wanted, this
     waits until the cluster has one, so that autoscalers add it.
 
     Args:
+        executor: The cluster.
         device: What was asked for.
-        verbose: Show Ray's own log.
         accelerator_type: The GPU model that is asked for; None for whatever there is.
 
     Raises:
         ConfigError: Devices are of several models, or there is no CUDA.
         JobError: Workers died of the question.
     """
-    with ray_cluster(verbose=verbose) as available:
+    with ray_cluster(executor) as available:
         cuda = device == "cuda" or (device == "auto" and available.get("GPU", 0) >= 1)
         if cuda:
             check_accelerators(available, accelerator_type)
@@ -154,13 +244,10 @@ def _nodes_for_actors(cuda: bool, accelerator_type: str | None) -> list[str]:
 
 def _answers(asked: list["ray.ObjectRef[Any]"]) -> list[tuple[str, Machine]]:
     """Answers of the nodes: of one in any case, of those busy with other jobs perhaps not."""
-    ready: list[Any] = []
-    while not ready:
-        ready, _ = ray.wait(asked, timeout=_WAIT_SECONDS)
-        if not ready:
-            # A cluster that is to grow, or other jobs: both can take without end.
-            print("waiting for a worker that can vote ...", file=sys.stderr, flush=True)
-    ready, busy = ray.wait(asked, num_returns=len(asked), timeout=_WAIT_SECONDS)
+    # A cluster that is to grow, or other jobs: both can take without end.
+    with waiting("waiting for a worker that can vote"):
+        ray.wait(asked)
+        ready, busy = ray.wait(asked, num_returns=len(asked), timeout=_WAIT_SECONDS)
     for one in busy:
         ray.cancel(one)
     return ray.get(ready)

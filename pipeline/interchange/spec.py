@@ -59,7 +59,7 @@ class Spec:
         Raises:
             ConfigError: They are not one vote of each ablation of a fixed family.
         """
-        if manifest.defense.voting.theta is not None:
+        if manifest.defense.voting.vote_sets:
             raise ConfigError(
                 f"run {manifest.run_id}: its ablations cast sets of votes (--voting threshold), "
                 "and the interchange format holds one vote an ablation; export it without --votes"

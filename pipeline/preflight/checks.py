@@ -2,16 +2,15 @@
 
 import json
 
+from pipeline.cluster.executor import Executor
 from pipeline.config import ClaimsConfig, EstimateConfig, OutputConfig, VotesConfig
 from pipeline.preflight.estimate import estimate
 from pipeline.preflight.findings import Check, look_at, require
 from pipeline.preflight.stores import probe_output, reach_stores
 from pipeline.preflight.tracker import reach_tracker
-from pipeline.preflight.workers import check_token, cluster_address, try_weights_on_worker
+from pipeline.preflight.workers import check_token, try_weights_on_worker
 from pipeline.runs.defense import Defense
-from pipeline.runs.numerics import on_cluster
-from pipeline.sources.listing_cache import ListingCache
-from pipeline.voting.plan import VotesPlan, check_weights_header, plan_votes
+from pipeline.voting.plan import VotesPlan, check_weights_header, plan_each
 
 
 def require_stores(what: VotesConfig, output: OutputConfig) -> None:
@@ -32,14 +31,14 @@ def check_plan(plan: VotesPlan, claims: ClaimsConfig | None, output: OutputConfi
     checks: list[Check] = [("output", lambda: probe_output(output.out))]
     if claims is not None:
         checks.append(("MLflow", lambda: reach_tracker(claims, output.out)))
-    if on_cluster():
+    if plan.executor.address:
         # Without a cluster, this process has tried the weights by now, and Ray is its own.
         checks += [
-            ("token", lambda: check_token(cluster_address())),
+            ("token", lambda: check_token(plan.executor.address)),
             (
                 "weights on a worker",
                 lambda: try_weights_on_worker(
-                    plan.config, plan.defense, plan.numerics, verbose=output.verbose
+                    plan.config, plan.defense, plan.numerics, plan.executor
                 ),
             ),
         ]
@@ -47,7 +46,11 @@ def check_plan(plan: VotesPlan, claims: ClaimsConfig | None, output: OutputConfi
 
 
 def say_estimate(
-    what: VotesConfig, defense: Defense, output: OutputConfig, asked: EstimateConfig
+    what: VotesConfig,
+    defense: Defense,
+    output: OutputConfig,
+    asked: EstimateConfig,
+    executor: Executor,
 ) -> int:
     """Print what the job would do.
 
@@ -55,7 +58,7 @@ def say_estimate(
         ConfigError, SourceError, WeightsError, UnknownModelError: The job would refuse the request.
     """
     check_weights_header(defense)
-    plan = plan_votes(what, defense, output, ListingCache())
+    (plan,) = plan_each([(what, defense)], output, executor, keep=False)
     found = estimate(plan, asked, overwrite=what.overwrite)
     if output.json:
         print(json.dumps(vars(found), indent=2, sort_keys=True))

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from models.errors import JobError, exit_code_of
+from pipeline.runs.waiting import waiting
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,14 @@ def look_at(checks: Iterable[Check]) -> Iterator[Finding]:
     """Run checks one after another; an error that users are shown is a finding."""
     for name, check in checks:
         try:
-            yield Finding(name, True, check())
+            with waiting(f"checking: {name}"):
+                said = check()
         except Exception as error:
             if exit_code_of(error) is None:
                 raise
             yield Finding(name, False, " ".join(str(error).split()) or type(error).__name__)
+        else:
+            yield Finding(name, True, said)
 
 
 def require(findings: Iterable[Finding]) -> None:

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from models.errors import JobError
+from pipeline.cluster.executor import Executor
 from pipeline.cluster.resources import plan_resources
 from pipeline.config import VotesConfig
 from pipeline.preflight.findings import Caution, CheckError
 from pipeline.runs.defense import Defense
-from pipeline.runs.numerics import Numerics, on_cluster
+from pipeline.runs.numerics import Numerics
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1", "local", "auto")
 _MODE = "RAY_AUTH_MODE"
@@ -64,14 +65,16 @@ def _host(address: str) -> str:
     return urlsplit(address if "://" in address else f"//{address}").hostname or address
 
 
-def check_budget(config: VotesConfig, numerics: Numerics, available: Mapping[str, float]) -> str:
+def check_budget(
+    config: VotesConfig, numerics: Numerics, available: Mapping[str, float], executor: Executor
+) -> str:
     """Divide the cluster as the job would.
 
     Raises:
         ConfigError: It has too few CPUs or GPUs, or GPUs of several models.
     """
     share = plan_resources(available, numerics, config.actors, _MANY_UNITS, config.accelerator_type)
-    where = "the cluster" if on_cluster() else "this machine"
+    where = "the cluster" if executor.address else "this machine"
     gpus = f" and {available['GPU']:g} GPUs" if available.get("GPU") else ""
     return (
         f"{where} has {available.get('CPU', 0):g} CPUs{gpus}; actors: {share.actors} on "
@@ -80,7 +83,7 @@ def check_budget(config: VotesConfig, numerics: Numerics, available: Mapping[str
 
 
 def try_weights_on_worker(
-    config: VotesConfig, defense: Defense, numerics: Numerics, *, verbose: bool
+    config: VotesConfig, defense: Defense, numerics: Numerics, executor: Executor
 ) -> str:
     """Load the network on a worker, with the digests that the driver has seen.
 
@@ -90,10 +93,10 @@ def try_weights_on_worker(
     import ray  # noqa: PLC0415  (it takes a second to import)
     from ray.exceptions import RayError  # noqa: PLC0415
 
-    from pipeline.cluster.connect import one_worker, ray_cluster  # noqa: PLC0415
+    from pipeline.cluster.connect import one_worker  # noqa: PLC0415
     from pipeline.cluster.errors import error_text  # noqa: PLC0415
 
-    with ray_cluster(verbose=verbose):
+    with executor.join():
         needs = one_worker(numerics.device == "cuda", config.accelerator_type)
         try:
             node = ray.get(ray.remote(_load).options(**needs).remote(defense, numerics))
@@ -110,8 +113,3 @@ def _load(defense: Defense, numerics: Numerics) -> str:
     check_worker(defense, numerics)
     build_classifier(defense, numerics)
     return platform.node()
-
-
-def cluster_address() -> str | None:
-    """Address of the cluster of the environment."""
-    return os.environ.get("RAY_ADDRESS")

@@ -55,14 +55,10 @@ def print_comparison(found: Comparison, console: Console) -> None:
 
 def _outline(run: Run) -> str:
     manifest = run.manifest
-    voting = (
-        ""
-        if manifest.defense.voting.theta is None
-        else f", votes of softmax >= {manifest.defense.voting.theta:g}"
-    )
     return (
-        f"{run.run_id}  {run_words(manifest)}, hidden tokens {manifest.defense.tokens}{voting},"
-        f" weights {manifest.defense.network.weights_sha256[:8]}, {run.dtype}"
+        f"{run.run_id}  {run_words(manifest)}, hidden tokens {manifest.defense.tokens}"
+        f"{words.voting(manifest)}, weights "
+        f"{manifest.defense.network.weights_sha256[:8]}, {run.dtype}"
     )
 
 

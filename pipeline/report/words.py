@@ -106,21 +106,22 @@ def _rounded_up(bound: float) -> str:
     return f"{Context(prec=4, rounding=ROUND_CEILING).create_decimal(bound):f}"
 
 
+def voting(manifest: Manifest) -> str:
+    """Describe threshold voting, to follow another word; empty of votes for the largest logit."""
+    theta = manifest.defense.voting.theta
+    return "" if theta is None else f", votes of softmax ≥ {theta:g}"
+
+
 def outline(manifest: Manifest) -> str:
     """Describe a run's classifier in one line of the page."""
     ablation = manifest.defense.views
     known = {"drop": "dropped", "black": "black"}
     tokens = known.get(manifest.defense.tokens, "unknown")
-    voting = (
-        ""
-        if manifest.defense.voting.theta is None
-        else f", votes of softmax ≥ {manifest.defense.voting.theta:g}"
-    )
     which = positions(manifest) + (" px" if manifest.defense.own_stride is not None else "")
     return (
         f"{manifest.defense.network.name}, {ablation.kind} ablations of {ablation.size} px of "
         f"{ablation.height} × {ablation.width}, {which}, hidden tokens {tokens}"  # noqa: RUF001
-        f"{voting}"
+        f"{voting(manifest)}"
     )
 
 

@@ -60,6 +60,16 @@ class Voting:
     draws: int | None = None
     draw_seed: int = 0
 
+    @property
+    def vote_sets(self) -> bool:
+        """True if a view votes for a set of classes, as threshold voting does."""
+        return self.theta is not None
+
+    @property
+    def most_votes(self) -> int | None:
+        """The most classes of a vote set, which the attacker may use; None of single votes."""
+        return None if self.theta is None else int(1.0 / self.theta)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Defense:

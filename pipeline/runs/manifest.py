@@ -193,7 +193,7 @@ class Manifest:
         voting = self.defense.voting
         return votes_schema(
             views=voting.draws is not None,
-            vote_sets=voting.theta is not None,
+            vote_sets=voting.vote_sets,
             gaps=voting.gaps,
             labels=self.data.several_labels,
         )

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from models import ENGINE
 from pipeline.config import ConfigError, Device, VotesConfig
+from pipeline.runs.waiting import waiting
 
 # More threads than this pay little on sequences of some 30 tokens; more actors do.
 _MOST_THREADS = 4
@@ -60,16 +61,12 @@ class Machine(NamedTuple):
     versions: dict[str, str]
 
 
-def on_cluster() -> bool:
-    """Return True if the environment names a cluster to join, as it does for submitted jobs."""
-    return "RAY_ADDRESS" in os.environ
-
-
 def pin_mkl() -> str:
     """Make MKL's products reproducible in this process, unless the user chose a mode; the mode."""
     return os.environ.setdefault(_MKL_MODE, _MKL_REPRODUCIBLE)
 
 
+@waiting("looking at the device")
 def probe_machine(device: Device) -> Machine:
     """Find the device of this machine that a request means.
 

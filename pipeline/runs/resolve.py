@@ -13,6 +13,7 @@ from models.views.ablations import Ablation
 from pipeline import storage
 from pipeline.config import ConfigError, VotesConfig, crop_of
 from pipeline.runs.defense import Defense, Network, Voting
+from pipeline.runs.waiting import waiting
 from pipeline.runs.weight_files import local_weights
 from pipeline.sources.class_names import class_subset
 
@@ -24,6 +25,7 @@ _PAPER_THETA = 0.2  # Levine & Feizi 2020, on ImageNet
 _PAPER_PATCHES, _PAPER_PATCHES_CIFAR = (23, 32, 39), (2, 4, 5)
 
 
+@waiting("reading the weights")
 def resolve_defense(config: VotesConfig) -> Defense:
     """Fill in what ``config`` leaves open.
 

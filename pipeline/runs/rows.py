@@ -77,12 +77,11 @@ def votes_array(table: pa.Table, defense: Defense) -> IntArray:
     Raises:
         StoreError: Not all votes are there.
     """
-    cells = (
-        table["votes" if defense.voting.theta is None else "vote_sets"].drop_null().combine_chunks()
-    )
+    vote_sets = defense.voting.vote_sets
+    cells = table["vote_sets" if vote_sets else "votes"].drop_null().combine_chunks()
     if not len(cells):
-        return np.empty((0, 1) if defense.voting.theta is None else (0, 1, 1), dtype=np.int64)
-    if defense.voting.theta is None:
+        return np.empty((0, 1, 1) if vote_sets else (0, 1), dtype=np.int64)
+    if not vote_sets:
         if cells.flatten().null_count:
             raise StoreError("votes of some ablations are missing; delete the run and vote again")
         flat: IntArray = cells.flatten().to_numpy().astype(np.int64)

@@ -5,13 +5,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
-from rich.console import Console
-
 from pipeline import storage
 from pipeline.config import ClaimsConfig
 from pipeline.runs.manifest import Manifest
 from pipeline.runs.schema import Summary
 from pipeline.runs.store import VotesStore
+from pipeline.runs.waiting import waiting
 from pipeline.scoring.claims import Claims, resolve_claims
 from pipeline.scoring.datasets import (
     DATASETS,
@@ -105,10 +104,10 @@ def certify_votes(
     work = partial(certify_part, store.anywhere(), manifest, questions, threads=threads)
     counts: Iterable[Totals] = spread(work, enumerate(parts))
     images = manifest.execution.images
-    with Console(stderr=True).status("certifying") as status:
+    with waiting("certifying") as say:
         for counted in counts:
             totals.add(counted)
-            status.update(f"certifying: {totals.images} of {images} images")
+            say(f"certifying: {totals.images} of {images} images")
     store.check_count(manifest, totals.images)
     written = {storage.full_path(path) for path in files}
     for name in DATASETS:

@@ -192,11 +192,7 @@ def _ask(answers: BatchResults, votes: IntArray, labels: Labels, manifest: Manif
     votes, right_nk = (
         renumbered(given, manifest.defense.network.classes) for given in (votes, labels.classes)
     )
-    # As models.classifiers.votes: the most classes whose softmax can reach theta; the attacker may
-    # use it.
-    slots = (
-        None if manifest.defense.voting.theta is None else int(1.0 / manifest.defense.voting.theta)
-    )
+    slots = manifest.defense.voting.most_votes
     for stride, predictions_n in answers.predictions.items():
         counted: VoteArray = votes
         ablation = manifest.defense.views

@@ -17,7 +17,7 @@ from ray.util.queue import Empty, Queue
 
 from models.errors import JobError
 from pipeline import storage
-from pipeline.cluster.connect import ray_cluster
+from pipeline.cluster.executor import LOCAL, Executor
 from pipeline.config import ConfigError
 from pipeline.training.config import TrainingPlace
 from pipeline.training.local import check_shares, prepare
@@ -31,8 +31,10 @@ _RESTARTS = 1
 _SECONDS_BETWEEN_LOOKS = 0.5
 
 
-def train_on_cluster(recipe: Recipe, place: TrainingPlace, reporter: Reporter) -> str:
-    """Train on the cluster of the environment, or a local Ray; return the path of the weights.
+def train_on_cluster(
+    recipe: Recipe, place: TrainingPlace, reporter: Reporter, executor: Executor = LOCAL
+) -> str:
+    """Train on a cluster, or a local Ray; return the path of the weights.
 
     Raises:
         ConfigError: The workers cannot share the batch, or the cluster has fewer GPUs.
@@ -45,7 +47,7 @@ def train_on_cluster(recipe: Recipe, place: TrainingPlace, reporter: Reporter) -
         )
     # Ray Train's workers run in another directory.
     place = replace(place, out=storage.full_path(place.out))
-    with ray_cluster(verbose=place.verbose) as available:
+    with executor.join() as available:
         scaling = plan_workers(available, place)
         world = scaling.num_workers
         assert isinstance(world, int)

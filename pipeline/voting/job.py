@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from pipeline.cluster.executor import Executor
 from pipeline.cluster.resources import plan_resources
 from pipeline.config import VotesConfig
 from pipeline.runs.defense import Defense
@@ -44,6 +45,7 @@ class VotesJob:
         store: Where votes go.
         lease: Checked at every committed unit.
         config: What was asked.
+        executor: Where it runs.
     """
 
     defense: Defense
@@ -52,6 +54,7 @@ class VotesJob:
     store: VotesStore
     lease: Lease
     config: VotesConfig
+    executor: Executor
 
     def handlers(self, schema: pa.Schema) -> tuple[Callable[[], Handler], Callable[[], Handler]]:
         """Makers of the handlers of decoding tasks and of voting actors, both picklable."""
@@ -77,14 +80,13 @@ class Finished(NamedTuple):
     seconds: float
 
 
-def finish_run(job: VotesJob, wanted: Manifest, listing: Listing, *, verbose: bool) -> Finished:
+def finish_run(job: VotesJob, wanted: Manifest, listing: Listing) -> Finished:
     """Vote on what has no votes, and say in the manifest that the run is finished.
 
     Args:
         job: The job.
         wanted: The manifest that the run is begun with, if it is not begun.
         listing: Every image of the run.
-        verbose: Show Ray's own log.
 
     Raises:
         ManifestError, StoreError, LeaseError, JobError: The job failed; running again resumes.
@@ -95,7 +97,6 @@ def finish_run(job: VotesJob, wanted: Manifest, listing: Listing, *, verbose: bo
         return Finished(found, 0, 0.0)
     store.clean_up()
     # Ray is not needed to say that a run is finished.
-    from pipeline.cluster.connect import rejoin  # noqa: PLC0415
     from pipeline.cluster.errors import StalledError  # noqa: PLC0415
 
     units = plan_units(listing.table, manifest.execution.unit_images)
@@ -103,7 +104,7 @@ def finish_run(job: VotesJob, wanted: Manifest, listing: Listing, *, verbose: bo
     missing = store.missing(manifest)
     while missing:
         pending = [units[number] for number in missing]
-        took, died = _vote_on(job, manifest, units, pending, verbose=verbose)
+        took, died = _vote_on(job, manifest, units, pending)
         seconds += took
         before, missing = missing, store.missing(manifest)
         voted += sum(units[number].num_rows for number in set(before) - set(missing))
@@ -113,7 +114,7 @@ def finish_run(job: VotesJob, wanted: Manifest, listing: Listing, *, verbose: bo
             if barren > (_BARREN_STALLS if isinstance(died, StalledError) else 0):
                 raise died
             if missing:
-                rejoin(verbose=verbose)
+                job.executor.rejoin()
         elif missing:
             raise StoreError(
                 f"run_id={store.run_id}: {len(missing)} of {len(units)} units were not committed; "
@@ -128,26 +129,20 @@ def finish_run(job: VotesJob, wanted: Manifest, listing: Listing, *, verbose: bo
 
 
 def _vote_on(
-    job: VotesJob,
-    manifest: Manifest,
-    units: list[pa.Table],
-    pending: list[pa.Table],
-    *,
-    verbose: bool,
+    job: VotesJob, manifest: Manifest, units: list[pa.Table], pending: list[pa.Table]
 ) -> tuple[float, Exception | None]:
     """Send pending units through the cluster.
 
     Returns:
         The seconds it took, and what ended it early if too many workers died.
     """
-    from pipeline.cluster.connect import ray_cluster  # noqa: PLC0415
     from pipeline.cluster.errors import WorkersDiedError  # noqa: PLC0415
     from pipeline.voting.dataset import run_units  # noqa: PLC0415
 
     unit_rows = [unit.num_rows for unit in units]
     done = sum(unit_rows) - sum(unit.num_rows for unit in pending)
     schema = manifest.schema
-    with ray_cluster(verbose=verbose) as available:
+    with job.executor.join() as available:
         share = plan_resources(
             available,
             job.numerics,
@@ -163,7 +158,7 @@ def _vote_on(
             CommitUnit(job.store.anywhere(), unit_rows, schema, manifest.defense.votes_per_image),
             share,
             stall_seconds=60.0 * job.config.stall_minutes,
-            verbose=verbose,
+            verbose=job.executor.verbose,
         )
         # Closed however this ends: workers must not go on for a job that has lost its lease.
         with (

@@ -1,26 +1,19 @@
 """The votes job: list images, work out which run they make, bring it to its end."""
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
-from rich.console import Console
-
+from pipeline.cluster.executor import LOCAL, Executor
 from pipeline.config import ConfigError, OutputConfig, VotesConfig
 from pipeline.runs.defense import Defense
 from pipeline.runs.error_images import ErrorImages
-from pipeline.runs.lease import Lease, hold_lease
+from pipeline.runs.lease import hold_lease
 from pipeline.runs.manifest import Manifest, new_manifest
-from pipeline.runs.numerics import (
-    Machine,
-    Numerics,
-    on_cluster,
-    probe_machine,
-    require_one_gpu_model,
-    resolve_numerics,
-)
+from pipeline.runs.numerics import Numerics, resolve_numerics
 from pipeline.runs.schema import MAX_CLASSES
 from pipeline.runs.store import VotesStore
+from pipeline.runs.waiting import waiting
 from pipeline.runs.weight_files import local_weights
 from pipeline.sources.base import SourceOptions
 from pipeline.sources.listing import Listing, list_images
@@ -58,6 +51,7 @@ class VotesPlan:
         numerics: Arithmetic of the run.
         wanted: The manifest that the run would be begun with.
         store: Where its votes lie, or would.
+        executor: Where it votes.
     """
 
     config: VotesConfig
@@ -66,10 +60,46 @@ class VotesPlan:
     numerics: Numerics
     wanted: Manifest
     store: VotesStore
+    executor: Executor
+
+
+def plan_each(
+    requests: Iterable[tuple[VotesConfig, Defense]],
+    output: OutputConfig,
+    executor: Executor,
+    *,
+    keep: bool = True,
+) -> Iterator[VotesPlan]:
+    """Plan requests for one source, whose files are read once.
+
+    Args:
+        requests: The requests, each with everything filled in.
+        output: Where votes go.
+        executor: Where they are computed.
+        keep: Keep the listing beside the runs, for the next job.
+
+    Raises:
+        ConfigError, SourceError: A request is wrong.
+    """
+    requests = list(requests)
+    options = source_options(*requests[0])
+    kept: AbstractContextManager[ListingCache] = nullcontext(ListingCache())
+    if keep:
+        kept = cached_listing(output.out, requests[0][0].data, options)
+    with kept as first:
+        memory = first
+        for config, defense in requests:
+            yield plan_votes(config, defense, output, executor, memory)
+            # What was read for one need not be read for the next.
+            memory = ListingCache(known={**first.known, **first.found})
 
 
 def plan_votes(
-    config: VotesConfig, defense: Defense, output: OutputConfig, memory: ListingCache
+    config: VotesConfig,
+    defense: Defense,
+    output: OutputConfig,
+    executor: Executor,
+    memory: ListingCache,
 ) -> VotesPlan:
     """List the images and work out which run they make.
 
@@ -81,11 +111,12 @@ def plan_votes(
             f"--num-classes {defense.network.num_classes}: votes name at most {MAX_CLASSES}"
         )
     options = source_options(config, defense)
-    with Console(stderr=True).status("listing images"):
+    with waiting("listing images"):
         listing = list_images(config.data, options, defense.network.num_classes, memory).head(
             config.limit
         )
-    numerics = resolve_numerics(config, machine_that_votes(config, verbose=output.verbose))
+    machine = executor.probe(config.device, config.accelerator_type)
+    numerics = resolve_numerics(config, machine)
     wanted = new_manifest(config, defense, numerics, listing)
     return VotesPlan(
         config=config,
@@ -94,6 +125,7 @@ def plan_votes(
         numerics=numerics,
         wanted=wanted,
         store=VotesStore(output.out, wanted.run_id),
+        executor=executor,
     )
 
 
@@ -109,51 +141,35 @@ def source_options(config: VotesConfig, defense: Defense) -> SourceOptions:
     )
 
 
-def count_votes(config: VotesConfig, defense: Defense, output: OutputConfig) -> VotesOutcome:
+def count_votes(
+    config: VotesConfig, defense: Defense, output: OutputConfig, executor: Executor = LOCAL
+) -> VotesOutcome:
     """Vote on every image of the source that has no votes yet, and store the votes.
 
     Args:
         config: What votes, on what.
         defense: ``config`` with everything filled in.
         output: Where votes go.
+        executor: Where they are computed.
 
     Raises:
         ConfigError, SourceError, WeightsError, UnknownModelError: The request is wrong.
         LeaseError: Another job is at the same run, and the request is not to wait for it.
-        ManifestError, StoreError, JobError: The job failed.
+        ManifestError, StoreError, JobError: The job failed; running again resumes.
     """
-    with joined(verbose=output.verbose):
-        plan = open_plan(config, defense, output)
-        if (known := found_votes(plan)) is not None:
-            return known
-        with hold(plan) as lease:
-            return vote(plan, lease, verbose=output.verbose)
+    plan = open_plan(config, defense, output, executor)
+    return found_votes(plan) or vote(plan, nullcontext())
 
 
-@contextmanager
-def joined(*, verbose: bool) -> Iterator[None]:
-    """Be in the cluster that a job runs on, from its first question to its last unit.
-
-    Each time Ray is joined it starts other workers, all of which would import torch again.
-    """
-    if not on_cluster():
-        yield
-        return
-    from pipeline.cluster.connect import ray_cluster  # noqa: PLC0415  (Ray takes a second to import)
-
-    with ray_cluster(verbose=verbose):
-        yield
-
-
-def open_plan(config: VotesConfig, defense: Defense, output: OutputConfig) -> VotesPlan:
-    """List the images with the listing that is kept beside the runs, and try new weights.
+def open_plan(
+    config: VotesConfig, defense: Defense, output: OutputConfig, executor: Executor
+) -> VotesPlan:
+    """Plan a request, and try weights that are new.
 
     Raises:
         ConfigError, SourceError, WeightsError, UnknownModelError: The request is wrong.
     """
-    options = source_options(config, defense)
-    with cached_listing(output.out, config.data, options) as memory:
-        plan = plan_votes(config, defense, output, memory)
+    for plan in plan_each([(config, defense)], output, executor):
         if config.overwrite or plan.store.read_manifest() is None:
             # Weights that do not load should fail here, in words, before anything is written.
             _try_weights(defense, plan.numerics)
@@ -174,27 +190,29 @@ def found_votes(plan: VotesPlan) -> VotesOutcome | None:
     return _outcome(plan, Finished(found, 0, 0.0))
 
 
-def hold(plan: VotesPlan) -> AbstractContextManager[Lease]:
-    """Hold the lease of the run of a plan."""
-    store = plan.store
-    return hold_lease(store.lease_path, f"run_id={store.run_id}", wait=plan.config.wait)
+def vote(plan: VotesPlan, tracked: AbstractContextManager[object]) -> VotesOutcome:
+    """Vote on the images of a plan that have no votes yet.
 
-
-def vote(plan: VotesPlan, lease: Lease, *, verbose: bool) -> VotesOutcome:
-    """Vote on the images of a plan that have no votes yet, under the lease of the run.
+    Args:
+        plan: The plan.
+        tracked: Entered once the lease of the run is held.
 
     Raises:
         ManifestError, StoreError, LeaseError, JobError: The job failed; running again resumes.
     """
-    job = VotesJob(
-        defense=plan.defense,
-        numerics=plan.numerics,
-        options=source_options(plan.config, plan.defense),
-        store=plan.store,
-        lease=lease,
-        config=plan.config,
-    )
-    return _outcome(plan, finish_run(job, plan.wanted, plan.listing, verbose=verbose))
+    store = plan.store
+    holding = hold_lease(store.lease_path, f"run_id={store.run_id}", wait=plan.config.wait)
+    with holding as lease, tracked:
+        job = VotesJob(
+            defense=plan.defense,
+            numerics=plan.numerics,
+            options=source_options(plan.config, plan.defense),
+            store=store,
+            lease=lease,
+            config=plan.config,
+            executor=plan.executor,
+        )
+        return _outcome(plan, finish_run(job, plan.wanted, plan.listing))
 
 
 def _outcome(plan: VotesPlan, done: Finished) -> VotesOutcome:
@@ -212,7 +230,7 @@ def _outcome(plan: VotesPlan, done: Finished) -> VotesOutcome:
 def _try_weights(defense: Defense, numerics: Numerics) -> None:
     from pipeline.voting.vote import build_classifier  # noqa: PLC0415  (it imports torch)
 
-    with _flags_named():
+    with _flags_named(), waiting("loading the network"):
         build_classifier(defense, _on_driver(numerics))
 
 
@@ -242,22 +260,6 @@ def _flags_named() -> Iterator[None]:
         if type(error) is not ValueError:
             raise
         raise ConfigError(f"{error}; check --model, --preprocess and --crop") from error
-
-
-def machine_that_votes(config: VotesConfig, *, verbose: bool) -> Machine:
-    """The machine that votes: a worker of the cluster that a job runs on, or this one.
-
-    Raises:
-        ConfigError: There is no such device, or devices of several models.
-    """
-    if not on_cluster():
-        machine = probe_machine(config.device)
-        if machine.device == "cuda":
-            require_one_gpu_model()
-        return machine
-    from pipeline.cluster.connect import probe_worker  # noqa: PLC0415  (Ray takes a second to import)
-
-    return probe_worker(config.device, verbose=verbose, accelerator_type=config.accelerator_type)
 
 
 def _on_driver(numerics: Numerics) -> Numerics:

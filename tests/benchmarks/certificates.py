@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 from models.views.ablations import Ablation, Patch
 from pipeline.bench.hardware import hardware, peak_memory_mib
 from pipeline.certificates.batch import rank_votes
+from pipeline.cluster.executor import Executor
 from pipeline.config import ClaimsConfig
 from pipeline.runs.rows import votes_array
 from pipeline.runs.store import VotesStore
@@ -235,11 +235,9 @@ def _certify(store: VotesStore, *, ray: bool) -> tuple[float, float]:
     how = {}
     with ExitStack() as stack:
         if ray:
-            from pipeline.cluster.connect import ray_cluster
-            from pipeline.cluster.tasks import map_on_ray
-
-            stack.enter_context(ray_cluster(verbose=False))
-            how = {"spread": partial(map_on_ray, verbose=False), "threads": 1}
+            executor = Executor()
+            stack.enter_context(executor.join())
+            how = {"spread": executor.map, "threads": 1}
         start = time.perf_counter()
         certify_votes(store, ClaimsConfig(patch=PATCHES, rule=("exact",)), overwrite=True, **how)
         return time.perf_counter() - start, peak_memory_mib()

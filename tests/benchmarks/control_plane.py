@@ -28,19 +28,19 @@ from models.classifiers.smoothed import BatchVotes
 from models.preprocess import PRESETS
 from models.views.ablations import Ablation
 from pipeline.bench.hardware import hardware
+from pipeline.cluster.executor import Executor
 from pipeline.config import OutputConfig, VotesConfig
 from pipeline.runs.defense import Defense, Network
 from pipeline.runs.lease import hold_lease
 from pipeline.runs.rows import votes_table
 from pipeline.runs.store import VotesStore
 from pipeline.sources.base import SourceOptions
-from pipeline.sources.listing_cache import cached_listing
 from pipeline.sources.reading import read_bytes_of
 from pipeline.voting.commit import addressed
 from pipeline.voting.decode import DECODED
 from pipeline.voting.isolation import Handler
 from pipeline.voting.job import VotesJob, finish_run
-from pipeline.voting.plan import plan_votes, source_options
+from pipeline.voting.plan import plan_each, source_options
 from tests.benchmarks.synthetic import synthetic_votes
 from tests.conftest import REPOSITORY
 
@@ -205,8 +205,7 @@ def _job(folder: Path, started: float) -> dict[str, Any]:
         tokens="drop",
     )
     options, output = source_options(config, defense), OutputConfig(out=str(folder / _OUT))
-    with cached_listing(output.out, config.data, options) as memory:
-        plan = plan_votes(config, defense, output, memory)
+    (plan,) = plan_each([(config, defense)], output, Executor())
     planned, planned_mib = time.time(), peak_mib()
     with hold_lease(plan.store.lease_path, "bench", wait=False) as lease:
         job = _Job(
@@ -216,8 +215,9 @@ def _job(folder: Path, started: float) -> dict[str, Any]:
             store=plan.store,
             lease=lease,
             config=config,
+            executor=plan.executor,
         )
-        done = finish_run(job, plan.wanted, plan.listing, verbose=False)
+        done = finish_run(job, plan.wanted, plan.listing)
     commits = (path.stat().st_mtime for path in Path(plan.store.folder).glob("unit-*.parquet"))
     return {
         "run_id": plan.store.run_id,

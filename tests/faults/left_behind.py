@@ -16,13 +16,14 @@ def main() -> None:
     from ray.cluster_utils import Cluster  # reads the token as it is imported
 
     from pipeline.cluster.connect import ray_cluster, rejoin
+    from pipeline.cluster.executor import Executor
 
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False}
     )
-    os.environ["RAY_ADDRESS"] = cluster.address
+    executor = Executor(address=cluster.address)
     try:
-        with ray_cluster(verbose=False):
+        with ray_cluster(executor):
 
             @ray.remote(num_cpus=2)
             class Defense:
@@ -32,17 +33,17 @@ def main() -> None:
             left = Defense.remote()
             ray.get(left.made.remote())
             before = ray.available_resources().get("CPU", 0)
-            rejoin(verbose=False)
+            rejoin(executor)
             # Whoever waits for both CPUs gets them, though the handle is still there.
             after = ray.get(ray.remote(num_cpus=2)(lambda: 2).remote(), timeout=60)
             print(json.dumps({"before": before, "after": after, "handle": repr(left)[:5]}))
-            with ray_cluster(verbose=False):
-                rejoin(verbose=False)
+            with ray_cluster(executor):
+                rejoin(executor)
                 assert ray.is_initialized()
         assert not ray.is_initialized()
         ray.init(address=cluster.address, logging_level="error")
         kept = Defense.remote()
-        rejoin(verbose=False)
+        rejoin(executor)
         assert ray.get(kept.made.remote(), timeout=60) == 1, "the caller's own connection"
         ray.shutdown()
     finally:

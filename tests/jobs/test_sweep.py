@@ -68,7 +68,7 @@ def test_a_second_sweep_computes_nothing_and_doubles_nothing(
         raise AssertionError("there is nothing to compute")
 
     _, before = study(swept)
-    monkeypatch.setattr(jobs.sweep, "_join", refuse)
+    monkeypatch.setattr("pipeline.cluster.connect.ray_cluster", refuse)
     monkeypatch.setattr("pipeline.voting.plan.finish_run", refuse)
     assert main(["sweep", *flags(shards, tiny_weights, swept, *STRIDES, "--json")]) == 0
     rows = json.loads(capsys.readouterr().out)

@@ -49,7 +49,7 @@ def finished_run(out: Path, data: str, weights: Path, **changes) -> VotesStore:
     return store
 
 
-def vote_here(data: str, out: str, rerun: Rerun, *, verbose: bool) -> pa.Table:
+def vote_here(data: str, out: str, rerun: Rerun, executor: object) -> pa.Table:
     """``pipeline.attack.rerun.vote_again`` by the same stages, without a cluster."""
     defense = dataclasses.replace(rerun.defense, preprocess=on_the_grid(rerun.defense.model_input))
     options = SourceOptions(image_column="image")

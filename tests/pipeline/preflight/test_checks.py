@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from pipeline.cluster.executor import Executor
 from pipeline.cluster.resources import check_accelerators, plan_resources
 from pipeline.config import ClaimsConfig, ConfigError, VotesConfig
 from pipeline.preflight.findings import Caution, CheckError, PreflightError, look_at, require
@@ -119,9 +120,10 @@ def test_another_machine_needs_a_token(address, monkeypatch, tmp_path):
 
 def test_budget_is_what_the_job_would_take():
     config = VotesConfig(data="x", weights="x")
-    assert "actors: 4" in check_budget(config, numerics("cpu"), {"CPU": 8.0})
+    assert "actors: 4" in check_budget(config, numerics("cpu"), {"CPU": 8.0}, Executor())
+    config = VotesConfig(data="x", weights="x", actors=90)
     with pytest.raises(ConfigError, match="fewer --actors"):
-        check_budget(VotesConfig(data="x", weights="x", actors=90), numerics("cpu"), {"CPU": 1.0})
+        check_budget(config, numerics("cpu"), {"CPU": 1.0}, Executor())
 
 
 MIXED = {"CPU": 32.0, "GPU": 6.0, "GPU:L4": 4.0, "GPU:T4": 2.0}

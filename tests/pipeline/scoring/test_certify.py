@@ -1,7 +1,6 @@
 """Votes to certificates and summary, against figures worked out by hand."""
 
 import json
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +10,7 @@ import pyarrow.parquet as pq
 from pytest import approx, fixture, raises
 
 from models.errors import JobError
-from pipeline.cluster.tasks import map_on_ray
+from pipeline.cluster.executor import Executor
 from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.runs.manifest import Execution, Manifest, ManifestError
 from pipeline.runs.rows import ranked_counts, votes_table
@@ -247,7 +246,7 @@ def test_ray_tasks_say_what_threads_say(store, monkeypatch, ray_session):
     alone = certify_votes(store, claims)
     expected = [sorted(read(alone, name), key=str) for name in alone.folders]
     monkeypatch.setattr(module, "_PART_IMAGES", 1)
-    spread = certify_votes(store, claims, spread=partial(map_on_ray, verbose=False), threads=1)
+    spread = certify_votes(store, claims, spread=Executor().map, threads=1)
     assert spread.summary == alone.summary
     found = [sorted(read(spread, name), key=str) for name in spread.folders]
     assert found == expected
@@ -259,7 +258,7 @@ def test_what_a_ray_task_raised_is_said_not_what_ray_says_of_it(ray_session):
         raise StoreError(f"unit {unit}: 8 processes died\nover it; run again to resume")
 
     with raises(JobError) as caught:
-        list(map_on_ray(broken, [7], verbose=False))
+        list(Executor().map(broken, [7]))
     assert str(caught.value) == "StoreError: unit 7: 8 processes died over it; run again to resume"
 
 

@@ -1,0 +1,99 @@
+"""Executor of a job: a Ray of this machine, or the cluster that the environment names.
+
+Ray takes a second to import, and is imported when it is first needed.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from pipeline.config import ConfigError, Device
+from pipeline.runs.numerics import Machine, probe_machine, require_one_gpu_model
+from pipeline.storage.addresses import redact
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Executor:
+    """Ray that a job runs on.
+
+    Attributes:
+        address: The cluster to join; None for a Ray of this machine, started when it is needed.
+        verbose: Show Ray's own log.
+    """
+
+    address: str | None = None
+    verbose: bool = False
+
+    def join(self) -> AbstractContextManager[Mapping[str, float]]:
+        """Join the cluster, or start a local one, for the block; yields its resources."""
+        from pipeline.cluster.connect import ray_cluster  # noqa: PLC0415
+
+        return ray_cluster(self)
+
+    def join_for_job(self) -> AbstractContextManager[Any]:
+        """Join a cluster for all of a job, since each time it starts other workers.
+
+        A local Ray is started once votes are missing, and a job may find that none are.
+        """
+        return self.join() if self.address else nullcontext()
+
+    def rejoin(self) -> None:
+        """Leave and join again, so that nothing of a pass that failed lives on."""
+        from pipeline.cluster.connect import rejoin  # noqa: PLC0415
+
+        rejoin(self)
+
+    def probe(self, device: Device, accelerator_type: str | None = None) -> Machine:
+        """Find the machine that votes: a worker of the cluster, or this one.
+
+        Raises:
+            ConfigError: There is no such device, or devices of several models.
+        """
+        if self.address:
+            from pipeline.cluster.connect import probe_worker  # noqa: PLC0415
+
+            return probe_worker(self, device, accelerator_type)
+        machine = probe_machine(device)
+        if machine.device == "cuda":
+            require_one_gpu_model()
+        return machine
+
+    def map(self, task: Callable[[_In], _Out], items: Iterable[_In]) -> Iterable[_Out]:
+        """Apply a function to every item as tasks of one CPU; as the built-in, in any order."""
+        from pipeline.cluster.tasks import map_on_ray  # noqa: PLC0415
+
+        return map_on_ray(self, task, items)
+
+
+LOCAL = Executor()
+"""A Ray of this machine."""
+
+
+def find_executor(*, verbose: bool) -> Executor:
+    """Decide on the executor from RAY_ADDRESS, which Ray sets for submitted jobs.
+
+    Raises:
+        ConfigError: That is no address which a job can join.
+    """
+    address = os.environ.get("RAY_ADDRESS")
+    if address not in (None, "local", "auto") and not _is_address(address):
+        raise ConfigError(
+            f"RAY_ADDRESS={redact(address)}: give HOST:PORT of the cluster to join (Ray's own "
+            "port, mostly 6379; a dashboard's http:// address is for patchcert submit --address), "
+            "or unset RAY_ADDRESS to compute on this machine"
+        )
+    return Executor(address=None if address == "local" else address, verbose=verbose)
+
+
+def _is_address(address: str) -> bool:
+    try:
+        parts = urlsplit(address if "://" in address else f"ray://{address}")
+        return parts.scheme == "ray" and bool(parts.hostname) and parts.port is not None
+    except ValueError:  # no port is a word
+        return False

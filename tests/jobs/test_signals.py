@@ -1,0 +1,69 @@
+"""Ctrl-c, evictions and ends of a queue's time: words and an exit code, no dump."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.jobs.test_cli import flags
+
+# A command that never ends by itself.
+_ENDLESS = """
+import sys, time, jobs.systems
+from jobs.cli import entry
+def endless() -> int:
+    print("here", flush=True)
+    time.sleep(600)
+jobs.systems.systems = endless
+sys.argv[1:] = ["systems"]
+entry()
+"""
+SIGNALS = pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+
+
+@SIGNALS
+def test_a_signal_ends_a_command_in_words(number, code):
+    command = subprocess.Popen(
+        [sys.executable, "-c", _ENDLESS],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+    )
+    assert command.stdout.readline() == "here\n"
+    command.send_signal(number)
+    _, said = command.communicate(timeout=60)
+    assert command.returncode == code
+    assert said == "patchcert: interrupted; run again to resume\n"
+
+
+@pytest.mark.services
+@SIGNALS
+def test_no_committed_vote_is_lost(number, code, shards, tiny_weights, tmp_path):
+    asked = flags(shards, tiny_weights, tmp_path, "--patch", "8", "--mlflow", "none")
+    asked[asked.index("--unit-images") + 1] = "1"
+    command = [sys.executable, "-m", "jobs", "run", *asked]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    how = {"text": True, "cwd": REPOSITORY, "env": environment}
+    job = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True, **how
+    )
+    said = []
+    for line in job.stderr:
+        said.append(line)
+        if line.startswith("votes: ") and line.endswith("starting\n"):
+            while job.poll() is None and not list(tmp_path.glob("votes/*/unit-*.parquet")):
+                time.sleep(0.01)
+            os.killpg(job.pid, number)  # as a terminal does, and an eviction
+    assert job.wait(timeout=60) == code
+    assert said[-1] == "patchcert: interrupted; run again to resume\n"
+    kept = len(list(tmp_path.glob("votes/*/unit-*.parquet")))
+    assert 0 < kept < 23
+    again = subprocess.run([*command, "--json"], capture_output=True, check=True, **how)
+    assert f"voted on {23 - kept} of 23 images" in again.stderr
+    assert json.loads(again.stdout)["images"] == 23

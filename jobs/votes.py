@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.config import ClaimsConfig, EstimateConfig, OutputConfig, VotesConfig
 from pipeline.preflight.checks import check_plan, require_stores, say_estimate
 from pipeline.runs.defense import Defense
+from pipeline.runs.origins import say_defense
 from pipeline.runs.resolve import resolve_defense
 from pipeline.tracking import watched
 from pipeline.voting.plan import VotesOutcome, found_votes, hold, joined, open_plan, vote
@@ -22,6 +23,7 @@ def votes(
     """Vote on every image and store the votes; resumes what is unfinished."""
     require_stores(what, output)
     defense = resolve_defense(what)
+    say_defense(what, defense)
     if before.dry_run:
         return say_estimate(what, defense, output, before)
     outcome = checked_votes(what, defense, None, output)

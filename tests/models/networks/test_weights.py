@@ -149,7 +149,7 @@ def test_a_pickle_is_never_opened_to_load_weights(tiny_weights, tmp_path):
 
 def test_wrapped_keys_point_to_convert(tiny_weights, tmp_path):
     path = save_released(tmp_path / "w.pt", released_state(load_file(tiny_weights)))
-    with raises(WeightsError, match=r"unexpected: module\..*patchcert convert"):
+    with raises(WeightsError, match=r"unexpected: attacker\..*patchcert convert"):
         load_network(TINY, TINY_CLASSES, str(path))
 
 
@@ -192,8 +192,9 @@ def test_hub_names_that_timm_does_not_have():
         fetch_hub_weights("timm:vit_base_patch16_18x2_224")
 
 
-def test_a_header_alone_says_whether_weights_fit(tiny_weights, tmp_path):
-    check_weights(TINY, TINY_CLASSES, str(tiny_weights), (160, 160))
+def test_weights_are_checked_without_a_network_in_memory(tiny_weights, tmp_path):
+    network = check_weights(TINY, TINY_CLASSES, str(tiny_weights), (160, 160))
+    assert {value.device.type for value in network.parameters()} == {"meta"}
     with raises(WeightsError, match=f"do not fit {TINY} with 10 classes: 2 of another shape"):
         check_weights(TINY, 10, str(tiny_weights))
     with raises(UnknownModelError, match="did you mean"):
@@ -203,5 +204,6 @@ def test_a_header_alone_says_whether_weights_fit(tiny_weights, tmp_path):
     with raises(WeightsError, match="not a readable safetensors file"):
         check_weights(TINY, TINY_CLASSES, str(cut))
     pickled = tmp_path / "pickled.pt"
-    pickled.write_bytes(b"never opened")
-    check_weights(TINY, TINY_CLASSES, str(pickled))
+    pickled.write_bytes(b"no pickle")
+    with raises(WeightsError, match="no PyTorch checkpoint"):
+        check_weights(TINY, TINY_CLASSES, str(pickled))

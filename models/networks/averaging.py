@@ -54,7 +54,7 @@ def average_weights(
     mean = {
         name: (sums[name] / len(paths)).to(save_as or value.dtype) for name, value in first.items()
     }
-    check_finite(mean, f"in {save_as}" if save_as else paths[0])
+    check_finite(mean, f"as {save_as or 'they are'} (--save-as float32 holds larger numbers)")
     parts = [card.origin(path, sha256_of(path)) for path, card in zip(paths, cards, strict=True)]
     return mean, replace(cards[0], recipe={"averaged": parts})
 

@@ -113,13 +113,14 @@ class Learner:
         loss.backward()  # type: ignore[no-untyped-call]
         # Workers share their gradients, so that all of them stop at the same step.
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.clip)
-        if not bool((loss.detach() + norm).isfinite()):
+        loss = loss.detach()
+        if not bool((loss + norm).isfinite()):
             raise self._diverged(config.lr * share, float(loss), float(norm))
         self.optimizer.step()
         self.done += 1
         if self.average is not None:
             self.average.update(self.network, step=self.done)
-        self.loss_sum += loss.detach()
+        self.loss_sum += loss
         self.right_sum += (logits_bnc.detach().argmax(-1) == truth_b[:, None]).sum()
         self.metered += 1
 

@@ -7,7 +7,7 @@ from models.networks.weights import WeightsCard, read_card
 from models.preprocess import PRESETS
 from pipeline.config import VotesConfig
 from pipeline.runs.defense import Defense
-from pipeline.runs.weight_files import local_weights
+from pipeline.runs.weight_files import local_weights, weights_key
 
 _CARD = "the weights"
 
@@ -29,11 +29,8 @@ def _lines(config: VotesConfig, defense: Defense) -> Iterator[str]:
     tokens = _origin(config, card, "tokens", "default")
     kept = {"drop": "dropped", "black": "black"}.get(defense.tokens, defense.tokens)
     yield f"network:    {network.name} ({model}), {network.num_classes} classes ({classes})"
-    if not file.endswith(".safetensors"):
-        # torch is heavy, and not needed where the weight file speaks for itself.
-        from models.networks.checkpoint import read_checkpoint, state_key  # noqa: PLC0415
-
-        yield f"weights:    {state_key(read_checkpoint(file)) or 'the state dict'} of {file}"
+    if (key := weights_key(file)) is not None:
+        yield f"weights:    {key} of {file}"
     yield f"input:      {', '.join(_input(config, defense, card))}"
     shape = _origin(config, card, "ablation", "default")
     size = _origin(config, card, "size", "the paper's")

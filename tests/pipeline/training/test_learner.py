@@ -1,7 +1,9 @@
 import copy
+from argparse import Namespace
 
 import numpy as np
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -219,3 +221,16 @@ def test_weights_to_start_from_must_be_finite(tmp_path):
     request = {"init": str(tmp_path / "nan.safetensors"), "model": TINY, "preprocess": "cifar10"}
     with pytest.raises(WeightsError, match=r"nan\.safetensors: 1 of .* not finite"):
         check_network(toy_recipe(tmp_path, **request))
+
+
+def test_a_checkpoint_fine_tuned_after_mae_begins_a_training(tmp_path):
+    toy_recipe(tmp_path)
+    state = timm.create_model(TINY, num_classes=9, global_pool="avg").state_dict()
+    torch.save({"model": state, "args": Namespace(lr=1)}, tmp_path / "mae.pth")
+    request = {"init": str(tmp_path / "mae.pth"), "model": TINY, "preprocess": "cifar10", "size": 4}
+    recipe = toy_recipe(tmp_path, **request)
+    assert recipe.init["weights"] == "model"
+    learner = Learner(recipe, CPU)
+    assert learner.network.global_pool == "avg"
+    assert torch.equal(learner.network.fc_norm.weight, state["fc_norm.weight"])
+    assert learner.network.head.weight.shape[0] == 3

@@ -1,5 +1,7 @@
 """Training with Ray: the same weights as without, from a shared test session."""
 
+import queue
+
 import pyarrow as pa
 import pytest
 import torch
@@ -10,7 +12,7 @@ from safetensors.torch import load_file
 from pipeline.config import ConfigError
 from pipeline.sources.base import SourceError
 from pipeline.training import order
-from pipeline.training.cluster import _reason, plan_workers, train_on_cluster
+from pipeline.training.cluster import _fit, _reason, plan_workers, train_on_cluster
 from pipeline.training.config import TrainingPlace
 from pipeline.training.feed import MemoryFeed
 from pipeline.training.learner import DivergedError
@@ -56,6 +58,20 @@ def test_a_training_that_diverges_is_not_repeated(tmp_path):
     recipe = toy_recipe(tmp_path, epochs=2, lr=1e30, warmup=4, schedule="constant", average=0.0)
     with pytest.raises(DivergedError, match="diverged at epoch 1, step"):
         train_on_cluster(recipe, toy_place(tmp_path), Told())
+
+
+def test_the_driver_raises_what_the_workers_returned():
+    reports = queue.Queue()
+
+    class Trainer:
+        def fit(self):
+            reports.put(("diverged", ("training diverged at epoch 1",)))
+            reports.put(("say", ("the end",)))
+
+    told = Told()
+    with pytest.raises(DivergedError, match="training diverged at epoch 1"):
+        _fit(Trainer(), reports, told)
+    assert told.lines == ["the end"]
 
 
 def test_a_failure_is_told_without_rays_words():

@@ -1,10 +1,10 @@
 """``patchcert convert``: a released checkpoint to safetensors."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from cyclopts import Parameter
 
+from models.networks.systems import TokenMode
 from models.preprocess import PresetName
 from models.views.ablations import AblationKind
 from pipeline import storage
@@ -24,7 +24,7 @@ class ConvertConfig:
         ablation: Shape of the ablations it was trained on.
         size: Their size in pixels; recorded, and the default of later runs.
         stride: Their stride in pixels; recorded, and the default of later runs.
-        tokens: Token mode it was trained in; the released weights: black.
+        tokens: Token mode it was trained in [black, if it has the layout of the released weights].
         trust_pickle: Unpickle the file, which runs whatever code its maker put inside. Needed for
             the released checkpoints; give it only for files whose origin you trust.
     """
@@ -35,7 +35,7 @@ class ConvertConfig:
     ablation: AblationKind = "column"
     size: int | None = None
     stride: int | None = None
-    tokens: Literal["black", "drop"] | None = None
+    tokens: TokenMode | None = None
     trust_pickle: bool = False
 
     def __post_init__(self) -> None:
@@ -47,7 +47,7 @@ def convert(released: str, out: str, /, *, what: ConvertConfig) -> int:
     """Convert a released smoothed-vit checkpoint to safetensors.
 
     Args:
-        released: The checkpoint (.pt); it is only read.
+        released: The checkpoint (.pt or .safetensors); it is only read.
         out: Where the weights go (.safetensors).
         what: What the checkpoint holds.
 
@@ -75,6 +75,12 @@ def convert(released: str, out: str, /, *, what: ConvertConfig) -> int:
     storage.write_atomically(out, save(state, metadata=card.to_metadata()))
     preprocess = card.preprocess
     assert preprocess is not None
+    if "weights" in card.recipe["converted_from"]:
+        print(f"{out}: the checkpoint's moving average, {card.recipe['converted_from']['weights']}")
+    if card.tokens is None:
+        print(f"{out}: its token mode is unknown, so that `run` drops tokens; --tokens says it")
+    elif what.tokens is None:
+        print(f"{out}: tokens {card.tokens}, as the released weights; --tokens drop if otherwise")
     print(
         f"{out}: {len(state)} tensors of {card.model}, {card.num_classes} classes, "
         f"{'x'.join(map(str, preprocess.crop_px))} px, mean {preprocess.mean}, std {preprocess.std}"

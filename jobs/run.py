@@ -5,6 +5,7 @@ from jobs.votes import checked_votes, say_votes
 from pipeline.cluster.executor import find_executor
 from pipeline.config import ClaimsConfig, EstimateConfig, OutputConfig, VotesConfig
 from pipeline.preflight.checks import require_stores, say_estimate
+from pipeline.runs.origins import say_defense
 from pipeline.runs.resolve import resolve_defense
 from pipeline.runs.store import VotesStore
 from pipeline.scoring.claims import resolve_claims
@@ -22,6 +23,7 @@ def run(
     executor = find_executor(verbose=output.verbose)
     require_stores(what, output)
     defense = resolve_defense(what)
+    say_defense(what, defense)
     # What cannot be certified or logged should be known before hours of voting.
     resolve_claims(defense, claims)
     tracking_uri(claims, output.out)

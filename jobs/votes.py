@@ -9,6 +9,7 @@ from pipeline.cluster.executor import Executor, find_executor
 from pipeline.config import ClaimsConfig, EstimateConfig, OutputConfig, VotesConfig
 from pipeline.preflight.checks import check_plan, require_stores, say_estimate
 from pipeline.runs.defense import Defense
+from pipeline.runs.origins import say_defense
 from pipeline.runs.resolve import resolve_defense
 from pipeline.tracking import watched
 from pipeline.voting.plan import VotesOutcome, found_votes, open_plan, vote
@@ -24,6 +25,7 @@ def votes(
     executor = find_executor(verbose=output.verbose)
     require_stores(what, output)
     defense = resolve_defense(what)
+    say_defense(what, defense)
     with executor.join_for_job():
         if before.dry_run:
             return say_estimate(what, defense, output, before, executor)

@@ -4,6 +4,7 @@ The arithmetic is that of ``torchvision.transforms`` on PIL images (tests compar
 importing torch, so that decoding tasks stay light. Everything here is part of a run's identity.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -125,6 +126,27 @@ class Preprocess:
             # Part of the identity of runs only where it is used: earlier runs keep theirs.
             del fields["scaled_decode"]
         return fields
+
+
+def check_unit_range(preprocess: Preprocess) -> None:
+    """Raise ValueError for a normalization of pixels in 0..255; it is of pixels in [0, 1].
+
+    Not part of the type: what earlier runs voted with stays readable.
+    """
+    given = {"mean": preprocess.mean, "std": preprocess.std}
+    large = {name: values for name, values in given.items() if max(values) > 1}
+    if large:
+        raise ValueError(
+            f"{_listed(large, 1)}: these normalize pixels in 0..255, but pixels are in [0, 1] when "
+            f"they are normalized; give them divided by 255: {_listed(large, 255)}"
+        )
+
+
+def _listed(channels: Mapping[str, tuple[float, ...]], divisor: int) -> str:
+    return ", ".join(
+        f"{name} {' '.join(f'{value / divisor:.6g}' for value in values)}"
+        for name, values in channels.items()
+    )
 
 
 PRESETS: dict[str, Preprocess] = {

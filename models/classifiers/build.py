@@ -32,10 +32,10 @@ def base_classifier(
 
 
 class ClassSubset:
-    """A base classifier whose logits outside ``classes`` are minus infinity.
+    """A base classifier whose logits outside ``classes`` are the lowest number, below all others.
 
-    Votes keep the model's own class numbers, so labels and class names keep theirs; a softmax is
-    over the allowed classes alone.
+    Not minus infinity: a logit that is not finite is no vote. Votes keep the model's own class
+    numbers, so labels and class names keep theirs; a softmax is over the allowed classes alone.
 
     Args:
         classifier: The base classifier of all classes.
@@ -65,14 +65,14 @@ class ClassSubset:
         return self.classifier.tokens(images_bhwc)
 
     def __call__(self, tokens_bn: Tensor, image_s: Tensor, view_s: Tensor) -> Tensor:
-        """Logits (S, C), minus infinity outside the allowed classes."""
+        """Logits (S, C), the lowest number outside the allowed classes."""
         return self._masked(self.classifier(tokens_bn, image_s, view_s))
 
     def whole(self, tokens_bn: Tensor, image_s: Tensor) -> Tensor:
-        """Logits (S, C) of whole images, minus infinity outside the allowed classes."""
+        """Logits (S, C) of whole images, the lowest number outside the allowed classes."""
         return self._masked(self.classifier.whole(tokens_bn, image_s))
 
     def _masked(self, logits_sc: Tensor) -> Tensor:
-        masked = torch.full_like(logits_sc, -torch.inf)
+        masked = torch.full_like(logits_sc, torch.finfo(logits_sc.dtype).min)
         masked[:, self.classes] = logits_sc[:, self.classes]
         return masked

@@ -29,12 +29,25 @@ class BatchVotes(NamedTuple):
         vote_sets: Under threshold voting, the classes that each ablation votes for, ascending,
             then -1; int32 (B, n, T). Else None.
         gaps_bv: The top-two logit gap, if requested; float16 (B, n). Else None.
+        finite_b: False where a logit of an image was NaN or infinite, so that its row is no vote;
+            bool (B,). None where all are finite.
     """
 
     votes_bv: NDArray[np.int64]
     plain_b: NDArray[np.int64]
     vote_sets: NDArray[np.int32] | None = None
     gaps_bv: NDArray[np.float16] | None = None
+    finite_b: NDArray[np.bool_] | None = None
+
+    def of_finite(self) -> "BatchVotes":
+        """The rows that are votes."""
+        kept = slice(None) if self.finite_b is None else self.finite_b
+        return BatchVotes(
+            self.votes_bv[kept],
+            self.plain_b[kept],
+            None if self.vote_sets is None else self.vote_sets[kept],
+            None if self.gaps_bv is None else self.gaps_bv[kept],
+        )
 
 
 # A whole image has about six times the tokens of a band: fewer sequences keep memory alike.
@@ -107,8 +120,9 @@ class SmoothedClassifier:
             for places in self._slices(self.microbatch, of_group):
                 logits = self._logits(tokens, places % count, view_f[places])
                 self._count(batch, logits, places % count, places // count)
-        batch.plain_b[:] = self._plain(tokens, count)
-        return batch
+        self._count_plain(batch, tokens)
+        finite_b = batch.finite_b
+        return batch if finite_b is None or not finite_b.all() else batch._replace(finite_b=None)
 
     def _logits(
         self, tokens: Tensor, image_s: NDArray[np.int64], view_s: NDArray[np.int64]
@@ -118,14 +132,13 @@ class SmoothedClassifier:
         images, views = self._sent(image_s[padded]), self._sent(view_s[padded])
         return self.classifier(tokens, images, views)[: len(view_s)]
 
-    def _plain(self, tokens: Tensor, count: int) -> NDArray[np.int64]:
-        """Class of each whole image; int (count,)."""
-        plain_b = np.empty(count, np.int64)
+    def _count_plain(self, batch: BatchVotes, tokens: Tensor) -> None:
+        """Enter the class of each whole image."""
         size = max(_STEP, self.microbatch // _WHOLE_SHARE // _STEP * _STEP)
-        for places in self._slices(size, np.arange(count)):
+        for places in self._slices(size, np.arange(len(batch.plain_b))):
             whole = self.classifier.whole(tokens, self._sent(self._padded(size, places)))
-            plain_b[places] = winners(whole)[: len(places)]
-        return plain_b
+            batch.plain_b[places] = winners(whole)[: len(places)]
+            self._note_finite(batch, whole[: len(places)], places)
 
     def _checked_views(self, count: int, views_bv: NDArray[np.integer] | None) -> NDArray[np.int64]:
         views = len(self.classifier.ablation)
@@ -146,6 +159,7 @@ class SmoothedClassifier:
             np.empty(shape[0], np.int64),
             None if self.voting is None else np.empty((*shape, self.voting.slots), np.int32),
             np.empty(shape, np.float16) if self.gaps else None,
+            np.ones(shape[0], np.bool_),
         )
 
     def _count(
@@ -161,6 +175,13 @@ class SmoothedClassifier:
             batch.vote_sets[image_s, slot_s] = self.voting(logits)
         if batch.gaps_bv is not None:
             batch.gaps_bv[image_s, slot_s] = top_gaps(logits)
+        self._note_finite(batch, logits, image_s)
+
+    @staticmethod
+    def _note_finite(batch: BatchVotes, logits: Tensor, image_s: NDArray[np.int64]) -> None:
+        """Note the images of logits that are not all finite: their largest is no vote."""
+        if batch.finite_b is not None:
+            batch.finite_b[image_s[~logits.isfinite().all(dim=1).cpu().numpy()]] = False
 
     @staticmethod
     def _slices(size: int, places: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:

@@ -71,8 +71,9 @@ def top_gaps(logits_sc: Tensor) -> NDArray[np.float16]:
     """
     logits = logits_sc.float().cpu().numpy()
     top = np.partition(logits, -2, axis=1)[:, -2:]
-    exact = top[:, 1] - top[:, 0]
-    with np.errstate(over="ignore"):
+    # Of logits that are not finite there is no gap; whoever calls leaves them out.
+    with np.errstate(invalid="ignore", over="ignore"):
+        exact = top[:, 1] - top[:, 0]
         gaps: NDArray[np.float16] = exact.astype(np.float16)
     above = gaps.astype(np.float32) > exact
     gaps[above] = np.nextafter(gaps[above], np.float16(0))

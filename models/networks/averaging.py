@@ -6,7 +6,7 @@ from dataclasses import replace
 from torch import Tensor, dtype
 
 from models.errors import WeightsError
-from models.networks.checkpoint import read_state
+from models.networks.checkpoint import check_finite, read_state
 from models.networks.weights import WeightsCard, read_card, sha256_of
 
 _SAME = ("model", "num_classes", "classes", "preprocess", "ablation", "tokens")
@@ -54,6 +54,7 @@ def average_weights(
     mean = {
         name: (sums[name] / len(paths)).to(save_as or value.dtype) for name, value in first.items()
     }
+    check_finite(mean, f"as {save_as or 'they are'} (--save-as float32 holds larger numbers)")
     parts = [card.origin(path, sha256_of(path)) for path, card in zip(paths, cards, strict=True)]
     return mean, replace(cards[0], recipe={"averaged": parts})
 

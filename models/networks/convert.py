@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from models.errors import WeightsError
-from models.networks.checkpoint import read_checkpoint, state_of
+from models.networks.checkpoint import read_checkpoint, state_key, state_of
+from models.networks.systems import TokenMode
 from models.networks.weights import WeightsCard
-from models.networks.zoo import check_fit, default_num_classes, default_preprocess, outline
-from models.preprocess import PRESETS, Preprocess
+from models.networks.zoo import built, check_fit, default_num_classes, default_preprocess, outline
+from models.preprocess import PRESETS, Preprocess, check_unit_range
 from models.views.ablations import Ablation
 
 _NORMALIZER = re.compile(r"normalizer\.(?:(?:normalizer|1)\.)?new_(mean|std)")
@@ -33,10 +34,12 @@ class Released:
     Attributes:
         state: The network's tensors under the network's own names, and any others in the file.
         normalizer: ``mean`` and ``std``; empty where the checkpoint has none.
+        tokens: Token mode of the released networks, where the layout is theirs.
     """
 
     state: dict[str, Tensor]
     normalizer: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    tokens: TokenMode | None = None
 
 
 def unwrap(state: Mapping[str, Tensor], path: str) -> Released:
@@ -45,8 +48,6 @@ def unwrap(state: Mapping[str, Tensor], path: str) -> Released:
     Raises:
         WeightsError: The attacker's copy of the network is another network.
     """
-    if all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): value for key, value in state.items()}
     network = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
     if not network:
         return Released(state=dict(state))
@@ -66,7 +67,10 @@ def unwrap(state: Mapping[str, Tensor], path: str) -> Released:
             normalizer[match[1]] = _channels(value)
         elif not key.startswith(("model.", "attacker.")):
             network[key] = value
-    return Released(state=network, normalizer=normalizer)
+    # What the authors released was trained, and is evaluated, on black pixels.
+    return Released(
+        state=network, normalizer=normalizer, tokens="black" if normalizer or copies else None
+    )
 
 
 def convert_checkpoint(
@@ -76,19 +80,20 @@ def convert_checkpoint(
     num_classes: int | None = None,
     preset: str | None = None,
     ablation: Mapping[str, Any] | None = None,
-    tokens: str | None = None,
+    tokens: TokenMode | None = None,
     trust_pickle: bool = False,
 ) -> tuple[dict[str, Tensor], WeightsCard]:
     """Read a checkpoint, check it against ``model``, and describe it in a card.
 
     Args:
-        path: File of ``torch.save``; it is only read.
+        path: File of ``torch.save``, or safetensors; it is only read.
         model: timm name of the network.
         num_classes: Length of the logits; None takes the head's.
         preset: ``imagenet``, ``cifar10`` or ``model``, for resize and crop; None finds it by
             the normalizer.
         ablation: ``kind``, ``size`` and ``stride`` the network was trained for.
-        tokens: Token mode it was trained in.
+        tokens: Token mode it was trained in; None takes that of the released networks where the
+            layout is theirs.
         trust_pickle: Unpickle the file, which runs any code it holds.
 
     Raises:
@@ -100,8 +105,10 @@ def convert_checkpoint(
     checkpoint = read_checkpoint(path, trust_pickle=trust_pickle)
     released = unwrap(state_of(checkpoint, path), path)
     classes = num_classes or _head_length(network, released.state) or default_num_classes(model)
+    with torch.device("meta"):
+        expected = built(model, classes, released.state)
     check_fit(
-        outline(model, classes),
+        expected,
         released.state,
         f"weights {path} are not a {model} with {classes} classes",
         "Give the --model (and --num-classes) they were trained with",
@@ -113,7 +120,7 @@ def convert_checkpoint(
         num_classes=classes,
         preprocess=preprocess,
         ablation=_checked(ablation or {}, preprocess),
-        tokens=tokens,
+        tokens=tokens or released.tokens,
         recipe={"converted_from": _provenance(checkpoint, Path(path))},
     )
     # Cloned: views into one storage, as old checkpoints have, cannot be written.
@@ -156,7 +163,9 @@ def _preprocess(released: Released, path: str, model: str, preset: str | None) -
         )
     base = PRESETS[preset] if preset in PRESETS else default_preprocess(model)
     try:
-        return replace(base, **found)  # type: ignore[arg-type]
+        preprocess = replace(base, **found)  # type: ignore[arg-type]
+        check_unit_range(preprocess)
+        return preprocess
     except ValueError as error:
         raise WeightsError(f"weights {path}: its normalizer is unusable: {error}") from error
 
@@ -188,6 +197,9 @@ def _provenance(checkpoint: Any, file: Path) -> dict[str, Any]:
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     facts: dict[str, Any] = {"file": file.name, "sha256": digest}
+    key = state_key(checkpoint)
+    if key is not None and "ema" in key:
+        facts["weights"] = key
     if isinstance(checkpoint, Mapping):
         for name, kind in (("epoch", int), ("nat_prec1", float)):
             value = checkpoint.get(name)

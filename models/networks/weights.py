@@ -105,7 +105,39 @@ def check_weights_path(path: str) -> Path:
             f"weights {path}: weight files end in {', '.join(_SUFFIXES)}; save the state dict with "
             "safetensors.torch.save_file"
         )
+    check_content(file)
     return file
+
+
+def check_content(file: Path) -> None:
+    """Raise WeightsError for files that begin as something else than weights, saying what it is."""
+    with file.open("rb") as stream:
+        head = stream.read(64)
+    # 8 bytes of length, below 4 GB, and JSON.
+    is_safetensors, named_so = head[4:9] == b"\0\0\0\0{", file.suffix == ".safetensors"
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    found = None
+    if not head:
+        found = "empty, truncated on its way; fetch it again"
+    elif is_safetensors:
+        if not named_so:
+            found = f"a safetensors file; rename it to {file.with_suffix('.safetensors').name}"
+    elif text.startswith(b"version https://git-lfs"):
+        found = (
+            "a Git LFS pointer, a few lines of text in place of the weights; run `git lfs pull` "
+            "in the clone it lies in"
+        )
+    elif text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--")):
+        found = (
+            "a web page, or a server's answer, in place of the weights; download the file itself "
+            "(on huggingface.co its address has /resolve/ where the page's has /blob/)"
+        )
+    elif text.startswith(b"{"):
+        found = "JSON, not weights; download the weight file itself"
+    elif named_so and head.startswith((b"PK\x03\x04", b"\x80")):
+        found = f"what torch.save writes; rename it to {file.with_suffix('.pth').name}"
+    if found is not None:
+        raise WeightsError(f"weights {file}: {found}")
 
 
 def is_hub_name(weights: str) -> bool:
@@ -145,23 +177,6 @@ def read_card(path: str) -> WeightsCard:
         )
     except (ValueError, TypeError, AttributeError) as error:
         raise WeightsError(f"weights {path}: malformed {_KEY} metadata ({error})") from error
-
-
-def read_shapes(path: str) -> dict[str, tuple[int, ...]] | None:
-    """Shapes of a safetensors file's tensors by name, from its header; None of other files.
-
-    Raises:
-        WeightsError: The file is missing or unreadable.
-    """
-    file = check_weights_path(path)
-    if file.suffix != ".safetensors":
-        return None
-    try:
-        with safe_open(file, framework="numpy") as archive:
-            names = archive.keys()
-            return {name: tuple(archive.get_slice(name).get_shape()) for name in names}
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"weights {path}: not a readable safetensors file ({error})") from error
 
 
 def sha256_of(path: str) -> str:

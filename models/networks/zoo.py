@@ -1,6 +1,6 @@
 """Networks by name with weights from a local file: the only code that asks timm for models."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from models.errors import UnknownModelError, WeightsError
 from models.nearest import did_you_mean
 from models.networks.checkpoint import read_state
-from models.networks.weights import HUB, read_shapes
+from models.networks.weights import HUB
 from models.preprocess import Preprocess
+
+_MEAN_NORM = "fc_norm.weight"
 
 
 def check_model_name(name: str) -> None:
@@ -78,7 +80,7 @@ def load_network(
     """
     check_model_name(name)
     state = read_state(weights)
-    network = _built(name, num_classes, input_px)
+    network = built(name, num_classes, state, input_px)
     _check_file(network, state, name, num_classes, weights)
     network.load_state_dict(state)
     return network.eval()
@@ -86,33 +88,60 @@ def load_network(
 
 def check_weights(
     name: str, num_classes: int, weights: str, input_px: tuple[int, int] | None = None
-) -> None:
-    """Check weights as ``load_network`` would, by the file's header alone; nothing is loaded.
-
-    Only of safetensors: other files have no header, and no more than the name is checked.
+) -> nn.Module:
+    """Check weights as ``load_network`` does; the network, without memory for its weights.
 
     Raises:
         UnknownModelError: timm has no such model.
-        WeightsError: The file is missing or its keys or shapes are not exactly the network's.
+        WeightsError: The file is missing, cannot be read, or its keys or shapes are not exactly the
+            network's.
     """
     check_model_name(name)
-    shapes = read_shapes(weights)
-    if shapes is None:
-        return
+    state = read_state(weights)
     with torch.device("meta"):
-        network = _built(name, num_classes, input_px)
-        state = {key: torch.empty(shape) for key, shape in shapes.items()}
+        network = built(name, num_classes, state, input_px)
     _check_file(network, state, name, num_classes, weights)
+    return network.eval()
 
 
-def _built(name: str, num_classes: int, input_px: tuple[int, int] | None) -> nn.Module:
-    """The network with uninitialized or random weights."""
-    network: nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes)
-    if input_px is not None and _fixed_px(network) not in (None, input_px):
-        network = timm.create_model(
-            name, pretrained=False, num_classes=num_classes, img_size=input_px
-        )
+def built(
+    name: str,
+    num_classes: int,
+    tensors: Collection[str],
+    input_px: tuple[int, int] | None = None,
+    **settings: Any,
+) -> nn.Module:
+    """The network with uninitialized or random weights, in the variant that ``tensors`` tell.
+
+    Args:
+        name: timm name of the network.
+        num_classes: Length of the logits.
+        tensors: Names of the weights that are to be loaded.
+        input_px: Height and width of the input in model pixels; None for the model's own.
+        settings: Other settings of timm's.
+    """
+    plain = outline(name)
+    if input_px is not None and _fixed_px(plain) not in (None, input_px):
+        settings["img_size"] = input_px
+    # Transformers fine-tuned after MAE classify the mean of their patches, normalized after it.
+    if _MEAN_NORM in tensors and getattr(plain, "global_pool", "") == "token":
+        settings["global_pool"] = "avg"
+    network: nn.Module = timm.create_model(
+        name, pretrained=False, num_classes=num_classes, **settings
+    )
     return network
+
+
+def parameters_of(network: nn.Module, layer: str) -> list[str]:
+    """List the parameters and buffers of the part that timm calls ``layer``.
+
+    Args:
+        network: A network of timm.
+        layer: ``first_conv`` or ``classifier``; a network can have several of either.
+    """
+    names = network.pretrained_cfg[layer]  # type: ignore[index]
+    prefixes = tuple(f"{name}." for name in ([names] if isinstance(names, str) else names or ()))
+    return [key for key in network.state_dict() if key.startswith(prefixes)]
 
 
 def _check_file(
@@ -120,8 +149,17 @@ def _check_file(
 ) -> None:
     """Raise WeightsError unless a file's tensors are exactly the network's."""
     remedy = "Give the --model, --num-classes and --crop these weights were trained with"
-    if any(key.startswith("module.") for key in state):
-        remedy = f"Its keys are a training wrapper's: `patchcert convert {weights} out.safetensors`"
+    if any(key.startswith("model.") for key in state):
+        remedy = (
+            "Its keys are a training wrapper's: "
+            f"`patchcert convert {weights} out.safetensors --model {name}`"
+        )
+    missing = set(network.state_dict()) - set(state)
+    if missing and missing == set(parameters_of(network, "classifier")):
+        remedy = (
+            "They have no classifier; learn one: "
+            f"`patchcert train --init {weights} --model {name} --data ...`"
+        )
     what = f"weights {weights} do not fit {name} with {num_classes} classes"
     check_fit(network, state, what, remedy)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from models.networks.systems import TokenMode
 from models.networks.weights import HUB, WeightsCard, is_hub_name, read_card, sha256_of
-from models.preprocess import PRESETS, Preprocess
+from models.preprocess import PRESETS, Preprocess, check_unit_range
 from models.views.ablations import Ablation
 from pipeline import storage
 from pipeline.config import ConfigError, VotesConfig, crop_of
@@ -185,6 +185,8 @@ def with_options(base: Preprocess, config: VotesConfig) -> Preprocess:
     if config.resize is not None:
         changes["resize"] = None if config.resize == "none" else int(config.resize)
     try:
-        return dataclasses.replace(base, **changes)
+        preprocess = dataclasses.replace(base, **changes)
+        check_unit_range(preprocess)
+        return preprocess
     except ValueError as error:
         raise ConfigError(str(error)) from error

@@ -41,6 +41,20 @@ def local_weights(path: str) -> str:
     return str(copy)
 
 
+def weights_key(file: str) -> str | None:
+    """The key under which a checkpoint holds the weights that are taken; None without one.
+
+    Raises:
+        WeightsError: The checkpoint cannot be read.
+    """
+    if file.endswith(".safetensors"):
+        return None
+    # torch is heavy, and not needed where the weight file speaks for itself.
+    from models.networks.checkpoint import read_checkpoint, state_key  # noqa: PLC0415
+
+    return state_key(read_checkpoint(file))
+
+
 def check_new_weights(out: str) -> None:
     """Raise ConfigError unless ``out`` is a name for new weights."""
     if not out.endswith(".safetensors"):

@@ -80,14 +80,18 @@ def write_weights(
         recipe=recipe.identity()
         | {"init": recipe.init, "made_by": provenance(), "history": history},
     )
-    tensors = {
-        key: value.detach().cpu().to(dtype if value.is_floating_point() else value.dtype)
-        for key, value in weights.items()
-    }
+    tensors = {key: _rounded(value.detach().cpu(), dtype) for key, value in weights.items()}
     contiguous = {key: value.contiguous().clone() for key, value in tensors.items()}
     path = storage.join(out, WEIGHTS)
     storage.write_atomically(path, save(contiguous, metadata=card.to_metadata()))
     return path
+
+
+def _rounded(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor in a type that holds it: no number becomes infinite, as one above 65504 would."""
+    if not value.is_floating_point() or (value.abs() > torch.finfo(dtype).max).any():
+        return value
+    return value.to(dtype)
 
 
 def provenance() -> dict[str, str]:

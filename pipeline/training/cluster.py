@@ -20,6 +20,7 @@ from pipeline import storage
 from pipeline.cluster.executor import LOCAL, Executor
 from pipeline.config import ConfigError
 from pipeline.training.config import TrainingPlace
+from pipeline.training.learner import DivergedError
 from pipeline.training.local import check_shares, prepare
 from pipeline.training.loop import Training
 from pipeline.training.recipe import Recipe
@@ -109,7 +110,13 @@ def _work(config: dict[str, Any]) -> None:
     prepare(place, world)
     reporter = _QueueReporter(config["reports"])
     training = Training(recipe, place, get_device(), reporter, rank=rank, world=world)
-    path = training.run(StreamFeed(recipe, ray.train.get_dataset_shard("train"), world))
+    try:
+        path = training.run(StreamFeed(recipe, ray.train.get_dataset_shard("train"), world))
+    except DivergedError as error:
+        # Not raised here: a worker that fails is replaced, and would do the same again.
+        if rank == 0:
+            reporter.queue.put(("diverged", (str(error),)))
+        return
     if path is not None:
         reporter.queue.put(("weights", (path,)))
 
@@ -137,7 +144,7 @@ def _fit(trainer: TorchTrainer, reports: Queue, reporter: Reporter) -> str:
 
     thread = threading.Thread(target=fit, daemon=True)
     thread.start()
-    path = None
+    path = diverged = None
     while thread.is_alive() or not reports.empty():
         try:
             kind, arguments = reports.get(timeout=_SECONDS_BETWEEN_LOOKS)
@@ -145,12 +152,16 @@ def _fit(trainer: TorchTrainer, reports: Queue, reporter: Reporter) -> str:
             continue
         if kind == "weights":
             (path,) = arguments
+        elif kind == "diverged":
+            (diverged,) = arguments
         else:
             getattr(reporter, kind)(*arguments)
     if failure:
         if isinstance(failure[0], TrainingFailedError):
             raise JobError(f"training failed: {_reason(failure[0])}") from failure[0]
         raise failure[0]
+    if diverged is not None:
+        raise DivergedError(diverged)
     assert isinstance(path, str)
     return path
 

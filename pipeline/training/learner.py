@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models.classifiers.determinism import reproducible_gradients
+from models.errors import JobError
 from pipeline.config import ConfigError
 from pipeline.training.forward import AblationLogits
 from pipeline.training.networks import starting_network, teacher_of
@@ -21,6 +22,10 @@ from pipeline.training.recipe import Recipe
 _VIEWS = 3  # stream of random numbers; ``order`` and ``images`` have the others
 # The average's decay grows as 1 - step^-0.75, as timm advises for short trainings.
 _AVERAGE_POWER = 0.75
+
+
+class DivergedError(JobError):
+    """The loss of a step, or its gradient, is not finite."""
 
 
 class Learner:
@@ -73,6 +78,9 @@ class Learner:
         Args:
             images_bhwc: Pixels of the attacker's grid; uint8.
             labels_b: Classes; int64.
+
+        Raises:
+            DivergedError: The loss or its gradient is not finite; the weights are as before.
         """
         # On CUDA gradients are not promised to be reproducible, and some kernels would be slower.
         with reproducible_gradients() if self.device.type == "cpu" else nullcontext():
@@ -103,14 +111,29 @@ class Learner:
             group["lr"] = config.lr * share * group.get("lr_scale", 1.0)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.clip)
+        # Workers share their gradients, so that all of them stop at the same step.
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.clip)
+        loss = loss.detach()
+        if not bool((loss + norm).isfinite()):
+            raise self._diverged(config.lr * share, float(loss), float(norm))
         self.optimizer.step()
         self.done += 1
         if self.average is not None:
             self.average.update(self.network, step=self.done)
-        self.loss_sum += loss.detach()
+        self.loss_sum += loss
         self.right_sum += (logits_bnc.detach().argmax(-1) == truth_b[:, None]).sum()
         self.metered += 1
+
+    def _diverged(self, rate: float, loss: float, norm: float) -> DivergedError:
+        """Name the step that must not be taken: after it the weights compute nothing."""
+        config = self.recipe.config
+        epoch, step = divmod(self.done, self.recipe.order.steps)
+        return DivergedError(
+            f"training diverged at epoch {epoch + 1}, step {step + 1} of "
+            f"{self.recipe.order.steps}, learning rate {rate:.3g}: loss {loss:g}, norm of its "
+            f"gradient {norm:g}. What earlier epochs wrote is kept; train again below --lr "
+            f"{config.lr:g} or with more --warmup, in another --out or with --overwrite"
+        )
 
     @property
     def half(self) -> bool:

@@ -13,6 +13,7 @@ from pipeline.config import ConfigError
 from pipeline.runs.numerics import pin_mkl
 from pipeline.training.config import TrainingPlace
 from pipeline.training.feed import MemoryFeed
+from pipeline.training.learner import DivergedError
 from pipeline.training.loop import Training
 from pipeline.training.recipe import Recipe
 from pipeline.training.reporting import Reporter, SilentReporter
@@ -26,6 +27,7 @@ def train_locally(recipe: Recipe, place: TrainingPlace, reporter: Reporter) -> s
 
     Raises:
         ConfigError: The workers cannot share the batch, or the checkpoint is another training's.
+        DivergedError: The loss is not finite.
         ChildProcessError: Another worker than the first failed.
         WeightsError, UnsupportedModelError: The network or its weights do not fit.
         SourceError: An image cannot be used.
@@ -47,6 +49,8 @@ def train_locally(recipe: Recipe, place: TrainingPlace, reporter: Reporter) -> s
         )
     try:
         path = group.work(0, recipe, place, reporter)
+    except DivergedError:
+        raise  # as all workers do, at the same step
     except RuntimeError:
         # torch only says that the connection to the failed worker was closed.
         _join(others)

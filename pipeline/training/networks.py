@@ -1,6 +1,5 @@
 """Build the networks of a training: the one that learns, and its teacher."""
 
-import timm
 import torch
 from timm.layers.patch_dropout import PatchDropout
 from timm.utils.model_ema import ModelEmaV3
@@ -8,7 +7,7 @@ from torch import nn
 
 from models.networks.checkpoint import read_state
 from models.networks.droppable import ABSOLUTE, Droppable
-from models.networks.zoo import check_fit, check_model_name, load_network
+from models.networks.zoo import built, check_fit, check_model_name, load_network, parameters_of
 from pipeline.config import ConfigError
 from pipeline.runs.weight_files import local_weights
 from pipeline.training.forward import AblationLogits
@@ -16,7 +15,7 @@ from pipeline.training.recipe import Recipe
 
 
 def starting_network(recipe: Recipe) -> nn.Module:
-    """Build the network with the weights to start from; a head of another length is new.
+    """Build the network with the weights to start from; a head of another length, or none, is new.
 
     Raises:
         WeightsError: The weights are not this network's, but for the head.
@@ -24,35 +23,23 @@ def starting_network(recipe: Recipe) -> nn.Module:
     """
     defense = recipe.defense
     check_model_name(defense.network.name)
+    state = read_state(local_weights(defense.network.weights))
     torch.manual_seed(recipe.config.seed)
-    network: nn.Module = timm.create_model(
+    network = built(
         defense.network.name,
-        pretrained=False,
-        num_classes=defense.network.num_classes,
+        defense.network.num_classes,
+        state,
         drop_path_rate=recipe.config.drop_path,
     )
     if recipe.config.token_dropout:
         _set_token_dropout(network, recipe)
-    state, own = read_state(local_weights(defense.network.weights)), network.state_dict()
-    of_head = parameters_of(network, "classifier")
-    if any(key in state and state[key].shape != own[key].shape for key in of_head):
+    own, of_head = network.state_dict(), parameters_of(network, "classifier")
+    if any(key not in state or state[key].shape != own[key].shape for key in of_head):
         state |= {key: own[key] for key in of_head}
     what = f"weights {defense.network.weights} do not fit {defense.network.name}"
     check_fit(network, state, what, "Give the --model these weights were trained with")
     network.load_state_dict(state)
     return network
-
-
-def parameters_of(network: nn.Module, layer: str) -> list[str]:
-    """List the parameters and buffers of the part that timm calls ``layer``.
-
-    Args:
-        network: A network of timm.
-        layer: ``first_conv`` or ``classifier``; a network can have several of either.
-    """
-    names = network.pretrained_cfg[layer]  # type: ignore[index]
-    prefixes = tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
-    return [key for key in network.state_dict() if key.startswith(prefixes)]
 
 
 def _set_token_dropout(network: Droppable, recipe: Recipe) -> None:

@@ -10,8 +10,8 @@ import torch
 from timm.optim._param_groups import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
+from models.networks.zoo import parameters_of
 from pipeline.training.config import Schedule, TrainConfig
-from pipeline.training.networks import parameters_of
 
 _NEWTON_SCHULZ = timm.optim.muon.zeropower_via_newtonschulz
 _BETAS = (0.9, 0.999)

@@ -14,7 +14,7 @@ from pipeline.config import ConfigError, VotesConfig
 from pipeline.runs.defense import Defense
 from pipeline.runs.manifest import canonical
 from pipeline.runs.resolve import resolve_defense
-from pipeline.runs.weight_files import local_weights
+from pipeline.runs.weight_files import local_weights, weights_key
 from pipeline.sources.base import SourceOptions
 from pipeline.sources.listing import Listing, list_images
 from pipeline.training.config import TrainConfig
@@ -34,7 +34,8 @@ class Recipe:
         config: The request.
         defense: The base classifier to be made; its ``weights`` are those to start from.
         classes: Class names, where the weights to start from hold them.
-        init: Origin of these weights: name, sha256, and their own recipe, if they have one.
+        init: Origin of these weights: name, sha256, the key in their checkpoint, and their own
+            recipe, if they have one.
         teacher_sha256: Digest of the teacher's file; None without one.
         listing: The images.
         options: Options for reading their bytes.
@@ -138,12 +139,14 @@ def resolve_recipe(config: TrainConfig) -> Recipe:
             f"--batch {config.batch}: {len(train)} training images do not fill one; choose a "
             "smaller --batch"
         )
+    key = weights_key(local_weights(defense.network.weights))
     file = config.teacher if config.teacher not in (None, "self") else None
     return Recipe(
         config=config,
         defense=defense,
         classes=card.classes if len(card.classes) == num_classes else (),
-        init=card.origin(config.init, defense.network.weights_sha256),
+        init=card.origin(config.init, defense.network.weights_sha256)
+        | ({} if key is None else {"weights": key}),
         teacher_sha256=sha256_of(local_weights(file)) if file else None,
         listing=listing,
         options=options,

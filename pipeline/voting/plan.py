@@ -235,20 +235,22 @@ def _try_weights(defense: Defense, numerics: Numerics) -> None:
 
 
 def check_weights_header(defense: Defense) -> None:
-    """Refuse a network that timm has not, or weights that are not its own, and load nothing.
+    """Refuse what would not load to vote; the weights are read, and no network is made of them.
 
     Raises:
-        ConfigError, WeightsError, UnknownModelError: The request is wrong.
+        ConfigError, WeightsError, UnknownModelError, UnsupportedModelError: The request is wrong.
     """
-    from models.networks.zoo import check_weights  # noqa: PLC0415  (it imports torch)
+    from models.classifiers.build import base_classifier  # noqa: PLC0415  (it imports torch)
+    from models.networks.zoo import check_weights  # noqa: PLC0415
 
     with _flags_named():
-        check_weights(
+        outline = check_weights(
             defense.network.name,
             defense.network.num_classes,
             local_weights(defense.network.weights),
             defense.model_input.model_px,
         )
+        base_classifier(outline, defense.views, defense.model_input, defense.tokens)
 
 
 @contextmanager

@@ -18,12 +18,15 @@ from models.classifiers.smoothed import SmoothedClassifier
 from models.classifiers.votes import ThresholdVoting
 from models.networks.weights import sha256_of
 from models.networks.zoo import load_network
+from models.views.ablations import IntArray
 from models.views.sampling import draw_positions
 from pipeline.runs.defense import Defense
 from pipeline.runs.numerics import Numerics, pin_mkl, probe_machine
 from pipeline.runs.rows import votes_table
 from pipeline.runs.weight_files import local_weights
 from pipeline.voting.commit import addressed
+
+_NOT_FINITE = "the network's logits are not finite (NaN or infinity), so that it has no vote"
 
 
 class VoteOnUnit:
@@ -45,7 +48,7 @@ class VoteOnUnit:
     def _vote(self, decoded: pa.Table) -> pa.Table:
         start = time.monotonic()
         decoded = decoded.combine_chunks()
-        readable = np.flatnonzero(decoded["pixels"].is_valid().to_numpy())
+        readable = np.flatnonzero(decoded["error"].is_null().to_numpy())
         rows = decoded.take(pa.array(readable))
         images = np.empty((len(readable), *self.defense.model_input.model_px, 3), dtype=np.uint8)
         for image, cell in zip(images, rows["pixels"], strict=True):
@@ -64,6 +67,10 @@ class VoteOnUnit:
                 ]
             )
         ballot = self.classifier(images, views_bv)
+        if ballot.finite_b is not None:
+            decoded = _with_error(decoded, readable[~ballot.finite_b], _NOT_FINITE)
+            views_bv = None if views_bv is None else views_bv[ballot.finite_b]
+            readable, ballot = readable[ballot.finite_b], ballot.of_finite()
         lowest = min(self.defense.network.classes or (0,))
         table = votes_table(
             decoded, readable, ballot, self.schema, views_bv=views_bv, lowest_class=lowest
@@ -72,12 +79,15 @@ class VoteOnUnit:
 
     def failed(self, decoded: pa.Table, reason: str) -> pa.Table:
         """Rows of images that cannot be handled, for one reason."""
-        count = decoded.num_rows
-        for name, values in (("pixels", [None] * count), ("error", [reason] * count)):
-            place = decoded.schema.get_field_index(name)
-            field = decoded.schema.field(name)
-            decoded = decoded.set_column(place, field, pa.array(values, field.type))
-        return self(decoded)
+        return self(_with_error(decoded, np.arange(decoded.num_rows), reason))
+
+
+def _with_error(decoded: pa.Table, lost: IntArray, reason: str) -> pa.Table:
+    """Decoded rows of which those numbered ``lost`` have an error."""
+    place, errors = decoded.schema.get_field_index("error"), decoded["error"].to_pylist()
+    for row in lost:
+        errors[row] = reason
+    return decoded.set_column(place, decoded.schema.field(place), pa.array(errors, pa.string()))
 
 
 class WorkerError(RuntimeError):

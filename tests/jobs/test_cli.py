@@ -9,10 +9,14 @@ from importlib.metadata import version
 
 import mlflow
 import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
 
 import jobs.doctor
 from jobs.cli import app, main
 from models.networks.systems import SYSTEMS
+from models.networks.weights import read_card
 from pipeline.preflight.findings import Caution, Finding
 from tests.conftest import REPOSITORY
 from tests.in_process import stages_here
@@ -237,6 +241,7 @@ def test_module_entry_is_the_command():
         (["--config", "absent.yaml"], "absent.yaml: no such file"),
         (["--device", "cuda"], "no CUDA device"),
         (["--mean", "1", "2"], ""),
+        (["--std", "58.395", "57.12", "57.375"], "divided by 255: std 0.229 0.224 0.225"),
         (["--dtype", "float16"], ""),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -271,6 +276,65 @@ def test_a_dry_run_refuses_what_the_job_would(
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.out == ""
+
+
+def test_a_dry_run_reads_the_weights(shards, tiny_weights, tmp_path, capsys):
+    """What no header tells: damage, numbers that are none, and no way to drop tokens."""
+    state = load_file(tiny_weights)
+    card = read_card(str(tiny_weights)).to_metadata()
+    broken = state | {"head.bias": state["head.bias"] * torch.nan}
+    save_file(broken, tmp_path / "nan.safetensors", metadata=card)
+    (tmp_path / "cut.pth").write_bytes(b"PK\3\4 and no more")
+    cnn = timm.create_model("test_resnet", num_classes=7).state_dict()
+    save_file(cnn, tmp_path / "cnn.safetensors")
+    look = ["--model", "test_resnet", "--crop", "160", "--resize", "none"]
+    for name, more, message in (
+        ("nan.safetensors", [], "tensors are not finite (NaN or infinity): head.bias"),
+        ("cut.pth", ["--model", "test_vit"], "truncated, damaged"),
+        ("cnn.safetensors", [*look, "--num-classes", "7"], "use --tokens black"),
+    ):
+        given = flags(shards, tmp_path / name, tmp_path / "out", *more, "--dry-run")
+        assert main(["votes", *given]) == 2
+        captured = capsys.readouterr()
+        assert message in captured.err
+        assert captured.out == ""
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_a_run_says_what_decides_it_and_where_it_comes_from(
+    dry, shards, tiny_weights, tmp_path, capsys, monkeypatch
+):
+    stages_here(monkeypatch)
+    more = ["--mean", "0.1", "0.2", "0.3", "--stride", "80", *dry]
+    assert main(["votes", *flags(shards, tiny_weights, tmp_path / "out", *more)]) == 0
+    said = capsys.readouterr().err
+    for line in (
+        "network:    test_vit (the weights), 7 classes (the weights)",
+        "input:      no resize, bilinear, crop 160x160, mean 0.1 0.2 0.3 (--mean), "
+        "std 0.2 0.25 0.3, as the weights say",
+        "hidden tokens dropped (the weights)",
+    ):
+        assert line in said
+
+
+def test_of_a_checkpoint_the_run_says_which_weights_it_takes(
+    shards, tiny_weights, tmp_path, capsys
+):
+    state = load_file(tiny_weights)
+    path = tmp_path / "a.pth"
+    torch.save({"state_dict": state, "state_dict_ema": state}, path)
+    given = ["--model", "test_vit", "--num-classes", "7", "--tokens", "black", "--dry-run"]
+    given += ["--resize", "300", "--preprocess", "model"]
+    assert main(["votes", *flags(shards, path, tmp_path / "out", *given)]) == 0
+    said = capsys.readouterr().err
+    for part in (
+        f"weights:    state_dict_ema of {path}",
+        "test_vit (--model), 7 classes (--num-classes)",
+        "resize 300 (--resize)",
+        "as timm's test_vit says",
+        "hidden tokens black (--tokens)",
+    ):
+        assert part in said
 
 
 def test_json_is_one_document(finished, shards, tiny_weights, capsys):

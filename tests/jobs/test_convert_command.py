@@ -84,3 +84,17 @@ def test_mistakes_get_one_message_code_2_and_no_file(
     assert "Traceback" not in captured.err
     assert sorted(tmp_path.iterdir()) == before
     assert (tmp_path / "there.safetensors").read_bytes() == b"kept"
+
+
+def test_a_choice_that_was_not_asked_for_is_said(released, network, tmp_path, capsys):
+    out = tmp_path / "a.safetensors"
+    assert main(["convert", str(released), str(out), "--model", CNN, "--trust-pickle"]) == 0
+    assert "tokens black, as the released weights" in capsys.readouterr().out
+    assert resolve_defense(VotesConfig(data="x", weights=str(out))).tokens == "black"
+    averaged = tmp_path / "ema.pth"
+    torch.save({"model": network, "model_ema": network}, averaged)
+    given = [str(averaged), str(tmp_path / "b.safetensors"), "--model", CNN]
+    assert main(["convert", *given, "--preprocess", "imagenet"]) == 0
+    said = capsys.readouterr().out
+    assert "moving average, model_ema" in said
+    assert "token mode is unknown" in said

@@ -1,5 +1,7 @@
 """The arithmetic of torchvision's transforms, bit for bit, without torchvision."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -7,7 +9,7 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
 from models.errors import WrongSizeError
-from models.preprocess import PRESETS, Preprocess
+from models.preprocess import PRESETS, Preprocess, check_unit_range
 
 MODES = {
     "nearest": InterpolationMode.NEAREST,
@@ -82,3 +84,13 @@ def test_nonsense_is_refused(change, message):
 def test_survives_json():
     for preset in PRESETS.values():
         assert Preprocess(**preset.to_dict()) == preset
+
+
+def test_normalization_of_0_to_255_is_refused_with_what_it_is_in_0_to_1():
+    look = PRESETS["imagenet"]
+    check_unit_range(replace(look, mean=(0, 0, 0), std=(1, 1, 1)))
+    for change in ({"mean": (123.675, 116.28, 103.53)}, {"std": (58.395, 57.12, 57.375)}):
+        (name,) = change
+        expected = " ".join(f"{value:g}" for value in getattr(look, name))
+        with pytest.raises(ValueError, match=f"divided by 255: {name} {expected}$"):
+            check_unit_range(replace(look, **change))

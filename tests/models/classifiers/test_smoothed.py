@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from models.classifiers.black import BlackMasked
+from models.classifiers.build import ClassSubset
 from models.classifiers.smoothed import SmoothedClassifier
 from models.classifiers.votes import ThresholdVoting
 from tests.conftest import lively_network, random_images, tiny_ablation, tiny_model
@@ -167,3 +168,44 @@ def test_no_images_give_no_votes(network):
     assert ballot.votes_bv.shape == ballot.gaps_bv.shape == (0, 10)
     assert ballot.vote_sets.shape == (0, 10, 3)
     assert ballot.plain_b.shape == (0,)
+
+
+class Broken(Recorder):
+    """A classifier one of whose logits is no number: of a view of image 1, and of image 2 whole."""
+
+    value = float("nan")
+
+    def __call__(self, tokens, image_s, view_s):
+        logits = super().__call__(tokens, image_s, view_s)
+        logits[(image_s == 1) & (view_s == 3), 2] = self.value
+        return logits
+
+    def whole(self, tokens, image_s):
+        logits = super().whole(tokens, image_s)
+        logits[image_s == 2, 2] = self.value
+        return logits
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_logits_that_are_not_finite_are_no_vote(network, value):
+    model, images = tiny_model(network, tiny_ablation("column", 24, 40)), random_images(4)
+    options = {"voting": ThresholdVoting(0.2), "gaps": True}
+    whole = SmoothedClassifier(model, CPU, MICROBATCH, **options)(images)
+    assert whole.finite_b is None
+    broken = Broken(model)
+    broken.value = value
+    ballot = SmoothedClassifier(broken, CPU, MICROBATCH, **options)(images)
+    assert ballot.finite_b.tolist() == [True, False, False, True]
+    for ours, theirs in zip(ballot.of_finite(), whole, strict=True):
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            np.testing.assert_array_equal(ours, theirs[[0, 3]])
+
+
+def test_classes_that_are_left_out_are_no_error(network):
+    model = tiny_model(network, tiny_ablation("column", 24, 40))
+    some = SmoothedClassifier(ClassSubset(model, (1, 4), CPU), CPU, MICROBATCH, gaps=True)
+    ballot = some(random_images(3))
+    assert ballot.finite_b is None
+    assert set(np.unique(ballot.votes_bv)) <= {1, 4}
+    assert np.isfinite(ballot.gaps_bv).all()

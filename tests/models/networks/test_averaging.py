@@ -125,3 +125,13 @@ def test_mistakes_are_one_line_and_exit_code_2(tmp_path, capsys):
         assert message in said
         assert "Traceback" not in said
     assert [found.name for found in tmp_path.iterdir()] == ["first.safetensors"]
+
+
+def test_a_mean_that_is_not_finite_is_refused(tmp_path, capsys):
+    good, out = write(tmp_path / "a.safetensors", one(1e6)), str(tmp_path / "mean.safetensors")
+    bad = write(tmp_path / "b.safetensors", one(float("nan")))
+    assert main(["average", good, bad, "--out", out]) == 2
+    assert "b.safetensors: 2 of 2 tensors are not finite" in capsys.readouterr().err
+    assert main(["average", good, good, "--save-as", "float16", "--out", out]) == 2
+    assert "--save-as float32" in capsys.readouterr().err
+    assert main(["average", good, good, "--save-as", "float32", "--out", out]) == 0

@@ -134,3 +134,19 @@ def test_no_state_dict(tmp_path):
         torch.save(content, tmp_path / "a.pt")
         assert part in refused(tmp_path / "a.pt")
     assert "no such file" in refused(tmp_path / "absent.pt")
+
+
+def test_the_released_layout_means_black_tokens(cnn, tmp_path):
+    path = str(save_released(tmp_path / "a.pt", released_state(cnn, vit=False)))
+    assert convert_checkpoint(path, TINY_CNN)[1].tokens == "black"
+    assert convert_checkpoint(path, TINY_CNN, tokens="drop")[1].tokens == "drop"
+    torch.save(cnn, tmp_path / "plain.pth")
+    plain = convert_checkpoint(str(tmp_path / "plain.pth"), TINY_CNN, preset="imagenet")[1]
+    assert plain.tokens is None
+
+
+def test_a_normalizer_of_0_to_255_is_refused(cnn, tmp_path):
+    state = released_state(cnn, vit=False)
+    state["module.normalizer.normalizer.new_mean"] *= 255
+    message = refused(save_released(tmp_path / "a.pt", state), preset="imagenet")
+    assert "divided by 255: mean 0.485 0.456 0.406" in message

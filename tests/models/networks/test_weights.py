@@ -10,6 +10,8 @@ from pytest import mark, raises
 from safetensors.torch import load_file, save, save_file
 
 from models.errors import UnknownModelError, WeightsError
+from models.networks.checkpoint import read_checkpoint
+from models.networks.convert import convert_checkpoint
 from models.networks.weights import WeightsCard, read_card, sha256_of
 from models.networks.zoo import (
     check_weights,
@@ -149,7 +151,7 @@ def test_a_pickle_is_never_opened_to_load_weights(tiny_weights, tmp_path):
 
 def test_wrapped_keys_point_to_convert(tiny_weights, tmp_path):
     path = save_released(tmp_path / "w.pt", released_state(load_file(tiny_weights)))
-    with raises(WeightsError, match=r"unexpected: module\..*patchcert convert"):
+    with raises(WeightsError, match=r"unexpected: attacker\..*patchcert convert"):
         load_network(TINY, TINY_CLASSES, str(path))
 
 
@@ -192,8 +194,9 @@ def test_hub_names_that_timm_does_not_have():
         fetch_hub_weights("timm:vit_base_patch16_18x2_224")
 
 
-def test_a_header_alone_says_whether_weights_fit(tiny_weights, tmp_path):
-    check_weights(TINY, TINY_CLASSES, str(tiny_weights), (160, 160))
+def test_weights_are_checked_without_a_network_in_memory(tiny_weights, tmp_path):
+    network = check_weights(TINY, TINY_CLASSES, str(tiny_weights), (160, 160))
+    assert {value.device.type for value in network.parameters()} == {"meta"}
     with raises(WeightsError, match=f"do not fit {TINY} with 10 classes: 2 of another shape"):
         check_weights(TINY, 10, str(tiny_weights))
     with raises(UnknownModelError, match="did you mean"):
@@ -203,5 +206,72 @@ def test_a_header_alone_says_whether_weights_fit(tiny_weights, tmp_path):
     with raises(WeightsError, match="not a readable safetensors file"):
         check_weights(TINY, TINY_CLASSES, str(cut))
     pickled = tmp_path / "pickled.pt"
-    pickled.write_bytes(b"never opened")
-    check_weights(TINY, TINY_CLASSES, str(pickled))
+    pickled.write_bytes(b"no pickle")
+    with raises(WeightsError, match="no PyTorch checkpoint"):
+        check_weights(TINY, TINY_CLASSES, str(pickled))
+
+
+POINTER = (
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 9999999\n"
+)
+
+
+@mark.parametrize("suffix", [".safetensors", ".pth"])
+@mark.parametrize(
+    ("content", "message"),
+    [
+        (POINTER, "a Git LFS pointer.*`git lfs pull`"),
+        (b"\n<!DOCTYPE html>\n<html></html>", "a web page.*/resolve/"),
+        (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "a server's answer"),
+        (b'{"weight_map": {}}', "JSON"),
+        (b"", "empty"),
+    ],
+)
+def test_what_is_no_weight_file_is_called_what_it_is(tmp_path, content, message, suffix):
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(content)
+    for read in (read_card, sha256_of, read_checkpoint):
+        with raises(WeightsError, match=f"model{suffix}: .*{message}"):
+            read(str(path))
+
+
+def test_a_wrong_suffix_is_named_with_the_right_one(tiny_weights, tmp_path):
+    path = tmp_path / "a.pth"
+    path.write_bytes(tiny_weights.read_bytes())
+    with raises(WeightsError, match=r"rename it to a\.safetensors"):
+        read_card(str(path))
+    for zipped in (True, False):
+        path = tmp_path / "b.safetensors"
+        torch.save({"a": torch.ones(1)}, path, _use_new_zipfile_serialization=zipped)
+        with raises(WeightsError, match=r"rename it to b\.pth"):
+            read_card(str(path))
+
+
+@mark.parametrize("length", range(96, 256, 8))
+def test_no_length_of_a_header_is_taken_for_another_format(tmp_path, length):
+    """The file begins with it, as other formats begin with their names."""
+    path = tmp_path / "a.safetensors"
+    for more in range(2):
+        save_file({"x": torch.zeros(1)}, path, metadata={"note": "-" * (length - 88 + 256 * more)})
+        assert read_card(str(path)) == WeightsCard()
+
+
+def test_weights_without_a_classifier_are_told_how_to_get_one(tiny_weights, tmp_path):
+    state = {key: v for key, v in load_file(tiny_weights).items() if not key.startswith("head.")}
+    save_file(state, tmp_path / "a.safetensors")
+    with raises(
+        WeightsError, match=r"no classifier.*train --init .*a.safetensors --model test_vit"
+    ):
+        load_network(TINY, TINY_CLASSES, str(tmp_path / "a.safetensors"))
+
+
+def test_transformers_fine_tuned_after_mae_load_as_timm_loads_them(tmp_path):
+    path = str(tmp_path / "mae.safetensors")
+    theirs = timm.create_model(TINY, num_classes=TINY_CLASSES, global_pool="avg").eval()
+    assert "fc_norm.weight" in theirs.state_dict()
+    save_file(theirs.state_dict(), path)
+    ours, pixels = load_network(TINY, TINY_CLASSES, path), torch.randn(2, 3, 160, 160)
+    assert torch.equal(ours(pixels), theirs(pixels))
+    check_weights(TINY, TINY_CLASSES, path)
+    _, card = convert_checkpoint(path, TINY, preset="model")
+    assert card.num_classes == TINY_CLASSES

@@ -1,13 +1,16 @@
 import copy
+from argparse import Namespace
 
 import numpy as np
 import pytest
+import timm
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from models.errors import WeightsError
 from pipeline.config import ConfigError
-from pipeline.training.learner import Learner, check_network, starting_network
+from pipeline.training.learner import DivergedError, Learner, check_network, starting_network
+from tests.conftest import TINY
 from tests.pipeline.training.toy import CPU, batch, toy_recipe, write_init
 
 
@@ -183,3 +186,51 @@ def test_a_teacher_of_another_network_is_refused(tmp_path):
     teacher = write_init(tmp_path / "teacher.safetensors", num_classes=4)
     with pytest.raises(WeightsError, match=r"teacher.safetensors do not fit"):
         check_network(toy_recipe(tmp_path, teacher=str(teacher)))
+
+
+def test_a_step_that_diverges_is_not_taken_and_named(tmp_path):
+    learner = Learner(toy_recipe(tmp_path, lr=2e-3, warmup=0, schedule="constant"), CPU)
+    learner.step(*batch())
+    with torch.no_grad():
+        learner.network.head.bias[0] = float("inf")
+    before = weights(learner.network)
+    with pytest.raises(DivergedError, match=r"epoch 1, step 2 of 3, learning rate 0.002: loss nan"):
+        learner.step(*batch())
+    after = weights(learner.network)
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert learner.done == 1
+
+
+def test_a_head_that_is_missing_is_new(tmp_path):
+    recipe = toy_recipe(tmp_path)
+    init = load_file(recipe.defense.network.weights)
+    headless = tmp_path / "headless.safetensors"
+    save_file({key: value for key, value in init.items() if "head." not in key}, headless)
+    recipe = toy_recipe(tmp_path, init=str(headless), model=TINY, preprocess="cifar10", size=4)
+    check_network(recipe)
+    state = starting_network(recipe).state_dict()
+    assert state.keys() == init.keys()
+    assert all(torch.equal(state[key], init[key]) for key in init if "head." not in key)
+
+
+def test_weights_to_start_from_must_be_finite(tmp_path):
+    recipe = toy_recipe(tmp_path)
+    state = load_file(recipe.defense.network.weights)
+    state["norm.bias"][0] = float("nan")
+    save_file(state, tmp_path / "nan.safetensors")
+    request = {"init": str(tmp_path / "nan.safetensors"), "model": TINY, "preprocess": "cifar10"}
+    with pytest.raises(WeightsError, match=r"nan\.safetensors: 1 of .* not finite"):
+        check_network(toy_recipe(tmp_path, **request))
+
+
+def test_a_checkpoint_fine_tuned_after_mae_begins_a_training(tmp_path):
+    toy_recipe(tmp_path)
+    state = timm.create_model(TINY, num_classes=9, global_pool="avg").state_dict()
+    torch.save({"model": state, "args": Namespace(lr=1)}, tmp_path / "mae.pth")
+    request = {"init": str(tmp_path / "mae.pth"), "model": TINY, "preprocess": "cifar10", "size": 4}
+    recipe = toy_recipe(tmp_path, **request)
+    assert recipe.init["weights"] == "model"
+    learner = Learner(recipe, CPU)
+    assert learner.network.global_pool == "avg"
+    assert torch.equal(learner.network.fc_norm.weight, state["fc_norm.weight"])
+    assert learner.network.head.weight.shape[0] == 3

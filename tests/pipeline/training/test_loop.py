@@ -14,8 +14,10 @@ from pipeline.config import ConfigError, VotesConfig
 from pipeline.runs.numerics import probe_machine, resolve_numerics
 from pipeline.runs.resolve import resolve_defense
 from pipeline.sources.base import SourceError
+from pipeline.training.checkpoint import write_weights
 from pipeline.training.estimate import HeldOut, estimate
 from pipeline.training.feed import MemoryFeed
+from pipeline.training.learner import DivergedError
 from pipeline.training.local import train_locally
 from pipeline.training.loop import Training
 from pipeline.voting.vote import build_classifier
@@ -202,6 +204,22 @@ def test_the_best_epoch_can_be_selected(tmp_path):
     path = training.run(MemoryFeed(recipe))
     assert same(load_file(path), seen[2])
     assert not same(seen[2], seen[3])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_training_that_diverges_stops_and_keeps_what_it_wrote(tmp_path, workers):
+    recipe = toy_recipe(tmp_path, epochs=2, lr=1e30, warmup=4, schedule="constant", average=0.0)
+    with pytest.raises(DivergedError, match=r"diverged at epoch 1, step \d of 3, .*another --out"):
+        train_locally(recipe, toy_place(tmp_path, workers=workers), Told())
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_weight_becomes_infinite_where_it_is_written(tmp_path):
+    recipe = toy_recipe(tmp_path, save_as="float16")
+    large = {"a": torch.tensor([1e5]), "b": torch.tensor([0.5])}
+    written = load_file(write_weights(str(tmp_path), recipe, large, []))
+    assert written["a"].item() == 1e5
+    assert written["b"].dtype == torch.float16
 
 
 def test_images_without_labels_are_refused(tmp_path):

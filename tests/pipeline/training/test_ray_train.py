@@ -1,5 +1,7 @@
 """Training with Ray: the same weights as without, from a shared test session."""
 
+import queue
+
 import pyarrow as pa
 import pytest
 import torch
@@ -10,9 +12,10 @@ from safetensors.torch import load_file
 from pipeline.config import ConfigError
 from pipeline.sources.base import SourceError
 from pipeline.training import order
-from pipeline.training.cluster import _reason, plan_workers, train_on_cluster
+from pipeline.training.cluster import _fit, _reason, plan_workers, train_on_cluster
 from pipeline.training.config import TrainingPlace
 from pipeline.training.feed import MemoryFeed
+from pipeline.training.learner import DivergedError
 from pipeline.training.local import train_locally
 from pipeline.training.loop import Training
 from pipeline.training.stream import PreparePiece
@@ -47,6 +50,28 @@ def test_one_worker_of_ray_trains_bit_for_bit_as_plain_torch(tmp_path):
     assert same(streamed, plain)
     assert told[1].lines[0] == "train: resumed after step 3 of 6"
     assert told[1].epochs == told[0].epochs[1:]
+
+
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.services
+def test_a_training_that_diverges_is_not_repeated(tmp_path):
+    recipe = toy_recipe(tmp_path, epochs=2, lr=1e30, warmup=4, schedule="constant", average=0.0)
+    with pytest.raises(DivergedError, match="diverged at epoch 1, step"):
+        train_on_cluster(recipe, toy_place(tmp_path), Told())
+
+
+def test_the_driver_raises_what_the_workers_returned():
+    reports = queue.Queue()
+
+    class Trainer:
+        def fit(self):
+            reports.put(("diverged", ("training diverged at epoch 1",)))
+            reports.put(("say", ("the end",)))
+
+    told = Told()
+    with pytest.raises(DivergedError, match="training diverged at epoch 1"):
+        _fit(Trainer(), reports, told)
+    assert told.lines == ["the end"]
 
 
 def test_a_failure_is_told_without_rays_words():

@@ -76,7 +76,7 @@ class SmoothedClassifier:
             raise ValueError("the classifier is in training mode; call its eval() before voting")
         self.classifier, self.device, self.microbatch = classifier, device, microbatch
         self.voting, self.gaps = voting, gaps
-        self.group_v = np.empty(len(classifier.ablation), dtype=np.int32)
+        self.group_v = np.empty(len(classifier.views), dtype=np.int32)
         for group, (_, views) in enumerate(classifier.groups()):
             self.group_v[views] = group
 
@@ -128,7 +128,7 @@ class SmoothedClassifier:
         return plain_b
 
     def _checked_views(self, count: int, views_bv: NDArray[np.integer] | None) -> NDArray[np.int64]:
-        views = len(self.classifier.ablation)
+        views = len(self.classifier.views)
         if views_bv is None:
             return np.broadcast_to(np.arange(views), (count, views))
         views_bv = np.asarray(views_bv)

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from models.views.ablations import Ablation, BoolArray, IntArray, Patch
+from models.views.ablations import Ablation
+from models.views.family import BoolArray, IntArray, Patch
 from models.views.threats import Threat
 from pipeline import storage
 from pipeline.analysis.stored import DATASETS, dataset

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from models.classifiers.build import ClassSubset
 from models.classifiers.smoothed import SmoothedClassifier
 from models.classifiers.votes import winners
-from models.views.ablations import IntArray, Patch
+from models.views.family import IntArray, Patch
 from pipeline.attack.independent import strengths
 from pipeline.attack.placements import Attempt
 

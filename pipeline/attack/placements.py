@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.views.ablations import Ablation, BoolArray, IntArray, Patch
+from models.views.ablations import Ablation
+from models.views.family import BoolArray, IntArray, Patch
 from pipeline.attack.independent import shows_patch, strengths, votes_for
 from pipeline.attack.selection import Selected, rule_votes
 from pipeline.certificates.locations import location_margins

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from models.views.ablations import BoolArray, Patch
+from models.views.family import BoolArray, Patch
 from pipeline import storage
 from pipeline.attack.config import WitnessConfig
 from pipeline.attack.independent import changed_votes, rewritten, shows_patch, votes_for

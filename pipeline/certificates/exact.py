@@ -6,7 +6,8 @@ classes, K ranks of classes. Arrays of a batch have the images last.
 
 import numpy as np
 
-from models.views.ablations import Ablation, IntArray, Patch
+from models.views.ablations import Ablation
+from models.views.family import IntArray, Patch
 from models.views.threats import Threat
 from pipeline.certificates.attack_sets import attack_sets, check_count
 from pipeline.certificates.batch import VoteBatch, margins_of

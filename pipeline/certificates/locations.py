@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.views.ablations import Ablation, IntArray, Patch
+from models.views.ablations import Ablation
+from models.views.family import IntArray, Patch
 from pipeline.certificates.batch import VoteBatch, vote_batches
 from pipeline.certificates.touched import CountArray, TouchedViews
 from pipeline.certificates.votes import VoteArray, chunks

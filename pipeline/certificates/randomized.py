@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.views.ablations import Ablation, BoolArray, IntArray, Patch
+from models.views.ablations import Ablation
+from models.views.family import BoolArray, IntArray, Patch
 from models.views.threats import Threat
 from pipeline.certificates.batch import VoteBatch, vote_batches
 from pipeline.certificates.rule import Rule

@@ -6,7 +6,8 @@ Shape suffixes: N images, S distinct sets of touched views.
 from abc import ABC, abstractmethod
 from typing import Self
 
-from models.views.ablations import Ablation, BoolArray, IntArray, Patch
+from models.views.ablations import Ablation
+from models.views.family import BoolArray, IntArray, Patch
 from models.views.threats import Threat
 from pipeline.certificates.batch import VoteBatch
 from pipeline.certificates.touched import CountArray

@@ -5,7 +5,8 @@ from here. A new rule is a ``Rule`` in a file of its own and one entry in ``RULE
 """
 
 from models.nearest import did_you_mean
-from models.views.ablations import Ablation, IntArray, Patch
+from models.views.ablations import Ablation
+from models.views.family import IntArray, Patch
 from models.views.threats import Threat
 from pipeline.certificates.batch import margins_of
 from pipeline.certificates.exact import Exact

@@ -5,7 +5,8 @@ Shape suffixes: N images, V ablations (views), C classes, K ranks of classes.
 
 from functools import lru_cache
 
-from models.views.ablations import Ablation, IntArray, Patch
+from models.views.ablations import Ablation
+from models.views.family import IntArray, Patch
 from models.views.threats import Threat
 from pipeline.certificates.batch import VoteBatch, margins_of
 from pipeline.certificates.rule import Rule

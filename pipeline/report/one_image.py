@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from models.errors import WrongSizeError
 from models.networks.weights import read_card
 from models.preprocess import PRESETS, Preprocess
-from models.views.ablations import Ablation, BoolArray, IntArray, Patch
+from models.views.ablations import Ablation
+from models.views.family import BoolArray, IntArray, Patch
 from pipeline import storage
 from pipeline.certificates.locations import location_margins, touched_counts
 from pipeline.certificates.votes import renumbered

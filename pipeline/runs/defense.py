@@ -13,7 +13,8 @@ import numpy as np
 
 from models.networks.systems import TokenMode
 from models.preprocess import Preprocess
-from models.views.ablations import Ablation, IntArray
+from models.views.ablations import Ablation
+from models.views.family import IntArray
 from pipeline.certificates.subsets import coarser_places
 
 Json = Any

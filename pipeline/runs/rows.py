@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from models.views.ablations import IntArray
+from models.views.family import IntArray
 from pipeline.certificates.votes import pad_sets
 from pipeline.runs.defense import Defense
 from pipeline.runs.store import StoreError

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from models.views.ablations import IntArray
+from models.views.family import IntArray
 from pipeline.certificates.detection import Leads
 from pipeline.certificates.uniform import max_touched_views
 from pipeline.runs.manifest import AS_GIVEN, Manifest

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from models.views.ablations import Ablation, Patch
+from models.views.ablations import Ablation
+from models.views.family import Patch
 from pipeline.certificates import RULES, Threat, margins
 from tests.pipeline.certificates.bruteforce import (
     Geometry,

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
 import pipeline.certificates
-from models.views.ablations import Ablation, Patch
+from models.views.ablations import Ablation
+from models.views.family import Patch
 from pipeline.certificates import RULES, margins, smoothed_predictions, vote_counts
 from pipeline.certificates.batch import rank_votes
 from tests.pipeline.certificates.agreement import DETERMINISTIC

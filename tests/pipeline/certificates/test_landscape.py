@@ -7,7 +7,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from models.views.ablations import Ablation, Patch
+from models.views.ablations import Ablation
+from models.views.family import Patch
 from pipeline.certificates import exact_margins, votes, witness
 from pipeline.certificates import locations as landscape
 from tests.pipeline.certificates.landscape_judge import CASES, judge

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from pytest import fixture, raises
 
-from models.views.ablations import Patch
+from models.views.family import Patch
 from pipeline.certificates.exact import exact_margins
 from pipeline.config import ClaimsConfig, ConfigError, OutputConfig, VotesConfig
 from pipeline.runs.resolve import resolve_defense

@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 from pytest import mark, raises
 
-from models.views.ablations import Ablation, Patch
+from models.views.ablations import Ablation
+from models.views.family import Patch
 from pipeline.certificates import Threat, smoothed_predictions, top_k_margins
 from pipeline.runs.manifest import Manifest
 from pipeline.runs.rows import votes_table

@@ -7,6 +7,7 @@ from pipeline.analysis import open_run
 from pipeline.attack import MEANING
 from pipeline.attack.config import WitnessConfig
 from pipeline.attack.witness import replay_witnesses
+from pipeline.certificates.rules import rule_of_locations
 from pipeline.config import OutputConfig
 
 _MOST_TOLD = 3
@@ -23,7 +24,7 @@ def witness(*, what: WitnessConfig = WitnessConfig(), output: OutputConfig = Out
     summary = {
         "run_id": store.run_id,
         "patch_px": replayed.patch.width,
-        "rule": "exact",
+        "rule": rule_of_locations().name,
         "images": replayed.images,
         "certified": replayed.certified,
         "witnesses": replayed.witnesses,
@@ -38,7 +39,7 @@ def witness(*, what: WitnessConfig = WitnessConfig(), output: OutputConfig = Out
             f"of the {replayed.certified} certified ones changes none"
             if not replayed.failures
             else f"patch {replayed.patch}: {len(replayed.failures)} of {replayed.images} images "
-            "contradict the exact rule"
+            f"contradict the {rule_of_locations().name} rule"
         )
         print(f"{'witnesses:':14}{replayed.rows_path}")
         print(f"run_id={store.run_id}")

@@ -274,6 +274,13 @@ class Masks(ViewFamily):
         sets_yx = row_y.reshape(-1, 1) * columns.shape[1] + column_x.reshape(1, -1)
         return TouchedSets(touched_sv, sets_yx.astype(np.int64))
 
+    @cached_property
+    def hides_two(self) -> bool:
+        """True where some view hides any two locations of every covered patch together."""
+        touched = [~self.touched_sets(patch).touched_sv for patch in self.covers]
+        untouched_sv = np.concatenate(touched).astype(np.float32)
+        return bool((untouched_sv @ untouched_sv.T).all())
+
     def to_identity(self) -> dict[str, dict[str, Any]]:
         """Write the family as the entry ``masks`` of a run's identity, plain JSON."""
         return {

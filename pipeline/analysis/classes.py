@@ -10,7 +10,7 @@ from models.errors import WeightsError
 from models.networks.weights import read_card
 from models.views.threats import Threat
 from pipeline.analysis.outcomes import PLAIN, SMOOTHED, Measure, Outcomes
-from pipeline.certificates.rules import rule_named
+from pipeline.certificates.rules import default_rules, drawing_order, rule_named
 from pipeline.config import ConfigError
 from pipeline.runs.manifest import Manifest
 from pipeline.scoring.intervals import Proportion
@@ -53,7 +53,7 @@ def columns(
     Args:
         outcomes: Of a run.
         threats: Only certificates against these; None for all.
-        rule: Only certificates of this rule; None for exact, or randomized where that is stored.
+        rule: Only certificates of this rule; None for the tightest default one of such votes.
 
     Raises:
         ConfigError: There is no such rule, or a threat, or the rule, has no certificate.
@@ -63,8 +63,8 @@ def columns(
             rule_named(rule)
         except ValueError as error:
             raise ConfigError(f"--{error}") from error
-    rules = {question.claim.rule for question in outcomes.right if question.claim}
-    wanted = rule or ("randomized" if "randomized" in rules else "exact")
+    drawn = outcomes.run.manifest.defense.voting.draws is not None
+    wanted = rule or drawing_order(default_rules(randomized=drawn))[0]
     certified = {
         question.claim.threat: question
         for question in outcomes.right

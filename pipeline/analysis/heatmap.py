@@ -11,8 +11,8 @@ from models.views.family import Patch
 from models.views.threats import Threat
 from pipeline import storage
 from pipeline.analysis.run import Run
-from pipeline.certificates.exact import exact_margins
 from pipeline.certificates.locations import Breaking, breaking
+from pipeline.certificates.rules import margins, rule_of_locations
 from pipeline.config import ConfigError
 from pipeline.runs.labels import Labels
 from pipeline.runs.manifest import Manifest
@@ -99,7 +99,7 @@ def breaking_maps(run: Run, threats: Sequence[Threat]) -> list[BreakingMap]:
         ManifestError, StoreError: The votes are absent, incomplete or contradictory.
     """
     run.check_fixed()
-    patches = [_patch(threat, run) for threat in threats]
+    patches, rule = [_patch(threat, run) for threat in threats], rule_of_locations().name
     found: list[list[Breaking | None]] = [[None, None] for _ in patches]
     for table, votes in run.batches(_BATCH_VOTES):
         if not table.num_rows:
@@ -108,7 +108,7 @@ def breaking_maps(run: Run, threats: Sequence[Threat]) -> list[BreakingMap]:
         numbered = run.renumbered(votes)
         for sums, patch in zip(found, patches, strict=True):
             # Certified images break nowhere, which the rule finds faster than all places can.
-            breaks = exact_margins(numbered, run.ablation, patch, run.num_classes) < 0
+            breaks = margins(rule, numbered, run.ablation, patch, run.num_classes) < 0
             for number, chosen in enumerate((right, ~right)):
                 part = breaking(numbered[chosen & breaks], run.ablation, patch, run.num_classes)
                 sums[number] = _added(sums[number], part._replace(images=int(chosen.sum())))

@@ -58,6 +58,8 @@ class Outcomes:
         errors: Images that could not be voted on; bool (N,).
         units: Which unit of the stored votes each image is in, ascending; int (N,).
         right: By question, whether the image is right in it; bool (N,).
+        unattacked: By certificate that the prediction stays, whether the prediction of its rule,
+            which need not be the smoothed one, is right without a patch; bool (N,).
     """
 
     run: Run
@@ -66,6 +68,7 @@ class Outcomes:
     errors: BoolArray
     units: IntArray
     right: Mapping[Measure, BoolArray] = field(default_factory=dict)
+    unattacked: Mapping[Measure, BoolArray] = field(default_factory=dict)
 
     def tables(self, images: IntArray, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Read the stored rows of images by their places here, ascending; a table a unit."""
@@ -99,13 +102,16 @@ def outcomes_of(run: Run) -> Outcomes:
         if question != PLAIN or run.manifest.plain_known
     }
     ids, seen = rows["image_id"], dict[Measure, int]()
+    unattacked: dict[Measure, BoolArray] = {}
     for question, places, holds, predictions in _certificates(run, ids):
         mine = right.setdefault(question, np.zeros(rows.num_rows, bool))
         # Above top_k 1 the certificate itself is about a right class.
         assert question.claim is not None
         mine[places] = holds
         if question.claim.top_k == 1:
-            mine[places] &= Labels(labels.classes[places]).accept(predictions)
+            clean = unattacked.setdefault(question, np.zeros(rows.num_rows, bool))
+            clean[places] = Labels(labels.classes[places]).accept(predictions)
+            mine[places] &= clean[places]
         seen[question] = seen.get(question, 0) + len(places)
     for question, count in seen.items():
         assert question.claim is not None
@@ -121,6 +127,7 @@ def outcomes_of(run: Run) -> Outcomes:
         errors=rows["error"].is_valid().to_numpy(),
         units=np.repeat(np.arange(len(of_units)), [unit.num_rows for unit in of_units]),
         right=right,
+        unattacked=unattacked,
     )
 
 

@@ -125,7 +125,8 @@ def read_margins(store: VotesStore, manifest: Manifest, patch: Patch) -> Margins
         right.append(batch.correct_n)
         if batch.voted.num_rows:
             views = manifest.defense.views
-            margins.append(rules.margins("exact", batch.renumbered, views, patch, classes))
+            rule = rules.rule_of_locations().name
+            margins.append(rules.margins(rule, batch.renumbered, views, patch, classes))
     return Margins(
         image_ids=image_ids,
         margins_n=np.concatenate([*margins, np.empty(0, np.int64)]),

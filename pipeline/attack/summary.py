@@ -7,6 +7,7 @@ import pyarrow.compute as pc
 
 from models.views.family import Patch
 from pipeline.attack.selection import Margins, Selected
+from pipeline.certificates.rules import rule_of_locations
 from pipeline.scoring.intervals import Proportion
 
 
@@ -33,7 +34,7 @@ def summarise(margins: Margins, selected: Selected, patch: Patch, rows: pa.Table
     }
     return {
         "patch_px": patch.width,
-        "rule": "exact",
+        "rule": rule_of_locations().name,
         "images": margins.images,
         "images_labelled": margins.labelled,
         "smoothed_accuracy": Proportion(int(right.sum()), margins.labelled).to_dict(),

@@ -15,8 +15,8 @@ from pipeline.certificates.detection import Leads, detection_leads
 from pipeline.certificates.exact import exact_margins
 from pipeline.certificates.largest import largest_certified
 from pipeline.certificates.randomized import randomized_certificates
-from pipeline.certificates.rule import Rule
-from pipeline.certificates.rules import RULES, margins, rule_for
+from pipeline.certificates.rule import RULES, Rule
+from pipeline.certificates.rules import margins, rule_for
 from pipeline.certificates.subsets import coarser, subset
 from pipeline.certificates.top_k import top_k_margins
 from pipeline.certificates.uniform import uniform_margins

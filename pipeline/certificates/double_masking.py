@@ -36,6 +36,7 @@ class DoubleMasking(Rule):
     name = "double-masking"
     guarantee = "Every view has the same label, so that PatchCleanser's inference cannot change."
     monotone = False
+    about_masks = True
 
     def check(self, views: ViewFamily, threat: Threat, num_classes: int, top_k: int = 1) -> None:
         """Raise ValueError unless the views hide pairs of masks that cover the threat."""

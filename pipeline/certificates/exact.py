@@ -1,20 +1,20 @@
 """The exact rule: each location is charged only for the votes that it really holds.
 
-Shape suffixes: N images, V ablations (views), T slots of a vote set, L sets of touched views, C
-classes, K ranks of classes. Arrays of a batch have the images last.
+Shape suffixes: N images, V ablations (views), T slots of a vote set, L sets of touched views, S the
+distinct ones of one patch, C classes, K ranks of classes. Arrays of a batch have the images last.
 """
 
 import numpy as np
 
 from models.views.ablations import Ablation
-from models.views.family import IntArray, Patch
+from models.views.family import IntArray, Patch, ViewFamily
 from models.views.threats import Threat
 from pipeline.certificates.attack_sets import attack_sets, check_count
 from pipeline.certificates.batch import VoteBatch, margins_of
-from pipeline.certificates.locations import margins_and_rivals
 from pipeline.certificates.rule import Rule
 from pipeline.certificates.top_k import check_places, top_k
 from pipeline.certificates.touched import CountArray, TouchedViews
+from pipeline.certificates.uniform import Uniform
 from pipeline.certificates.votes import VoteArray
 
 
@@ -82,6 +82,35 @@ def exact(batch: VoteBatch, threat: Threat) -> IntArray:
     return margins_n
 
 
+def exact_at(batch: VoteBatch, touched: TouchedViews) -> tuple[CountArray, CountArray]:
+    """Compute r_c - max of r_j + [j < c] - |I| for each set I; a pass a rank.
+
+    Returns:
+        The margins, (S, N), of which that of ``exact`` is the smallest, and the rivals j that
+        attain them, (S, N): of several the one with most votes, and of those the lowest.
+    """
+    ranked = batch.ranked
+    # n_c - |I| - the votes of c inside I: r_c - |I|.
+    left_sn = ranked.counts_nk[:, 0].astype(batch.dtype) - touched.counts(batch.prefix(0))
+    left_sn -= touched.sizes_l[:, None].astype(batch.dtype)
+    strongest_sn: CountArray = np.full_like(left_sn, -1)
+    rivals_sn: CountArray = np.zeros(left_sn.shape, np.int32)
+    for rank in range(1, batch.ranks):
+        # One with so few votes that it is closest nowhere need not be asked: it has r_j <= n_j.
+        hopes_n = ranked.counts_nk[:, rank] + ranked.wins_ties_nk[:, rank]
+        images = np.flatnonzero((rank <= batch.rivals_n) & (hopes_n > strongest_sn.min(axis=0)))
+        if not len(images):
+            continue
+        inside_sn = touched.counts(batch.prefix(rank, images))
+        strength_sn = hopes_n[images].astype(batch.dtype) - inside_sn
+        stronger_sn = strength_sn > strongest_sn[:, images]
+        strongest_sn[:, images] = np.where(stronger_sn, strength_sn, strongest_sn[:, images])
+        rivals_sn[:, images] = np.where(
+            stronger_sn, ranked.classes_nk[images, rank], rivals_sn[:, images]
+        )
+    return left_sn - strongest_sn, rivals_sn
+
+
 class Exact(Rule):
     """``exact`` as a rule, with the margins of every location and of top-k."""
 
@@ -89,13 +118,14 @@ class Exact(Rule):
     guarantee = "No rewriting of the votes that any one location touches changes the prediction."
     default = True
     ranks_places = True
-    series = 0
+    covers = frozenset({Uniform.name})
 
-    def check(self, views: Ablation, threat: Threat, num_classes: int, top_k: int = 1) -> None:
+    def check(self, views: ViewFamily, threat: Threat, num_classes: int, top_k: int = 1) -> None:
         """Raise ValueError as ``exact`` does, or ``top_k`` for several places."""
         if top_k > 1:
             check_places(threat, num_classes, top_k)
         super().check(views, threat, num_classes, top_k)
+        assert isinstance(views, Ablation), "views that hide are refused above"
         check_count(views, threat.count)
 
     def margins(self, batch: VoteBatch, threat: Threat) -> IntArray:
@@ -108,13 +138,9 @@ class Exact(Rule):
         """See ``top_k``."""
         return top_k(batch, threat, k, classes_n)
 
-    def margins_at(self, batch: VoteBatch, patch: Patch) -> CountArray:
-        """Compute r_c - max of r_j + [j < c] - |I| for each set I that the patch touches; (S, N).
-
-        Raises:
-            ValueError: The patch does not fit the image.
-        """
-        return margins_and_rivals(batch, TouchedViews.of(batch.ablation, patch))[1]
+    def margins_at(self, batch: VoteBatch, touched: TouchedViews) -> tuple[CountArray, CountArray]:
+        """See ``exact_at``."""
+        return exact_at(batch, touched)
 
 
 def exact_margins(

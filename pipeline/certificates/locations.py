@@ -1,7 +1,7 @@
 """Effect of a patch on each image at each location: margins and closest rivals.
 
-The exact rule (``exact``) is the minimum of the margins here. Questions about *where* a
-prediction breaks are answered here: the picture of one image, the map of a run's breaking
+They are those of ``rules.rule_of_locations``, whose margin is the smallest of them. Questions about
+*where* a prediction breaks are answered here: the picture of one image, the map of a run's breaking
 locations, and the witnesses (``witness``).
 
 Shape suffixes: N images, V ablations (views), T slots of a vote set, C classes, S distinct sets of
@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from models.views.ablations import Ablation
 from models.views.family import IntArray, Patch
-from pipeline.certificates.batch import VoteBatch, vote_batches
+from models.views.threats import Threat
+from pipeline.certificates.batch import vote_batches
+from pipeline.certificates.rules import rule_of_locations
 from pipeline.certificates.touched import CountArray, TouchedViews
 from pipeline.certificates.votes import VoteArray, chunks
 
@@ -25,11 +27,10 @@ class LocationMargins(NamedTuple):
     """Margins of N images at every location.
 
     Attributes:
-        predictions_n: Smoothed prediction c; int64 (N,).
-        margins_nyx: min over j != c of r_c - r_j - |I| - [j < c], see ``exact``: a patch there can
-            change the prediction iff it is negative; int32 (N, Ly, Lx).
-        rivals_nyx: The class j that attains it, of several the one with most votes and of those
-            the lowest; int32 (N, Ly, Lx).
+        predictions_n: The rule's prediction c; int64 (N,).
+        margins_nyx: As ``exact_at``: a patch there can change the prediction iff it is negative;
+            int32 (N, Ly, Lx).
+        rivals_nyx: The class that attains it; int32 (N, Ly, Lx).
     """
 
     predictions_n: IntArray
@@ -41,10 +42,12 @@ class Locations(NamedTuple):
     """Every location of a patch, by the set of views that it touches.
 
     Attributes:
+        patch: The patch.
         touched: The S distinct sets.
         sets_yx: Which of them each location touches; int64 (Ly, Lx).
     """
 
+    patch: Patch
     touched: TouchedViews
     sets_yx: IntArray
 
@@ -61,7 +64,7 @@ class Locations(NamedTuple):
             for touched_lv in ablation.touched_grid(patch)
         )
         sets_yx = row_y[:, None] * (column_x.max() + 1) + column_x[None, :]
-        return cls(TouchedViews.of(ablation, patch), sets_yx)
+        return cls(patch, TouchedViews.of(ablation, patch), sets_yx)
 
 
 def touched_counts(ablation: Ablation, patch: Patch) -> IntArray:
@@ -144,36 +147,12 @@ def margins_by_set(
     Raises:
         ValueError: As ``location_margins``.
     """
+    rule, threat = rule_of_locations(), Threat(where.patch)
     for images, batch in vote_batches(votes, ablation, num_classes):
         # A batch may hold more images than their margins everywhere should be held of.
         for part in chunks(len(batch), 8 * len(where.touched.sizes_l) + more):
             some = batch.take(np.arange(len(batch))[part])
             start = images.start + part.start
-            yield slice(start, start + len(some)), *margins_and_rivals(some, where.touched)
-
-
-def margins_and_rivals(
-    batch: VoteBatch, touched: TouchedViews
-) -> tuple[IntArray, CountArray, CountArray]:
-    """Predictions (N,), margins (S, N) and the rivals that attain them (S, N): a pass a rank."""
-    ranked = batch.ranked
-    # n_c - |I| - the votes of c inside I: r_c - |I|.
-    left_sn = ranked.counts_nk[:, 0].astype(batch.dtype) - touched.counts(batch.prefix(0))
-    left_sn -= touched.sizes_l[:, None].astype(batch.dtype)
-    strongest_sn: CountArray = np.full_like(left_sn, -1)
-    rivals_sn: CountArray = np.zeros(left_sn.shape, np.int32)
-    for rank in range(1, batch.ranks):
-        # One with so few votes that it is closest nowhere need not be asked: it has r_j <= n_j.
-        hopes_n = ranked.counts_nk[:, rank] + ranked.wins_ties_nk[:, rank]
-        images = np.flatnonzero((rank <= batch.rivals_n) & (hopes_n > strongest_sn.min(axis=0)))
-        if not len(images):
-            continue
-        strength_sn = hopes_n[images].astype(batch.dtype) - touched.counts(
-            batch.prefix(rank, images)
-        )
-        stronger_sn = strength_sn > strongest_sn[:, images]
-        strongest_sn[:, images] = np.where(stronger_sn, strength_sn, strongest_sn[:, images])
-        rivals_sn[:, images] = np.where(
-            stronger_sn, ranked.classes_nk[images, rank], rivals_sn[:, images]
-        )
-    return ranked.predictions, left_sn - strongest_sn, rivals_sn
+            found = rule.margins_at(some, where.touched)
+            assert found is not None, "the rule has margins of locations"
+            yield slice(start, start + len(some)), rule.predict(some, threat), *found

@@ -14,11 +14,7 @@ from models.views.threats import Threat
 from pipeline.certificates.batch import VoteBatch, rank_votes
 from pipeline.certificates.largest_sets import check_assumed, check_sets, largest_sets
 from pipeline.certificates.leads import least_leads, least_outside_two, sums_outside
-from pipeline.certificates.rule import Rule
-
-ALERT = -2
-"""The answer of a decision that raises an alert instead."""
-
+from pipeline.certificates.rule import ALERT, Rule
 
 class Detected(NamedTuple):
     """Answers with alerts.
@@ -89,6 +85,7 @@ class OneLocation(Rule):
         "No rewriting of the labels that the threat touches gives another answer without an alert."
     )
     monotone = False
+    about_masks = True
     knows_patch = True
     alerts = True
 
@@ -106,6 +103,10 @@ class OneLocation(Rule):
             raise ValueError(f"patch {threat}: detection is about one patch or two; ask for these")
         check_assumed(views, threat, assumed)
         check_sets(views, replace(assumed, count=1), pairs=assumed.count > 1)
+
+    def default_for(self, views: ViewFamily) -> bool:
+        """Return True for views that hide."""
+        return views.hides
 
     def predict(self, batch: VoteBatch, threat: Threat) -> IntArray:
         """Answer each image, ``ALERT`` for an alert; int64 (N,)."""

@@ -153,7 +153,6 @@ class Randomized(Rule):
     name = "randomized"
     deterministic = False
     default = True
-    series = 2
 
     def __init__(self, confidence: float = CONFIDENCE) -> None:
         """Certify at a confidence for each image."""
@@ -168,7 +167,7 @@ class Randomized(Rule):
         """See ``randomized_certificates``."""
         return randomized(batch, threat, self.confidence)
 
-    def at(self, confidence: float | None) -> "Randomized":
+    def at(self, confidence: float | None = None, assumed: Threat | None = None) -> "Randomized":
         """Return the rule at another confidence."""
         return self if confidence is None else Randomized(confidence)
 

@@ -6,11 +6,10 @@ Shape suffixes: N images, S distinct sets of touched views.
 from abc import ABC, abstractmethod
 from typing import Self
 
-from models.views.ablations import Ablation
-from models.views.family import BoolArray, IntArray, Patch
+from models.views.family import BoolArray, IntArray, ViewFamily
 from models.views.threats import Threat
 from pipeline.certificates.batch import VoteBatch
-from pipeline.certificates.touched import CountArray
+from pipeline.certificates.touched import CountArray, TouchedViews
 
 
 class Rule(ABC):
@@ -26,7 +25,11 @@ class Rule(ABC):
         monotone: True where margins never rise with the views that the attacker can touch:
             ``largest`` relies on it.
         ranks_places: True where ``top_k_margins`` exists.
-        series: Number of the colour and the line that draw the rule in figures.
+        about_masks: True where the rule may be asked about views that hide.
+        knows_patch: True where the decision is built for a largest patch, which it assumes.
+        alerts: True where the decision may raise an alert (``ALERT``) instead of an answer.
+        covers: Names of rules that predict the same and certify nothing that this one does not:
+            where there is room for one, this one is shown.
         confidence: Probability, for each image, that its certificate is true; None for a proof.
     """
 
@@ -36,10 +39,18 @@ class Rule(ABC):
     default: bool = False
     monotone: bool = True
     ranks_places: bool = False
-    series: int = 3
+    about_masks: bool = False
+    knows_patch: bool = False
+    alerts: bool = False
+    covers: frozenset[str] = frozenset()
     confidence: float | None = None
 
-    def check(self, views: Ablation, threat: Threat, num_classes: int, top_k: int = 1) -> None:
+    @property
+    def by_location(self) -> bool:
+        """True where ``margins_at`` has an answer."""
+        return type(self).margins_at is not Rule.margins_at
+
+    def check(self, views: ViewFamily, threat: Threat, num_classes: int, top_k: int = 1) -> None:
         """Check that the rule can certify against a threat, before anything is computed.
 
         Args:
@@ -52,16 +63,35 @@ class Rule(ABC):
             ValueError: The threat does not fit the image, or the rule does not know such threats or
                 places; the message names a rule that does.
         """
+        if views.hides and not self.about_masks:
+            fitting = [rule.name for rule in RULES.values() if rule.about_masks]
+            raise ValueError(
+                f"rule={self.name!r}: it counts the votes of ablations and does not speak of masks, "
+                f"of which a patch touches most; choose {', '.join(fitting)}"
+            )
         if top_k > 1 and not self.ranks_places:
-            fitting = "exact" if self.deterministic else "top_k=1"
+            fitting = [
+                rule.name
+                for rule in RULES.values()
+                if rule.ranks_places and rule.deterministic == self.deterministic
+            ]
             raise ValueError(
                 f"top_k={top_k}: the rule {self.name!r} speaks of the prediction alone; "
-                f"choose {fitting}"
+                f"choose {' or '.join(fitting) or 'top_k=1'}"
             )
         threat.patches(views)
 
-    def predict(self, batch: VoteBatch, threat: Threat | None = None) -> IntArray:
-        """Predict the class of each image: here the one with the most votes; int64 (N,)."""
+    def default_for(self, views: ViewFamily) -> bool:
+        """Return True where the rule is asked about these views if a request names none."""
+        return self.default and not views.hides
+
+    def predict(self, batch: VoteBatch, threat: Threat) -> IntArray:
+        """Answer each image: here by the class with the most votes; int64 (N,).
+
+        Args:
+            batch: The votes.
+            threat: What the attacker may do, for a decision that is built for it.
+        """
         return batch.ranked.predictions
 
     @abstractmethod
@@ -82,10 +112,14 @@ class Rule(ABC):
         """
         raise NotImplementedError(f"the rule {self.name!r} speaks of the prediction alone")
 
-    def margins_at(self, batch: VoteBatch, patch: Patch) -> CountArray | None:
-        """Compute margins by the distinct sets of views that a patch touches; (S, N).
+    def margins_at(
+        self, batch: VoteBatch, touched: TouchedViews
+    ) -> tuple[CountArray, CountArray] | None:
+        """Compute margins by the distinct sets of views that a patch touches.
 
-        The sets are those of ``TouchedViews.of``. None: the rule has no margins of locations.
+        Returns:
+            The margins, (S, N), and the rival of the prediction that attains each, (S, N); None
+            where the rule has no margins of locations.
         """
         return None
 
@@ -96,6 +130,13 @@ class Rule(ABC):
         """
         return None
 
-    def at(self, confidence: float | None) -> Self:
-        """Return the rule at a confidence: itself, where it is a proof."""
+    def at(self, confidence: float | None = None, assumed: Threat | None = None) -> Self:
+        """Return the rule at a confidence, for an assumed threat: itself, where it has none."""
         return self
+
+
+ALERT = -2
+"""The answer of a decision that raises an alert instead."""
+
+RULES: dict[str, Rule] = {}
+"""By name, as ``rules`` registers them: here, so that a rule can name another one that fits."""

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.views.family import IntArray, ViewFamily
+from models.views.masks import Masks
 from models.views.threats import Threat
 from pipeline.certificates.batch import VoteBatch
 from pipeline.certificates.largest_sets import check_assumed, check_sets, largest_sets, within
@@ -112,6 +113,7 @@ class TwoLocation(Rule):
         "that is built for the assumed patch."
     )
     monotone = False
+    about_masks = True
     knows_patch = True
 
     assumed: Threat | None = None
@@ -132,6 +134,10 @@ class TwoLocation(Rule):
                 )
         check_assumed(views, threat, assumed)
         check_sets(views, assumed, pairs=True)
+
+    def default_for(self, views: ViewFamily) -> bool:
+        """Return True for views that hide any two locations together."""
+        return isinstance(views, Masks) and (views.pairs or views.hides_two)
 
     def predict(self, batch: VoteBatch, threat: Threat) -> IntArray:
         """Answer each image; int64 (N,)."""

@@ -73,7 +73,6 @@ class Uniform(Rule):
         "No rewriting of as many votes as the worst location touches changes the prediction."
     )
     default = True
-    series = 1
 
     def margins(self, batch: VoteBatch, threat: Threat) -> IntArray:
         """See ``uniform``."""

@@ -18,7 +18,7 @@ class Witnesses(NamedTuple):
     """The location and the rival by which each image comes closest to another prediction.
 
     Attributes:
-        predictions_n: Smoothed prediction; int64 (N,).
+        predictions_n: The rule's prediction; int64 (N,).
         rivals_n: The rival; int64 (N,).
         margins_n: The exact margin; int64 (N,). Negative: ``rewrite`` makes the rival win.
         ys_n: Upper edge of the patch, in pixels, the first of several; int64 (N,). 0 for column

@@ -13,8 +13,17 @@ from models.views.threats import Threat
 from pipeline import storage
 from pipeline.analysis.heatmap import BreakingMap, breaking_maps, picture_path, write_maps
 from pipeline.analysis.run import Run
-from pipeline.certificates.rules import drawing_order, largest_rules, rule_named
-from pipeline.report.style import ALERTS, LINES, PERCENT, SERIES, UNATTACKED, integers, png
+from pipeline.certificates.rules import drawing_order, largest_rules
+from pipeline.report.style import (
+    ALERTS,
+    LINES,
+    PERCENT,
+    SERIES,
+    UNATTACKED,
+    integers,
+    number_of,
+    png,
+)
 from pipeline.runs.schema import AlertName, CertifiedEntry, DetectionCurve, Summary
 from pipeline.scoring.intervals import Proportion
 from pipeline.scoring.words import claim, percent, threat
@@ -25,7 +34,7 @@ _INK = "#555555"
 _PANEL_INCHES = 3.7
 
 CURVES = drawing_order(largest_rules(randomized=False))
-"""Rules of which the largest certified square of each image is known."""
+"""Rules of which the largest certified square of each image is known, the tightest first."""
 
 Points = Sequence[tuple[int, Proportion]]
 """Sides of square patches in pixels, each with a share of the labelled images."""
@@ -44,6 +53,11 @@ def curve_of(summary: Summary, rule: str) -> list[tuple[int, Proportion]]:
     return [
         (side, Proportion(count, largest["of"])) for side, count in zip(sides, hits, strict=True)
     ]
+
+
+def tightest_curve(summary: Summary) -> list[tuple[int, Proportion]]:
+    """``curve_of`` the tightest rule that has one; empty where none has."""
+    return next(filter(None, (curve_of(summary, rule) for rule in CURVES)), [])
 
 
 def draw_curve(
@@ -69,11 +83,11 @@ def draw_curve(
 
 def draw_rules(axes: Axes, summary: Summary, *, labelled: bool = False) -> None:
     """Draw certified accuracy against every square by each rule that has it."""
-    for rule in CURVES:
+    for place, rule in enumerate(CURVES):
         # The rules often agree: the wider line lies below.
-        width = 3.2 if rule == "uniform" else 1.5
+        width = 1.5 + 1.7 * place
         label = rule if labelled else None
-        draw_curve(axes, curve_of(summary, rule), rule_named(rule).series, label, width=width)
+        draw_curve(axes, curve_of(summary, rule), number_of(rule), label, width=width)
 
 
 def points_of(entries: Iterable[CertifiedEntry]) -> list[tuple[int, Proportion]]:
@@ -189,17 +203,17 @@ def _draw_sizes(axes: Axes, summary: Summary) -> None:
         series.setdefault(words, []).append(entry)
     for place, (words, entries) in enumerate(series.items()):
         rule, plain = entries[0]["rule"], "top" not in words and "stride" not in words
-        number = rule_named(rule).series
+        number = number_of(rule)
         draw_points(
             axes,
             points_of(entries),
-            color=SERIES[number] if plain else SERIES[3 + place % 3],
-            marker=_MARKERS[number],
+            color=SERIES[number % len(SERIES)] if plain else SERIES[3 + place % 3],
+            marker=_MARKERS[number % len(_MARKERS)],
             zorder=4,
-            # Where the two rules say the same, both are to be seen.
-            markerfacecolor="none" if rule == "uniform" else None,
+            # Where rules say the same, all of them are to be seen.
+            markerfacecolor="none" if rule in CURVES[1:] else None,
             # The rules' own curves run through every size.
-            linestyle="none" if plain and rule in largest["hits"] else LINES[number],
+            linestyle="none" if plain and rule in largest["hits"] else LINES[number % len(LINES)],
             label=words,
         )
     draw_unattacked(axes, summary, _INK)

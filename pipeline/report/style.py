@@ -8,6 +8,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from pipeline.certificates.rules import drawing_order
 from pipeline.runs.schema import AlertName
 
 # Okabe and Ito's palette: told apart by colour-blind readers. Every one has a line style as well,
@@ -26,6 +27,11 @@ ALERTS: dict[AlertName, Any] = {
 """Line styles of what an alert leaves right, detects and recovers."""
 
 PERCENT = FuncFormatter(lambda share, _: f"{100 * share:.4g} %")
+
+
+def number_of(rule_name: str) -> int:
+    """Number of the colour, the line and the marker that draw a rule in every figure."""
+    return drawing_order().index(rule_name)
 
 
 def integers(*axes: Axis, bins: int = 10) -> None:

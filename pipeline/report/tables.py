@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from models.views.threats import Threat
+from pipeline.certificates.rules import uncovered
 from pipeline.runs.schema import DetectionCurve, Summary
 from pipeline.scoring.claims import Alert, Claim, Claims
 from pipeline.scoring.intervals import Proportion
@@ -202,9 +203,9 @@ def print_sweep(
         claims: Every claim of any row, in order.
         out: Console to print to.
     """
-    # Where both rules were asked, the exact one never certifies less: the other is in MLflow.
-    exact = [claim for claim in claims if claim.startswith("exact")]
-    shown = exact or claims
+    # A rule that never certifies more than another that was asked is in MLflow alone.
+    rules = uncovered(claim.split()[0] for claim in claims)
+    shown = [claim for claim in claims if claim.split()[0] in rules]
     caption = "certified: by the rule and against the patch (px) named above"
     if any(row["votes of"] for row in rows):
         caption += ";\nimages/s: of points with votes of their own"

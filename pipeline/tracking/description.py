@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from pipeline.certificates.rules import uncovered
 from pipeline.runs.manifest import Manifest
 from pipeline.runs.schema import ClaimEntry, Summary
 from pipeline.runs.versions import git_revision
@@ -87,11 +88,11 @@ def description(summary: Summary, before: str | None) -> str | None:
     ]
     if not claims:
         return None
-    # The exact rule never certifies less than the uniform one.
-    exact = [entry for entry in claims if entry["rule"] == "exact"]
+    shown = uncovered(entry["rule"] for entry in claims)
     parts = [
         f"{percent(entry['value'])} at {threat(entry)} ({entry['rule']}{sure_of(entry)})"
-        for entry in exact or claims
+        for entry in claims
+        if entry["rule"] in shown
     ]
     smoothed = summary["smoothed_accuracy"]
     return (

@@ -24,6 +24,7 @@ from pipeline.report.plots import (
     draw_rules,
     draw_unattacked,
     points_of,
+    tightest_curve,
 )
 from pipeline.report.style import LINES, PERCENT, SERIES, integers
 from pipeline.runs.schema import AlertName, DetectionCurve
@@ -62,7 +63,7 @@ def overlaid_chart(chapters: Sequence[Chapter]) -> Markup | None:
         axes = figure.subplots()
         for number, chapter in enumerate(chapters):
             label = f"{chapter.letter}: {chapter.run.run_id}"
-            curve, points = curve_of(chapter.summary, "exact"), _points(chapter)
+            curve, points = tightest_curve(chapter.summary), _points(chapter)
             if not curve and not points:
                 continue
             drawn.append(label)
@@ -85,7 +86,7 @@ def overlaid_chart(chapters: Sequence[Chapter]) -> Markup | None:
 
 def _points(chapter: Chapter) -> Points:
     """Certificates asked for one by one: of squares, where no curve runs through every size."""
-    if curve_of(chapter.summary, "exact"):
+    if tightest_curve(chapter.summary):
         return []
     return points_of(chapter.squares)
 

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.views.family import BoolArray, IntArray, Patch
-from pipeline.analysis.outcomes import SMOOTHED, Measure, Outcomes
+from pipeline.analysis.outcomes import Measure, Outcomes
 from pipeline.analysis.run import Run
+from pipeline.certificates.rules import rule_of_locations
 from pipeline.certificates.witness import touched_at, witnesses
 from pipeline.config import ConfigError
 from pipeline.runs.images import read_images
@@ -35,9 +36,9 @@ class Shown:
     Attributes:
         image_id: The image.
         certified: True if no patch of this size changes its prediction, which is right.
-        prediction: Smoothed, in words.
+        prediction: That of the claim's rule, in words.
         rival: The class that comes closest, in words.
-        margin: Exact margin at the worst place.
+        margin: Margin at the worst place.
         touched: Ablations that the patch touches there.
         y: Upper edge of the worst place in pixels; None where the ablations cannot tell.
         x: Left edge in the same way.
@@ -80,19 +81,20 @@ def gallery_of(outcomes: Outcomes, claim: Claim, name_of: Callable[[int], str]) 
     """Draw images and find their worst places; without pictures.
 
     Raises:
-        ConfigError: The positions were drawn at random for each image, the claim is not of the
-            exact rule, or no image is known to be right.
+        ConfigError: The positions were drawn at random for each image, the claim's rule has no
+            margins by location, or no image is known to be right.
         ManifestError, StoreError: The votes are absent, incomplete or contradictory.
     """
     run, patch = outcomes.run, claim.threat.patch
     run.check_fixed()
-    if claim.rule != "exact" or patch is None:
+    rule = rule_of_locations().name
+    if claim.rule != rule or patch is None:
         raise ConfigError(
-            f"run {run.run_id} has no exact certificate against a square patch; "
-            "`patchcert certify --rule exact` computes one"
+            f"run {run.run_id} has no {rule} certificate against a square patch; "
+            f"`patchcert certify --rule {rule}` computes one"
         )
-    right_n = outcomes.right[SMOOTHED]
-    certified_n = outcomes.right[Measure("certified", claim._replace(stride=None))]
+    asked = Measure("certified", claim._replace(stride=None))
+    right_n, certified_n = outcomes.unattacked[asked], outcomes.right[asked]
     kinds = certified_n, right_n & ~certified_n
     chosen = np.concatenate([_drawn(kind_n) for kind_n in kinds])
     if not len(chosen):

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from models.views.family import IntArray
-from pipeline.analysis.outcomes import SMOOTHED, Outcomes
+from pipeline.analysis.outcomes import Outcomes
 from pipeline.analysis.run import Run
 from pipeline.analysis.stored import dataset
 from pipeline.certificates.detection import detection_leads
@@ -45,7 +45,6 @@ def margin_counts(outcomes: Outcomes, claim: Claim) -> MarginCounts:
         ConfigError: None is stored.
     """
     run, ids = outcomes.run, outcomes.ids.combine_chunks()
-    group_n = np.where(outcomes.right[SMOOTHED], 0, np.where(outcomes.labels.known, 1, 2))
     fits = [
         pc.field(name).is_null() if value is None else pc.field(name) == value
         for name, value in claim._replace(threat=str(claim.threat))._asdict().items()  # type: ignore[arg-type]
@@ -55,10 +54,12 @@ def margin_counts(outcomes: Outcomes, claim: Claim) -> MarginCounts:
         chosen &= fit
     seen: dict[tuple[int, int], int] = {}
     batches = dataset(run.out, "certificates", [run.run_id]).to_batches(
-        columns=["image_id", "margin"], filter=chosen & pc.field("margin").is_valid()
+        columns=["image_id", "prediction", "margin"], filter=chosen & pc.field("margin").is_valid()
     )
     for batch in batches:
-        group_b = group_n[pc.index_in(batch["image_id"], ids).to_numpy()]
+        labels = Labels(outcomes.labels.classes[pc.index_in(batch["image_id"], ids).to_numpy()])
+        right_b = labels.accept(batch["prediction"].to_numpy().astype(np.int64))
+        group_b = np.where(right_b, 0, np.where(labels.known, 1, 2))
         pairs, counts = np.unique(
             np.stack([batch["margin"].to_numpy(), group_b]), axis=1, return_counts=True
         )

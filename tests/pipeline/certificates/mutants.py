@@ -51,13 +51,13 @@ MODULES = (
     BATCH,
     RULE,
     ATTACK_SETS,
-    LOCATIONS,
     UNIFORM_RULE,
     TOP_K,
     EXACT_RULE,
     RANDOMIZED_RULE,
     DETECTION,
     RULES,
+    LOCATIONS,
     LARGEST,
     SUBSETS,
 )
@@ -184,7 +184,13 @@ MUTANTS = [
         "costs_ln[:, some]) - 0 * rivals_ln",
         EXACT,
     ),
-    Mutant(EXACT_RULE, "only the runner-up", "range(1, batch.ranks)", "range(1, 2)", EXACT),
+    Mutant(
+        EXACT_RULE,
+        "only the runner-up",
+        "range(1, batch.ranks):\n            leads_n",
+        "range(1, 2):\n            leads_n",
+        EXACT,
+    ),
     Mutant(
         EXACT_RULE, "rivals given up early", "leads_n - most_n <", "leads_n + 1 - most_n <", EXACT
     ),

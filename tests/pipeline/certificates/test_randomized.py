@@ -8,7 +8,7 @@ from models.views.family import Patch
 from models.views.sampling import draw_positions
 from pipeline.certificates import margins, randomized, randomized_certificates, rule_for
 from pipeline.certificates.batch import margins_of
-from pipeline.certificates.rules import RULES
+from pipeline.certificates.rule import RULES
 from tests.pipeline.certificates.randomized_judge import JUDGEMENTS
 
 COLUMNS = Ablation(kind="column", size=1, stride=1, height=1, width=24)

@@ -1,4 +1,4 @@
-"""The judge of the landscape: locations as pixel masks, every rewriting of what they touch."""
+"""The judge of margins by location: locations as pixel masks, every rewriting of the touched."""
 
 from itertools import product
 from types import ModuleType
@@ -44,7 +44,7 @@ def cases() -> list[tuple[Geometry, np.ndarray, int]]:
 CASES = cases()
 
 
-def judge(landscape: ModuleType, witness: ModuleType) -> None:
+def judge(locations: ModuleType, witness: ModuleType) -> None:
     """Hold everything the modules say against pixels and reassignments.
 
     Raises:
@@ -52,18 +52,18 @@ def judge(landscape: ModuleType, witness: ModuleType) -> None:
     """
     for g, votes, classes in CASES:
         ablation, patch = Ablation(**g.ablation), Patch(g.patch_height, g.patch_width)
-        _judge_case(landscape, witness, g, (votes, ablation, patch, classes))
+        _judge_case(locations, witness, g, (votes, ablation, patch, classes))
 
 
-def _judge_case(landscape: ModuleType, witness: ModuleType, g: Geometry, arguments: tuple) -> None:
+def _judge_case(locations: ModuleType, witness: ModuleType, g: Geometry, arguments: tuple) -> None:
     votes, ablation, patch, classes = arguments
-    ((images, found),) = landscape.location_margins(*arguments)
+    ((images, found),) = locations.location_margins(*arguments)
     assert images == slice(0, len(votes))
     predicted = predictions(votes, classes)
     np.testing.assert_array_equal(found.predictions_n, predicted)
     counts = class_counts(votes, classes)
     views, most = view_masks(g), votes.shape[2] if votes.ndim == 3 else None
-    sizes = landscape.touched_counts(ablation, patch)
+    sizes = locations.touched_counts(ablation, patch)
     breaking, anywhere = np.zeros(sizes.shape, int), np.zeros(len(votes), bool)
     shape = (g.height - g.patch_height + 1, g.width - g.patch_width + 1)
     places = list(product(range(shape[0]), range(shape[1])))
@@ -93,7 +93,7 @@ def _judge_case(landscape: ModuleType, witness: ModuleType, g: Geometry, argumen
         anywhere |= changed
         if cell == (y, x):
             breaking[cell] = changed.sum()
-    counted = landscape.breaking(*arguments)
+    counted = locations.breaking(*arguments)
     np.testing.assert_array_equal(counted.counts_yx, breaking)
     assert counted.images == len(votes)
     assert counted.anywhere == anywhere.sum()

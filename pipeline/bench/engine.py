@@ -306,8 +306,9 @@ class PublishedDrop:
     def _logits(self, images: Tensor, view: int) -> Tensor:
         classifier = self.classifier
         network: Any = classifier.network
-        rows, columns = classifier.visible_axes()
-        shown = torch.from_numpy(rows[view][:, None] & columns[view][None, :]).to(images.device)
+        scale = classifier.views.pixel_scale
+        visible = classifier.views.visible(view).repeat(scale, axis=0).repeat(scale, axis=1)
+        shown = torch.from_numpy(visible).to(images.device)
         masked = (images * shown - classifier.mean) / classifier.std
         ty, tx = classifier.token_px
         embedded = network._pos_embed(network.patch_embed(masked))

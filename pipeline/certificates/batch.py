@@ -181,14 +181,10 @@ class VoteBatch:
             raise ValueError(f"{self.views}: this rule counts the votes of ablations")
         return self.views
 
-    def votes_of(self, views: IntArray) -> VoteArray:
-        """The votes of some views, a set each; integers (N, views, T)."""
-        return self._votes_nvt[:, views]
-
     @property
     def labels_nv(self) -> VoteArray:
         """The one label of every view, -1 where it was not asked; integers (N, V)."""
-        return self.votes_of(np.arange(len(self.views)))[..., 0]
+        return self._votes_nvt[..., 0]
 
     def once(self, key: Hashable, compute: Callable[[], _Result]) -> _Result:
         """Compute a result about the batch once, for all questions that need it."""
@@ -280,8 +276,9 @@ class _PartOfBatch(VoteBatch):
         self._results: dict[Hashable, Any] = {}
         self.fallback_n = whole.fallback_n[images]
 
-    def votes_of(self, views: IntArray) -> VoteArray:
-        return self._whole.votes_of(views)[self._images]
+    @property
+    def labels_nv(self) -> VoteArray:
+        return self._whole.labels_nv[self._images]
 
     def take(self, images: IntArray) -> VoteBatch:
         return self._whole.take(self._images[images])

@@ -36,13 +36,32 @@ def least_outside_two(untouched_sv: BoolArray, numbers_vn: Counts) -> Counts:
     return least_sn
 
 
+def plurality_outside(batch: VoteBatch, untouched_sv: BoolArray) -> IntArray:
+    """The class with most labels outside each set, the lowest one on ties; int64 (S, N)."""
+    ranked, everyone = batch.ranked, np.arange(len(batch))
+    winners_sn = np.zeros((len(untouched_sv), len(batch)), np.int64)
+    most_sn = np.zeros(winners_sn.shape, np.float32)
+    for rank in range(batch.ranks):
+        classes_n = ranked.classes_nk[:, rank]
+        images = everyone[ranked.counts_nk[:, rank] >= np.maximum(most_sn.min(axis=0), 1)]
+        if not len(images):
+            continue
+        chosen_vn = batch.chosen(classes_n[images], images)
+        counts_sn = sums_outside(untouched_sv, chosen_vn.astype(np.float32))
+        most, winners = most_sn[:, images], winners_sn[:, images]
+        wins = (counts_sn > most) | ((counts_sn == most) & (classes_n[images] < winners))
+        winners_sn[:, images] = np.where(wins, classes_n[images], winners)
+        most_sn[:, images] = np.where(wins, counts_sn, most)
+    return winners_sn
+
+
 def least_leads(
     batch: VoteBatch,
     untouched_sv: BoolArray,
     classes_n: IntArray,
     images: IntArray,
     least: Least,
-) -> tuple[NDArray[np.int32], Counts]:
+) -> NDArray[np.int32]:
     """The least lead of a class over every other one: min over j of  r_y - r_j - [j < y].
 
     A set with a view outside it that was not asked (-1) has a lead of at most -1.
@@ -55,7 +74,7 @@ def least_leads(
         least: From labels to r, or to the least r of several.
 
     Returns:
-        The leads, (S, N), and the least r_y, (S, N).
+        The leads; (S, N).
     """
     ranked = batch.ranked
     ours_vn = batch.chosen(classes_n, images).astype(np.float32)
@@ -79,4 +98,4 @@ def least_leads(
     if unknown_vn is not None:
         missing_sn = sums_outside(untouched_sv, unknown_vn.astype(np.float32)) > 0
         leads_sn[missing_sn] = np.minimum(leads_sn[missing_sn], -1)
-    return leads_sn.astype(np.int32), fewest_sn
+    return leads_sn.astype(np.int32)

@@ -11,10 +11,16 @@ import numpy as np
 from models.views.family import IntArray, ViewFamily
 from models.views.masks import Masks
 from models.views.threats import Threat
-from pipeline.certificates.batch import VoteBatch, rank_votes
+from pipeline.certificates.batch import VoteBatch
 from pipeline.certificates.largest_sets import check_assumed, check_sets, largest_sets
-from pipeline.certificates.leads import least_leads, least_outside_two, sums_outside
+from pipeline.certificates.leads import (
+    least_leads,
+    least_outside_two,
+    plurality_outside,
+    sums_outside,
+)
 from pipeline.certificates.rule import ALERT, Rule
+
 
 class Detected(NamedTuple):
     """Answers with alerts.
@@ -65,10 +71,9 @@ def one_location(batch: VoteBatch, threat: Threat) -> Detected:
         alone, labels_nv = views.one_mask_views, batch.labels_nv[:, views.alone]
         batch = batch.once("alone", lambda: VoteBatch(labels_nv, alone, batch.num_classes))
     untouched_sv = ~largest_sets(batch.views, replace(threat, count=1))
-    votes = batch.votes_of(np.flatnonzero(untouched_sv[0]))
-    classes_n = rank_votes(votes, batch.num_classes).predictions
+    classes_n = plurality_outside(batch, untouched_sv[:1])[0]
     everyone = np.arange(len(batch))
-    margins_n = least_leads(batch, untouched_sv, classes_n, everyone, least)[0].min(axis=0)
+    margins_n = least_leads(batch, untouched_sv, classes_n, everyone, least).min(axis=0)
     return Detected(np.where(margins_n >= 0, classes_n, ALERT), margins_n.astype(np.int64))
 
 

@@ -14,7 +14,7 @@ from models.views.masks import Masks
 from models.views.threats import Threat
 from pipeline.certificates.batch import VoteBatch
 from pipeline.certificates.largest_sets import check_assumed, check_sets, largest_sets, within
-from pipeline.certificates.leads import least_leads, least_outside_two
+from pipeline.certificates.leads import least_leads, least_outside_two, plurality_outside
 from pipeline.certificates.rule import Rule
 
 
@@ -79,19 +79,19 @@ def two_location(batch: VoteBatch, assumed: Threat) -> Decision:
     ranked, count = batch.ranked, len(batch)
     answers_n = batch.fallback_n.copy()
     margins_sn = np.full((len(untouched_sv), count), -1, np.int32)
-    least_n = np.zeros(count, np.float32)
     open_n = np.ones(count, bool)
+    # A witness s for y has y = phi(U_s and U_s): few classes are that anywhere.
+    winners_sn = plurality_outside(batch, untouched_sv)
     for rank in range(batch.ranks):
-        # A witness for y has r_y >= r_j outside two sets, j being the class with most labels.
-        images = np.flatnonzero(
-            open_n & (rank <= batch.rivals_n) & (ranked.counts_nk[:, rank] >= least_n)
-        )
+        classes_n = ranked.classes_nk[:, rank]
+        wins_n = (winners_sn == classes_n).any(axis=0) & (rank <= batch.rivals_n)
+        images = np.flatnonzero(open_n & (wins_n | (rank == 0)))
         if not len(images):
             continue
-        classes_n = ranked.classes_nk[images, rank]
-        found_sn, fewest_sn = least_leads(batch, untouched_sv, classes_n, images, least_outside_two)
+        classes_n = classes_n[images]
+        found_sn = least_leads(batch, untouched_sv, classes_n, images, least_outside_two)
         if rank == 0:
-            margins_sn, least_n = found_sn, fewest_sn.min(axis=0)
+            margins_sn = found_sn
         found_n = (found_sn >= 0).any(axis=0)
         answers_n[images[found_n]] = classes_n[found_n]
         margins_sn[:, images[found_n]] = found_sn[:, found_n]

@@ -16,6 +16,7 @@ from pipeline.config.flags import Advanced
 from pipeline.report.tables import print_summary
 from pipeline.runs.numerics import on_cluster
 from pipeline.runs.store import VotesStore
+from pipeline.scoring import words
 from pipeline.scoring.certify import Certified, Spread, certify_votes
 from pipeline.scoring.datasets import parts_of
 from pipeline.tracking import log_run, redact, tracking_uri
@@ -128,9 +129,7 @@ def _draw(
     # matplotlib takes a second to import, which a finished run need not wait for.
     from pipeline.report.plots import draw_certified_accuracy, draw_run  # noqa: PLC0415
 
-    ablation = certified.manifest.defense.views
-    model = certified.manifest.defense.network.name
-    title = f"{model}, {ablation.kind} b={ablation.size} px, stride {ablation.stride}"
+    title = words.run(certified.manifest)
     drawn = {"certified_accuracy": draw_certified_accuracy(certified.summary, title)}
     storage.write_atomically(path, drawn["certified_accuracy"])
     if threats:

@@ -1,6 +1,7 @@
 """The protocol of base classifiers, and the pixels that they take, common to every token mode.
 
-Shapes: B images, V views, K rectangles a view, S sequences of a microbatch, H x W model pixels, C classes.
+Shapes: B images, V views, K rectangles a view, S sequences of a microbatch, H x W model pixels, C
+classes.
 """
 
 from collections.abc import Iterator

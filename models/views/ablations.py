@@ -12,6 +12,7 @@ import numpy as np
 
 from models.views.family import (
     BoolArray,
+    Description,
     IntArray,
     Patch,
     Rectangles,
@@ -185,6 +186,22 @@ class Ablation(ViewFamily):
     def __str__(self) -> str:
         places = f"stride {self.stride}" if self.random is None else "random positions"
         return f"{self.kind} ablations of {self.size} px, {places}"
+
+    def describe(self) -> Description:
+        """Describe the family for tables, titles and files."""
+        places, tag = f"stride {self.stride}", f"s{self.stride}"
+        if self.random is not None:
+            places = f"{self.random} random positions (seed {self.seed})"
+            tag = f"random{self.random}"
+        return Description(
+            self.kind,
+            self.size,
+            None if self.random is not None else self.stride,
+            self.random,
+            f"{self.kind} b={self.size} px",
+            places,
+            (f"{self.kind} b{self.size}", tag),
+        )
 
     def to_identity(self) -> dict[str, dict[str, Any]]:
         """Write the family as the entry ``ablation`` of a run's identity, plain JSON."""

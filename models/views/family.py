@@ -58,6 +58,28 @@ class TouchedSets(NamedTuple):
     sets_yx: IntArray
 
 
+class Description(NamedTuple):
+    """A family in the words and numbers of tables, titles and files.
+
+    Attributes:
+        shape: Shape of the views, as ``--views`` says it.
+        size: Extent of a band, a block or a square mask, in pixels; None where there is not one.
+        stride: Distance of neighbouring offsets, in pixels; None where there is not one.
+        random: Number of positions chosen at random; None where none are.
+        views: The views, such as "column b=4 px".
+        places: Their places, such as "stride 1".
+        tags: Both in short, such as ("column b4", "s1").
+    """
+
+    shape: str
+    size: int | None
+    stride: int | None
+    random: int | None
+    views: str
+    places: str
+    tags: tuple[str, str]
+
+
 class ViewFamily(ABC):
     """A finite family of views, the same for every image.
 
@@ -100,6 +122,10 @@ class ViewFamily(ABC):
         Raises:
             ValueError: The patch does not fit the image.
         """
+
+    @abstractmethod
+    def describe(self) -> Description:
+        """Describe the family for tables, titles and files."""
 
     @abstractmethod
     def to_identity(self) -> dict[str, dict[str, Any]]:

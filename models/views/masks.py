@@ -16,6 +16,7 @@ import numpy as np
 
 from models.views.family import (
     BoolArray,
+    Description,
     IntArray,
     Patch,
     Rectangles,
@@ -280,6 +281,22 @@ class Masks(ViewFamily):
         touched = [~self.touched_sets(patch).touched_sv for patch in self.covers]
         untouched_sv = np.concatenate(touched).astype(np.float32)
         return bool((untouched_sv @ untouched_sv.T).all())
+
+    def describe(self) -> Description:
+        """Describe the family for tables, titles and files."""
+        shape = "mask-pair" if self.pairs else "mask"
+        sizes = {(mask.height, mask.width) for mask in self.masks}
+        high, wide = max(sizes)
+        covers = ", ".join(f"{patch.height}x{patch.width}" for patch in self.covers)
+        return Description(
+            shape,
+            high if sizes == {(high, high)} else None,
+            None,
+            None,
+            str(self),
+            f"for patches up to {covers} px",
+            (f"{shape} {len(self.masks)}x{high}x{wide}", f"p{covers}"),
+        )
 
     def to_identity(self) -> dict[str, dict[str, Any]]:
         """Write the family as the entry ``masks`` of a run's identity, plain JSON."""

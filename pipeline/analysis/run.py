@@ -127,7 +127,7 @@ class Run:
     @property
     def ablation(self) -> Ablation:
         """The views that voted, or were drawn from: what each shows and what a patch touches."""
-        return self.manifest.defense.views
+        return self.manifest.defense.ablation
 
     @property
     def dtype(self) -> str:

@@ -63,7 +63,7 @@ def place_attempts(
     random order where they tie, and every fourth one is any location. A coordinate that the views
     cannot tell apart is random too: the pixels there differ.
     """
-    ablation = manifest.defense.views
+    ablation = manifest.defense.ablation
     votes, classes = rule_votes(selected.votes, manifest.defense.network)
     attempts: list[list[Attempt]] = []
     for images, found in location_margins(votes, ablation, patch, classes):

@@ -109,6 +109,11 @@ class OneLocation(Rule):
         check_assumed(views, threat, assumed)
         check_sets(views, replace(assumed, count=1), pairs=assumed.count > 1)
 
+    def check_early(self, views: ViewFamily, threat: Threat) -> None:
+        """Raise ValueError for two patches; one needs only the views that are always asked."""
+        if (self.assumed or threat).count > 1:
+            super().check_early(views, threat)
+
     def default_for(self, views: ViewFamily) -> bool:
         """Return True for views that hide."""
         return views.hides

@@ -66,8 +66,8 @@ class Rule(ABC):
         if views.hides and not self.about_masks:
             fitting = [rule.name for rule in RULES.values() if rule.about_masks]
             raise ValueError(
-                f"rule={self.name!r}: it counts the votes of ablations and does not speak of masks, "
-                f"of which a patch touches most; choose {', '.join(fitting)}"
+                f"rule={self.name!r}: it counts votes of ablations and does not speak of masks, of "
+                f"which a patch touches most; choose {', '.join(fitting)}"
             )
         if top_k > 1 and not self.ranks_places:
             fitting = [
@@ -84,6 +84,13 @@ class Rule(ABC):
     def default_for(self, views: ViewFamily) -> bool:
         """Return True where the rule is asked about these views if a request names none."""
         return self.default and not views.hides
+
+    def check_early(self, views: ViewFamily, threat: Threat) -> None:
+        """Raise ValueError unless votes that were cast with early exit answer for a threat."""
+        raise ValueError(
+            f"rule={self.name!r}: it needs the vote of every view, and these votes were cast only "
+            "as far as two-location needs them; vote with --all-views"
+        )
 
     def predict(self, batch: VoteBatch, threat: Threat) -> IntArray:
         """Answer each image: here by the class with the most votes; int64 (N,).

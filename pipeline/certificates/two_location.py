@@ -135,6 +135,16 @@ class TwoLocation(Rule):
         check_assumed(views, threat, assumed)
         check_sets(views, assumed, pairs=True)
 
+    def check_early(self, views: ViewFamily, threat: Threat) -> None:
+        """Raise ValueError for another patch than the one that the masks cover."""
+        assert isinstance(views, Masks), "only masks are asked with early exit"
+        covered = Threat(views.covers[0])
+        if (self.assumed or threat) != covered or threat != covered:
+            raise ValueError(
+                f"patch {threat}: these votes were cast only as far as the decision for {covered} "
+                "needs them; ask about that patch, or vote with --all-views"
+            )
+
     def default_for(self, views: ViewFamily) -> bool:
         """Return True for views that hide any two locations together."""
         return isinstance(views, Masks) and (views.pairs or views.hides_two)

@@ -108,7 +108,7 @@ def _rounded_up(bound: float) -> str:
 
 def outline(manifest: Manifest) -> str:
     """Describe a run's classifier in one line of the page."""
-    ablation = manifest.defense.views
+    views = manifest.defense.views
     known = {"drop": "dropped", "black": "black"}
     tokens = known.get(manifest.defense.tokens, "unknown")
     voting = (
@@ -117,8 +117,8 @@ def outline(manifest: Manifest) -> str:
         else f", votes of softmax ≥ {manifest.defense.voting.theta:g}"
     )
     return (
-        f"{manifest.defense.network.name}, {ablation.kind} ablations of {ablation.size} px of "
-        f"{ablation.height} × {ablation.width}, {positions(manifest)}, hidden tokens {tokens}"  # noqa: RUF001
+        f"{manifest.defense.network.name}, {views} of "
+        f"{views.height} × {views.width}, {positions(manifest)}, hidden tokens {tokens}"  # noqa: RUF001
         f"{voting}"
     )
 

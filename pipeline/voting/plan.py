@@ -85,7 +85,9 @@ def plan_votes(
         listing = list_images(config.data, options, defense.network.num_classes, memory).head(
             config.limit
         )
-    numerics = resolve_numerics(config, machine_that_votes(config, verbose=output.verbose))
+    numerics = resolve_numerics(
+        config, machine_that_votes(config, verbose=output.verbose), defense.views
+    )
     wanted = new_manifest(config, defense, numerics, listing)
     return VotesPlan(
         config=config,

@@ -18,7 +18,9 @@ from models.classifiers.smoothed import SmoothedClassifier
 from models.classifiers.votes import ThresholdVoting
 from models.networks.weights import sha256_of
 from models.networks.zoo import load_network
+from models.views.masks import Masks
 from models.views.sampling import draw_positions
+from pipeline.certificates.early_exit import EarlyExit
 from pipeline.runs.defense import Defense
 from pipeline.runs.numerics import Numerics, pin_mkl, probe_machine
 from pipeline.runs.rows import votes_table
@@ -37,6 +39,10 @@ class VoteOnUnit:
         self.thread = ThreadPoolExecutor(1)
         self.classifier = self.thread.submit(build_classifier, defense, numerics).result()
         self.defense, self.schema = defense, schema
+        self.asking = None
+        if defense.voting.early_exit:
+            assert isinstance(defense.views, Masks), "resolve asks for early exit of no others"
+            self.asking = EarlyExit(defense.views)
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         """Decoded rows to votes, in order, addressed to their unit."""
@@ -63,7 +69,11 @@ class VoteOnUnit:
                     for image_id in rows["image_id"].to_pylist()
                 ]
             )
-        ballot = self.classifier(images, views_bv)
+        ballot = (
+            self.classifier(images, views_bv)
+            if self.asking is None
+            else self.classifier.ask(images, self.asking)
+        )
         lowest = min(self.defense.network.classes or (0,))
         table = votes_table(
             decoded, readable, ballot, self.schema, views_bv=views_bv, lowest_class=lowest

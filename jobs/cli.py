@@ -15,6 +15,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 
 from jobs.config_file import yaml_of
 from models.errors import exit_code_of
+from pipeline.config.flags import check_whole_numbers
 from pipeline.runs.versions import program_version
 
 # By group, in the order of --help. The texts are those of the functions' docstrings.
@@ -120,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code and never shows a traceback for a mistake."""
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        app.config = yaml_of(tokens)
+        app.config = (*yaml_of(tokens), check_whole_numbers)
         result: Any = app(tokens, exit_on_error=False)
     except CycloptsError:
         return 2  # cyclopts has said what is wrong

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import yaml
 from cyclopts import App, ArgumentCollection, UnknownOptionError
 from cyclopts.config import Yaml
 
@@ -12,8 +14,23 @@ from models.nearest import did_you_mean
 _CONFIG = "--config"
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML whose whole numbers stay text: it would read 010 as 8, 0x10 as 16 and 1:30 as 90."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in found if tag != "tag:yaml.org,2002:int"]
+    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
 class _File(Yaml):
     """A config file, of which a key that is no option is named with the nearest that is one."""
+
+    def _load_config(self, path: Path) -> dict[str, Any]:
+        with path.open(encoding=self.encoding or "utf-8") as file:
+            read: dict[str, Any] = _Loader(file).get_single_data()
+        return read
 
     def __call__(self, app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
         try:

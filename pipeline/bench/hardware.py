@@ -53,7 +53,7 @@ def peak_gpu_memory_mib(task: Callable[[], object], device: Any) -> float | None
     return torch.cuda.max_memory_allocated(device) / 2**20
 
 
-def in_words(facts: dict[str, Any]) -> str:
+def hardware_line(facts: dict[str, Any]) -> str:
     """One line for a terminal or a document."""
     where = facts.get("gpu") or f"{facts['cpus']} CPUs of {facts['cpu']}"
     if facts.get("instructions"):

@@ -5,7 +5,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.bench.hardware import in_words
+from pipeline.bench.hardware import hardware_line
 from pipeline.scoring.words import percent
 
 
@@ -50,4 +50,4 @@ def print_bench(result: dict[str, Any], console: Console) -> None:
     console.print(
         f"peak memory of the process, in which all of them ran: {result['peak_memory_mib']:.0f} MiB"
     )
-    console.print(in_words(result["hardware"]))
+    console.print(hardware_line(result["hardware"]))

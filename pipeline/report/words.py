@@ -116,9 +116,10 @@ def outline(manifest: Manifest) -> str:
         if manifest.defense.voting.theta is None
         else f", votes of softmax ≥ {manifest.defense.voting.theta:g}"
     )
+    which = positions(manifest) + (" px" if manifest.defense.own_stride is not None else "")
     return (
-        f"{manifest.defense.network.name}, {views} of "
-        f"{views.height} × {views.width}, {positions(manifest)}, hidden tokens {tokens}"  # noqa: RUF001
+        f"{manifest.defense.network.name}, {views.describe().views} of "
+        f"{views.height} × {views.width}, {which}, hidden tokens {tokens}"  # noqa: RUF001
         f"{voting}"
     )
 

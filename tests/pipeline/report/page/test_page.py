@@ -70,6 +70,7 @@ def test_every_section_says_what_the_run_says(kind, tmp_path):
     run = certified_run(tmp_path, kind, labels=[None, *labels[1:]])
     page = Page(page_of([run]))
     assert tuple(text for level, text in page.headings if level == 2) == SECTIONS
+    assert f", stride {1 if kind == 'column' else 2} px, hidden tokens " in page.text
     (central,) = (
         entry
         for entry in run.summary["certified_accuracy"]

@@ -9,7 +9,7 @@ Shape suffixes: N images, V ablations (views), T slots of a vote set, C classes,
 
 from collections.abc import Callable, Hashable, Iterator
 from functools import cached_property
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -177,9 +177,9 @@ class VoteBatch:
         Raises:
             ValueError: They are no ablations.
         """
-        if not isinstance(self.views, Ablation):
+        if self.views.hides:
             raise ValueError(f"{self.views}: this rule counts the votes of ablations")
-        return self.views
+        return cast("Ablation", self.views)
 
     @property
     def labels_nv(self) -> VoteArray:

@@ -125,7 +125,6 @@ class Exact(Rule):
         if top_k > 1:
             check_places(threat, num_classes, top_k)
         super().check(views, threat, num_classes, top_k)
-        assert isinstance(views, Ablation), "views that hide are refused above"
         check_count(views, threat.count)
 
     def margins(self, batch: VoteBatch, threat: Threat) -> IntArray:

@@ -142,8 +142,8 @@ def check_count(views: ViewFamily, count: int) -> None:
     """Raise ValueError unless the sets of so many patches can be listed."""
     if count > 2 or (count > 1 and all(views.varies)):
         raise ValueError(
-            f"{count} patches on {views.describe().shape} ablations: place by place, votes are counted "
-            "for one patch, or for two on column or row ablations; use the uniform rule"
+            f"{count} patches on {views.describe().shape} ablations: place by place, votes are "
+            "counted for one patch, or for two on column or row ablations; use the uniform rule"
         )
 
 

@@ -16,6 +16,7 @@ from pipeline.config.flags import Advanced
 from pipeline.report.tables import print_summary
 from pipeline.runs.store import VotesStore
 from pipeline.runs.waiting import waiting
+from pipeline.scoring import words
 from pipeline.scoring.certify import Certified, Spread, certify_votes
 from pipeline.scoring.datasets import parts_of
 from pipeline.tracking import log_run, redact, tracking_uri
@@ -103,7 +104,7 @@ def settle(
     )
     pictures = {"picture": storage.join(output.out, "summary", f"run_id={store.run_id}.png")}
     threats = threats_to_draw(certified.manifest, certified.summary)
-    if threats:
+    if threats and not certified.manifest.defense.views.hides:
         pictures["heat map"] = picture_path(store)
     uri = tracking_uri(claims, output.out)
     logged_path = storage.join(output.out, "summary", f"run_id={store.run_id}.tracked.json")
@@ -130,12 +131,10 @@ def _draw(
     # matplotlib takes a second to import, which a finished run need not wait for.
     from pipeline.report.plots import draw_certified_accuracy, draw_run  # noqa: PLC0415
 
-    ablation = certified.manifest.defense.views
-    model = certified.manifest.defense.network.name
-    title = f"{model}, {ablation.kind} b={ablation.size} px, stride {ablation.stride}"
+    title = words.run(certified.manifest)
     drawn = {"certified_accuracy": draw_certified_accuracy(certified.summary, title)}
     storage.write_atomically(path, drawn["certified_accuracy"])
-    if threats:
+    if threats and not certified.manifest.defense.views.hides:
         drawn["heatmap"] = draw_run(open_run(store.out, store.run_id), threats).picture
     return drawn
 

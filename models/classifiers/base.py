@@ -1,6 +1,7 @@
 """The protocol of base classifiers, and the pixels that they take, common to every token mode.
 
-Shapes: B images, V ablations, S sequences of a microbatch, H x W model pixels, C classes.
+Shapes: B images, V views, K rectangles a view, S sequences of a microbatch, H x W model pixels, C
+classes.
 """
 
 from collections.abc import Iterator
@@ -12,22 +13,22 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.preprocess import Preprocess
-from models.views.ablations import Ablation, BoolArray
+from models.views.family import Rectangles, ViewFamily
 
 
 class BaseClassifier(Protocol):
-    """A network that classifies ablations; ``models.classifiers.build`` makes them."""
+    """A network that classifies views; ``models.classifiers.build`` makes them."""
 
-    ablation: Ablation
+    views: ViewFamily
 
     def groups(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """Yield the ablations of equal shape: (token count, view numbers)."""
+        """Yield the views of equal shape: (token count, view numbers)."""
 
     def tokens(self, images_bhwc: Tensor) -> Tensor:
         """Normalized pixels, from which sequences gather; computed once an image."""
 
     def __call__(self, tokens_bn: Tensor, image_s: Tensor, view_s: Tensor) -> Tensor:
-        """Logits (S, C) of ablation ``view_s`` of image ``image_s``."""
+        """Logits (S, C) of view ``view_s`` of image ``image_s``."""
 
     def whole(self, tokens_bn: Tensor, image_s: Tensor) -> Tensor:
         """Logits (S, C) of the whole images ``image_s``."""
@@ -41,26 +42,26 @@ class AblatedPixels(nn.Module):
 
     Args:
         network: A timm network, in evaluation or training mode.
-        ablation: The family of ablations, on the attacker's grid.
+        views: The family of views, on the attacker's grid.
         preprocess: Normalization and model input size.
 
     Raises:
-        ValueError: The ablation and the preprocessing disagree on the input size.
+        ValueError: The views and the preprocessing disagree on the input size.
     """
 
     mean: Tensor
     std: Tensor
     black: Tensor
 
-    def __init__(self, network: nn.Module, ablation: Ablation, preprocess: Preprocess) -> None:
+    def __init__(self, network: nn.Module, views: ViewFamily, preprocess: Preprocess) -> None:
         super().__init__()
-        self.network, self.ablation = network, ablation
-        scale = ablation.pixel_scale
-        self.model_px = (ablation.height * scale, ablation.width * scale)
+        self.network, self.views = network, views
+        scale = views.pixel_scale
+        self.model_px = (views.height * scale, views.width * scale)
         if preprocess.model_px != self.model_px:
             given = preprocess.model_px
             raise ValueError(
-                f"preprocessing gives {given[0]}x{given[1]} px and the ablation covers "
+                f"preprocessing gives {given[0]}x{given[1]} px and the views cover "
                 f"{self.model_px[0]}x{self.model_px[1]} px; they must agree"
             )
         mean = torch.tensor(preprocess.mean).view(3, 1, 1)
@@ -105,10 +106,10 @@ class AblatedPixels(nn.Module):
         """
         return torch.where(visible, pixels, self.black.to(pixels.dtype))
 
-    def visible_axes(self) -> tuple[BoolArray, BoolArray]:
-        """Model pixel rows (V, H) and columns (V, W) that each ablation shows."""
-        scale = self.ablation.pixel_scale
-        return (
-            self.ablation.visible_rows.repeat(scale, axis=1),
-            self.ablation.visible_columns.repeat(scale, axis=1),
+    def rectangles(self) -> Rectangles:
+        """Model pixel rows (V, K, H) and columns (V, K, W) of what each view shows or hides."""
+        rows_vkh, columns_vkw, hide = self.views.rectangles
+        scale = self.views.pixel_scale
+        return Rectangles(
+            rows_vkh.repeat(scale, axis=2), columns_vkw.repeat(scale, axis=2), hide=hide
         )

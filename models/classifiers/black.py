@@ -1,6 +1,6 @@
 """Any network on black-masked images: the ``black`` token mode, and every CNN.
 
-Shapes: B images, V ablations, S sequences of a microbatch, H x W model pixels, C classes.
+Shapes: B images, V views, S sequences of a microbatch, H x W model pixels, C classes.
 """
 
 from collections.abc import Iterator
@@ -14,55 +14,55 @@ from torch.nn.modules.batchnorm import _NormBase
 from models.classifiers.base import AblatedPixels
 from models.errors import UnsupportedModelError
 from models.preprocess import Preprocess
-from models.views.ablations import Ablation
+from models.views.family import ViewFamily
 
 
 class BlackMasked(AblatedPixels):
-    """A timm network evaluated on whole images of which an ablation shows a part, the rest black.
+    """A timm network evaluated on whole images of which a view shows a part, the rest black.
 
     For convolutional networks this is de-randomized smoothing (Levine & Feizi 2020, with plain
     3-channel inputs as in Salman et al. 2022); for transformers hidden tokens enter as black
     pixels. The ablated batch exists one microbatch at a time, on the device, so memory is
-    bounded by the microbatch and not by the number of ablations.
+    bounded by the microbatch and not by the number of views.
 
     Args:
         network: Any timm image classifier; to vote it must be in evaluation mode, for batch
             normalization in training mode mixes the images of a batch.
-        ablation: The family of ablations, on the attacker's grid.
+        views: The family of views, on the attacker's grid.
         preprocess: Normalization and model input size.
 
     Raises:
         UnsupportedModelError: A normalization has no running statistics, and so would always
             take them from the batch.
-        ValueError: The ablation, the preprocessing and the network disagree on the input size.
+        ValueError: The views, the preprocessing and the network disagree on the input size.
     """
 
-    visible_rows: Tensor
-    visible_columns: Tensor
+    rows: Tensor
+    columns: Tensor
 
-    def __init__(self, network: nn.Module, ablation: Ablation, preprocess: Preprocess) -> None:
-        super().__init__(network, ablation, preprocess)
+    def __init__(self, network: nn.Module, views: ViewFamily, preprocess: Preprocess) -> None:
+        super().__init__(network, views, preprocess)
         _check_batch_independence(network)
         _check_input_size(network, self.model_px)
-        rows, columns = self.visible_axes()
-        self.register_buffer("visible_rows", torch.from_numpy(rows), persistent=False)
-        self.register_buffer("visible_columns", torch.from_numpy(columns), persistent=False)
+        rows, columns, self.hide = self.rectangles()
+        self.register_buffer("rows", torch.from_numpy(rows), persistent=False)
+        self.register_buffer("columns", torch.from_numpy(columns), persistent=False)
 
     def groups(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """One group: every ablation is an image of the full size. (0, all view numbers)."""
-        yield 0, np.arange(len(self.ablation))
+        """One group: every view is an image of the full size. (0, all view numbers)."""
+        yield 0, np.arange(len(self.views))
 
     def forward(self, tokens_bn: Tensor, image_s: Tensor, view_s: Tensor) -> Tensor:
-        """Logits of sequences, each one ablation of one image; (S, C).
+        """Logits of sequences, each one view of one image; (S, C).
 
         Args:
             tokens_bn: Pixels from ``tokens``.
             image_s: Image of each sequence; int64 (S,).
-            view_s: Ablation of each sequence; int64 (S,).
+            view_s: View of each sequence; int64 (S,).
         """
-        rows, columns = self.visible_rows[view_s], self.visible_columns[view_s]
-        visible = rows[:, None, :, None] & columns[:, None, None, :]
-        return self._classify(self.blacken(tokens_bn[image_s], visible))
+        rows, columns = self.rows[view_s], self.columns[view_s]
+        visible = (rows[..., :, None] & columns[..., None, :]).any(dim=1) ^ self.hide
+        return self._classify(self.blacken(tokens_bn[image_s], visible[:, None]))
 
     def whole(self, tokens_bn: Tensor, image_s: Tensor) -> Tensor:
         """Logits of whole images, nothing hidden; (S, C)."""

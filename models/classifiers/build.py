@@ -12,22 +12,22 @@ from models.classifiers.black import BlackMasked
 from models.classifiers.drop import TokenDropViT
 from models.networks.systems import TokenMode
 from models.preprocess import Preprocess
-from models.views.ablations import Ablation
+from models.views.family import ViewFamily
 
 
 def base_classifier(
-    network: nn.Module, ablation: Ablation, preprocess: Preprocess, tokens: TokenMode
+    network: nn.Module, views: ViewFamily, preprocess: Preprocess, tokens: TokenMode
 ) -> TokenDropViT | BlackMasked:
-    """``network`` on ablations: hidden tokens dropped, or hidden pixels black.
+    """``network`` on views: hidden tokens dropped, or hidden pixels black.
 
     Raises:
         UnsupportedModelError: The network cannot be evaluated soundly in this mode.
         ValueError: The mode is unknown, or the sizes disagree.
     """
     if tokens == "drop":
-        return TokenDropViT(network, ablation, preprocess)
+        return TokenDropViT(network, views, preprocess)
     if tokens == "black":
-        return BlackMasked(network, ablation, preprocess)
+        return BlackMasked(network, views, preprocess)
     raise ValueError(f"tokens={tokens!r}: choose drop or black")
 
 
@@ -46,7 +46,7 @@ class ClassSubset:
     def __init__(
         self, classifier: BaseClassifier, classes: Sequence[int], device: torch.device
     ) -> None:
-        self.classifier, self.ablation = classifier, classifier.ablation
+        self.classifier, self.views = classifier, classifier.views
         self.classes = torch.tensor(classes, device=device)
 
     @classmethod

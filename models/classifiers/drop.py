@@ -1,6 +1,6 @@
-"""Vision transformers that see only the visible tokens of an ablation.
+"""Vision transformers that see only the visible tokens of a view.
 
-Shapes: B images, N tokens of an image, V ablations, S sequences of a microbatch, K kept tokens,
+Shapes: B images, N tokens of an image, V views, S sequences of a microbatch, K kept tokens,
 P x P pixels of a token, D channels, C classes.
 """
 
@@ -16,11 +16,11 @@ from models.classifiers.base import AblatedPixels
 from models.networks.droppable import Droppable, droppable
 from models.networks.encoders import encoder_of
 from models.preprocess import Preprocess
-from models.views.ablations import Ablation
+from models.views.family import ViewFamily
 
 
 class TokenDropViT(AblatedPixels):
-    """A timm Vision Transformer evaluated on ablations without processing hidden tokens.
+    """A timm Vision Transformer evaluated on views without processing hidden tokens.
 
     Composition over the timm network, whose modules and weights are used as they are. A token
     with no visible pixel never enters; a partly visible one carries black (0 before
@@ -31,44 +31,44 @@ class TokenDropViT(AblatedPixels):
 
     Args:
         network: The transformer, in evaluation or training mode.
-        ablation: The family of ablations, on the attacker's grid.
+        views: The family of views, on the attacker's grid.
         preprocess: Normalization and model input size.
 
     Raises:
         UnsupportedModelError: Dropping tokens would change what the network computes.
-        ValueError: The ablation, the preprocessing and the network disagree on the input size.
+        ValueError: The views, the preprocessing and the network disagree on the input size.
     """
 
     network: Droppable
-    visible_rows: Tensor
-    visible_columns: Tensor
+    rows: Tensor
+    columns: Tensor
     kept: Tensor
 
-    def __init__(self, network: Droppable, ablation: Ablation, preprocess: Preprocess) -> None:
-        super().__init__(droppable(network), ablation, preprocess)
+    def __init__(self, network: Droppable, views: ViewFamily, preprocess: Preprocess) -> None:
+        super().__init__(droppable(network), views, preprocess)
         self.token_px, self.grid = _grid_of(network, self.model_px)
         self.encoder = encoder_of(network)
         self._place_views()
 
     def _place_views(self) -> None:
-        """Store, per ablation, its kept tokens and the pixel rows and columns it shows."""
-        ablation = self.ablation
-        rows, columns = self.visible_axes()
-        rows = rows.reshape(len(ablation), self.grid[0], self.token_px[0])
-        columns = columns.reshape(len(ablation), self.grid[1], self.token_px[1])
-        self.register_buffer("visible_rows", torch.from_numpy(rows), persistent=False)
-        self.register_buffer("visible_columns", torch.from_numpy(columns), persistent=False)
-        kept = [ablation.kept_tokens(view, self.token_px) for view in range(len(ablation))]
+        """Store, per view, its kept tokens and the rows and columns of its rectangles."""
+        rows, columns, self.hide = self.rectangles()
+        rows = rows.reshape(*rows.shape[:2], self.grid[0], self.token_px[0])
+        columns = columns.reshape(*columns.shape[:2], self.grid[1], self.token_px[1])
+        self.register_buffer("rows", torch.from_numpy(rows), persistent=False)
+        self.register_buffer("columns", torch.from_numpy(columns), persistent=False)
+        views = range(len(self.views))
+        kept = [self.views.kept_tokens(view, self.token_px) for view in views]
         self.token_counts: NDArray[np.int64] = np.array([len(tokens) for tokens in kept])
         # Padded to one length so that a single gather serves; the padding is cut off again,
         # since all views of a microbatch keep equally many tokens.
-        table = np.zeros((len(ablation), self.token_counts.max()), dtype=np.int64)
+        table = np.zeros((len(views), self.token_counts.max()), dtype=np.int64)
         for view, tokens in enumerate(kept):
             table[view, : len(tokens)] = tokens
         self.register_buffer("kept", torch.from_numpy(table), persistent=False)
 
     def groups(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """Ablations that keep equally many tokens: (token count, view numbers), ascending."""
+        """Views that keep equally many tokens: (token count, view numbers), ascending."""
         for count in np.unique(self.token_counts):
             yield int(count), np.flatnonzero(self.token_counts == count)
 
@@ -79,20 +79,21 @@ class TokenDropViT(AblatedPixels):
         return pixels.permute(0, 2, 4, 1, 3, 5).reshape(len(pixels), rows * columns, 3, ty, tx)
 
     def forward(self, tokens_bn: Tensor, image_s: Tensor, view_s: Tensor) -> Tensor:
-        """Logits of sequences, each one ablation of one image; (S, C).
+        """Logits of sequences, each one view of one image; (S, C).
 
         Args:
             tokens_bn: Pixels from ``tokens``.
             image_s: Image of each sequence; int64 (S,).
-            view_s: Ablation of each sequence, all keeping equally many tokens; int64 (S,).
+            view_s: View of each sequence, all keeping equally many tokens; int64 (S,).
         """
         count = int(self.token_counts[int(view_s[0])])
         kept_sk = self.kept[view_s, :count]
         pixels = tokens_bn[image_s[:, None], kept_sk]
-        rows = self.visible_rows[view_s[:, None], kept_sk // self.grid[1]]
-        columns = self.visible_columns[view_s[:, None], kept_sk % self.grid[1]]
-        visible = rows[:, :, None, :, None] & columns[:, :, None, None, :]
-        return self._classify(self.blacken(pixels, visible), kept_sk)
+        # Rows and columns of token k inside each of the view's rectangles; (S, K, rectangles, P).
+        rows = self.rows[view_s[:, None], :, kept_sk // self.grid[1]]
+        columns = self.columns[view_s[:, None], :, kept_sk % self.grid[1]]
+        visible = (rows[..., :, None] & columns[..., None, :]).any(dim=2) ^ self.hide
+        return self._classify(self.blacken(pixels, visible[:, :, None]), kept_sk)
 
     def whole(self, tokens_bn: Tensor, image_s: Tensor) -> Tensor:
         """Logits of whole images, every token kept; (S, C)."""

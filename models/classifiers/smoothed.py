@@ -8,7 +8,7 @@ otherwise), S sequences of a microbatch, T slots of a vote set, C classes.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -19,12 +19,21 @@ from models.classifiers.base import BaseClassifier
 from models.classifiers.votes import ThresholdVoting, top_gaps, winners
 
 
+class Asking(Protocol):
+    """An order in which the views of an image are asked, and the moment to stop."""
+
+    def next(
+        self, labels_v: NDArray[np.int64], gaps_v: NDArray[np.floating], plain: int
+    ) -> NDArray[np.int64] | None:
+        """The views of an image to ask now, from the labels so far (-1 is none); None to stop."""
+
+
 class BatchVotes(NamedTuple):
     """Votes of a batch.
 
     Attributes:
         votes_bv: The class with the largest logit in each ablation, in the order of the
-            ablations or of ``views_bv``; int (B, n).
+            ablations or of ``views_bv``, -1 where a view was not asked; int (B, n).
         plain_b: The class of the whole image by the same weights; int (B,).
         vote_sets: Under threshold voting, the classes that each ablation votes for, ascending,
             then -1; int32 (B, n, T). Else None.
@@ -89,7 +98,7 @@ class SmoothedClassifier:
             raise ValueError("the classifier is in training mode; call its eval() before voting")
         self.classifier, self.device, self.microbatch = classifier, device, microbatch
         self.voting, self.gaps = voting, gaps
-        self.group_v = np.empty(len(classifier.ablation), dtype=np.int32)
+        self.group_v = np.empty(len(classifier.views), dtype=np.int32)
         for group, (_, views) in enumerate(classifier.groups()):
             self.group_v[views] = group
 
@@ -124,6 +133,49 @@ class SmoothedClassifier:
         finite_b = batch.finite_b
         return batch if finite_b is None or not finite_b.all() else batch._replace(finite_b=None)
 
+    @torch.inference_mode()
+    def ask(self, images_bhwc: NDArray[np.uint8], asking: Asking) -> BatchVotes:
+        """Vote on preprocessed images, each only as far as it is asked.
+
+        The questions of all images share microbatches, so that these stay full although every
+        image stops by itself. The views that an image is asked depend on its own labels alone.
+
+        Args:
+            images_bhwc: uint8 (B, model height, model width, 3).
+            asking: The views to ask next.
+        """
+        count, views = len(images_bhwc), len(self.classifier.views)
+        batch = self._empty_votes((count, views))
+        if not count:
+            return batch
+        batch.votes_bv[:] = -1
+        gaps_bv = np.zeros((count, views), np.float16)
+        tokens = self.classifier.tokens(torch.from_numpy(images_bhwc).to(self.device))
+        batch.plain_b[:] = self._plain(tokens, count)
+        queues: list[list[tuple[int, int]]] = [[] for _ in range(self.group_v.max() + 1)]
+        waiting, idle = np.zeros(count, np.int64), list(range(count))
+        while True:
+            for image in idle:
+                views_n = asking.next(
+                    batch.votes_bv[image], gaps_bv[image], int(batch.plain_b[image])
+                )
+                for view in () if views_n is None else views_n.tolist():
+                    queues[self.group_v[view]].append((image, view))
+                    waiting[image] += 1
+            longest = max(queues, key=len)
+            if not longest:
+                break
+            asked, longest[: self.microbatch] = longest[: self.microbatch], []
+            image_s, view_s = np.array(asked).T
+            logits = self._logits(tokens, image_s, view_s)
+            batch.votes_bv[image_s, view_s] = winners(logits)
+            gaps_bv[image_s, view_s] = top_gaps(logits)
+            np.subtract.at(waiting, image_s, 1)
+            idle = [image for image in dict.fromkeys(image_s.tolist()) if not waiting[image]]
+        if batch.gaps_bv is not None:
+            batch.gaps_bv[:] = gaps_bv
+        return batch
+
     def _logits(
         self, tokens: Tensor, image_s: NDArray[np.int64], view_s: NDArray[np.int64]
     ) -> Tensor:
@@ -141,7 +193,7 @@ class SmoothedClassifier:
             self._note_finite(batch, whole[: len(places)], places)
 
     def _checked_views(self, count: int, views_bv: NDArray[np.integer] | None) -> NDArray[np.int64]:
-        views = len(self.classifier.ablation)
+        views = len(self.classifier.views)
         if views_bv is None:
             return np.broadcast_to(np.arange(views), (count, views))
         views_bv = np.asarray(views_bv)

@@ -1,38 +1,29 @@
-"""Ablations: the views that a smoothed classifier votes over, and the patches they meet.
+"""Ablations: the views that show one band or block and hide the rest of the image.
 
-All lengths are pixels of the *attacker's grid*: the image as the model receives it, or, with
-``pixel_scale`` p, the image before an exact p-fold nearest-neighbour enlargement, on which one
-pixel is p x p model pixels. Pure numpy: no torch, so that certificates can be computed where no
-model can run. Shapes: V views, L locations, Y x X a grid.
+All lengths are pixels of the attacker's grid (``family``). Shapes: V views, L locations, Vy x Vx
+the grid of their offsets.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from models.views.family import (
+    BoolArray,
+    Description,
+    IntArray,
+    Patch,
+    Rectangles,
+    TouchedSets,
+    ViewFamily,
+    arc,
+    corners,
+)
 from models.views.sampling import random_offsets
 
-IntArray = NDArray[np.int64]
-BoolArray = NDArray[np.bool_]
 AblationKind = Literal["column", "row", "block"]
-
-
-class Patch(NamedTuple):
-    """A rectangle of adversarial pixels, wholly inside the image (it does not wrap)."""
-
-    height: int
-    width: int
-
-    @classmethod
-    def square(cls, side: int) -> "Patch":
-        """A patch of ``side`` x ``side`` pixels."""
-        return cls(side, side)
-
-    def __str__(self) -> str:
-        return f"{self.height}x{self.width} px"
 
 
 class OffsetGrid(NamedTuple):
@@ -71,11 +62,8 @@ class OffsetGrid(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ablation:
+class Ablation(ViewFamily):
     """The family of ablations of an image: what each of them shows, and which a patch can touch.
-
-    One object answers every geometric question, so that the model and the certificate cannot
-    disagree about what an ablation shows.
 
     A column ablation shows the columns [x, x + size) modulo the width, a row ablation the rows
     [y, y + size) modulo the height, a block ablation a size x size square that wraps both ways
@@ -162,7 +150,7 @@ class Ablation:
         """Top-left corner (y, x) of every ablation, row-major, in pixels; int (V, 2)."""
         if self.random is not None:
             return random_offsets(self.seed, self.random, *self._steps)
-        return _corners(*(np.arange(0, steps, self.stride) for steps in self._steps))
+        return corners(*(np.arange(0, steps, self.stride) for steps in self._steps))
 
     @cached_property
     def grid(self) -> OffsetGrid:
@@ -183,67 +171,41 @@ class Ablation:
     @cached_property
     def visible_rows(self) -> BoolArray:
         """Pixel rows that each ablation shows; bool (V, height)."""
-        return _band(self.positions[:, 0], self._extent[0], self.height)
+        return arc(self.positions[:, 0], self._extent[0], self.height)
 
     @cached_property
     def visible_columns(self) -> BoolArray:
         """Pixel columns that each ablation shows; bool (V, width)."""
-        return _band(self.positions[:, 1], self._extent[1], self.width)
+        return arc(self.positions[:, 1], self._extent[1], self.width)
 
-    def visible(self, view: int) -> BoolArray:
-        """The pixels that ablation ``view`` shows; bool (height, width)."""
-        shown: BoolArray = self.visible_rows[view][:, None] & self.visible_columns[view][None, :]
-        return shown
+    @cached_property
+    def rectangles(self) -> Rectangles:
+        """What every ablation shows."""
+        return Rectangles(self.visible_rows[:, None], self.visible_columns[:, None], hide=False)
 
-    def kept_tokens(self, view: int, token_px: tuple[int, int]) -> IntArray:
-        """Tokens with at least one visible pixel, ascending, row-major; int (K,).
+    def __str__(self) -> str:
+        places = f"stride {self.stride}" if self.random is None else "random positions"
+        return f"{self.kind} ablations of {self.size} px, {places}"
 
-        Args:
-            view: Number of the ablation.
-            token_px: Height and width of a token in *model* pixels.
-
-        Raises:
-            ValueError: The tokens do not tile the model's input.
-        """
-        rows, columns = (
-            _shown_tokens(visible[view], self.pixel_scale, token)
-            for visible, token in zip(
-                (self.visible_rows, self.visible_columns), token_px, strict=True
-            )
+    def describe(self) -> Description:
+        """Describe the family for tables, titles and files."""
+        places, tag = f"stride {self.stride}", f"s{self.stride}"
+        if self.random is not None:
+            places = f"{self.random} random positions (seed {self.seed})"
+            tag = f"random{self.random}"
+        return Description(
+            self.kind,
+            self.size,
+            None if self.random is not None else self.stride,
+            self.random,
+            f"{self.kind} b={self.size} px",
+            places,
+            (f"{self.kind} b{self.size}", tag),
         )
-        return np.flatnonzero(rows[:, None] & columns[None, :]).astype(np.int64)
 
-    def check_patch(self, patch: Patch) -> None:
-        """Raise ValueError unless ``patch`` fits inside the image."""
-        if not (1 <= patch.height <= self.height and 1 <= patch.width <= self.width):
-            raise ValueError(
-                f"patch {patch}: it must be at least 1x1 and fit the "
-                f"{self.height}x{self.width} px image; choose a smaller --patch"
-            )
-
-    def locations(self, patch: Patch) -> IntArray:
-        """Corners (y, x) of every location that matters, row-major, in pixels; int (L, 2).
-
-        A column ablation cannot tell rows apart, so only the left edge varies (y = 0); of a row
-        ablation only the upper edge does (x = 0).
-
-        Raises:
-            ValueError: The patch does not fit.
-        """
-        return _corners(*self._edges(patch))
-
-    def coordinates(self, y: int, x: int) -> tuple[int | None, int | None]:
-        """The y and the x of a location, None along an axis that the views cannot tell."""
-        varies_y, varies_x = self.varies
-        return y if varies_y else None, x if varies_x else None
-
-    def _edges(self, patch: Patch) -> tuple[IntArray, IntArray]:
-        """The y and the x of ``locations``, ascending; int (Ly,) and (Lx,)."""
-        self.check_patch(patch)
-        return (
-            np.arange(1 if self.kind == "column" else self.height - patch.height + 1),
-            np.arange(1 if self.kind == "row" else self.width - patch.width + 1),
-        )
+    def to_identity(self) -> dict[str, dict[str, Any]]:
+        """Write the family as the entry ``ablation`` of a run's identity, plain JSON."""
+        return {"ablation": asdict(self)}
 
     def touched_grid(self, patch: Patch) -> tuple[BoolArray, BoolArray]:
         """Touched rows (Ly, Vy) and columns (Lx, Vx) of ``grid``, per edge coordinate.
@@ -253,7 +215,7 @@ class Ablation:
         Raises:
             ValueError: The patch does not fit.
         """
-        y0, x0 = self._edges(patch)
+        y0, x0 = self.edges(patch)
         size_y, size_x = self._extent
         rows = _band_meets(self.grid.ys, size_y, self.height, y0, patch.height)
         columns = _band_meets(self.grid.xs, size_x, self.width, x0, patch.width)
@@ -271,11 +233,18 @@ class Ablation:
         row_v, column_v = np.divmod(self.grid.cells_v, self.grid.shape[1])
         return rows[:, row_v], columns[:, column_v]
 
-    def touched(self, patch: Patch) -> BoolArray:
-        """Ablations that a patch at each of ``locations`` touches; bool (L, V)."""
+    def touched_sets(self, patch: Patch) -> TouchedSets:
+        """Find the views that a patch touches at every location.
+
+        Raises:
+            ValueError: The patch does not fit.
+        """
         rows, columns = self.touched_axes(patch)
-        both = rows[:, None, :] & columns[None, :, :]
-        return both.reshape(-1, len(self))
+        rows, row_y = np.unique(rows, axis=0, return_inverse=True)
+        columns, column_x = np.unique(columns, axis=0, return_inverse=True)
+        touched_sv = (rows[:, None, :] & columns[None, :, :]).reshape(-1, len(self))
+        sets_yx = row_y.reshape(-1, 1) * len(columns) + column_x.reshape(1, -1)
+        return TouchedSets(touched_sv, sets_yx.astype(np.int64))
 
     def max_touched(self, patch: Patch) -> int:
         """Delta: the most ablations that a patch can touch at any location.
@@ -289,11 +258,6 @@ class Ablation:
         return int((rows.astype(np.float64) @ taken @ columns.T.astype(np.float64)).max())
 
 
-def _band(start: IntArray, size: int, length: int) -> BoolArray:
-    """Rows of bool (V, length): True on [start, start + size) modulo ``length``."""
-    return (np.arange(length)[None, :] - start[:, None]) % length < size
-
-
 def _band_meets(start: IntArray, size: int, length: int, first: IntArray, extent: int) -> BoolArray:
     """True where the interval [first, first + extent) meets the wrapped band; bool (L, V).
 
@@ -301,26 +265,3 @@ def _band_meets(start: IntArray, size: int, length: int, first: IntArray, extent
     """
     offset = (first[:, None] - start[None, :]) % length
     return (offset < size) | ((-offset) % length < extent)
-
-
-def _corners(ys: IntArray, xs: IntArray) -> IntArray:
-    """Every (y, x), row-major; int64 (Y * X, 2)."""
-    grid = np.stack(np.meshgrid(ys, xs, indexing="ij"), axis=-1)
-    return grid.reshape(-1, 2).astype(np.int64)
-
-
-def _shown_tokens(visible: BoolArray, scale: int, token: int) -> BoolArray:
-    """Tokens along one axis that hold a visible pixel; bool (tokens,).
-
-    Args:
-        visible: Visible pixels of the attacker's grid along this axis; bool (length,).
-        scale: Model pixels per pixel of the attacker's grid.
-        token: Extent of a token, in model pixels.
-
-    Raises:
-        ValueError: The tokens do not tile the axis.
-    """
-    if (len(visible) * scale) % token:
-        raise ValueError(f"tokens of {token} px do not tile {len(visible) * scale} model pixels")
-    shown: BoolArray = np.any(visible.repeat(scale).reshape(-1, token), axis=1)
-    return shown

@@ -1,12 +1,12 @@
 """Threats: the rectangles an attacker may rewrite, as one value with one text.
 
-All lengths are pixels of the ablation's grid.
+All lengths are pixels of the attacker's grid.
 """
 
 import re
 from dataclasses import dataclass
 
-from models.views.ablations import Ablation, Patch
+from models.views.family import Patch, ViewFamily
 
 _TEXT = re.compile(
     r"""(?:(?P<count>\d+)\s*(?:of|\*)\s*)?     # 2 of, 2of, 2*
@@ -98,7 +98,7 @@ class Threat:
         kind = 0 if self.side is not None else 1 if self.patch is not None else 2
         return self.count, kind, patch.height * patch.width, patch.height, self.area or 0
 
-    def patches(self, ablation: Ablation) -> tuple[Patch, ...]:
+    def patches(self, views: ViewFamily) -> tuple[Patch, ...]:
         """The rectangles that matter: each allowed one lies within one of these, in the image.
 
         An h x w rectangle inside the image lies within some h' x w' one inside it for all
@@ -109,10 +109,20 @@ class Threat:
             ValueError: The patch does not fit the image.
         """
         if self.patch is not None:
-            ablation.check_patch(self.patch)
+            views.check_patch(self.patch)
             return (self.patch,)
         area = self.area or 0
         widest: dict[int, int] = {}
-        for height in range(1, min(ablation.height, area) + 1):
-            widest[min(ablation.width, area // height)] = height
+        for height in range(1, min(views.height, area) + 1):
+            widest[min(views.width, area // height)] = height
         return tuple(Patch(height, width) for width, height in widest.items())
+
+    def holds(self, other: "Threat", views: ViewFamily) -> bool:
+        """Tell whether every rectangle of another threat lies within one of this one."""
+        return other.count <= self.count and all(
+            any(
+                inner.height <= outer.height and inner.width <= outer.width
+                for outer in self.patches(views)
+            )
+            for inner in other.patches(views)
+        )

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from models.views.ablations import IntArray
+from models.views.family import IntArray
 from pipeline.analysis.outcomes import Outcomes, by_unit
 from pipeline.analysis.run import Run
 from pipeline.runs.rows import votes_array

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from models.views.ablations import Ablation, BoolArray, Patch
+from models.views.ablations import Ablation
+from models.views.family import BoolArray, Patch
 from pipeline.analysis.run import Run
 from pipeline.certificates.batch import smoothed_predictions, vote_counts
 from pipeline.certificates.exact import exact_margins

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.views.ablations import BoolArray, IntArray
+from models.views.family import BoolArray, IntArray
 from pipeline.analysis.agreement import Agreement, agreement, comparable
 from pipeline.analysis.outcomes import Measure, Outcomes, outcomes_of
 from pipeline.analysis.run import Run

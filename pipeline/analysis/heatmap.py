@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from models.views.ablations import Patch
+from models.views.family import Patch
 from models.views.threats import Threat
 from pipeline import storage
 from pipeline.analysis.run import Run

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.views.ablations import BoolArray, IntArray
+from models.views.family import BoolArray, IntArray
 from pipeline.analysis.run import Run
 from pipeline.analysis.stored import dataset
 from pipeline.runs.labels import Labels

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from models.views.ablations import Ablation, BoolArray, IntArray, Patch
+from models.views.ablations import Ablation
+from models.views.family import BoolArray, IntArray, Patch
 from models.views.threats import Threat
 from pipeline import storage
 from pipeline.analysis.stored import DATASETS, dataset
@@ -126,7 +127,7 @@ class Run:
     @property
     def ablation(self) -> Ablation:
         """The views that voted, or were drawn from: what each shows and what a patch touches."""
-        return self.manifest.defense.views
+        return self.manifest.defense.ablation
 
     @property
     def dtype(self) -> str:

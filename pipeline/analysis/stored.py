@@ -196,7 +196,8 @@ def _read_run(out: str, run_id: str) -> tuple[dict[str, Any] | None, list[dict[s
 
 
 def _run_row(manifest: Manifest) -> dict[str, Any]:
-    execution, defense, ablation = manifest.execution, manifest.defense, manifest.defense.views
+    execution, defense = manifest.execution, manifest.defense
+    views = defense.views.describe()
     return {
         "run_id": manifest.run_id,
         "started": _moment(execution.started),
@@ -207,14 +208,14 @@ def _run_row(manifest: Manifest) -> dict[str, Any]:
         "model": defense.network.name,
         "num_classes": defense.network.num_classes,
         "weights_sha256": defense.network.weights_sha256 or None,
-        "ablation": ablation.kind,
-        "size": ablation.size,
-        "stride": None if ablation.random is not None else ablation.stride,
-        "random": ablation.random,
+        "ablation": views.shape,
+        "size": views.size,
+        "stride": views.stride,
+        "random": views.random,
         "draws": defense.voting.draws,
         "ablations": defense.votes_per_image,
-        "height": ablation.height,
-        "width": ablation.width,
+        "height": defense.views.height,
+        "width": defense.views.width,
         "tokens": defense.tokens,
         "theta": defense.voting.theta,
         "device": manifest.numerics.device,

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from models.views.ablations import BoolArray, IntArray
+from models.views.family import BoolArray, IntArray
 from pipeline import storage
 from pipeline.attack import MEANING
 from pipeline.attack.independent import changed_votes

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from models.classifiers.determinism import reproducible_gradients
 from models.classifiers.smoothed import SmoothedClassifier
-from models.views.ablations import BoolArray, IntArray, Patch
+from models.views.family import BoolArray, IntArray, Patch
 from pipeline.attack.gradient import VoteGradient
 from pipeline.attack.placements import Attempt
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from models.classifiers.build import ClassSubset
 from models.classifiers.smoothed import SmoothedClassifier
 from models.classifiers.votes import winners
-from models.views.ablations import IntArray, Patch
+from models.views.family import IntArray, Patch
 from pipeline.attack.independent import strengths
 from pipeline.attack.placements import Attempt
 
@@ -59,7 +59,7 @@ class VoteGradient:
             inner = inner.classifier
         if isinstance(inner, nn.Module):
             inner.requires_grad_(False)
-        self.group_v = np.empty(len(self.classifier.ablation), dtype=np.int64)
+        self.group_v = np.empty(len(self.classifier.views), dtype=np.int64)
         for group, (_, numbers) in enumerate(self.classifier.groups()):
             self.group_v[numbers] = group
         self.won = _WON
@@ -87,7 +87,7 @@ class VoteGradient:
         for image, window, pixels in zip(canvas, windows, pixels_ahwc, strict=True):
             image[window] = torch.from_numpy(pixels)
         canvas = canvas.to(self.device).requires_grad_()
-        scale = self.classifier.ablation.pixel_scale
+        scale = self.classifier.views.pixel_scale
         tokens = self.classifier.tokens(
             canvas.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
         )

@@ -11,24 +11,22 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.views.ablations import Ablation, BoolArray, IntArray, Patch
+from models.views.family import BoolArray, IntArray, Patch, ViewFamily
 from pipeline.certificates.votes import VoteArray
 
 
-def shows_patch(ablation: Ablation, patch: Patch, y: int, x: int) -> BoolArray:
+def shows_patch(views: ViewFamily, patch: Patch, y: int, x: int) -> BoolArray:
     """Tell for each view if it shows a pixel of the patch with upper left corner (y, x); (V,).
 
     Raises:
         ValueError: The patch is not wholly inside the image.
     """
-    if not (0 <= y <= ablation.height - patch.height and 0 <= x <= ablation.width - patch.width):
+    if not (0 <= y <= views.height - patch.height and 0 <= x <= views.width - patch.width):
         raise ValueError(
-            f"patch {patch} at y = {y}, x = {x} leaves the {ablation.height}x{ablation.width} px "
-            "image"
+            f"patch {patch} at y = {y}, x = {x} leaves the {views.height}x{views.width} px image"
         )
-    rows = ablation.visible_rows[:, y : y + patch.height].any(axis=1)
-    columns = ablation.visible_columns[:, x : x + patch.width].any(axis=1)
-    return np.asarray(rows & columns)
+    here = np.s_[y : y + patch.height, x : x + patch.width]
+    return np.array([views.visible(view)[here].any() for view in range(len(views))])
 
 
 def votes_for(votes: VoteArray, classes: Sequence[int] | None, num_classes: int) -> IntArray:

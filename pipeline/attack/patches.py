@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.classifiers.smoothed import SmoothedClassifier
-from models.views.ablations import Patch
+from models.views.family import Patch
 from pipeline.attack.config import AttackConfig
 from pipeline.attack.descent import PatchDescent
 from pipeline.attack.placements import Attempt, place_attempts

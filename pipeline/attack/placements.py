@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.views.ablations import Ablation, BoolArray, IntArray, Patch
+from models.views.ablations import Ablation
+from models.views.family import BoolArray, IntArray, Patch
 from pipeline.attack.independent import shows_patch, strengths, votes_for
 from pipeline.attack.selection import Selected, rule_votes
 from pipeline.certificates.locations import location_margins
@@ -62,7 +63,7 @@ def place_attempts(
     random order where they tie, and every fourth one is any location. A coordinate that the views
     cannot tell apart is random too: the pixels there differ.
     """
-    ablation = manifest.defense.views
+    ablation = manifest.defense.ablation
     votes, classes = rule_votes(selected.votes, manifest.defense.network)
     attempts: list[list[Attempt]] = []
     for images, found in location_margins(votes, ablation, patch, classes):

@@ -199,13 +199,13 @@ def logit_digests(smoothed: SmoothedClassifier, pixels: NDArray[np.uint8]) -> ND
         smoothed: The classifier, in the run's arithmetic.
         pixels: Images on the attacker's grid; uint8 (R, H, W, 3).
     """
-    ablation = smoothed.classifier.ablation
-    digests = np.empty((len(pixels), len(ablation)), np.uint64)
+    views = smoothed.classifier.views
+    digests = np.empty((len(pixels), len(views)), np.uint64)
     for start in range(0, len(pixels), _IMAGES):
         part = slice(start, start + _IMAGES)
         digesting = _Digesting(smoothed.classifier, digests[part])
         again = SmoothedClassifier(digesting, smoothed.device, smoothed.microbatch)
-        again(model_input(pixels[part], ablation.pixel_scale))
+        again(model_input(pixels[part], views.pixel_scale))
     return digests
 
 
@@ -213,7 +213,7 @@ class _Digesting:
     """A base classifier that keeps a digest of the logits of each image and view."""
 
     def __init__(self, classifier: BaseClassifier, digests_rv: NDArray[np.uint64]) -> None:
-        self.classifier, self.ablation = classifier, classifier.ablation
+        self.classifier, self.views = classifier, classifier.views
         self.digests_rv = digests_rv
 
     def groups(self) -> Iterator[tuple[int, NDArray[np.int64]]]:

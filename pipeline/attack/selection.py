@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.views.ablations import BoolArray, IntArray, Patch
+from models.views.family import BoolArray, IntArray, Patch
 from pipeline.certificates import rules
 from pipeline.certificates.votes import VoteArray, renumbered
 from pipeline.config import ConfigError

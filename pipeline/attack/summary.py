@@ -5,7 +5,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.views.ablations import Patch
+from models.views.family import Patch
 from pipeline.attack.selection import Margins, Selected
 from pipeline.certificates.rules import rule_of_locations
 from pipeline.scoring.intervals import Proportion

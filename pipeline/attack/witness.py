@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from models.views.ablations import BoolArray, Patch
+from models.views.family import BoolArray, Patch
 from pipeline import storage
 from pipeline.attack.config import WitnessConfig
 from pipeline.attack.independent import changed_votes, rewritten, shows_patch, votes_for
@@ -75,7 +75,7 @@ def _replay(
     touched: dict[tuple[int, int], BoolArray],
 ) -> pa.Table:
     """Return rows of WITNESSES for a batch; counts and failures go into ``result``."""
-    patch, ablation = result.patch, manifest.defense.views
+    patch, ablation = result.patch, manifest.defense.ablation
     voted, votes = batch.voted, batch.votes
     classes = len(manifest.defense.network.voted_classes)
     found = witnesses(batch.renumbered, ablation, patch, classes)

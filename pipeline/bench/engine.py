@@ -196,11 +196,11 @@ class _Contenders:
         """The whole votes pass of the engine: every ablation, and the plain prediction."""
         smoothed = SmoothedClassifier(classifier, self.device, self.settings.microbatch)
         # As many images at a coarse stride as keep the passes alike in length.
-        repeat = max(1, len(self._ablation(1)) // len(classifier.ablation) // 4)
+        repeat = max(1, len(self._ablation(1)) // len(classifier.views) // 4)
         pixels = np.concatenate([self.pixels] * repeat)
         self.tasks[name] = lambda: smoothed(pixels)
         self.images[name] = len(pixels)
-        self.ablations[name] = len(pixels) * len(classifier.ablation)
+        self.ablations[name] = len(pixels) * len(classifier.views)
         self.voting[stride] = smoothed, pixels
         counts = operations_an_image(classifier)
         self.operations[name] = (len(pixels) * counts.nominal, len(pixels) * counts.executed)
@@ -209,7 +209,7 @@ class _Contenders:
         """One microbatch of the many that a dense pass takes: all of them are alike."""
         count = max(16, self.settings.microbatch // 4)
         image_s = torch.arange(count, device=self.device) % len(self.pixels)
-        view_s = torch.arange(count, device=self.device) % len(classifier.ablation)
+        view_s = torch.arange(count, device=self.device) % len(classifier.views)
         images = torch.from_numpy(self.pixels).to(self.device)
 
         def forward() -> object:
@@ -218,7 +218,7 @@ class _Contenders:
 
         self.tasks[name] = forward
         self.ablations[name] = count
-        self.images[name] = count / len(classifier.ablation)
+        self.images[name] = count / len(classifier.views)
 
     def _batch(self) -> Tensor:
         """Whole images for a plain network."""
@@ -253,7 +253,7 @@ class _Contenders:
         pixels = np.concatenate([self.pixels] * (count // len(self.pixels) + 1))[:count]
         images = torch.from_numpy(pixels).to(self.device)
         self.tasks[PUBLISHED] = lambda: published(images)
-        self.ablations[PUBLISHED] = count * len(classifier.ablation)
+        self.ablations[PUBLISHED] = count * len(classifier.views)
         self.images[PUBLISHED] = self.ablations[PUBLISHED] / len(self._ablation(1))
 
     def pace(self, name: str, seconds: float, rate: float) -> Pace:
@@ -299,15 +299,16 @@ class PublishedDrop:
         Args:
             images_bhwc: uint8 (B, H, W, 3), on the classifier's device.
         """
-        views = range(len(self.classifier.ablation))
+        views = range(len(self.classifier.views))
         images = images_bhwc.permute(0, 3, 1, 2).float() / 255
         return torch.stack([self._logits(images, view).argmax(1) for view in views], dim=1)
 
     def _logits(self, images: Tensor, view: int) -> Tensor:
         classifier = self.classifier
         network: Any = classifier.network
-        rows, columns = classifier.visible_axes()
-        shown = torch.from_numpy(rows[view][:, None] & columns[view][None, :]).to(images.device)
+        scale = classifier.views.pixel_scale
+        visible = classifier.views.visible(view).repeat(scale, axis=0).repeat(scale, axis=1)
+        shown = torch.from_numpy(visible).to(images.device)
         masked = (images * shown - classifier.mean) / classifier.std
         ty, tx = classifier.token_px
         embedded = network._pos_embed(network.patch_embed(masked))

@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.views.ablations import Ablation, IntArray, Patch
+from models.views.ablations import Ablation
+from models.views.family import IntArray, Patch, ViewFamily
 from models.views.threats import Threat
 from pipeline.certificates.touched import CountArray, Runs, TouchedViews
 
@@ -137,12 +138,12 @@ def attack_sets(ablation: Ablation, threat: Threat) -> tuple[AttackSets, ...]:
     return tuple(kept)
 
 
-def check_count(ablation: Ablation, count: int) -> None:
+def check_count(views: ViewFamily, count: int) -> None:
     """Raise ValueError unless the sets of so many patches can be listed."""
-    if count > 2 or (count > 1 and all(ablation.varies)):
+    if count > 2 or (count > 1 and all(views.varies)):
         raise ValueError(
-            f"{count} patches on {ablation.kind} ablations: place by place, votes are counted "
-            "for one patch, or for two on column or row ablations; use the uniform rule"
+            f"{count} patches on {views.describe().shape} ablations: place by place, votes are "
+            "counted for one patch, or for two on column or row ablations; use the uniform rule"
         )
 
 

@@ -7,17 +7,20 @@ A class has as many votes as views voted for it, whether each voted for one clas
 Shape suffixes: N images, V ablations (views), T slots of a vote set, C classes, K ranks of classes.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.views.ablations import Ablation, IntArray, Patch
+from models.views.ablations import Ablation
+from models.views.family import BoolArray, IntArray, Patch, ViewFamily
 from models.views.threats import Threat
 from pipeline.certificates.touched import CountArray, prefix_sums
 from pipeline.certificates.votes import EMPTY, VoteArray, check_votes, chunks, votes_per_image
+
+_Result = TypeVar("_Result")
 
 # Bits of a class number in a key of votes and class.
 _CLASS_BITS = 32
@@ -137,24 +140,58 @@ class VoteBatch:
     """Some images' votes, ranked, with prefix sums that all questions about them share.
 
     Attributes:
-        ablation: The views that voted.
+        views: The views that voted.
         num_classes: Number of classes C.
+        fallback_n: The answer of a decision that finds none: the plain prediction, or the class
+            with most votes where no plain prediction is known; int64 (N,).
         slots: T, the most classes that one view can vote for.
         votes_per_image: Views that voted on each image: V, or the number drawn.
         ranked: The classes with their votes, strongest first.
     """
 
     def __init__(
-        self, votes: VoteArray, ablation: Ablation, num_classes: int, slots: int | None = None
+        self,
+        votes: VoteArray,
+        views: ViewFamily,
+        num_classes: int,
+        slots: int | None = None,
+        plain_n: IntArray | None = None,
     ) -> None:
         """Count a chunk of checked votes (``check_votes``); arguments as ``vote_batches``."""
-        self.ablation = ablation
+        self.views = views
         self.num_classes = num_classes
         self.slots = slots or (votes.shape[2] if votes.ndim == 3 else 1)
         self.votes_per_image = votes.shape[1]
         self.ranked: Ranking = rank_votes(votes, num_classes)
         self._votes_nvt = votes if votes.ndim == 3 else votes[..., None]
         self._kept: dict[int, CountArray] = {}
+        self._results: dict[Hashable, Any] = {}
+        self.fallback_n = self.ranked.predictions
+        if plain_n is not None:
+            self.fallback_n = np.where(plain_n >= 0, plain_n, self.fallback_n)
+
+    @property
+    def ablation(self) -> Ablation:
+        """The views, for a rule that counts votes of ablations.
+
+        Raises:
+            ValueError: They are no ablations.
+        """
+        if self.views.hides:
+            raise ValueError(f"{self.views}: this rule counts the votes of ablations")
+        return cast("Ablation", self.views)
+
+    @property
+    def labels_nv(self) -> VoteArray:
+        """The one label of every view, -1 where it was not asked; integers (N, V)."""
+        return self._votes_nvt[..., 0]
+
+    def once(self, key: Hashable, compute: Callable[[], _Result]) -> _Result:
+        """Compute a result about the batch once, for all questions that need it."""
+        if key not in self._results:
+            self._results[key] = compute()
+        result: _Result = self._results[key]
+        return result
 
     def __len__(self) -> int:
         return len(self.ranked.classes_nk)
@@ -166,7 +203,7 @@ class VoteBatch:
     @cached_property
     def dtype(self) -> "np.dtype[Any]":
         """Type of counts: no number below exceeds 2 V + 1 in size, so two bytes often hold it."""
-        return np.dtype(np.int16 if 2 * len(self.ablation) + 1 < 2**15 else np.int32)
+        return np.dtype(np.int16 if 2 * len(self.views) + 1 < 2**15 else np.int32)
 
     @cached_property
     def _votes_tvn(self) -> NDArray[np.signedinteger[Any]]:
@@ -208,23 +245,40 @@ class VoteBatch:
 
     def prefix_of(self, classes_n: IntArray, images: IntArray | None = None) -> CountArray:
         """Prefix sums of the votes for one class an image."""
+        return prefix_sums(self.ablation, self.chosen(classes_n, images), self.dtype)
+
+    def chosen(self, classes_n: IntArray, images: IntArray | None = None) -> BoolArray:
+        """Tell the views that voted for one class an image; bool (V, N)."""
         votes_tvn = self._votes_tvn if images is None else self._votes_tvn.take(images, axis=2)
         classes_n = classes_n.astype(votes_tvn.dtype)
-        chosen_vn = votes_tvn[0] == classes_n
+        chosen_vn: BoolArray = votes_tvn[0] == classes_n
         for votes_vn in votes_tvn[1:]:
             chosen_vn |= votes_vn == classes_n
-        return prefix_sums(self.ablation, chosen_vn, self.dtype)
+        return chosen_vn
+
+    def unknown(self, images: IntArray) -> BoolArray | None:
+        """Tell the views that some images were not asked about; bool (V, N), None for no view."""
+        if self.slots > 1:  # an empty set of votes is an answer
+            return None
+        unknown_vn: BoolArray = self._votes_tvn[0].take(images, axis=1) == EMPTY
+        return unknown_vn if unknown_vn.any() else None
 
 
 class _PartOfBatch(VoteBatch):
     """Some images of a batch, with its prefix sums."""
 
     def __init__(self, whole: VoteBatch, images: IntArray) -> None:
-        self.ablation, self.num_classes = whole.ablation, whole.num_classes
+        self.views, self.num_classes = whole.views, whole.num_classes
         self.slots, self.votes_per_image = whole.slots, whole.votes_per_image
         ranked = whole.ranked
         self.ranked = Ranking(ranked.classes_nk[images], ranked.counts_nk[images])
         self._whole, self._images = whole, images
+        self._results: dict[Hashable, Any] = {}
+        self.fallback_n = whole.fallback_n[images]
+
+    @property
+    def labels_nv(self) -> VoteArray:
+        return self._whole.labels_nv[self._images]
 
     def take(self, images: IntArray) -> VoteBatch:
         return self._whole.take(self._images[images])
@@ -237,38 +291,49 @@ class _PartOfBatch(VoteBatch):
             classes_n, self._images if images is None else self._images[images]
         )
 
+    def chosen(self, classes_n: IntArray, images: IntArray | None = None) -> BoolArray:
+        return self._whole.chosen(
+            classes_n, self._images if images is None else self._images[images]
+        )
+
+    def unknown(self, images: IntArray) -> BoolArray | None:
+        return self._whole.unknown(self._images[images])
+
 
 def vote_batches(
     votes: VoteArray,
-    ablation: Ablation,
+    views: ViewFamily,
     num_classes: int,
     *,
     slots: int | None = None,
     drawn: bool = False,
+    plain_n: IntArray | None = None,
 ) -> Iterator[tuple[slice, VoteBatch]]:
     """The images a chunk at a time, counted, in bounded memory.
 
     Args:
-        votes: Class that each ablation voted for, in the ablation's order, integers (N, V), or the
-            set of classes, (N, V, T) with -1 in empty slots.
-        ablation: The views that voted, or that were drawn from.
+        votes: Class that each view voted for, in the family's order, integers (N, V), -1 where a
+            view that hides was not asked; or the set of classes, (N, V, T) with -1 in empty slots.
+        views: The views that voted, or that were drawn from.
         num_classes: Number of classes C; classes without a vote are rivals too.
         slots: The most classes that one view can vote for, which the attacker may use even where
             no view of these did; None takes T.
         drawn: Whether the votes are those of views drawn at random for each image, however many.
+        plain_n: The prediction of each whole image, -1 where it is unknown; integers (N,).
 
     Raises:
-        ValueError: The votes are malformed or not this ablation's.
+        ValueError: The votes are malformed or not this family's.
     """
-    votes = check_votes(votes, num_classes, None if drawn else len(ablation))
-    for images in chunks(len(votes), votes_per_image(votes) + len(ablation)):
-        yield images, VoteBatch(votes[images], ablation, num_classes, slots)
+    votes = check_votes(votes, num_classes, None if drawn else len(views), partial=views.hides)
+    for images in chunks(len(votes), votes_per_image(votes) + len(views)):
+        plain = None if plain_n is None else plain_n[images]
+        yield images, VoteBatch(votes[images], views, num_classes, slots, plain)
 
 
 def margins_of(
     rule: Callable[[VoteBatch, Threat], IntArray],
     votes: VoteArray,
-    ablation: Ablation,
+    views: ViewFamily,
     threat: Threat | Patch,
     num_classes: int,
     *,
@@ -279,7 +344,7 @@ def margins_of(
     Args:
         rule: A rule on a batch.
         votes: As ``vote_batches``.
-        ablation: As ``vote_batches``.
+        views: As ``vote_batches``.
         threat: What the attacker may do; a patch is the threat of one such rectangle.
         num_classes: As ``vote_batches``.
         drawn: As ``vote_batches``.
@@ -289,8 +354,8 @@ def margins_of(
             image, or the rule refuses it.
     """
     threat = Threat.of(threat)
-    threat.patches(ablation)
+    threat.patches(views)
     margins_n = np.empty(len(votes), np.int64)
-    for images, batch in vote_batches(votes, ablation, num_classes, drawn=drawn):
+    for images, batch in vote_batches(votes, views, num_classes, drawn=drawn):
         margins_n[images] = rule(batch, threat)
     return margins_n

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.views.ablations import Ablation, IntArray, Patch
+from models.views.ablations import Ablation
+from models.views.family import IntArray, Patch
 from models.views.threats import Threat
 from pipeline.certificates.attack_sets import AttackSets, attack_sets
 from pipeline.certificates.batch import VoteBatch, vote_batches

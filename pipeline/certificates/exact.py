@@ -6,7 +6,8 @@ distinct ones of one patch, C classes, K ranks of classes. Arrays of a batch hav
 
 import numpy as np
 
-from models.views.ablations import Ablation, IntArray, Patch
+from models.views.ablations import Ablation
+from models.views.family import IntArray, Patch, ViewFamily
 from models.views.threats import Threat
 from pipeline.certificates.attack_sets import attack_sets, check_count
 from pipeline.certificates.batch import VoteBatch, margins_of
@@ -119,7 +120,7 @@ class Exact(Rule):
     ranks_places = True
     covers = frozenset({Uniform.name})
 
-    def check(self, views: Ablation, threat: Threat, num_classes: int, top_k: int = 1) -> None:
+    def check(self, views: ViewFamily, threat: Threat, num_classes: int, top_k: int = 1) -> None:
         """Raise ValueError as ``exact`` does, or ``top_k`` for several places."""
         if top_k > 1:
             check_places(threat, num_classes, top_k)

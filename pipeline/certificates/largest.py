@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from models.views.ablations import Ablation, IntArray
+from models.views.ablations import Ablation
+from models.views.family import IntArray
 from models.views.threats import Threat
 from pipeline.certificates.batch import VoteBatch, vote_batches
 from pipeline.certificates.rule import Rule

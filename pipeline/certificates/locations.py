@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.views.ablations import Ablation, IntArray, Patch
+from models.views.ablations import Ablation
+from models.views.family import IntArray, Patch
 from models.views.threats import Threat
 from pipeline.certificates.batch import vote_batches
 from pipeline.certificates.rules import rule_of_locations

@@ -7,7 +7,8 @@ import math
 
 import numpy as np
 
-from models.views.ablations import Ablation, IntArray, Patch
+from models.views.ablations import Ablation
+from models.views.family import IntArray, Patch
 from pipeline.certificates.batch import vote_batches
 from pipeline.certificates.votes import VoteArray
 

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.views.ablations import Ablation, BoolArray, IntArray, Patch
+from models.views.ablations import Ablation
+from models.views.family import BoolArray, IntArray, Patch
 from models.views.threats import Threat
 from pipeline.certificates.batch import VoteBatch, vote_batches
 from pipeline.certificates.rule import Rule
@@ -166,7 +167,7 @@ class Randomized(Rule):
         """See ``randomized_certificates``."""
         return randomized(batch, threat, self.confidence)
 
-    def at(self, confidence: float | None) -> "Randomized":
+    def at(self, confidence: float | None = None, assumed: Threat | None = None) -> "Randomized":
         """Return the rule at another confidence."""
         return self if confidence is None else Randomized(confidence)
 

@@ -6,7 +6,7 @@ Shape suffixes: N images, S distinct sets of touched views.
 from abc import ABC, abstractmethod
 from typing import Self
 
-from models.views.ablations import Ablation, BoolArray, IntArray
+from models.views.family import BoolArray, IntArray, ViewFamily
 from models.views.threats import Threat
 from pipeline.certificates.batch import VoteBatch
 from pipeline.certificates.touched import CountArray, TouchedViews
@@ -25,6 +25,9 @@ class Rule(ABC):
         monotone: True where margins never rise with the views that the attacker can touch:
             ``largest`` relies on it.
         ranks_places: True where ``top_k_margins`` exists.
+        about_masks: True where the rule may be asked about views that hide.
+        knows_patch: True where the decision is built for a largest patch, which it assumes.
+        alerts: True where the decision may raise an alert (``ALERT``) instead of an answer.
         covers: Names of rules that predict the same and certify nothing that this one does not:
             where there is room for one, this one is shown.
         confidence: Probability, for each image, that its certificate is true; None for a proof.
@@ -36,6 +39,9 @@ class Rule(ABC):
     default: bool = False
     monotone: bool = True
     ranks_places: bool = False
+    about_masks: bool = False
+    knows_patch: bool = False
+    alerts: bool = False
     covers: frozenset[str] = frozenset()
     confidence: float | None = None
 
@@ -44,7 +50,7 @@ class Rule(ABC):
         """True where ``margins_at`` has an answer."""
         return type(self).margins_at is not Rule.margins_at
 
-    def check(self, views: Ablation, threat: Threat, num_classes: int, top_k: int = 1) -> None:
+    def check(self, views: ViewFamily, threat: Threat, num_classes: int, top_k: int = 1) -> None:
         """Check that the rule can certify against a threat, before anything is computed.
 
         Args:
@@ -57,6 +63,12 @@ class Rule(ABC):
             ValueError: The threat does not fit the image, or the rule does not know such threats or
                 places; the message names a rule that does.
         """
+        if views.hides and not self.about_masks:
+            fitting = [rule.name for rule in RULES.values() if rule.about_masks]
+            raise ValueError(
+                f"rule={self.name!r}: it counts votes of ablations and does not speak of masks, of "
+                f"which a patch touches most; choose {', '.join(fitting)}"
+            )
         if top_k > 1 and not self.ranks_places:
             fitting = [
                 rule.name
@@ -69,8 +81,24 @@ class Rule(ABC):
             )
         threat.patches(views)
 
-    def predict(self, batch: VoteBatch, threat: Threat | None = None) -> IntArray:
-        """Predict the class of each image: here the one with the most votes; int64 (N,)."""
+    def default_for(self, views: ViewFamily) -> bool:
+        """Return True where the rule is asked about these views if a request names none."""
+        return self.default and not views.hides
+
+    def check_early(self, views: ViewFamily, threat: Threat) -> None:
+        """Raise ValueError unless votes that were cast with early exit answer for a threat."""
+        raise ValueError(
+            f"rule={self.name!r}: it needs the vote of every view, and these votes were cast only "
+            "as far as two-location needs them; vote with --all-views"
+        )
+
+    def predict(self, batch: VoteBatch, threat: Threat) -> IntArray:
+        """Answer each image: here by the class with the most votes; int64 (N,).
+
+        Args:
+            batch: The votes.
+            threat: What the attacker may do, for a decision that is built for it.
+        """
         return batch.ranked.predictions
 
     @abstractmethod
@@ -109,10 +137,13 @@ class Rule(ABC):
         """
         return None
 
-    def at(self, confidence: float | None) -> Self:
-        """Return the rule at a confidence: itself, where it is a proof."""
+    def at(self, confidence: float | None = None, assumed: Threat | None = None) -> Self:
+        """Return the rule at a confidence, for an assumed threat: itself, where it has none."""
         return self
 
+
+ALERT = -2
+"""The answer of a decision that raises an alert instead."""
 
 RULES: dict[str, Rule] = {}
 """By name, as ``rules`` registers them: here, so that a rule can name another one that fits."""

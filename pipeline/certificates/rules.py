@@ -7,17 +7,32 @@ from here. A new rule is a ``Rule`` in a file of its own and one entry below.
 from collections.abc import Iterable
 
 from models.nearest import did_you_mean
-from models.views.ablations import Ablation, IntArray, Patch
+from models.views.family import IntArray, Patch, ViewFamily
 from models.views.threats import Threat
 from pipeline.certificates.batch import margins_of
+from pipeline.certificates.double_masking import DoubleMasking
 from pipeline.certificates.exact import Exact
+from pipeline.certificates.one_location import OneLocation
 from pipeline.certificates.randomized import CONFIDENCE, Randomized
 from pipeline.certificates.rule import RULES, Rule
+from pipeline.certificates.two_location import TwoLocation
 from pipeline.certificates.uniform import Uniform
 from pipeline.certificates.votes import VoteArray
 
 # Of the default rules of one kind, each certifies all that the one before it does.
-RULES.update({rule.name: rule for rule in (Uniform(), Exact(), Randomized())})
+RULES.update(
+    {
+        rule.name: rule
+        for rule in (
+            Uniform(),
+            Exact(),
+            TwoLocation(),
+            OneLocation(),
+            DoubleMasking(),
+            Randomized(),
+        )
+    }
+)
 
 
 def rule_named(rule_name: str) -> Rule:
@@ -35,13 +50,20 @@ def rule_named(rule_name: str) -> Rule:
     return RULES[rule_name]
 
 
-def rule_for(rule_name: str, *, randomized: bool, confidence: float = CONFIDENCE) -> Rule:
+def rule_for(
+    rule_name: str,
+    *,
+    randomized: bool,
+    confidence: float = CONFIDENCE,
+    assumed: Threat | None = None,
+) -> Rule:
     """The rule of this name, if its theorem holds for the votes of a run.
 
     Args:
         rule_name: A key of ``RULES``.
         randomized: True where the run drew the positions of each image at random.
         confidence: Confidence for each image, for the rule that has one.
+        assumed: The largest patch, for a decision that is built for one; None takes each threat.
 
     Raises:
         ValueError: There is no such rule, or it is not one for such votes.
@@ -59,13 +81,16 @@ def rule_for(rule_name: str, *, randomized: bool, confidence: float = CONFIDENCE
             )
             + f"; choose {', '.join(fitting)}"
         )
-    return rule.at(confidence)
+    return rule.at(confidence, assumed)
 
 
-def default_rules(*, randomized: bool, top_k: int = 1) -> list[Rule]:
+def default_rules(
+    views: ViewFamily | None = None, *, randomized: bool, top_k: int = 1
+) -> list[Rule]:
     """The rules to ask where a request names none.
 
     Args:
+        views: The views that vote; None stands for any ablations.
         randomized: True where the positions of each image were drawn at random.
         top_k: Places to stay in. Of drawn votes the only rule is returned all the same, so that its
             ``check`` says why it cannot speak of several.
@@ -73,15 +98,15 @@ def default_rules(*, randomized: bool, top_k: int = 1) -> list[Rule]:
     return [
         rule
         for rule in RULES.values()
-        if rule.default
+        if (rule.default if views is None else rule.default_for(views))
         and rule.deterministic != randomized
         and (top_k == 1 or rule.ranks_places or randomized)
     ]
 
 
-def largest_rules(*, randomized: bool) -> list[Rule]:
+def largest_rules(views: ViewFamily | None = None, *, randomized: bool) -> list[Rule]:
     """The rules of which the largest certified square of each image is computed."""
-    if randomized:
+    if randomized or (views is not None and views.hides):
         return []
     return [rule for rule in default_rules(randomized=False) if rule.monotone]
 
@@ -110,7 +135,7 @@ def uncovered(names: Iterable[str]) -> set[str]:
 def margins(
     rule_name: str,
     votes: VoteArray,
-    ablation: Ablation,
+    views: ViewFamily,
     threat: Threat | Patch,
     num_classes: int,
     *,
@@ -123,7 +148,7 @@ def margins(
         rule_name: A key of ``RULES``.
         votes: Class that each ablation voted for, in the ablation's order, integers (N, V), or the
             set of classes, (N, V, T) with -1 in empty slots; of the drawn ablations if randomized.
-        ablation: The views that voted, or that were drawn from.
+        views: The views that voted, or that were drawn from.
         threat: What the attacker may do, in pixels of the ablation's grid; a patch is the threat of
             one such rectangle.
         num_classes: Number of classes C.
@@ -134,4 +159,4 @@ def margins(
         ValueError: There is no such rule, or the rule refuses its input.
     """
     rule = rule_for(rule_name, randomized=randomized, confidence=confidence)
-    return margins_of(rule.margins, votes, ablation, threat, num_classes, drawn=randomized)
+    return margins_of(rule.margins, votes, views, threat, num_classes, drawn=randomized)

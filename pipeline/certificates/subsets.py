@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from models.views.ablations import Ablation, IntArray
+from models.views.ablations import Ablation
+from models.views.family import IntArray
 from pipeline.certificates.votes import VoteArray
 
 

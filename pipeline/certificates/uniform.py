@@ -5,7 +5,8 @@ Shape suffixes: N images, V ablations (views), C classes, K ranks of classes.
 
 from functools import lru_cache
 
-from models.views.ablations import Ablation, IntArray, Patch
+from models.views.ablations import Ablation
+from models.views.family import IntArray, Patch, ViewFamily
 from models.views.threats import Threat
 from pipeline.certificates.batch import VoteBatch, margins_of
 from pipeline.certificates.rule import Rule
@@ -13,14 +14,14 @@ from pipeline.certificates.votes import VoteArray
 
 
 @lru_cache(maxsize=4096)
-def max_touched_views(ablation: Ablation, threat: Threat) -> int:
+def max_touched_views(views: ViewFamily, threat: Threat) -> int:
     """Delta: no attacker touches more views; at most n times what one of n patches touches, or V.
 
     Raises:
         ValueError: The threat does not fit the image.
     """
-    one = max(ablation.max_touched(patch) for patch in threat.patches(ablation))
-    return min(threat.count * one, len(ablation))
+    one = max(views.max_touched(patch) for patch in threat.patches(views))
+    return min(threat.count * one, len(views))
 
 
 def uniform(batch: VoteBatch, threat: Threat) -> IntArray:

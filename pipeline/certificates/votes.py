@@ -9,7 +9,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from models.views.ablations import IntArray
+from models.views.family import IntArray
 
 VoteArray = NDArray[np.integer[Any]]
 """One vote an ablation, (N, V), or a set of at most T votes, (N, V, T) with -1 in empty slots."""
@@ -33,7 +33,9 @@ def votes_per_image(votes: VoteArray) -> int:
     return int(np.prod(votes.shape[1:]))
 
 
-def check_votes(votes: VoteArray, num_classes: int, num_views: int | None = None) -> VoteArray:
+def check_votes(
+    votes: VoteArray, num_classes: int, num_views: int | None = None, *, partial: bool = False
+) -> VoteArray:
     """Return the votes as an array if every one of them names a class.
 
     Args:
@@ -41,6 +43,7 @@ def check_votes(votes: VoteArray, num_classes: int, num_views: int | None = None
             voted for, integers (N, V, T) with -1 in empty slots, wherever those are.
         num_classes: Number of classes C.
         num_views: Number of ablations that V must equal; None accepts any V >= 1.
+        partial: Whether -1 may stand for the vote of a view that was not asked.
 
     Raises:
         ValueError: Fewer than two classes or 2^31 of them, votes that are not an array of integers
@@ -68,7 +71,7 @@ def check_votes(votes: VoteArray, num_classes: int, num_views: int | None = None
         if len(votes):
             raise ValueError("votes with 0 slots a set: pad sets to at least one slot, -1 if empty")
         return votes
-    lowest = EMPTY if votes.ndim == 3 else 0
+    lowest = EMPTY if votes.ndim == 3 or partial else 0
     if not lowest <= votes.min() <= votes.max() < num_classes:
         image, view = np.argwhere((votes < lowest) | (votes >= num_classes))[0, :2]
         wrong = [vote for vote in np.ravel(votes[image, view]) if not lowest <= vote < num_classes]

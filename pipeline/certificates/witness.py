@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.views.ablations import Ablation, BoolArray, IntArray, Patch
+from models.views.ablations import Ablation
+from models.views.family import BoolArray, IntArray, Patch
 from pipeline.certificates.locations import Locations, margins_by_set
 from pipeline.certificates.votes import EMPTY, VoteArray
 

@@ -8,7 +8,14 @@ mirrored by hand. None of this imports torch, ray or mlflow. A field that is Non
 from pipeline.config.claims import ClaimsConfig, RuleName
 from pipeline.config.errors import ConfigError, at_least
 from pipeline.config.output import EstimateConfig, OutputConfig
-from pipeline.config.votes import MICROBATCH_STEP, Device, Dtype, VotesConfig, crop_of
+from pipeline.config.votes import (
+    MICROBATCH_STEP,
+    Device,
+    Dtype,
+    ViewsKind,
+    VotesConfig,
+    lengths_of,
+)
 
 __all__ = [
     "MICROBATCH_STEP",
@@ -19,7 +26,8 @@ __all__ = [
     "EstimateConfig",
     "OutputConfig",
     "RuleName",
+    "ViewsKind",
     "VotesConfig",
     "at_least",
-    "crop_of",
+    "lengths_of",
 ]

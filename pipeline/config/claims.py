@@ -21,7 +21,11 @@ class ClaimsConfig:
         patch: What the attacker may do: sides of square patches in pixels, or 16x48 (height x
             width), area:1024 (any rectangle of at most so many pixels), 2of32 (two squares)
             [23 32 39, or 2 4 5 on the CIFAR-10 grid].
-        rule: Certificates to compute: exact, uniform [both; of a --randomized run, randomized].
+        rule: Certificates to compute: exact, uniform, two-location, one-location, double-masking or
+            randomized [exact and uniform; of masks two-location and one-location; of a
+            --randomized run randomized].
+        assume: The largest patch that a decision may assume (rules two-location and one-location),
+            in the notation of --patch [each patch itself].
         top_k: Places: 1 certifies that the prediction stays, k that a right class stays among the
             k with most votes.
         detect: Also compute what an alert at near ties detects, for every threshold.
@@ -32,6 +36,7 @@ class ClaimsConfig:
 
     patch: tuple[int | str, ...] | None = None
     rule: tuple[RuleName, ...] | None = None
+    assume: Advanced[str | None] = None
     top_k: Advanced[tuple[int, ...]] = (1,)
     detect: Advanced[bool] = False
     confidence: Advanced[float] = 0.999
@@ -41,13 +46,13 @@ class ClaimsConfig:
     def __post_init__(self) -> None:
         if self.patch is not None and not self.patch:
             raise ConfigError("--patch is empty: give one or more sides in pixels")
-        _ = self.threats  # fails where a text means nothing
+        _ = self.threats, self.assumed  # fails where a text means nothing
         if not self.top_k:
             raise ConfigError("--top-k is empty: give one or more numbers of places")
         for places in self.top_k:
             at_least(1, top_k=places)
         if self.rule is not None and not self.rule:
-            raise ConfigError("--rule is empty: choose exact, uniform or both")
+            raise ConfigError("--rule is empty: name one or more, such as exact")
         if not 0 < self.confidence < 1:
             raise ConfigError(f"--confidence {self.confidence}: it must lie between 0 and 1")
 
@@ -62,3 +67,15 @@ class ClaimsConfig:
             return None if self.patch is None else tuple(map(Threat.parse, self.patch))
         except ValueError as error:
             raise ConfigError(f"--{error}") from error
+
+    @property
+    def assumed(self) -> Threat | None:
+        """The threat that ``assume`` names; None where it was left out.
+
+        Raises:
+            ConfigError: The text means nothing.
+        """
+        try:
+            return None if self.assume is None else Threat.parse(self.assume)
+        except ValueError as error:
+            raise ConfigError(f"--assume: {error}") from error

@@ -2,13 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from models.networks.systems import TokenMode, VotingName
 from models.preprocess import Interpolation, PresetName
-from models.views.ablations import AblationKind
 from pipeline.config.errors import ConfigError, at_least
 from pipeline.config.flags import Advanced
 
@@ -22,15 +21,18 @@ Numbering = Literal["classes", "ilsvrc2012"]
 """Meaning of the integers of a ground-truth file: class numbers, or the ILSVRC kit's own."""
 
 
-def crop_of(text: str) -> tuple[int, int]:
-    """Height and width of ``--crop``, written as a side or as HEIGHTxWIDTH.
+ViewsKind = Literal["column", "row", "block", "mask", "mask-pair"]
+
+
+def lengths_of(text: str, flag: str = "--crop") -> tuple[int, int]:
+    """Numbers along y and x, written as one for both or as HEIGHTxWIDTH.
 
     Raises:
-        ConfigError: It is written otherwise, or empty.
+        ConfigError: They are written otherwise, or below 1.
     """
     lengths = text.split("x")
     if len(lengths) > 2 or not all(one.isdecimal() and int(one) for one in lengths):
-        raise ConfigError(f"--crop {text}: give a side in pixels, or HEIGHTxWIDTH such as 160x320")
+        raise ConfigError(f"{flag} {text}: give one number, or HEIGHTxWIDTH such as 160x320")
     return int(lengths[0]), int(lengths[-1])
 
 
@@ -55,10 +57,19 @@ class VotesConfig:
             (1-1000, the ILSVRC development kit's own).
         classes: Classes that the logits are restricted to: numbers or wnids, comma-separated, or
             a file of them.
-        ablation: Shape of what an ablation shows [the weights' own, else column].
-        size: Width of a band, or side of a block, in pixels [the weights' own, else 19, or 4
-            on the CIFAR-10 grid].
-        stride: Distance of neighbouring offsets in pixels [the weights' own, else 1].
+        views: What a view shows or hides: it shows one column, row or block and hides the rest, or
+            it hides one mask (mask) or up to two (mask-pair) and shows the rest [the weights'
+            own, else column].
+        size: Width of a band, or side of a block or mask, in pixels [the weights' own, else 19,
+            or 4 on the CIFAR-10 grid; of masks what --covers and --masks need].
+        stride: Distance of neighbouring offsets in pixels [the weights' own, else 1; of masks of a
+            given size, that size].
+        covers: The largest patch for which masks are cut, in pixels: 32, or 16x48 (height x
+            width); a decision over them assumes no larger one.
+        masks: Masks an axis, at most: 6, or 4x8 (down x across); 1x6 hides full-height bands [6].
+        wrap: Let masks of a given size go on round the edges of the image.
+        all_views: Ask every view of every image; without it, views that hide two masks are asked
+            only as far as the decision for --covers needs them.
         positions: random:N votes on N fixed, public positions instead of every stride.
         randomized: Draw so many positions for each image (the randomized-smoothing reference;
             its certificates are probabilistic).
@@ -103,9 +114,13 @@ class VotesConfig:
     ground_truth: Advanced[str | None] = None
     numbering: Advanced[Numbering | None] = None
     classes: str | None = None
-    ablation: AblationKind | None = None
+    views: Annotated[ViewsKind | None, Parameter(name=["--views", "--ablation"])] = None
     size: int | None = None
     stride: int | None = None
+    covers: str | None = None
+    masks: str | None = None
+    wrap: Advanced[bool] = False
+    all_views: Advanced[bool] = False
     positions: Advanced[str | None] = None
     randomized: Advanced[int | None] = None
     seed: Advanced[int] = 0
@@ -166,7 +181,9 @@ class VotesConfig:
         ):
             raise ConfigError(f"--resize {self.resize}: give a length in pixels, or none")
         if self.crop is not None:
-            crop_of(self.crop)
+            lengths_of(self.crop)
+        if self.masks is not None:
+            lengths_of(self.masks, "--masks")
 
     def _check_positions(self) -> None:
         if self.positions is not None and self.random_positions is None:
@@ -184,6 +201,40 @@ class VotesConfig:
             )
         if self.seed and not chosen:
             raise ConfigError(f"--seed {self.seed}: only random positions have a seed")
+
+    def check_ablation(self, kind: str) -> None:
+        """Raise ConfigError for options that only masks have."""
+        for flag, given in (
+            ("--covers", self.covers),
+            ("--masks", self.masks),
+            ("--wrap", self.wrap or None),
+            ("--all-views", self.all_views or None),
+        ):
+            if given is not None:
+                raise ConfigError(
+                    f"{flag}: only views that hide masks have it, and these show a {kind}; add "
+                    "--views mask-pair"
+                )
+
+    def check_masks(self, kind: str) -> None:
+        """Raise ConfigError for options that masks do not have."""
+        for flag, given in (
+            ("--positions", self.positions),
+            ("--randomized", self.randomized),
+            ("--voting threshold", "given" if self.voting == "threshold" else None),
+        ):
+            if given is not None:
+                raise ConfigError(f"{flag}: it belongs to ablations, not to --views {kind}")
+        if self.size is None and (self.stride is not None or self.wrap):
+            raise ConfigError(
+                f"--views {kind}: --stride and --wrap place masks of a given --size; leave them "
+                "out where --covers cuts the masks"
+            )
+        if self.size is not None and self.masks is not None:
+            raise ConfigError(
+                f"--masks {self.masks}: masks of a given --size are placed by --stride; leave one "
+                "of them out"
+            )
 
     def _check_voting(self) -> None:
         if self.theta is None:

@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
@@ -200,7 +199,7 @@ def headline(
         "votes": AS_GIVEN if manifest.imported else _COMPUTED,
         "model": manifest.defense.to_identity()["model"],
         "data": {"kind": manifest.data.kind, "fingerprint": manifest.data.fingerprint},
-        "ablation": asdict(manifest.defense.views),
+        **manifest.defense.views.to_identity(),
         "ablations": summary["ablations"],
         "tokens": manifest.defense.tokens,
         "versions": manifest.numerics.versions,
@@ -242,7 +241,7 @@ def _figure(name: str, entry: Mapping[str, Any], claim: str) -> dict[str, Any]:
 
 def _claim(entry: Mapping[str, Any], manifest: Manifest) -> str:
     """State in one sentence what a certified accuracy claims."""
-    ablation, threat = manifest.defense.views, Threat.parse(entry["threat"])
+    views, threat = manifest.defense.views, Threat.parse(entry["threat"])
     if threat.area is not None:
         where = f"any one rectangle of at most {threat.area} px"
     else:
@@ -256,5 +255,5 @@ def _claim(entry: Mapping[str, Any], manifest: Manifest) -> str:
         sure = f", with confidence {entry['confidence']:g} an image, of the ideal classifier"
     return (
         f"the smoothed prediction is right and stays so whatever is written into {where} of the "
-        f"{ablation.height}x{ablation.width} px image, wherever{sure}; share {_OF}"
+        f"{views.height}x{views.width} px image, wherever{sure}; share {_OF}"
     )

@@ -71,7 +71,7 @@ class Spec:
                 "--votes"
             )
         return cls(
-            ablation=manifest.defense.views,
+            ablation=manifest.defense.ablation,
             num_classes=manifest.defense.network.num_classes,
             classes=manifest.defense.network.classes,
             model=manifest.defense.network.name,

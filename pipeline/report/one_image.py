@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import WrongSizeError
-from models.networks.weights import read_card
+from models.networks.weights import WeightsCard, read_card
 from models.preprocess import PRESETS, Preprocess
-from models.views.ablations import Ablation, BoolArray, IntArray, Patch
+from models.views.ablations import Ablation
+from models.views.family import BoolArray, IntArray, Patch
 from pipeline import storage
 from pipeline.certificates.locations import location_margins, touched_counts
 from pipeline.certificates.votes import renumbered
@@ -19,9 +20,9 @@ from pipeline.config import ConfigError, VotesConfig
 from pipeline.runs.defense import Defense
 from pipeline.runs.resolve import (
     default_patches,
-    default_size,
     model_preprocess,
     resolve_defense,
+    resolve_views,
     with_options,
 )
 from pipeline.runs.weight_files import local_weights
@@ -102,7 +103,7 @@ def make_scene(request: VotesConfig, patch_side: int | None) -> Scene:
     if defense is None and request.model is not None and request.tokens != "black":
         _check_droppable(request.model)
     preprocess = defense.model_input if defense else _preprocess(request)
-    ablation = defense.views if defense else _ablation(request, preprocess)
+    ablation = defense.ablation if defense else _ablation(request, preprocess)
     paper = default_patches(ablation)
     patch = Patch.square(patch_side or paper[len(paper) // 2])
     try:
@@ -159,20 +160,9 @@ def _preprocess(request: VotesConfig) -> Preprocess:
 
 
 def _ablation(request: VotesConfig, preprocess: Preprocess) -> Ablation:
-    size = request.size or default_size(preprocess)
-    try:
-        return Ablation(
-            kind=request.ablation or "column",
-            size=size,
-            stride=request.stride or 1,
-            random=request.random_positions,
-            seed=request.seed,
-            height=preprocess.crop_px[0],
-            width=preprocess.crop_px[1],
-            pixel_scale=preprocess.pixel_scale,
-        )
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    views = resolve_views(request, WeightsCard(), preprocess)
+    assert isinstance(views, Ablation), "show asks for no masks"
+    return views
 
 
 def _pixels(image: str, preprocess: Preprocess) -> NDArray[np.uint8]:
@@ -198,10 +188,10 @@ def _votes(request: VotesConfig, defense: Defense, pixels: NDArray[np.uint8]) ->
 def _worst(votes_v: IntArray, defense: Defense, patch: Patch) -> WorstCase:
     """The worst location among rivals that can be voted for, in the model's class numbers."""
     if defense.network.classes is None:
-        return smallest_margin(votes_v, defense.views, patch, defense.network.num_classes)
+        return smallest_margin(votes_v, defense.ablation, patch, defense.network.num_classes)
     allowed = np.array(defense.network.classes)
     places_v = renumbered(votes_v, defense.network.classes)
-    worst = smallest_margin(places_v, defense.views, patch, len(allowed))
+    worst = smallest_margin(places_v, defense.ablation, patch, len(allowed))
     return dataclasses.replace(
         worst, prediction=int(allowed[worst.prediction]), rival=int(allowed[worst.rival])
     )

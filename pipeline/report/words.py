@@ -114,13 +114,13 @@ def voting(manifest: Manifest) -> str:
 
 def outline(manifest: Manifest) -> str:
     """Describe a run's classifier in one line of the page."""
-    ablation = manifest.defense.views
+    views = manifest.defense.views
     known = {"drop": "dropped", "black": "black"}
     tokens = known.get(manifest.defense.tokens, "unknown")
     which = positions(manifest) + (" px" if manifest.defense.own_stride is not None else "")
     return (
-        f"{manifest.defense.network.name}, {ablation.kind} ablations of {ablation.size} px of "
-        f"{ablation.height} × {ablation.width}, {which}, hidden tokens {tokens}"  # noqa: RUF001
+        f"{manifest.defense.network.name}, {views.describe().views} of "
+        f"{views.height} × {views.width}, {which}, hidden tokens {tokens}"  # noqa: RUF001
         f"{voting(manifest)}"
     )
 

@@ -5,7 +5,7 @@ manifest of stored votes. Planning, voting, scoring and analysis all ask this on
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -13,8 +13,11 @@ import numpy as np
 
 from models.networks.systems import TokenMode
 from models.preprocess import Preprocess
-from models.views.ablations import Ablation, IntArray
+from models.views.ablations import Ablation
+from models.views.family import IntArray, ViewFamily
+from models.views.masks import Masks
 from pipeline.certificates.subsets import coarser_places
+from pipeline.config import ConfigError
 
 Json = Any
 
@@ -51,12 +54,15 @@ class Voting:
     Attributes:
         theta: Threshold of threshold voting; None votes for the largest logit.
         gaps: Whether top-two logit gaps are stored.
+        early_exit: Whether an image's views are asked only as far as the decision for the covered
+            patch needs them; the others have no vote.
         draws: Positions drawn for each image by randomized smoothing; None votes on all views.
         draw_seed: Seed of those draws.
     """
 
     theta: float | None = None
     gaps: bool = False
+    early_exit: bool = False
     draws: int | None = None
     draw_seed: int = 0
 
@@ -85,7 +91,7 @@ class Defense:
 
     preprocess: Preprocess | None
     network: Network
-    views: Ablation
+    views: ViewFamily
     tokens: TokenMode
     voting: Voting = Voting()
 
@@ -101,12 +107,28 @@ class Defense:
         return self.voting.draws or len(self.views)
 
     @property
-    def own_stride(self) -> int | None:
-        """Stride of the views in pixels; None for random positions."""
-        fixed = self.voting.draws is None and self.views.random is None
-        return self.views.stride if fixed else None
+    def ablation(self) -> Ablation:
+        """The views, for a question about ablations.
 
-    def views_at(self, stride: int | None) -> Ablation:
+        Raises:
+            ConfigError: They hide instead.
+        """
+        if not isinstance(self.views, Ablation):
+            raise ConfigError(
+                f"this run votes on {self.views}, and what was asked is about views that show one "
+                "band or block; ask a run of ablations"
+            )
+        return self.views
+
+    @property
+    def own_stride(self) -> int | None:
+        """Stride of the views in pixels; None for random positions and for masks."""
+        views, drawn = self.views, self.voting.draws is not None
+        if drawn or not isinstance(views, Ablation) or views.random is not None:
+            return None
+        return views.stride
+
+    def views_at(self, stride: int | None) -> ViewFamily:
         """Return the views of a stride, all of which have voted.
 
         Raises:
@@ -116,7 +138,7 @@ class Defense:
             return self.views
         if stride is None or self.voting.draws is not None:
             raise ValueError(f"stride={stride}: votes at random positions answer for no stride")
-        return coarser_places(self.views, stride)[1]
+        return coarser_places(self.ablation, stride)[1]
 
     def to_identity(self) -> dict[str, Json]:
         """Write the defense as the part of a run's identity that it decides, plain JSON."""
@@ -128,11 +150,13 @@ class Defense:
                 "weights_sha256": network.weights_sha256,
                 "classes": None if network.classes is None else list(network.classes),
             },
-            "ablation": asdict(self.views),
+            **self.views.to_identity(),
             "tokens": self.tokens,
             "voting": {"theta": voting.theta, "gaps": voting.gaps},
             "randomized": {"draws": voting.draws, "seed": voting.draw_seed},
         }
+        if voting.early_exit:  # absent from runs that were begun without knowing of it
+            facts["voting"]["early_exit"] = True
         if self.preprocess is not None:
             facts["preprocess"] = self.preprocess.to_dict()
         return facts
@@ -157,12 +181,20 @@ class Defense:
                 classes=None if classes is None else tuple(classes),
                 weights=weights,
             ),
-            views=Ablation(**identity["ablation"]),
+            views=views_of(identity),
             voting=Voting(
                 theta=voting.get("theta"),
                 gaps=bool(voting.get("gaps")),
+                early_exit=bool(voting.get("early_exit")),
                 draws=randomized.get("draws"),
                 draw_seed=randomized.get("seed") or 0,
             ),
             tokens=identity.get("tokens", "unknown"),
         )
+
+
+def views_of(identity: Mapping[str, Json]) -> ViewFamily:
+    """Read the family of views that a run's identity names."""
+    if "masks" in identity:
+        return Masks.from_identity(identity["masks"])
+    return Ablation(**identity["ablation"])

@@ -175,7 +175,8 @@ class Manifest:
 
     def identity_but_stride(self) -> bytes:
         """Return one text for all runs that differ in the stride of their views alone."""
-        return canonical({**self.identity, "ablation": {**self.identity["ablation"], "stride": 0}})
+        views = dict(self.identity.get("ablation", {}), stride=0)
+        return canonical({**self.identity, "ablation": views})
 
     @property
     def imported(self) -> bool:

@@ -7,7 +7,8 @@ from importlib.metadata import version
 from typing import Any, NamedTuple
 
 from models import ENGINE
-from pipeline.config import ConfigError, Device, VotesConfig
+from models.views.family import ViewFamily
+from pipeline.config import MICROBATCH_STEP, ConfigError, Device, VotesConfig
 from pipeline.runs.waiting import waiting
 
 # More threads than this pay little on sequences of some 30 tokens; more actors do.
@@ -105,14 +106,26 @@ def require_one_gpu_model() -> None:
         )
 
 
-def resolve_numerics(config: VotesConfig, machine: Machine) -> Numerics:
-    """Fill in the arithmetic that ``config`` leaves open for a machine."""
+def resolve_numerics(
+    config: VotesConfig, machine: Machine, views: ViewFamily | None = None
+) -> Numerics:
+    """Fill in the arithmetic that ``config`` leaves open for a machine.
+
+    Args:
+        config: The request.
+        machine: The machine that votes.
+        views: The views; None for ablations.
+    """
+    microbatch = MICROBATCH[machine.device]
+    if machine.device == "cpu" and views is not None and views.hides:
+        # A view shows most of the image, and early exit asks a few of each shape at a time.
+        microbatch = MICROBATCH_STEP
     threads = config.threads or min(machine.cpus, _MOST_THREADS)
     return Numerics(
         dtype=config.dtype or ("bfloat16" if machine.device == "cuda" else "float32"),
         device=machine.device,
         device_model=machine.device_model,
-        microbatch=config.microbatch or MICROBATCH[machine.device],
+        microbatch=config.microbatch or microbatch,
         threads=threads if machine.device == "cpu" else 0,
         versions=machine.versions,
     )

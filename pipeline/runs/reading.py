@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from models.views.ablations import IntArray
+from models.views.family import IntArray
 from pipeline.certificates.votes import VoteArray, renumbered
 from pipeline.runs.defense import Defense
 from pipeline.runs.labels import Labels

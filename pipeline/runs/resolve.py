@@ -4,14 +4,18 @@ Precedence: the flag, then the weight file's own card, then the preset, then the
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from models.networks.systems import TokenMode
 from models.networks.weights import HUB, WeightsCard, is_hub_name, read_card, sha256_of
 from models.preprocess import PRESETS, Preprocess, check_unit_range
 from models.views.ablations import Ablation
+from models.views.family import Patch, ViewFamily
+from models.views.masks import Masks, Placement
+from models.views.threats import Threat
 from pipeline import storage
-from pipeline.config import ConfigError, VotesConfig, crop_of
+from pipeline.config import ConfigError, ViewsKind, VotesConfig, lengths_of
 from pipeline.runs.defense import Defense, Network, Voting
 from pipeline.runs.waiting import waiting
 from pipeline.runs.weight_files import local_weights
@@ -21,6 +25,8 @@ from pipeline.sources.class_names import class_subset
 _PAPER_SIZE, _PAPER_SIZE_CIFAR = 19, 4
 _SMALL_GRID = 32  # pixels of CIFAR-10's side
 _PAPER_THETA = 0.2  # Levine & Feizi 2020, on ImageNet
+# PatchCleanser's default: 36 masks.
+DEFAULT_MASKS = 6
 # 1, 2 and 3 % of a 224 x 224 image; 2x2, 4x4 and 5x5 on CIFAR-10.
 _PAPER_PATCHES, _PAPER_PATCHES_CIFAR = (23, 32, 39), (2, 4, 5)
 
@@ -44,22 +50,7 @@ def resolve_defense(config: VotesConfig) -> Defense:
             f"weights {config.weights} do not say which network they belong to: give --model"
         )
     preprocess = _preprocess(config, card, model)
-    size = config.size or _card_length(card, "size")
-    if size is None:
-        size = default_size(preprocess)
-    try:
-        views = Ablation(
-            kind=config.ablation or card.ablation.get("kind") or "column",
-            size=size,
-            stride=_stride(config, card),
-            height=preprocess.crop_px[0],
-            width=preprocess.crop_px[1],
-            pixel_scale=preprocess.pixel_scale,
-            random=config.random_positions,
-            seed=config.seed if config.random_positions else 0,
-        )
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    views = resolve_views(config, card, preprocess)
     num_classes = _num_classes(config, card, model)
     return Defense(
         preprocess=preprocess,
@@ -74,11 +65,90 @@ def resolve_defense(config: VotesConfig) -> Defense:
         voting=Voting(
             theta=(config.theta or _PAPER_THETA) if config.voting == "threshold" else None,
             gaps=config.gaps,
+            early_exit=_exits_early(config, views),
             draws=config.randomized,
             draw_seed=config.seed if config.randomized else 0,
         ),
         tokens=config.tokens or _card_tokens(card),
     )
+
+
+def resolve_views(config: VotesConfig, card: WeightsCard, preprocess: Preprocess) -> ViewFamily:
+    """The family of views: as asked, else as the weights' card says, else the paper's.
+
+    Raises:
+        ConfigError: An option is missing, or does not fit the image or the others.
+    """
+    try:
+        return _views(config, card, preprocess)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _views(config: VotesConfig, card: WeightsCard, preprocess: Preprocess) -> ViewFamily:
+    kind: ViewsKind = config.views or card.ablation.get("kind") or "column"
+    # What the card says of other views than those asked for means nothing.
+    of_card = card.ablation if kind == card.ablation.get("kind") else {}
+    if kind == "mask" or kind == "mask-pair":  # noqa: PLR1714  (mypy narrows by these alone)
+        return _masks(kind, config, of_card, preprocess)
+    config.check_ablation(kind)
+    chosen = config.positions is not None or config.randomized is not None
+    return Ablation(
+        kind=kind,
+        size=int(config.size or of_card.get("size") or default_size(preprocess)),
+        stride=1 if chosen else int(config.stride or of_card.get("stride") or 1),
+        height=preprocess.crop_px[0],
+        width=preprocess.crop_px[1],
+        pixel_scale=preprocess.pixel_scale,
+        random=config.random_positions,
+        seed=config.seed if config.random_positions else 0,
+    )
+
+
+def _masks(
+    kind: str, config: VotesConfig, of_card: Mapping[str, Any], preprocess: Preprocess
+) -> Masks:
+    """Masks of a given size and stride, or those that cover a patch with so many an axis."""
+    config.check_masks(kind)
+    height, width = preprocess.crop_px
+    covers = config.covers or of_card.get("covers")
+    threat = None if covers is None else Threat.parse(covers)
+    if threat is not None and (threat.patch is None or threat.count > 1):
+        raise ConfigError(f"--covers {covers}: give one square or rectangle, such as 32 or 16x48")
+    patch = None if threat is None else threat.patch
+    if config.size is not None:
+        stride = config.stride or config.size
+        rows, columns = (
+            Placement.at_stride(length, min(config.size, length), stride, wraps=config.wrap)
+            for length in (height, width)
+        )
+    elif patch is None:
+        raise ConfigError(
+            f"--views {kind}: say for which patch the masks are cut, such as --covers 32, or give "
+            "their --size and --stride"
+        )
+    else:
+        most = lengths_of(config.masks or str(of_card.get("masks") or DEFAULT_MASKS))
+        rows, columns = (
+            Placement.covering(length, extent, count)
+            for length, extent, count in zip((height, width), patch, most, strict=True)
+        )
+    return Masks.placed(
+        height=height,
+        width=width,
+        rows=rows,
+        columns=columns,
+        pairs=kind == "mask-pair",
+        covers=() if patch is None else (Patch(*patch),),
+        pixel_scale=preprocess.pixel_scale,
+    )
+
+
+def _exits_early(config: VotesConfig, views: ViewFamily) -> bool:
+    """Return True where an image's views are asked only as far as the decision needs them."""
+    return isinstance(views, Masks) and views.pairs and not config.all_views
 
 
 def hub_or_path(weights: str) -> str:
@@ -99,25 +169,22 @@ def default_size(preprocess: Preprocess) -> int:
     return _PAPER_SIZE_CIFAR if max(preprocess.crop_px) <= _SMALL_GRID else _PAPER_SIZE
 
 
-def default_patches(ablation: Ablation) -> tuple[int, ...]:
+def default_threats(views: ViewFamily) -> list[Threat]:
+    """The patches to certify against where none is named: those that masks cover, or the paper's.
+
+    Args:
+        views: The views that vote.
+    """
+    if isinstance(views, Masks):
+        return [Threat(patch) for patch in views.covers]
+    return [Threat.square(side) for side in default_patches(views)]
+
+
+def default_patches(views: ViewFamily) -> tuple[int, ...]:
     """The paper's patch sizes for this grid; those that fit."""
-    paper = (
-        _PAPER_PATCHES_CIFAR
-        if max(ablation.height, ablation.width) <= _SMALL_GRID
-        else _PAPER_PATCHES
-    )
-    return tuple(side for side in paper if side <= min(ablation.height, ablation.width))
-
-
-def _card_length(card: WeightsCard, name: str) -> int | None:
-    value = card.ablation.get(name)
-    return int(value) if value is not None else None
-
-
-def _stride(config: VotesConfig, card: WeightsCard) -> int:
-    if config.positions is not None or config.randomized is not None:
-        return 1
-    return config.stride or _card_length(card, "stride") or 1
+    small = max(views.height, views.width) <= _SMALL_GRID
+    paper = _PAPER_PATCHES_CIFAR if small else _PAPER_PATCHES
+    return tuple(side for side in paper if side <= min(views.height, views.width))
 
 
 def _card_tokens(card: WeightsCard) -> TokenMode:
@@ -179,7 +246,7 @@ def with_options(base: Preprocess, config: VotesConfig) -> Preprocess:
         if getattr(config, name) is not None
     }
     if config.crop is not None:
-        changes["crop"] = crop_of(config.crop)
+        changes["crop"] = lengths_of(config.crop)
     if config.scaled_decode:
         changes["scaled_decode"] = True
     if config.resize is not None:

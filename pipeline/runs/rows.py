@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from models.views.ablations import IntArray
-from pipeline.certificates.votes import pad_sets
+from models.views.family import IntArray
+from pipeline.certificates.votes import EMPTY, pad_sets
 from pipeline.runs.defense import Defense
 from pipeline.runs.store import StoreError
 
@@ -43,14 +43,14 @@ def votes_table(
     for index, row in enumerate(readable):
         cast = ballot.votes_bv[index] if ballot.vote_sets is None else ballot.vote_sets[index]
         if ballot.vote_sets is None:
-            columns["votes"][row] = pa.array(cast, pa.uint16())
+            columns["votes"][row] = pa.array(cast, pa.uint16(), mask=cast < 0)
         else:
             columns["vote_sets"][row] = [votes[votes >= 0].tolist() for votes in cast]
         columns["counts"][row] = ranked = ranked_counts(cast)
         columns["prediction"][row] = ranked[0]["class"] if ranked else lowest_class
         columns["plain_prediction"][row] = int(ballot.plain_b[index])
         if ballot.gaps_bv is not None:
-            columns["gaps"][row] = ballot.gaps_bv[index]
+            columns["gaps"][row] = pa.array(ballot.gaps_bv[index], mask=ballot.votes_bv[index] < 0)
         if views_bv is not None:
             columns["views"][row] = views_bv[index].astype(np.uint32)
     arrays = [
@@ -70,6 +70,8 @@ def ranked_counts(votes: IntArray) -> list[dict[str, int]]:
 def votes_array(table: pa.Table, defense: Defense) -> IntArray:
     """Votes of the rows without an error: (N, V), or sets (N, V, T) with -1 in empty slots.
 
+    Of a run with early exit, -1 is a view that was not asked.
+
     Args:
         table: Rows with ``votes``, or with ``vote_sets`` under threshold voting.
         defense: The defense that voted.
@@ -82,9 +84,12 @@ def votes_array(table: pa.Table, defense: Defense) -> IntArray:
     if not len(cells):
         return np.empty((0, 1, 1) if vote_sets else (0, 1), dtype=np.int64)
     if not vote_sets:
-        if cells.flatten().null_count:
-            raise StoreError("votes of some ablations are missing; delete the run and vote again")
-        flat: IntArray = cells.flatten().to_numpy().astype(np.int64)
+        labels = cells.flatten()
+        if labels.null_count:
+            if not defense.voting.early_exit:
+                raise StoreError("votes of some views are missing; delete the run and vote again")
+            labels = labels.cast(pa.int32()).fill_null(EMPTY)
+        flat: IntArray = labels.to_numpy().astype(np.int64)
         return flat.reshape(len(cells), -1)
     sets = cells.flatten()
     sizes = sets.value_lengths().to_numpy().reshape(len(cells), -1).astype(np.int64)

@@ -52,7 +52,7 @@ CERTIFICATES = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
         pa.field("label", pa.int32()),
-        # Smoothed, from the votes of ``stride``.
+        # Of the rule, from the votes of ``stride``; null where it raises an alert instead.
         pa.field("prediction", pa.int32()),
         # Side of the patch where the threat is one square; else null.
         pa.field("patch_px", pa.int32()),
@@ -70,6 +70,8 @@ CERTIFICATES = pa.schema(
         pa.field("margin", pa.int32()),
         # Null for a proof; else the certificate is probabilistic, with this confidence an image.
         pa.field("confidence", pa.float64()),
+        # The largest patch that the rule's decision assumes; null where it assumes none.
+        pa.field("assumes", pa.string()),
     ]
 )
 """One row an image and claim: threat, rule, top_k, stride, confidence."""
@@ -200,11 +202,14 @@ class ClaimEntry(TypedDict):
     top_k: int
     stride: int | None
     confidence: float | None
+    assumes: str | None
 
 
 class CertifiedEntry(ClaimEntry, Share):
     """Certified accuracy of a claim: labelled images that are right and certified."""
 
+    # Labelled images that the rule's own answer classifies correctly, without an attack.
+    clean_accuracy: Share
     # Views that the attacker can touch at most.
     max_touched: int
     # Images certified, right or wrong, labelled or not.
@@ -251,6 +256,8 @@ class Summary(TypedDict):
     images_with_error: int
     images_without_label: int
     ablations: int
+    # Mean over the images, where early exit asks fewer of some.
+    views_asked: NotRequired[float]
     plain_accuracy: Share
     smoothed_accuracy: Share
     # Null where no image is labelled.

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, NamedTuple
 
-from models.views.ablations import Ablation
 from models.views.threats import Threat
 from pipeline.certificates.detection import check_detection
 from pipeline.certificates.rules import default_rules, rule_for
 from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.runs.defense import Defense
-from pipeline.runs.resolve import default_patches
+from pipeline.runs.resolve import default_threats
 from pipeline.runs.schema import ClaimEntry
 
 
@@ -25,6 +24,7 @@ class Claim(NamedTuple):
         top_k: Places to stay in; 1 asks whether the prediction stays.
         stride: Of the ablations whose votes count; None for random positions.
         confidence: Of a probabilistic rule, for each image; None for a proof.
+        assumes: The largest patch, for a decision that is built for one; else None.
     """
 
     rule: str
@@ -32,6 +32,7 @@ class Claim(NamedTuple):
     top_k: int = 1
     stride: int | None = None
     confidence: float | None = None
+    assumes: Threat | None = None
 
     def to_dict(self) -> ClaimEntry:
         """Plain JSON, as in the summary and the columns of the certificates."""
@@ -42,18 +43,29 @@ class Claim(NamedTuple):
             "stride": self.stride,
             "confidence": self.confidence,
             "patch_px": self.threat.side,
+            "assumes": None if self.assumes is None else str(self.assumes),
         }
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any]) -> "Claim":
         """Inverse of ``to_dict``; other keys are left aside."""
         values = {name: entry[name] for name in cls._fields}
-        return cls(**values | {"threat": Threat.parse(entry["threat"])})
+        values["threat"] = Threat.parse(entry["threat"])
+        if entry["assumes"] is not None:
+            values["assumes"] = Threat.parse(entry["assumes"])
+        return cls(**values)
 
     @property
     def order(self) -> tuple[Any, ...]:
         """Sort key: by stride, places and threat; then the rules side by side."""
-        return self.stride or 0, self.top_k, self.threat.order, self.rule, self.confidence or 0.0
+        return (
+            self.stride or 0,
+            self.top_k,
+            self.threat.order,
+            self.rule,
+            self.confidence or 0.0,
+            () if self.assumes is None else self.assumes.order,
+        )
 
 
 class Alert(NamedTuple):
@@ -131,14 +143,22 @@ def resolve_claims(defense: Defense, claims: ClaimsConfig, stride: int | None = 
     classes = len(defense.network.voted_classes)
     found, alerts = set(), set()
     try:
-        ablation = defense.views_at(stride)
-        for threat in claims.threats or map(Threat.square, default_patches(ablation)):
+        views = defense.views_at(stride)
+        for threat in claims.threats or default_threats(views):
             for k, name in _places_and_rules(defense, claims):
-                rule = rule_for(name, randomized=randomized, confidence=claims.confidence)
-                rule.check(ablation, threat, classes, k)
-                found.add(Claim(name, threat, k, stride, rule.confidence))
+                rule = rule_for(
+                    name,
+                    randomized=randomized,
+                    confidence=claims.confidence,
+                    assumed=claims.assumed,
+                )
+                rule.check(views, threat, classes, k)
+                if defense.voting.early_exit:
+                    rule.check_early(views, threat)
+                assumes = (claims.assumed or threat) if rule.knows_patch else None
+                found.add(Claim(name, threat, k, stride, rule.confidence, assumes))
             if claims.detect:
-                _check_alert(threat, ablation, randomized=randomized)
+                _check_alert(threat, defense)
                 alerts.add(Alert(threat, stride))
     except ValueError as error:
         raise ConfigError(str(error)) from error
@@ -152,14 +172,21 @@ def _places_and_rules(defense: Defense, claims: ClaimsConfig) -> list[tuple[int,
     return [
         (k, rule.name)
         for k in claims.top_k
-        for rule in default_rules(randomized=defense.voting.draws is not None, top_k=k)
+        for rule in default_rules(
+            defense.views, randomized=defense.voting.draws is not None, top_k=k
+        )
     ]
 
 
-def _check_alert(threat: Threat, ablation: Ablation, *, randomized: bool) -> None:
+def _check_alert(threat: Threat, defense: Defense) -> None:
     """Raise ValueError unless detection knows such threats and votes."""
-    if randomized:
+    if defense.views.hides:
+        raise ValueError(
+            "--detect: it is about near ties in the votes of ablations; of masks ask for --rule "
+            "one-location"
+        )
+    if defense.voting.draws is not None:
         raise ValueError(
             "--detect: it counts the votes of all ablations, and --randomized drew some"
         )
-    check_detection(ablation, threat)
+    check_detection(defense.ablation, threat)

@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from models.views.ablations import IntArray
+from models.views.family import IntArray
 from pipeline.certificates.batch import VoteBatch, vote_batches
 from pipeline.certificates.detection import Leads, detection
 from pipeline.certificates.largest import largest
-from pipeline.certificates.rule import Rule
+from pipeline.certificates.rule import ALERT, Rule
 from pipeline.certificates.rules import largest_rules, rule_named
 from pipeline.certificates.subsets import coarser
 from pipeline.certificates.votes import VoteArray, renumbered
@@ -58,7 +58,9 @@ class BatchResults:
         strides.update(claim.stride for claim in claims)
         strides.update(alert.stride for alert in alerts)
         self.predictions = {stride: np.zeros(images, np.int64) for stride in strides}
-        rules = largest_rules(randomized=manifest.defense.voting.draws is not None)
+        rules = largest_rules(
+            manifest.defense.views, randomized=manifest.defense.voting.draws is not None
+        )
         self.largest = {rule.name: np.zeros(images, np.int64) for rule in rules}
 
 
@@ -80,7 +82,10 @@ def rows_of(table: pa.Table, answers: BatchResults) -> tuple[pa.Table, pa.Table,
             CERTIFICATES,
             claim.to_dict()
             | {
-                "prediction": _spread(answers.decided[claim], voted),
+                "prediction": _spread(
+                    np.where(answers.decided[claim] == ALERT, NO_MARGIN, answers.decided[claim]),
+                    voted,
+                ),
                 "certified": _spread(margins_n, voted).fill_null(-1).to_numpy() >= 0,
                 "margin": _spread(margins_n, voted),
             },
@@ -163,9 +168,10 @@ def score_votes(table: pa.Table, manifest: Manifest, questions: Claims) -> Score
     voted = table.filter(table["error"].is_null())
     labels = Labels.of(voted)
     votes = votes_array(voted, manifest.defense)
+    plain_n = voted["plain_prediction"].fill_null(-1).to_numpy().astype(np.int64)
     answers = BatchResults(len(votes), questions, manifest)
     if len(votes):
-        _ask(answers, votes, labels, manifest)
+        _ask(answers, votes, plain_n, labels, manifest)
     differs = answers.predictions[manifest.defense.own_stride] != voted["prediction"].to_numpy()
     if differs.any():
         raise StoreError(
@@ -176,41 +182,48 @@ def score_votes(table: pa.Table, manifest: Manifest, questions: Claims) -> Score
         images=table.num_rows,
         errors=table.num_rows - voted.num_rows,
         unlabelled=table.num_rows - int(Labels.of(table).known.sum()),
-        plain_right=int(labels.accept(voted["plain_prediction"].fill_null(-1).to_numpy()).sum()),
+        plain_right=int(labels.accept(plain_n).sum()),
     )
     if len(votes):
         accepted = labels.accept(votes)
         # Of a set of votes one right class is enough, and counts once.
+        totals.views_asked = int((votes >= 0).sum()) if votes.ndim == 2 else accepted[..., 0].size
         totals.ablations_right = int((accepted if votes.ndim == 2 else accepted.any(-1)).sum())
     _count(totals, answers, labels, manifest)
     return Scored(*rows_of(table, answers), totals)
 
 
-def _ask(answers: BatchResults, votes: IntArray, labels: Labels, manifest: Manifest) -> None:
+def _ask(
+    answers: BatchResults, votes: IntArray, plain_n: IntArray, labels: Labels, manifest: Manifest
+) -> None:
     """Fill in the answers."""
     classes = manifest.defense.network.voted_classes
-    votes, right_nk = (
-        renumbered(given, manifest.defense.network.classes) for given in (votes, labels.classes)
+    votes, right_nk, plain_n = (
+        renumbered(given, manifest.defense.network.classes)
+        for given in (votes, labels.classes, plain_n)
     )
     slots = manifest.defense.voting.most_votes
     for stride, predictions_n in answers.predictions.items():
         counted: VoteArray = votes
-        ablation = manifest.defense.views
+        views = manifest.defense.views
         if stride != manifest.defense.own_stride and stride is not None:
-            counted, ablation = coarser(votes, ablation, stride)
+            counted, views = coarser(votes, manifest.defense.ablation, stride)
         for images, batch in vote_batches(
             counted,
-            ablation,
+            views,
             len(classes),
             slots=slots,
             drawn=manifest.defense.voting.draws is not None,
+            plain_n=plain_n,
         ):
             predictions_n[images] = classes[batch.ranked.predictions]
             for claim, margins_n in answers.margins.items():
                 if claim.stride == stride:
-                    rule = rule_named(claim.rule).at(claim.confidence)
+                    rule = rule_named(claim.rule).at(claim.confidence, claim.assumes)
                     decided_n = rule.predict(batch, claim.threat)
-                    answers.decided[claim][images] = classes[decided_n]
+                    answers.decided[claim][images] = np.where(
+                        decided_n == ALERT, ALERT, classes[decided_n]
+                    )
                     margins_n[images] = _margins(batch, rule, claim, right_nk[images])
             for alert, leads_3n in answers.leads_3n.items():
                 if alert.stride == stride:
@@ -244,8 +257,10 @@ def _count(totals: Totals, answers: BatchResults, labels: Labels, manifest: Mani
     for claim, margins_n in answers.margins.items():
         holds = margins_n >= 0
         totals.certified[claim] = int(holds.sum())
+        clean = labels.accept(answers.decided[claim])
+        totals.clean_right[claim] = int(clean.sum())
         # Above top_k 1 the claim is about a right class.
-        rightly = holds & labels.accept(answers.decided[claim]) if claim.top_k == 1 else holds
+        rightly = holds & clean if claim.top_k == 1 else holds
         totals.certified_right[claim] = int(rightly.sum())
     own = right[manifest.defense.own_stride]
     sides = min(manifest.defense.views.height, manifest.defense.views.width) + 1

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from models.views.ablations import IntArray
+from models.views.family import IntArray
 from pipeline.certificates.detection import Leads
 from pipeline.certificates.uniform import max_touched_views
 from pipeline.runs.manifest import AS_GIVEN, Manifest
@@ -56,7 +56,9 @@ class Totals:
         unlabelled: Rows without a label.
         plain_right: Labelled images that the whole-image network classifies rightly.
         ablations_right: Votes for a right class, over labelled images.
+        views_asked: Views that were asked, over images without an error.
         smoothed_right: Per stride, labelled images whose smoothed prediction is right.
+        clean_right: Per claim, labelled images that its rule's answer classifies correctly.
         certified_right: Per claim, labelled images that are right and certified.
         certified: Per claim, images certified, right or wrong, labelled or not.
         largest_right: Per rule, labelled images that are right by the largest side they are
@@ -69,7 +71,9 @@ class Totals:
     unlabelled: int = 0
     plain_right: int = 0
     ablations_right: int = 0
+    views_asked: int = 0
     smoothed_right: Counter[int | None] = field(default_factory=Counter)
+    clean_right: Counter[Claim] = field(default_factory=Counter)
     certified_right: Counter[Claim] = field(default_factory=Counter)
     certified: Counter[Claim] = field(default_factory=Counter)
     largest_right: dict[str, IntArray] = field(default_factory=dict)
@@ -100,12 +104,18 @@ class Totals:
             "plain_accuracy": (
                 Proportion(self.plain_right, labelled) if manifest.plain_known else Proportion(0, 0)
             ).to_dict(),
-            "smoothed_accuracy": Proportion(self.smoothed_right[own], labelled).to_dict(),
+            # The class with most votes is no answer of a decision over masks.
+            "smoothed_accuracy": (
+                Proportion(0, 0)
+                if manifest.defense.views.hides
+                else Proportion(self.smoothed_right[own], labelled)
+            ).to_dict(),
             # A mean over images of a share of ablations: no binomial interval applies.
             "mean_ablation_accuracy": self.ablations_right / ballots if ballots else None,
             "certified_accuracy": [
                 {
                     **claim.to_dict(),
+                    "clean_accuracy": Proportion(self.clean_right[claim], labelled).to_dict(),
                     "max_touched": max_touched_views(
                         manifest.defense.views_at(claim.stride), claim.threat
                     ),
@@ -130,6 +140,10 @@ class Totals:
                 for alert in sorted(self.leads_right, key=lambda alert: alert.order)
             ],
         }
+        if manifest.defense.voting.early_exit:
+            # A mean over the views that were asked would be of the less sure ones.
+            summary["mean_ablation_accuracy"] = None
+            summary["views_asked"] = self.views_asked / max(self.images - self.errors, 1)
         if manifest.imported:
             summary["basis"] = AS_GIVEN
         return summary

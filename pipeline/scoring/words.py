@@ -46,19 +46,13 @@ def positions(manifest: Manifest) -> str:
     """Say which views of their family a run has."""
     if manifest.defense.voting.draws is not None:
         return f"{manifest.defense.voting.draws} positions drawn for each image"
-    ablation = manifest.defense.views
-    if ablation.random is not None:
-        return f"{ablation.random} random positions (seed {ablation.seed})"
-    return f"stride {ablation.stride}"
+    return manifest.defense.views.describe().places
 
 
 def run(manifest: Manifest) -> str:
     """Name a run's network and views."""
-    ablation = manifest.defense.views
-    return (
-        f"{manifest.defense.network.name}, {ablation.kind} b={ablation.size} px, "
-        f"{positions(manifest)}"
-    )
+    views = manifest.defense.views.describe().views
+    return f"{manifest.defense.network.name}, {views}, {positions(manifest)}"
 
 
 def location(y: int | None, x: int | None) -> str:

@@ -5,14 +5,13 @@ Imports neither torch nor ray, like ``pipeline.config``.
 
 from dataclasses import dataclass, fields
 from itertools import product
-from typing import Any
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from models.networks.systems import TokenMode, VotingName
 from models.preprocess import Interpolation, PresetName
-from models.views.ablations import AblationKind
-from pipeline.config import ConfigError, Device, Dtype, VotesConfig
+from pipeline.config import ConfigError, Device, Dtype, ViewsKind, VotesConfig
 from pipeline.config.flags import Advanced
 from pipeline.config.votes import Numbering
 
@@ -24,20 +23,25 @@ class Axes:
 
     Attributes:
         weights: Weight files (.safetensors), local or s3://, or timm:NAME for published ones.
-        ablation: Shapes of what an ablation shows [the weights' own, else column].
+        views: What a view shows or hides: column, row, block, mask, mask-pair [the weights' own,
+            else column].
         size: Widths of a band, or sides of a block, in pixels [the weights' own, else 19, or 4 on
             the CIFAR-10 grid].
         stride: Distances of neighbouring offsets in pixels; one that is a multiple of another is
             answered from the other's votes [the weights' own, else 1].
+        covers: The largest patches for which masks are cut, in pixels.
+        masks: Masks an axis, at most [6].
         tokens: Hidden tokens are dropped, or enter black [the weights' own, else drop].
         voting: One vote for the largest logit, or one for every class of softmax >= theta.
         dtype: Arithmetic [bfloat16 on CUDA, float32 on CPU].
     """
 
     weights: tuple[str, ...]
-    ablation: tuple[AblationKind, ...] | None = None
+    views: Annotated[tuple[ViewsKind, ...] | None, Parameter(name=["--views", "--ablation"])] = None
     size: tuple[int, ...] | None = None
     stride: tuple[int, ...] | None = None
+    covers: Advanced[tuple[str, ...] | None] = None
+    masks: Advanced[tuple[str, ...] | None] = None
     tokens: Advanced[tuple[TokenMode, ...] | None] = None
     voting: Advanced[tuple[VotingName, ...] | None] = None
     dtype: Advanced[tuple[Dtype, ...] | None] = None
@@ -75,6 +79,8 @@ class FixedConfig:
     positions: Advanced[str | None] = None
     randomized: Advanced[int | None] = None
     seed: Advanced[int] = 0
+    wrap: Advanced[bool] = False
+    all_views: Advanced[bool] = False
     theta: Advanced[float | None] = None
     gaps: Advanced[bool] = False
     preprocess: Advanced[PresetName | None] = None

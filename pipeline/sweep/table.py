@@ -23,7 +23,7 @@ def summary_at(summary: Summary, manifest: Manifest, stride: int | None) -> Summ
         StopIteration: That stride was not certified.
     """
     if stride is None:
-        own = manifest.defense.views.stride if _is_fixed(manifest) else None
+        own = manifest.defense.own_stride
         return {
             **summary,
             "certified_accuracy": _of_stride(summary["certified_accuracy"], own),
@@ -44,10 +44,6 @@ def summary_at(summary: Summary, manifest: Manifest, stride: int | None) -> Summ
     }
 
 
-def _is_fixed(manifest: Manifest) -> bool:
-    return manifest.defense.voting.draws is None and manifest.defense.views.random is None
-
-
 def _of_stride(entries: Sequence[_Entry], stride: int | None) -> list[_Entry]:
     return [entry for entry in entries if entry["stride"] == stride]
 
@@ -63,8 +59,8 @@ def row_of(origin: Origin, manifest: Manifest | None, summary: Summary | None) -
     wanted, config = origin.combination.wanted, origin.combination.config
     row: dict[str, Any] = {
         "weights": PurePath(config.weights).name,
-        "ablation": wanted.defense.views.kind,
-        "size": wanted.defense.views.size,
+        "ablation": wanted.defense.views.describe().shape,
+        "size": wanted.defense.views.describe().size,
         "stride": origin.combination.stride,
         "tokens": wanted.defense.tokens,
         "voting": config.voting,
@@ -81,7 +77,7 @@ def row_of(origin: Origin, manifest: Manifest | None, summary: Summary | None) -
         return row
     seconds = manifest.execution.voting_seconds
     if origin.stride is not None:
-        row["votes of"] = f"stride {manifest.defense.views.stride}"
+        row["votes of"] = f"stride {manifest.defense.own_stride}"
     elif seconds:
         row["images/s"] = summary["images"] / seconds
     row["smoothed"] = summary["smoothed_accuracy"]["value"]

@@ -23,17 +23,14 @@ _COMMON_SUFFIX = "_patch16_224"
 
 def run_name(manifest: Manifest) -> str:
     """Such as ``deit_tiny column b4 s1 drop float32``."""
-    defense, ablation = manifest.defense, manifest.defense.views
-    positions = f"s{ablation.stride}"
-    if manifest.defense.voting.draws is not None:
-        positions = f"draws{manifest.defense.voting.draws}"
-    elif ablation.random is not None:
-        positions = f"random{ablation.random}"
+    defense = manifest.defense
+    views, places = defense.views.describe().tags
+    if defense.voting.draws is not None:
+        places = f"draws{defense.voting.draws}"
     words = [
         defense.network.name.replace(_COMMON_SUFFIX, ""),
-        ablation.kind,
-        f"b{ablation.size}",
-        positions,
+        views,
+        places,
         defense.tokens,
         manifest.numerics.dtype,
     ]

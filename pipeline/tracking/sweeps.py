@@ -101,7 +101,7 @@ class TrackedSweep:
         tracker = self._tracker
         with failures_as_text(self._claims, self._out, _REMEDY):
             key = {_ANSWERED_FROM: manifest.run_id, STRIDE: str(stride)}
-            name = f"{run_name(wanted)} (from s{manifest.defense.views.stride})"
+            name = f"{run_name(wanted)} (from s{manifest.defense.own_stride})"
             found = tracker.find(key) or tracker.create(name, {**key, _PARENT: self._parent})
             run = str(found.info.run_id)
             tags = {name: value for name, value in tags_of(manifest).items() if name != RUN_ID}

@@ -68,14 +68,14 @@ def write_weights(
         weights: Tensors of the network.
         history: Figures after each epoch, for the record.
     """
-    defense, ablation = recipe.defense, recipe.defense.views
+    defense, views = recipe.defense, recipe.defense.views.describe()
     dtype = getattr(torch, recipe.config.save_as)
     card = WeightsCard(
         model=defense.network.name,
         num_classes=defense.network.num_classes,
         classes=recipe.classes,
         preprocess=defense.model_input,
-        ablation={"kind": ablation.kind, "size": ablation.size, "stride": ablation.stride},
+        ablation={"kind": views.shape, "size": views.size, "stride": views.stride},
         tokens=defense.tokens,
         recipe=recipe.identity()
         | {"init": recipe.init, "made_by": provenance(), "history": history},

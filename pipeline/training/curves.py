@@ -33,9 +33,8 @@ class Curves:
                 self._run = str(run.info.run_id)
                 self._tracker.client.update_run(self._run, status="RUNNING")
                 return
-            ablation = recipe.defense.views
-            model = recipe.defense.network.name
-            name = f"train {model} {ablation.kind} b{ablation.size} s{ablation.stride}"
+            views = " ".join(recipe.defense.views.describe().tags)
+            name = f"train {recipe.defense.network.name} {views}"
             tags = tag | {"patchcert.data": recipe.config.data} | origin()
             self._run = str(self._tracker.create(name, tags).info.run_id)
             self._tracker.set(self._run, tags={}, params=flatten(recipe.identity()))

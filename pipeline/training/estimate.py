@@ -13,7 +13,7 @@ from models.classifiers.build import base_classifier
 from models.classifiers.smoothed import SmoothedClassifier
 from models.errors import WrongSizeError
 from models.preprocess import Preprocess
-from models.views.ablations import Patch
+from models.views.family import Patch
 from pipeline.certificates import margins, smoothed_predictions
 from pipeline.certificates.rules import default_rules, drawing_order
 from pipeline.runs.defense import Defense

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from models.classifiers.build import base_classifier
 from models.networks.systems import TokenMode
 from models.preprocess import Preprocess
-from models.views.ablations import Ablation
+from models.views.family import ViewFamily
 
 
 class AblationLogits(nn.Module):
@@ -25,18 +25,18 @@ class AblationLogits(nn.Module):
     grid_pixel: Tensor
 
     def __init__(
-        self, network: nn.Module, ablation: Ablation, preprocess: Preprocess, tokens: TokenMode
+        self, network: nn.Module, views: ViewFamily, preprocess: Preprocess, tokens: TokenMode
     ) -> None:
         super().__init__()
-        self.classifier = base_classifier(network, ablation, preprocess, tokens)
-        group_v = torch.zeros(len(ablation), dtype=torch.int64)
-        groups = [views for _, views in self.classifier.groups()]
-        for group, views in enumerate(groups):
-            group_v[torch.from_numpy(views)] = group
+        self.classifier = base_classifier(network, views, preprocess, tokens)
+        group_v = torch.zeros(len(views), dtype=torch.int64)
+        groups = [numbers for _, numbers in self.classifier.groups()]
+        for group, numbers in enumerate(groups):
+            group_v[torch.from_numpy(numbers)] = group
         self.groups = len(groups)
         self.register_buffer("group_v", group_v, persistent=False)
-        grid = torch.arange(3 * ablation.height * ablation.width)
-        grid = grid.reshape(1, 3, ablation.height, ablation.width)
+        grid = torch.arange(3 * views.height * views.width)
+        grid = grid.reshape(1, 3, views.height, views.width)
         scale = preprocess.pixel_scale
         enlarged = grid.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
         # For each pixel that the classifier takes, the pixel of the grid that it copies.

@@ -12,7 +12,7 @@ from torchvision.transforms.functional import InterpolationMode
 
 from models.errors import WrongSizeError
 from models.preprocess import Preprocess
-from models.views.ablations import IntArray
+from models.views.family import IntArray
 from pipeline.sources.base import SourceError
 from pipeline.sources.decode import UndecodableError, decode
 from pipeline.sources.reading import read_bytes_of

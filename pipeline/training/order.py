@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.views.ablations import IntArray
+from models.views.family import IntArray
 from pipeline.sources.base import Kind
 
 # Streams of random numbers; ``learner`` and ``images`` have the others.

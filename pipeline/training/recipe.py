@@ -80,7 +80,7 @@ class Recipe:
             for field in fields(self.config)
             if field.name not in _BY_CONTENT
         }
-        ablation = self.defense.views
+        views = self.defense.views.describe()
         return settings | {
             "data": {"fingerprint": self.listing.fingerprint, "images": len(self.listing)},
             "init": self.init["sha256"],
@@ -88,9 +88,9 @@ class Recipe:
             "model": self.defense.network.name,
             "num_classes": self.defense.network.num_classes,
             "preprocess": self.defense.model_input.to_dict(),
-            "ablation": ablation.kind,
-            "size": ablation.size,
-            "stride": ablation.stride,
+            "ablation": views.shape,
+            "size": views.size,
+            "stride": views.stride,
             "tokens": self.defense.tokens,
         }
 
@@ -123,7 +123,7 @@ def resolve_recipe(config: TrainConfig) -> Recipe:
             weights=config.init,
             model=config.model,
             num_classes=num_classes,
-            ablation=config.ablation,
+            views=config.ablation,
             size=config.size,
             stride=config.stride,
             tokens=config.tokens,

@@ -98,7 +98,7 @@ def forecast(
         state: Checkpoint to resume from; None for a new training.
         estimate: Speed of all workers together, and price of an hour of them.
     """
-    config, ablation = recipe.config, recipe.defense.views
+    config, views = recipe.config, recipe.defense.views
     steps = config.epochs * recipe.order.steps
     done = 0 if state is None else int(state["learner"]["done"])
     network = recipe.defense.network
@@ -107,10 +107,7 @@ def forecast(
         f"network:       {network.name}, {network.num_classes} classes, "
         f"tokens {recipe.defense.tokens}"
     )
-    yield (
-        f"ablations:     {ablation.kind} of {ablation.size} px at stride {ablation.stride}: "
-        f"{len(ablation)} of an image, {config.views} of them a step"
-    )
+    yield (f"views:         {views}: {len(views)} of an image, {config.views} of them a step")
     yield (
         f"steps:         {config.epochs} epochs x {recipe.order.steps:,} steps of "
         f"{config.batch:,} images = {steps:,}"

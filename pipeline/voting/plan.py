@@ -116,7 +116,7 @@ def plan_votes(
             config.limit
         )
     machine = executor.probe(config.device, config.accelerator_type)
-    numerics = resolve_numerics(config, machine)
+    numerics = resolve_numerics(config, machine, defense.views)
     wanted = new_manifest(config, defense, numerics, listing)
     return VotesPlan(
         config=config,

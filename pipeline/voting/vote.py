@@ -18,8 +18,10 @@ from models.classifiers.smoothed import SmoothedClassifier
 from models.classifiers.votes import ThresholdVoting
 from models.networks.weights import sha256_of
 from models.networks.zoo import load_network
-from models.views.ablations import IntArray
+from models.views.family import IntArray
+from models.views.masks import Masks
 from models.views.sampling import draw_positions
+from pipeline.certificates.early_exit import EarlyExit
 from pipeline.runs.defense import Defense
 from pipeline.runs.numerics import Numerics, pin_mkl, probe_machine
 from pipeline.runs.rows import votes_table
@@ -40,6 +42,10 @@ class VoteOnUnit:
         self.thread = ThreadPoolExecutor(1)
         self.classifier = self.thread.submit(build_classifier, defense, numerics).result()
         self.defense, self.schema = defense, schema
+        self.asking = None
+        if defense.voting.early_exit:
+            assert isinstance(defense.views, Masks), "resolve asks for early exit of no others"
+            self.asking = EarlyExit(defense.views)
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         """Decoded rows to votes, in order, addressed to their unit."""
@@ -66,7 +72,11 @@ class VoteOnUnit:
                     for image_id in rows["image_id"].to_pylist()
                 ]
             )
-        ballot = self.classifier(images, views_bv)
+        ballot = (
+            self.classifier(images, views_bv)
+            if self.asking is None
+            else self.classifier.ask(images, self.asking)
+        )
         if ballot.finite_b is not None:
             decoded = _with_error(decoded, readable[~ballot.finite_b], _NOT_FINITE)
             views_bv = None if views_bv is None else views_bv[ballot.finite_b]

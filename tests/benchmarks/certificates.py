@@ -22,7 +22,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from models.views.ablations import Ablation, Patch
+from models.views.ablations import Ablation
+from models.views.family import Patch
 from pipeline.bench.hardware import hardware, peak_memory_mib
 from pipeline.certificates.batch import rank_votes
 from pipeline.cluster.executor import Executor

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.views.ablations import Ablation, Patch
+from models.views.ablations import Ablation
+from models.views.family import Patch
 from pipeline.certificates import largest_certified, margins
 from pipeline.config import ClaimsConfig
 from pipeline.scoring.certify import certify_votes

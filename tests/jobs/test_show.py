@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from jobs.cli import main
-from models.views.ablations import Ablation, Patch
+from models.views.ablations import Ablation
+from models.views.family import Patch
 from pipeline.report.one_image import Scene, smallest_margin
 from pipeline.report.one_image_plot import draw_figure, explained
 from tests.conftest import png, random_images

@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.views.ablations import BoolArray, IntArray, Patch
+from models.views.family import BoolArray, IntArray, Patch
 from pipeline.analysis.outcomes import Measure, Outcomes
 from pipeline.analysis.run import Run
 from pipeline.certificates.rules import rule_of_locations

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow.compute as pc
 
-from models.views.ablations import IntArray
+from models.views.family import IntArray
 from pipeline.analysis.outcomes import Outcomes
 from pipeline.analysis.run import Run
 from pipeline.analysis.stored import dataset

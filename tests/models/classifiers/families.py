@@ -132,7 +132,7 @@ def masked_model(
 
 def all_logits(model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
     """Logits of every ablation of every image; (B, V, C)."""
-    views, rows = len(model.ablation), None
+    views, rows = len(model.views), None
     with torch.inference_mode():
         tokens = model.tokens(images)
         for _, group in model.groups():

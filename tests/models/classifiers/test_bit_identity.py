@@ -57,7 +57,7 @@ def test_neighbours_cannot_leak_at_any_slot(family, dtype, microbatch):
         for slot in range(microbatch):
             # Neighbours of every sort at once, another sort beside each slot.
             which = 1 + (torch.arange(microbatch) + slot) % (len(hostile) - 1)
-            view_s = torch.arange(microbatch) % len(model.ablation)
+            view_s = torch.arange(microbatch) % len(model.views)
             which[slot], view_s[slot] = 0, 2
             assert torch.equal(model(batch, which, view_s)[slot], quiet)
 

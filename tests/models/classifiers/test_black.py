@@ -36,7 +36,7 @@ def test_masking_equals_blackened_pixels(family):
         model = masked_model(family, kind, share, stride)
         images = random_images(2, model.model_px[0])
         masked = all_logits(model, torch.from_numpy(images))
-        reference = dense(model.network, images, model.ablation, token=None)
+        reference = dense(model.network, images, model.views, token=None)
         near_ties += assert_alike(masked, reference)
         assert (masked.amax(1) - masked.amin(1)).max() > 0.05  # votes are alive
     assert near_ties <= 1
@@ -50,7 +50,7 @@ def test_mutants_fail(mutation):
         model = masked_model(family)
         images = random_images(1, model.model_px[0])
         masked = all_logits(model, torch.from_numpy(images))
-        wrong = dense(model.network, images, model.ablation, token=None, **mutation)
+        wrong = dense(model.network, images, model.views, token=None, **mutation)
         assert (masked - wrong).abs().max() > 1e-2
 
 
@@ -88,15 +88,15 @@ def test_pixel_scale_widens_the_bands():
         ),
         preprocess_of(56),
     )
-    assert np.flatnonzero(model.visible_columns[1]).tolist() == list(range(7, 35))
+    assert np.flatnonzero(model.columns[1, 0]).tolist() == list(range(7, 35))
 
 
 def test_hidden_pixels_enter_no_arithmetic():
     model = masked_model("ResNet", "block", 0.4, 21)
     with torch.inference_mode():
         tokens = model.tokens(torch.from_numpy(random_images(1, 64)))
-        for view in range(len(model.ablation)):
-            shown, place = torch.from_numpy(model.ablation.visible(view)), torch.tensor([view])
+        for view in range(len(model.views)):
+            shown, place = torch.from_numpy(model.views.visible(view)), torch.tensor([view])
             clean = model(tokens, torch.tensor([0]), place)
             for poison in (float("nan"), float("inf"), -1e30):
                 poisoned = torch.where(shown, tokens, torch.tensor(poison))

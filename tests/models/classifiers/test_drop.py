@@ -46,7 +46,7 @@ def all_logits(model: TokenDropViT, images: np.ndarray) -> torch.Tensor:
         for image in range(len(images)):
             per_view = [
                 model(tokens, torch.tensor([image]), torch.tensor([view]))[0]
-                for view in range(len(model.ablation))
+                for view in range(len(model.views))
             ]
             rows.append(torch.stack(per_view))
     return torch.stack(rows)
@@ -68,10 +68,10 @@ def test_dropping_equals_masked_attention(network, kind, size, stride):
     images = random_images(2)
     model = tiny_model(network, tiny_ablation(kind, size, stride))
     dropped = all_logits(model, images)
-    dense = reference_logits(network, images, kind, size, stride, len(model.ablation))
+    dense = reference_logits(network, images, kind, size, stride, len(model.views))
     assert (dropped - dense).abs().max() < 1e-3
     assert torch.equal(dropped.argmax(-1), dense.argmax(-1))
-    assert len(model.ablation) == 1 or len(dropped.argmax(-1).unique()) > 1  # votes are alive
+    assert len(model.views) == 1 or len(dropped.argmax(-1).unique()) > 1  # votes are alive
 
 
 def test_hidden_pixels_enter_no_arithmetic(network):
@@ -80,8 +80,8 @@ def test_hidden_pixels_enter_no_arithmetic(network):
     images = random_images(1)
     with torch.inference_mode():
         tokens = model.tokens(torch.from_numpy(images))
-        for view in range(len(model.ablation)):
-            shown = torch.from_numpy(model.ablation.visible(view))
+        for view in range(len(model.views)):
+            shown = torch.from_numpy(model.views.visible(view))
             shown = shown.reshape(10, 16, 10, 16).permute(0, 2, 1, 3).reshape(1, 100, 1, 16, 16)
             clean = model(tokens, torch.tensor([0]), torch.tensor([view]))
             for poison in (float("nan"), float("inf"), -1e30):

@@ -4,7 +4,8 @@ from itertools import product
 
 import pytest
 
-from models.views.ablations import Ablation, Patch
+from models.views.ablations import Ablation
+from models.views.family import Patch
 
 
 def published(size: int, patch: int, stride: int) -> int:

@@ -25,7 +25,7 @@ class Recorder:
     """A classifier that keeps the logits of each (image, view) it is asked for."""
 
     def __init__(self, classifier):
-        self.inner, self.ablation = classifier, classifier.ablation
+        self.inner, self.views = classifier, classifier.views
         self.logits = {}
         self.shapes = set()
 
@@ -81,7 +81,7 @@ def test_logits_do_not_depend_on_the_batch(system, dtype, threads):
     # Some ablations, some of them twice, in any order.
     drawn = record(model, images[:2], np.array([[1, 0, 1, 1], [0, 0, 1, 0]]))
     assert drawn.shapes == {MICROBATCH}
-    for view in range(len(model.ablation)):
+    for view in range(len(model.views)):
         reference = together.logits[0, view][0]
         every = [
             *together.logits[0, view],
@@ -126,13 +126,13 @@ def test_votes_on_chosen_ablations_are_those_of_all(network):
     images = random_images(3)
     votes = SmoothedClassifier(model, CPU, MICROBATCH)
     every = votes(images)
-    views_bv = np.random.default_rng(0).integers(0, len(model.ablation), (3, 25))
+    views_bv = np.random.default_rng(0).integers(0, len(model.views), (3, 25))
     chosen = votes(images, views_bv)
     np.testing.assert_array_equal(chosen.votes_bv, np.take_along_axis(every.votes_bv, views_bv, 1))
     np.testing.assert_array_equal(chosen.plain_b, every.plain_b)
     assert every.vote_sets is None
     assert every.gaps_bv is None
-    for wrong in (views_bv[:2], views_bv[0], views_bv - 1, views_bv + len(model.ablation)):
+    for wrong in (views_bv[:2], views_bv[0], views_bv - 1, views_bv + len(model.views)):
         with pytest.raises(ValueError, match="views_bv"):
             votes(images, wrong)
 
@@ -143,7 +143,7 @@ def test_vote_sets_and_gaps_are_those_of_the_logits(network, theta):
     images, voting = random_images(3), ThresholdVoting(theta)
     recorder = Recorder(model)
     ballot = SmoothedClassifier(recorder, CPU, MICROBATCH, voting=voting, gaps=True)(images)
-    assert ballot.vote_sets.shape == (3, len(model.ablation), int(1 / theta))
+    assert ballot.vote_sets.shape == (3, len(model.views), int(1 / theta))
     for (image, view), (logits, *_) in recorder.logits.items():
         probability = torch.softmax(logits, 0)
         expected = [c for c in range(len(logits)) if float(probability[c]) >= theta]

@@ -8,7 +8,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from models.views.ablations import Ablation, Patch
+from models.views.ablations import Ablation
+from models.views.family import Patch
 
 
 def shown(ablation: Ablation) -> list[set[tuple[int, int]]]:

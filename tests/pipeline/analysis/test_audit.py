@@ -5,7 +5,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.cli import main
-from models.views.ablations import Ablation, Patch
+from models.views.ablations import Ablation
+from models.views.family import Patch
 from pipeline.analysis import open_run
 from pipeline.analysis.audit import audits
 from pipeline.certificates.published import published_delta, published_margins

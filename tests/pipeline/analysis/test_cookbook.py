@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from models.views.ablations import Patch
+from models.views.family import Patch
 from pipeline.analysis import open_run
 from pipeline.analysis.sql import VIEWS, Answer, connect
 from pipeline.certificates import exact_margins, uniform_margins

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.views.ablations import Ablation, Patch
+from models.views.ablations import Ablation
+from models.views.family import Patch
 from models.views.threats import Threat
 from pipeline.analysis import heatmap, open_run
 from pipeline.analysis.heatmap import breaking_maps, threats_to_draw, write_maps

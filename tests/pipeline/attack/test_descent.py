@@ -8,7 +8,7 @@ from models.classifiers.black import BlackMasked
 from models.classifiers.determinism import reproducible_gradients
 from models.classifiers.smoothed import SmoothedClassifier
 from models.classifiers.votes import ThresholdVoting
-from models.views.ablations import Patch
+from models.views.family import Patch
 from pipeline.attack import gradient as gradient_module
 from pipeline.attack.descent import PatchDescent
 from pipeline.attack.gradient import VoteGradient

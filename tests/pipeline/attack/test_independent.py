@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from models.views.ablations import Ablation, Patch
+from models.views.ablations import Ablation
+from models.views.family import Patch
 from pipeline.attack.independent import changed_votes, rewritten, shows_patch, votes_for
 
 

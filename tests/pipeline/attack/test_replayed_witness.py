@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from models.views.ablations import Patch
+from models.views.family import Patch
 from pipeline.attack import witness
 from pipeline.attack.config import WitnessConfig
 from pipeline.attack.witness import replay_witnesses

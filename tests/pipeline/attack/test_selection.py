@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from models.views.ablations import Patch
+from models.views.family import Patch
 from pipeline.attack.independent import rewritten, shows_patch, votes_for
 from pipeline.attack.placements import place_attempts
 from pipeline.attack.selection import (

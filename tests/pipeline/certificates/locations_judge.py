@@ -5,7 +5,8 @@ from types import ModuleType
 
 import numpy as np
 
-from models.views.ablations import Ablation, Patch
+from models.views.ablations import Ablation
+from models.views.family import Patch
 from tests.pipeline.certificates.bruteforce import (
     Geometry,
     class_counts,

@@ -24,6 +24,7 @@ from typing import NamedTuple
 import pytest
 
 SAMPLING = "models.views.sampling"
+FAMILY = "models.views.family"
 ABLATIONS = "models.views.ablations"
 CERTIFICATES = "pipeline.certificates."
 THREATS = "models.views.threats"
@@ -44,6 +45,7 @@ SUBSETS = CERTIFICATES + "subsets"
 # Every module of the proof, in order of import.
 MODULES = (
     SAMPLING,
+    FAMILY,
     ABLATIONS,
     THREATS,
     VOTES,
@@ -94,8 +96,8 @@ MUTANTS = [
     Mutant(ABLATIONS, "patch 1 px larger", "% length < extent", "% length <= extent", BOTH),
     Mutant(ABLATIONS, "patch 1 px smaller", "% length < extent", "% length < extent - 1", BOTH),
     Mutant(ABLATIONS, "patch on its side", "y0, patch.height", "y0, patch.width", BOTH),
-    Mutant(ABLATIONS, "last x forgotten", "patch.width + 1", "patch.width", EXACT),
-    Mutant(ABLATIONS, "last y forgotten", "patch.height + 1", "patch.height", EXACT),
+    Mutant(FAMILY, "last x forgotten", "patch.width + 1", "patch.width", EXACT),
+    Mutant(FAMILY, "last y forgotten", "patch.height + 1", "patch.height", EXACT),
     Mutant(
         TOUCHED, "runs do not wrap", "+= prefix.take([cells]", "+= 0 * prefix.take([cells]", EXACT
     ),
@@ -116,11 +118,11 @@ MUTANTS = [
     Mutant(
         THREATS,
         "highest rectangle forgotten",
-        "range(1, min(ablation.height, area) + 1)",
-        "range(1, min(ablation.height, area))",
+        "range(1, min(views.height, area) + 1)",
+        "range(1, min(views.height, area))",
         BOTH,
     ),
-    Mutant(THREATS, "areas are wide", "range(1, min(ablation.height, area) + 1)", "(1,)", BOTH),
+    Mutant(THREATS, "areas are wide", "range(1, min(views.height, area) + 1)", "(1,)", BOTH),
     Mutant(
         THREATS,
         "areas 1 px less wide",

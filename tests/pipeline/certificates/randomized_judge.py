@@ -10,7 +10,8 @@ from types import ModuleType
 
 import numpy as np
 
-from models.views.ablations import Ablation, Patch
+from models.views.ablations import Ablation
+from models.views.family import Patch
 from tests.pipeline.certificates.bruteforce import (
     Geometry,
     can_change,

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.views.ablations import Ablation, Patch
+from models.views.ablations import Ablation
+from models.views.family import Patch
 from pipeline.certificates import exact_margins, margins, uniform_margins
 from pipeline.certificates import votes as module
 from tests.pipeline.certificates.agreement import check

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.views.ablations import Ablation, Patch
+from models.views.ablations import Ablation
+from models.views.family import Patch
 from pipeline.certificates import RULES, largest_certified, margins
 from pipeline.certificates import votes as module
 from pipeline.certificates.batch import vote_batches

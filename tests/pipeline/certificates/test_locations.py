@@ -7,7 +7,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from models.views.ablations import Ablation, Patch
+from models.views.ablations import Ablation
+from models.views.family import Patch
 from pipeline.certificates import RULES, exact, exact_margins, locations, votes, witness
 from tests.pipeline.certificates.locations_judge import CASES, judge
 

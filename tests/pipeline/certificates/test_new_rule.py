@@ -5,7 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from models.views.ablations import Ablation, Patch
+from models.views.ablations import Ablation
+from models.views.family import Patch
 from pipeline.certificates import RULES, Rule, Threat, VoteBatch
 from pipeline.certificates.rules import drawing_order, uncovered
 from pipeline.certificates.touched import TouchedViews

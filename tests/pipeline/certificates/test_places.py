@@ -5,7 +5,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from models.views.ablations import Ablation, Patch
+from models.views.ablations import Ablation
+from models.views.family import Patch
 from pipeline.certificates import detection_leads, exact_margins, top_k_margins
 from pipeline.certificates import votes as module
 from tests.pipeline.certificates.cases import some_sets, some_votes

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from models.views.ablations import Ablation, Patch
+from models.views.ablations import Ablation
+from models.views.family import Patch
 from pipeline.certificates import exact_margins, margins
 from tests.pipeline.certificates.agreement import check
 from tests.pipeline.certificates.bruteforce import touched_sets, view_masks

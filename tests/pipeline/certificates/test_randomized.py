@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from models.views.ablations import Ablation, Patch
+from models.views.ablations import Ablation
+from models.views.family import Patch
 from models.views.sampling import draw_positions
 from pipeline.certificates import margins, randomized, randomized_certificates, rule_for
 from pipeline.certificates.batch import margins_of

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from models.views.ablations import Ablation, Patch
+from models.views.ablations import Ablation
+from models.views.family import Patch
 from pipeline.certificates import coarser, margins, subset
 from tests.pipeline.certificates.agreement import check
 from tests.pipeline.certificates.bruteforce import Geometry, view_masks

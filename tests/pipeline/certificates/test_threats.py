@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.views.ablations import Ablation, Patch
+from models.views.ablations import Ablation
+from models.views.family import Patch
 from pipeline.certificates import Threat, detection_leads, margins, top_k_margins
 from pipeline.certificates.attack_sets import attack_sets
 from tests.pipeline.certificates.agreement import check, threat_of

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.views.ablations import Ablation, Patch
+from models.views.ablations import Ablation
+from models.views.family import Patch
 from pipeline.certificates import margins, pad_sets, smoothed_predictions, vote_counts
 from pipeline.certificates import votes as module
 from pipeline.certificates.batch import rank_votes

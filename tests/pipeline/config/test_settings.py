@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from pytest import fixture, raises
 
-from models.views.ablations import Patch
+from models.views.family import Patch
 from pipeline.certificates.exact import exact_margins
 from pipeline.config import ClaimsConfig, ConfigError, OutputConfig, VotesConfig
 from pipeline.runs.resolve import resolve_defense
@@ -41,11 +41,11 @@ def test_each_setting_is_another_run(shards, tiny_weights, tmp_path):
     settings = [
         {},
         {"tokens": "black"},
-        {"ablation": "row"},
-        {"ablation": "block", "size": 60, "stride": 80},
-        {"positions": "random:5", "ablation": "block", "size": 60},
-        {"positions": "random:5", "ablation": "block", "size": 60, "seed": 1},
-        {"randomized": 5, "ablation": "block", "size": 60},
+        {"views": "row"},
+        {"views": "block", "size": 60, "stride": 80},
+        {"positions": "random:5", "views": "block", "size": 60},
+        {"positions": "random:5", "views": "block", "size": 60, "seed": 1},
+        {"randomized": 5, "views": "block", "size": 60},
         {"voting": "threshold"},
         {"voting": "threshold", "theta": 0.4},
         {"gaps": True},
@@ -68,9 +68,9 @@ def test_black_and_drop_are_different_classifiers(shards, tiny_weights, tmp_path
 @pytest.mark.parametrize(
     ("changes", "views"),
     [
-        ({"ablation": "row", "stride": 40}, 4),
-        ({"ablation": "block", "size": 60, "stride": 80}, 4),
-        ({"ablation": "block", "size": 60, "positions": "random:9"}, 9),
+        ({"views": "row", "stride": 40}, 4),
+        ({"views": "block", "size": 60, "stride": 80}, 4),
+        ({"views": "block", "size": 60, "positions": "random:9"}, 9),
     ],
 )
 def test_other_ablations_vote_and_certify(shards, tiny_weights, tmp_path, changes, views):
@@ -174,7 +174,7 @@ def test_inputs_need_not_be_square(shards, tiny_weights, tmp_path):
     assert table["error"].null_count == table.num_rows
     assert all(len(votes) == 16 for votes in table["votes"].to_pylist())
     store, table = vote(
-        shards, tiny_weights, tmp_path, resize="160", crop="80x160", stride=10, ablation="row"
+        shards, tiny_weights, tmp_path, resize="160", crop="80x160", stride=10, views="row"
     )
     assert all(len(votes) == 8 for votes in table["votes"].to_pylist())
     with raises(ConfigError, match="patch 81x81"):

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from models.views.ablations import Ablation, Patch
+from models.views.ablations import Ablation
+from models.views.family import Patch
 from pipeline.certificates.exact import exact_margins
 from pipeline.report.one_image import caption_of, smallest_margin, worst_location
 

@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 from pytest import mark, raises
 
-from models.views.ablations import Ablation, Patch
+from models.views.ablations import Ablation
+from models.views.family import Patch
 from pipeline.certificates import Threat, smoothed_predictions, top_k_margins
 from pipeline.runs.manifest import Manifest
 from pipeline.runs.rows import votes_table
@@ -125,7 +126,7 @@ def test_a_missing_vote_is_an_error():
     table = rows_of(manifest, np.zeros((2, 8), int), [0, 0])
     holes = pa.array([[0] * 8, [0] * 7 + [None]], table["votes"].type)
     table = table.set_column(table.schema.get_field_index("votes"), "votes", holes)
-    with raises(StoreError, match="votes of some ablations are missing"):
+    with raises(StoreError, match="votes of some views are missing"):
         score_votes(table, manifest, Claims())
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from models.preprocess import Preprocess
-from models.views.ablations import Patch
+from models.views.family import Patch
 from models.views.threats import Threat
 from pipeline.analysis import open_run
 from pipeline.analysis.outcomes import outcomes_of

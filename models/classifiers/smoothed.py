@@ -130,8 +130,7 @@ class SmoothedClassifier:
                 logits = self._logits(tokens, places % count, view_f[places])
                 self._count(batch, logits, places % count, places // count)
         self._count_plain(batch, tokens)
-        finite_b = batch.finite_b
-        return batch if finite_b is None or not finite_b.all() else batch._replace(finite_b=None)
+        return self._without_finite(batch)
 
     @torch.inference_mode()
     def ask(self, images_bhwc: NDArray[np.uint8], asking: Asking) -> BatchVotes:
@@ -145,13 +144,13 @@ class SmoothedClassifier:
             asking: The views to ask next.
         """
         count, views = len(images_bhwc), len(self.classifier.views)
-        batch = self._empty_votes((count, views))
+        gaps_bv = np.zeros((count, views), np.float16)
+        batch = self._empty_votes((count, views))._replace(gaps_bv=gaps_bv)
         if not count:
             return batch
         batch.votes_bv[:] = -1
-        gaps_bv = np.zeros((count, views), np.float16)
         tokens = self.classifier.tokens(torch.from_numpy(images_bhwc).to(self.device))
-        batch.plain_b[:] = self._plain(tokens, count)
+        self._count_plain(batch, tokens)
         queues: list[list[tuple[int, int]]] = [[] for _ in range(self.group_v.max() + 1)]
         waiting, idle = np.zeros(count, np.int64), list(range(count))
         while True:
@@ -167,14 +166,18 @@ class SmoothedClassifier:
                 break
             asked, longest[: self.microbatch] = longest[: self.microbatch], []
             image_s, view_s = np.array(asked).T
-            logits = self._logits(tokens, image_s, view_s)
-            batch.votes_bv[image_s, view_s] = winners(logits)
-            gaps_bv[image_s, view_s] = top_gaps(logits)
+            self._count(batch, self._logits(tokens, image_s, view_s), image_s, view_s)
             np.subtract.at(waiting, image_s, 1)
             idle = [image for image in dict.fromkeys(image_s.tolist()) if not waiting[image]]
-        if batch.gaps_bv is not None:
-            batch.gaps_bv[:] = gaps_bv
-        return batch
+        if not self.gaps:
+            batch = batch._replace(gaps_bv=None)
+        return self._without_finite(batch)
+
+    @staticmethod
+    def _without_finite(batch: BatchVotes) -> BatchVotes:
+        """The batch without ``finite_b`` where every logit is finite."""
+        finite_b = batch.finite_b
+        return batch if finite_b is None or not finite_b.all() else batch._replace(finite_b=None)
 
     def _logits(
         self, tokens: Tensor, image_s: NDArray[np.int64], view_s: NDArray[np.int64]

@@ -32,11 +32,11 @@ def _lines(config: VotesConfig, defense: Defense) -> Iterator[str]:
     if (key := weights_key(file)) is not None:
         yield f"weights:    {key} of {file}"
     yield f"input:      {', '.join(_input(config, defense, card))}"
-    shape = _origin(config, card, "ablation", "default")
-    size = _origin(config, card, "size", "the paper's")
+    described = views.describe()
+    shape = _origin(config, card, "views", "default")
     yield (
-        f"ablations:  {views.kind} ({shape}), {views.size} px ({size}), hidden tokens {kept} "
-        f"({tokens})"
+        f"views:      {len(views)}: {described.shape} ({shape}), {described.views}, "
+        f"{described.places}, hidden tokens {kept} ({tokens})"
     )
 
 

@@ -67,7 +67,5 @@ def _input(config: VotesConfig, defense: Defense, card: WeightsCard) -> Iterator
 def _origin(config: VotesConfig, card: WeightsCard, name: str, default: str) -> str:
     if getattr(config, name) is not None:
         return "--" + name.replace("_", "-")
-    held = card.ablation.get("kind" if name == "ablation" else name)
-    if name not in ("ablation", "size"):
-        held = getattr(card, name)
+    held = card.ablation.get("kind") if name == "views" else getattr(card, name)
     return default if held is None else _CARD

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import cache
 
+from pipeline.cluster.session import check_session
 from pipeline.config import ClaimsConfig, OutputConfig, VotesConfig
 from pipeline.preflight.findings import Check, Finding, look_at
 from pipeline.preflight.stores import probe_output, reach_stores
@@ -79,6 +80,7 @@ def _findings(what: VotesConfig, claims: ClaimsConfig, output: OutputConfig) -> 
         return stack.enter_context(ray_cluster(verbose=output.verbose))
 
     checks: list[Check] = [
+        ("this machine", check_session),
         ("data", lambda: _files(what)),
         ("output", lambda: probe_output(output.out)),
         ("MLflow", lambda: reach_tracker(claims, output.out)),

@@ -17,6 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.cluster.errors import in_words
 from pipeline.cluster.resources import CPUS_OF, DECODE_CPUS, GPUS_OF, GPUS_ON, check_accelerators
+from pipeline.cluster.session import own_ray
 from pipeline.config import ConfigError, Device
 from pipeline.runs.numerics import Machine, on_cluster, probe_machine
 
@@ -61,9 +62,7 @@ def rejoin(*, verbose: bool) -> None:
 def _join(*, verbose: bool) -> None:
     quiet: dict[str, Any] = {} if verbose else {"logging_level": logging.ERROR}
     if not on_cluster():
-        # The whole machine; no dashboard, which costs a second and a port. ``local``, since
-        # another Ray may be running here that nobody asked to join.
-        quiet |= {"address": "local", "include_dashboard": False, "num_cpus": os.cpu_count()}
+        quiet |= own_ray()
         if not verbose:
             # Ray's core warns of each restartable actor; the driver outlives them here.
             os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+from contextlib import suppress
 from typing import Any
 
 from models.errors import JobError
@@ -15,16 +16,20 @@ _SOCKET = "/ray/session_2026-01-01_00-00-00_000000_/sockets/plasma_store"
 
 
 def own_ray() -> dict[str, Any]:
-    """Options of ``ray.init`` for a Ray of this process alone, whose token it has in memory.
+    """Options of ``ray.init`` for a Ray of this process alone.
 
-    Ray would write one into the home folder, readable by everybody; and there may be no such
-    folder, as in containers that run as a random user.
+    Its token is the user's, kept from others, or one in memory: Ray would write a new one into the
+    home folder, readable by everybody, and containers that run as a random user have no such one.
 
     Raises:
         JobError: Ray could not begin its session.
     """
     check_session()
-    if not os.environ.get("RAY_AUTH_TOKEN_PATH"):
+    stored = os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token")
+    if os.access(stored, os.R_OK):
+        with suppress(OSError):  # it may be mounted, or another user's
+            os.chmod(stored, os.stat(stored).st_mode & 0o770)
+    else:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     # No dashboard, which costs a second and a port. ``local``, since another Ray may be running
     # here that nobody asked to join.

@@ -23,7 +23,8 @@ FOLDERS = ("RAY_TMPDIR", "TMPDIR")
 
 
 @pytest.fixture(autouse=True)
-def nothing_set(monkeypatch):
+def nothing_set(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
     for name in (*FOLDERS, "RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.setenv(name, "")  # so that what a test leaves is taken away
         monkeypatch.delenv(name)
@@ -128,7 +129,7 @@ def test_a_quota_below_one_cpu_is_one(monkeypatch):
     assert usable_cpus() == 1
 
 
-def test_the_token_of_a_local_ray_is_in_memory_and_stays_the_same(monkeypatch):
+def test_the_token_of_a_local_ray_is_in_memory_and_stays_the_same(tmp_path, monkeypatch):
     """Ray keeps the first that it has seen, also when it is started again."""
     given = []
     monkeypatch.setattr(ray, "init", lambda **_: given.append(os.environ.get("RAY_AUTH_TOKEN")))
@@ -141,7 +142,14 @@ def test_the_token_of_a_local_ray_is_in_memory_and_stays_the_same(monkeypatch):
     own_ray()
     assert os.environ["RAY_AUTH_TOKEN"] == "theirs"
     monkeypatch.delenv("RAY_AUTH_TOKEN")
-    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/theirs")
+    stored = tmp_path / ".ray/auth_token"
+    stored.parent.mkdir()
+    stored.write_text("what Ray once wrote")
+    stored.chmod(0o644)
+    own_ray()
+    assert "RAY_AUTH_TOKEN" not in os.environ
+    assert stored.stat().st_mode & 0o777 == 0o640
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(stored.rename(tmp_path / "theirs")))
     own_ray()
     assert "RAY_AUTH_TOKEN" not in os.environ
 

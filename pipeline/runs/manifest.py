@@ -6,7 +6,6 @@
 
 import hashlib
 import json
-import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from models.errors import JobError
 from models.networks.weights import is_hub_name
 from pipeline import storage
 from pipeline.config import VotesConfig
+from pipeline.runs.cpus import usable_cpus
 from pipeline.runs.defense import Defense
 from pipeline.runs.error_images import ErrorImages
 from pipeline.runs.numerics import Numerics
@@ -97,7 +97,7 @@ class Execution:
         weights: Place of the weights.
         actors: Voting actors that were asked for; None for as many as fit.
         host: Name of the driver's machine.
-        cpus: CPUs of the driver's machine.
+        cpus: CPUs that the driver may use.
         started: Time at which the run was begun, UTC.
         finished: Time at which it was finished; None before.
         voting_seconds: Time of voting, over all calls that resumed the run.
@@ -295,7 +295,7 @@ def execution_of(config: VotesConfig, images: int) -> Execution:
         units=-(-images // unit_images),
         actors=config.actors,
         host=platform.node(),
-        cpus=os.cpu_count(),
+        cpus=usable_cpus(),
         started=utc_now(),
     )
 

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 from pipeline.cluster.executor import LOCAL, Executor
+from pipeline.cluster.session import check_session
 from pipeline.config import ConfigError, OutputConfig, VotesConfig
 from pipeline.runs.defense import Defense
 from pipeline.runs.error_images import ErrorImages
@@ -228,6 +229,7 @@ def _outcome(plan: VotesPlan, done: Finished) -> VotesOutcome:
 
 
 def _try_weights(defense: Defense, numerics: Numerics) -> None:
+    check_session()  # weights can take minutes, and Ray would fail after them
     from pipeline.voting.vote import build_classifier  # noqa: PLC0415  (it imports torch)
 
     with _flags_named(), waiting("loading the network"):

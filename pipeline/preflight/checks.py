@@ -1,6 +1,7 @@
 """Checks that must hold before a job computes, or an estimate in place of the job."""
 
 import json
+import sys
 
 from pipeline.config import ClaimsConfig, EstimateConfig, OutputConfig, VotesConfig
 from pipeline.preflight.estimate import estimate
@@ -56,6 +57,7 @@ def say_estimate(
     """
     check_weights_header(defense)
     plan = plan_votes(what, defense, output, ListingCache())
+    print(*plan.listing.words(), sep="\n", file=sys.stderr)
     found = estimate(plan, asked, overwrite=what.overwrite)
     if output.json:
         print(json.dumps(vars(found), indent=2, sort_keys=True))

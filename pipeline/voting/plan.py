@@ -1,5 +1,6 @@
 """The votes job: list images, work out which run they make, bring it to its end."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -186,6 +187,7 @@ def vote(plan: VotesPlan, lease: Lease, *, verbose: bool) -> VotesOutcome:
     Raises:
         ManifestError, StoreError, LeaseError, JobError: The job failed; running again resumes.
     """
+    print(*plan.listing.words(), sep="\n", file=sys.stderr)
     job = VotesJob(
         defense=plan.defense,
         numerics=plan.numerics,

@@ -50,7 +50,8 @@ class VotesConfig:
         limit: Only the first so many images.
         image_column: Parquet column of encoded images.
         label_column: Parquet column of class numbers.
-        label_map: File that gives class folders their numbers (JSON, TSV or CSV).
+        label_map: File that gives class folders, or labels as the data have them, their class
+            numbers (JSON, TSV or CSV).
         ground_truth: File of labels in the order of the validation images: a number or wnid a
             line, or JSON with several labels an image (ReaL).
         numbering: What plain numbers in --ground-truth mean: classes (0-999) or ilsvrc2012

@@ -1,5 +1,6 @@
 """The votes job: list images, work out which run they make, bring it to its end."""
 
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -201,6 +202,7 @@ def vote(plan: VotesPlan, tracked: AbstractContextManager[object]) -> VotesOutco
     Raises:
         ManifestError, StoreError, LeaseError, JobError: The job failed; running again resumes.
     """
+    print(*plan.listing.words(), sep="\n", file=sys.stderr)
     store = plan.store
     holding = hold_lease(store.lease_path, f"run_id={store.run_id}", wait=plan.config.wait)
     with holding as lease, tracked:

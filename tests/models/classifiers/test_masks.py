@@ -1,4 +1,4 @@
-"""Views that hide masks, through both token modes: exact, bit for bit, and asked with early exit."""
+"""Views that hide masks in both token modes: exact, the same bits anywhere, with early exit too."""
 
 from itertools import combinations_with_replacement
 

@@ -40,13 +40,9 @@ def stores(tmp_path_factory) -> dict[str, VotesStore]:
             "all": {"all_views": True},
             "other units": {"unit_images": 3},
         }.items():
-            config = VotesConfig(
-                data=str(shard),
-                weights=str(weights),
-                **{"views": "mask-pair", "covers": "32", "masks": "3", "gaps": True},
-                **{"microbatch": 16, "threads": 1, "unit_images": 8, "max_error_rate": 0.5}
-                | changes,
-            )
+            views = {"views": "mask-pair", "covers": "32", "masks": "3", "gaps": True}
+            given = {"data": str(shard), "weights": str(weights)} | views | fixed | changes
+            config = VotesConfig(**given)
             out = str(folder / name)
             outcome = count_votes(config, resolve_defense(config), OutputConfig(out=out))
             found[name] = VotesStore(out, outcome.run_id)

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from models.networks.systems import TokenMode, VotingName
 from models.preprocess import Interpolation, PresetName
-from pipeline.config import ConfigError, Device, Dtype, ViewsKind, VotesConfig
+from pipeline.config import ConfigError, Device, Dtype, VotesConfig
 from pipeline.config.flags import Advanced
 from pipeline.config.votes import Numbering
 
@@ -37,7 +37,7 @@ class Axes:
     """
 
     weights: tuple[str, ...]
-    views: Annotated[tuple[ViewsKind, ...] | None, Parameter(name=["--views", "--ablation"])] = None
+    views: Annotated[tuple[...] | None, Parameter(name=["--views", "--ablation"])] = None
     size: tuple[int, ...] | None = None
     stride: tuple[int, ...] | None = None
     covers: Advanced[tuple[str, ...] | None] = None

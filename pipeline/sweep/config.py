@@ -37,7 +37,7 @@ class Axes:
     """
 
     weights: tuple[str, ...]
-    views: Annotated[tuple[...] | None, Parameter(name=["--views", "--ablation"])] = None
+    views: Annotated[tuple[ViewsKind, ...] | None, Parameter(name=["--views", "--ablation"])] = None
     size: tuple[int, ...] | None = None
     stride: tuple[int, ...] | None = None
     covers: Advanced[tuple[str, ...] | None] = None

@@ -104,6 +104,7 @@ class Execution:
         error_images: Images without votes, once the run is finished.
         files: Files of imported votes.
         imported_by: Program that imported the votes.
+        digests: True if the digest of its rows is in each unit's file; None of an earlier version.
     """
 
     data: str = ""
@@ -120,6 +121,7 @@ class Execution:
     error_images: ErrorImages | None = None
     files: Sequence[Mapping[str, Json]] | None = None
     imported_by: str | None = None
+    digests: bool | None = None
 
     def to_dict(self) -> dict[str, Json]:
         """Write plain JSON; unknown facts are left out."""
@@ -270,11 +272,20 @@ def new_manifest(
 def rows_digest(table: pa.Table) -> str:
     """Compute a digest of the listed ids and labels, which options such as a label map decide."""
     digest = hashlib.sha256()
-    # A batch at a time: as Python objects, a million rows take several times their table's memory.
-    for batch in table.select(["image_id", "label", "labels"]).to_batches(_DIGEST_ROWS):
-        for image_id, label, labels in zip(*batch.to_pydict().values(), strict=True):
-            digest.update(f"{image_id}\0{label}\0{labels}\n".encode())
+    add_rows(digest, table)
     return digest.hexdigest()
+
+
+def add_rows(digest: "hashlib._Hash", table: pa.Table) -> None:
+    """Add the ids and labels of listed or stored rows to the digest of ``rows_digest``."""
+    names = [name for name in ("image_id", "label", "labels") if name in table.schema.names]
+    # A batch at a time: as Python objects, a million rows take several times their table's memory.
+    for batch in table.select(names).to_batches(_DIGEST_ROWS):
+        rows = batch.to_pydict()
+        # Stored rows have the column only where an image may have several right classes.
+        several = rows.get("labels", [None] * batch.num_rows)
+        for image_id, label, labels in zip(rows["image_id"], rows["label"], several, strict=True):
+            digest.update(f"{image_id}\0{label}\0{labels}\n".encode())
 
 
 def has_several_labels(table: pa.Table) -> bool:
@@ -296,6 +307,7 @@ def execution_of(config: VotesConfig, images: int) -> Execution:
         host=platform.node(),
         cpus=os.cpu_count(),
         started=utc_now(),
+        digests=True,
     )
 
 

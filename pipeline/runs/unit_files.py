@@ -67,7 +67,7 @@ def read_unit_file(
     remedy = f"delete {path} and {_again(manifest)}"
     try:
         with pq.ParquetFile(io.BytesIO(data)) as file:
-            said = json.loads(file.metadata.metadata.get(_COMMITTED, b"null"))
+            said = json.loads((file.metadata.metadata or {}).get(_COMMITTED, b"null"))
             names = ["image_id", "label", "labels", "error"]
             if said is None or manifest.imported:
                 names += ["votes", "vote_sets", "prediction", "plain_prediction"]
@@ -129,7 +129,9 @@ def _check_labels(table: pa.Table, manifest: Manifest, remedy: str) -> None:
         places, flat = pc.list_parent_indices(several), several.flatten()
         wrong = pc.or_(pc.less(flat, 0), pc.greater_equal(flat, classes))
         if (bad := places.filter(wrong)).__len__():
-            raise StoreError(f"image_id={table['image_id'][bad[0].as_py()]}: breaks the rule: {rule}")
+            raise StoreError(
+                f"image_id={table['image_id'][bad[0].as_py()]}: breaks the rule: {rule}"
+            )
 
 
 def check_rows(table: pa.Table, schema: pa.Schema, votes: int, *, plain: bool = True) -> None:

@@ -89,7 +89,8 @@ class VotesStore:
             summary: Summary = json.loads(storage.read_bytes(self.summary_path))
             # Earlier versions bound their summaries to nothing.
             sealed, votes = summary.get("sha256"), summary.get("votes_sha256")
-        except (ValueError, AttributeError) as error:
+            summary["certified_accuracy"]
+        except (ValueError, AttributeError, KeyError) as error:
             raise StoreError(f"{self.summary_path}: not a summary ({error}); {again}") from error
         if sealed is not None and sealed != _seal(summary):
             raise StoreError(f"{self.summary_path}: it was changed since it was written; {again}")

@@ -126,12 +126,12 @@ def _check_labels(table: pa.Table, manifest: Manifest, remedy: str) -> None:
     _require(pc.and_(pc.greater_equal(labels, 0), pc.less(labels, classes)), table, rule)
     if "labels" in table.schema.names:
         several = table["labels"].combine_chunks()
-        places, flat = pc.list_parent_indices(several), several.flatten()
+        flat = several.flatten()
         wrong = pc.or_(pc.less(flat, 0), pc.greater_equal(flat, classes))
-        if (bad := places.filter(wrong)).__len__():
-            raise StoreError(
-                f"image_id={table['image_id'][bad[0].as_py()]}: breaks the rule: {rule}"
-            )
+        bad = pc.list_parent_indices(several).filter(wrong)
+        if len(bad):
+            image_id = table["image_id"][bad[0].as_py()]
+            raise StoreError(f"image_id={image_id}: breaks the rule: {rule}")
 
 
 def check_rows(table: pa.Table, schema: pa.Schema, votes: int, *, plain: bool = True) -> None:

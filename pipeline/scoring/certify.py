@@ -128,7 +128,7 @@ def _known(store: VotesStore) -> tuple[Summary | None, Claims]:
     """The summary, where it is proven to be of the votes; and all that was ever asked of them."""
     try:
         summary = store.read_summary()
-        asked = Claims.from_summary(summary) if summary else Claims()
+        asked = Claims.from_summary(summary) if summary is not None else Claims()
     except (StoreError, ValueError, KeyError, TypeError):
         # Derived data: computed again rather than believed. The files say what was asked.
         return None, questions_in(datasets_of(store, Claims()).values())

@@ -89,19 +89,19 @@ def certify_part(
             )
             for name, folder in folders.items()
         }
-        for scored in _score_batches(store, manifest, questions, units, threads):
+        for scored in score_batches(store, manifest, questions, units, threads):
             totals.add(scored.totals)
             for name, writer in writers.items():
                 writer.write_table(getattr(scored, name).cast(writer.schema))
     return totals
 
 
-def _score_batches(
+def score_batches(
     store: VotesStore,
     manifest: Manifest,
     questions: Claims,
     units: Sequence[int],
-    threads: int | None,
+    threads: int | None = None,
 ) -> Iterator[Scored]:
     """The units a batch at a time, in order, judged side by side: numpy and Parquet share cores."""
     columns = vote_columns(manifest, "plain_prediction")

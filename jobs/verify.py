@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.analysis import open_run
 from pipeline.analysis.run import Run
-from pipeline.analysis.stored import WRITTEN_BY, data_files, made_from
+from pipeline.analysis.stored import data_files, made_by, made_from
 from pipeline.config import OutputConfig
 from pipeline.preflight.findings import Caution, Check, CheckError, Finding, look_at
 from pipeline.runs.proof import Proof
@@ -19,8 +19,6 @@ from pipeline.runs.unit_files import read_unit_file
 from pipeline.scoring.claims import Claims
 from pipeline.scoring.datasets import DATASETS, datasets_of, part_path, parts_of, score_batches
 from pipeline.scoring.summary import Totals
-
-_MADE = ("locations", "witnesses", "attacks")
 
 
 def verify(run: str | None = None, /, *, output: OutputConfig = OutputConfig()) -> int:
@@ -115,13 +113,11 @@ def _derived(run: Run, proof: Proof) -> Iterator[Check]:
     names = [name for name in DATASETS if data_files(run.out, name, run.run_id)]
     if names or storage.exists(run.store.summary_path):
         yield "certificates and summary", partial(_certified, run, names)
-    audited = storage.list_files(storage.join(run.out, "audit", f"run_id={run.run_id}"))
-    of_command = {"patchcert audit": audited}
-    for name in _MADE:
-        of_command[WRITTEN_BY[name]] = data_files(run.out, name, run.run_id)
-    for command, paths in of_command.items():
-        for path in paths:
-            yield path, partial(_made, path, f"{command} --run-id {run.run_id}", proof)
+    for name in ("locations", "witnesses", "attacks"):
+        for path in data_files(run.out, name, run.run_id):
+            yield path, partial(_made, path, made_by(name, path, run.run_id), proof)
+    for path in storage.list_files(storage.join(run.out, "audit", f"run_id={run.run_id}")):
+        yield path, partial(_made, path, f"patchcert audit --run-id {run.run_id}", proof)
 
 
 def _made(path: str, command: str, proof: Proof) -> str:

@@ -1,6 +1,7 @@
 """Everything under ``<out>``, of one run or of all: Arrow datasets, and a row a run."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -181,9 +182,17 @@ def _proven_files(out: str, name: str, run_id: str) -> list[str]:
         if made_from(path) not in (None, proof.sha256):
             raise StoreError(
                 f"{path}: made from other votes than those that lie in {store.folder} now; run "
-                f"`{WRITTEN_BY[name]} --run-id {run_id}` again, or delete it"
+                f"`{made_by(name, path, run_id)}` again, or delete it"
             )
     return files
+
+
+def made_by(name: str, path: str, run_id: str) -> str:
+    """The command that makes a file of a dataset again."""
+    # 16x48.parquet, 32px.parquet, 32px-<settings>.parquet: the patch is in the name.
+    patch = re.split("[.-]", path.rsplit("/", 1)[-1])[0].removesuffix("px")
+    of_patch = f" --patch {patch}" if name in ("locations", "witnesses", "attacks") else ""
+    return f"{WRITTEN_BY[name]}{of_patch} --run-id {run_id}"
 
 
 def made_from(path: str) -> str | None:
@@ -226,9 +235,11 @@ def _read_run(out: str, run_id: str) -> tuple[dict[str, Any] | None, list[dict[s
     manifest = store.read_manifest()
     if manifest is None:
         return None, []
-    summary: Mapping[str, Any] = store.read_summary() or {}
+    complete = store.is_complete(manifest)
+    # Figures of votes that are gone are nobody's.
+    summary: Mapping[str, Any] = (store.read_summary() if complete else None) or {}
     row = _run_row(manifest) | {
-        "complete": store.is_complete(manifest),
+        "complete": complete,
         "images_with_error": summary.get("images_with_error"),
         "images_without_label": summary.get("images_without_label"),
         "plain_accuracy": summary.get("plain_accuracy", {}).get("value"),

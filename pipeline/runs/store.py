@@ -75,15 +75,17 @@ class VotesStore:
         return storage.join(self.out, "summary", f"run_id={self.run_id}.json")
 
     def read_summary(self) -> Summary | None:
-        """The summary; None where the votes are incomplete, or have not been certified.
+        """The summary; None where the run has not been certified.
 
         Raises:
             ManifestError: The manifest contradicts the run's id.
-            StoreError: It was edited, or is of other votes than lie beside it now.
+            StoreError: It was edited, or is of other votes than lie beside it now, or these are
+                incomplete or not the run's own.
         """
         manifest = self.read_manifest()
-        if manifest is None or not storage.exists(self.summary_path) or self.missing(manifest):
+        if manifest is None or not storage.exists(self.summary_path):
             return None
+        self.units(manifest)
         again = f"run `patchcert certify --run-id {self.run_id}` again"
         try:
             summary: Summary = json.loads(storage.read_bytes(self.summary_path))

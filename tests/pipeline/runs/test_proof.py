@@ -268,7 +268,7 @@ def test_a_unit_voted_on_again_gives_new_figures(run, tiny_weights, monkeypatch,
     assert not list(Path(run.out, "summary").glob("*heatmap-24*"))
     capsys.readouterr()
     assert main(["verify", "--out", run.out]) == 1
-    assert f"`patchcert witness --run-id {run.run_id}`" in capsys.readouterr().out
+    assert f"`patchcert witness --patch 16 --run-id {run.run_id}`" in capsys.readouterr().out
     assert main(["heatmap", "--patch", "24", "--out", run.out]) == 0
     assert main(["witness", "--patch", "16", "--out", run.out]) == 0
     assert main(["verify", "--out", run.out]) == 0

@@ -11,6 +11,7 @@ import io
 import json
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -297,10 +298,10 @@ class VotesStore:
 
     def unit_files(self) -> dict[int, StoredFile]:
         """The files of the units whose votes are on disk, as their store describes them."""
-        if not storage.is_directory(self.folder):
-            return {}
-        found = ((_UNIT.search(file.path), file) for file in list_directory(self.folder))
-        return {int(match[1]): file for match, file in found if match}
+        with suppress(FileNotFoundError):
+            found = ((_UNIT.search(file.path), file) for file in list_directory(self.folder))
+            return {int(match[1]): file for match, file in found if match}
+        return {}
 
     def read_unit(self, unit: int, columns: list[str] | None = None) -> pa.Table:
         """The rows of one unit."""

@@ -75,7 +75,7 @@ def read_unit_file(
             absent = sorted(set(there) - set(file.schema_arrow.names))
             if absent:
                 raise StoreError(f"{path}: it has no column {absent[0]}; {remedy}")
-            table = file.read(columns=there).replace_schema_metadata(None)
+            table = file.read(columns=there, use_threads=False).replace_schema_metadata(None)
     except (pa.ArrowException, OSError, ValueError) as error:
         told = str(error).splitlines()[0] if str(error) else "no Parquet"
         raise StoreError(f"{path}: it is damaged ({told}); {remedy}") from error

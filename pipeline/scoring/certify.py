@@ -9,6 +9,7 @@ from rich.console import Console
 from pipeline import storage
 from pipeline.config import ClaimsConfig
 from pipeline.runs.manifest import Manifest
+from pipeline.runs.proof import BOND
 from pipeline.runs.schema import Summary
 from pipeline.runs.store import StoreError, VotesStore
 from pipeline.scoring.claims import Claims, resolve_claims
@@ -98,6 +99,8 @@ def certify_votes(
     bond = bond_of(questions, proof).items()
     if earlier and asked <= known and all(bond <= metadata_of(path).items() for path in files):
         return done(earlier, computed=False)
+    # Pictures are not bound to votes: what is known of them is what lies beside them.
+    gone = any(metadata_of(path).get(BOND) not in (None, proof.bond[BOND]) for path in files)
     totals = Totals()
     work = partial(
         certify_part, store.anywhere(), manifest, questions, proof=proof, threads=threads
@@ -118,8 +121,8 @@ def certify_votes(
         raise StoreError(
             f"{store.folder}: its votes changed while they were certified; certify again"
         )
-    if earlier is None or earlier["votes_sha256"] != proof.sha256:
-        store.remove_pictures()  # of votes that are gone, for all that is known
+    if gone:
+        store.remove_pictures()
     # The summary last: it is what a later call takes as the sign that all is there.
     return done(store.write_summary(totals.summary(manifest), proof), computed=True)
 

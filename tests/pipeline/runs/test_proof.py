@@ -381,3 +381,61 @@ def test_imported_votes_are_held_against_the_files_they_came_from(tmp_path, monk
     shutil.rmtree(run.store.folder)
     assert import_votes(["v.npz"], config, "out").run_id == imported.run_id
     assert certify_votes(run.store, ClaimsConfig(patch=(2,))).summary == before
+
+
+def test_pictures_of_the_same_votes_stay(run):
+    """Drawn before the run is certified for the first time."""
+    shutil.rmtree(Path(run.out, "summary"))
+    for name in ("certificates", "images"):
+        shutil.rmtree(Path(run.out, name))
+    assert main(["heatmap", "--patch", "24", "--out", run.out]) == 0
+    assert main(["certify", "--patch", "16", "--mlflow", "none", "--out", run.out]) == 0
+    assert len(list(Path(run.out, "summary").glob("*heatmap-24*"))) == 1
+
+
+def test_randomized_and_threshold_votes_are_proven_too(made, tiny_weights, tmp_path, monkeypatch):
+    stages_here(monkeypatch)
+    for number, flags in enumerate((("--randomized", "5"), ("--voting", "threshold"))):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        shutil.copyfile(made / "images.tar", folder / "images.tar")
+        vote(folder, tiny_weights, *flags)
+        run = open_run(folder / "out")
+        proof = run.store.proof(run.manifest)
+        assert (proof.committed, proof.listed) == (6, True)
+        assert main(["verify", "--out", run.out]) == 0
+        doubled(run)
+        with pytest.raises(StoreError, match="it holds unit 2 of"):
+            certify_votes(run.store, ClaimsConfig(patch=(16,)))
+
+
+class Killed(BaseException):
+    """Ends the process, as far as the job can tell."""
+
+
+@pytest.mark.parametrize("moment", ["before the file", "after the file"])
+def test_a_kill_at_a_commit_leaves_no_file_without_its_digest(moment, made, tiny_weights, tmp_path):
+    """Rows and digest are one file that appears by one rename; then the job resumes."""
+    shutil.copyfile(made / "images.tar", tmp_path / "images.tar")
+    real = os.replace
+
+    def killed(source: str, target: str) -> None:
+        if target.endswith("unit-00003.parquet"):
+            if moment == "after the file":
+                real(source, target)
+            raise Killed
+        real(source, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        stages_here(patch)
+        with pytest.MonkeyPatch.context() as kill:
+            kill.setattr(os, "replace", killed)
+            with pytest.raises(Killed):
+                vote(tmp_path, tiny_weights)
+        store = open_run(tmp_path / "out").store
+        manifest = store.manifest()
+        there = store.unit_files()
+        assert sorted(there) == list(range(3 + (moment == "after the file")))
+        assert store.proof(manifest).committed == len(there)
+        vote(tmp_path, tiny_weights)
+    assert store.proof(store.manifest()) == open_run(made / "out").store.proof(manifest)

@@ -195,5 +195,6 @@ def write_maps(maps: Sequence[BreakingMap]) -> list[str]:
     for found in maps:
         run, name = found.run, f"{found.patch.height}x{found.patch.width}.parquet"
         paths.append(storage.join(run.out, "locations", f"run_id={run.run_id}", name))
-        write_parquet(paths[-1], found.rows())
+        bond = run.store.proof(run.manifest).bond
+        write_parquet(paths[-1], found.rows().replace_schema_metadata(bond))
     return paths

@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 from models.networks.systems import TokenMode, VotingName
 from models.preprocess import Interpolation, PresetName
+from models.views.family import ViewsKind
 from pipeline.config.errors import ConfigError, at_least
 from pipeline.config.flags import Advanced
 
@@ -19,9 +20,6 @@ Dtype = Literal["float32", "bfloat16"]
 Device = Literal["auto", "cpu", "cuda"]
 Numbering = Literal["classes", "ilsvrc2012"]
 """Meaning of the integers of a ground-truth file: class numbers, or the ILSVRC kit's own."""
-
-
-ViewsKind = Literal["column", "row", "block", "mask", "mask-pair"]
 
 
 def lengths_of(text: str, flag: str = "--crop") -> tuple[int, int]:

@@ -116,7 +116,7 @@ DETECTION = pa.schema(
 ATTACKS = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
-        # By the exact rule and this patch, with its margin.
+        # By the exact rule, or the decision over masks, and this patch, with its margin.
         pa.field("certified", pa.bool_(), nullable=False),
         pa.field("margin", pa.int32(), nullable=False),
         pa.field("patch_px", pa.int32(), nullable=False),
@@ -125,10 +125,11 @@ ATTACKS = pa.schema(
         pa.field("x", pa.int32(), nullable=False),
         # The class that ablations were pushed to.
         pa.field("rival", pa.int32(), nullable=False),
-        # The smoothed prediction changed.
+        # Another class was answered, without an alert.
         pa.field("success", pa.bool_(), nullable=False),
-        pa.field("prediction_before", pa.int32(), nullable=False),
-        pa.field("prediction_after", pa.int32(), nullable=False),
+        # The answers; null for an alert, which masks of one location can raise.
+        pa.field("prediction_before", pa.int32()),
+        pa.field("prediction_after", pa.int32()),
         # Null where no label is known.
         pa.field("right_after", pa.bool_()),
         # Ablations that show the patch, and those of them whose vote changed.

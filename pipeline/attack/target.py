@@ -104,12 +104,24 @@ class Target:
                 yield from found.margins_nyx
             return
         touched = views.touched_sets(patch)
+        for margins_s in self.margins_of(votes, plain_n, touched.touched_sv):
+            yield margins_s[touched.sets_yx]
+
+    def margins_of(
+        self, votes: VoteArray, plain_n: IntArray, touched_sv: BoolArray
+    ) -> Iterator[IntArray]:
+        """The margin that a decision leaves each image where sets of views are touched; (S,) each.
+
+        Args:
+            votes: As ``answers``.
+            plain_n: As ``answers``.
+            touched_sv: The sets; bool (S, V).
+        """
         for _, batch in self._batches(votes, plain_n):
-            margins_sn = np.zeros((len(touched.touched_sv), len(batch)), np.int64)
-            if not self.rule.alerts:
-                margins_sn[:] = margins_of_sets(batch, Threat(patch), touched.touched_sv)
-            for margins_s in margins_sn.T:
-                yield margins_s[touched.sets_yx]
+            if self.rule.alerts:
+                yield from np.zeros((len(batch), len(touched_sv)), np.int64)
+            else:
+                yield from margins_of_sets(batch, Threat(self.patch), touched_sv).T
 
     @staticmethod
     def changed(before: IntArray, after: IntArray) -> BoolArray:

@@ -148,19 +148,23 @@ WITNESSES = pa.schema(
         pa.field("label", pa.int32()),
         pa.field("prediction", pa.int32(), nullable=False),
         pa.field("patch_px", pa.int32(), nullable=False),
-        # Exact, negative.
+        # Negative: exact, or of the two-location decision over masks.
         pa.field("margin", pa.int32(), nullable=False),
         # Upper left corner of the patch; null where the ablations cannot tell.
         pa.field("y", pa.int32()),
         pa.field("x", pa.int32()),
         pa.field("rival", pa.int32(), nullable=False),
-        # Ablations that show the patch, and those of them whose vote was rewritten to the rival.
+        # Views that show the patch, and those of them whose vote was rewritten to the rival.
         pa.field("touched", pa.int32(), nullable=False),
         pa.field("rewritten", pa.int32(), nullable=False),
         pa.field("prediction_after", pa.int32(), nullable=False),
     ]
 )
-"""One row an image without a certificate: a rewriting of its votes that changes its prediction."""
+"""One row an image without a certificate: a rewriting of its votes that changes its prediction.
+
+Over masks the whole image is rewritten to the rival as well, and an image for which no rewriting
+was found has no row.
+"""
 
 LOCATIONS = pa.schema(
     [

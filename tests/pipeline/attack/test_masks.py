@@ -9,14 +9,25 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from models.views.family import Patch
+from models.views.masks import Masks, Placement
 from models.views.threats import Threat
-from pipeline.attack.config import AttackConfig
+from pipeline.attack.config import AttackConfig, WitnessConfig
 from pipeline.attack.flow import attack_run
+from pipeline.attack.independent import (
+    ANY,
+    largest_touched,
+    shows_patch,
+    two_location_answers,
+)
 from pipeline.attack.selection import patch_of
 from pipeline.attack.target import Target
+from pipeline.attack.witness import replay_witnesses
+from pipeline.certificates.batch import VoteBatch
+from pipeline.certificates.largest_sets import largest_sets
 from pipeline.certificates.two_location import TwoLocation
 from pipeline.config import ConfigError
-from pipeline.runs.schema import ATTACKS
+from pipeline.runs.schema import ATTACKS, WITNESSES
 from pipeline.runs.store import VotesStore
 from tests.conftest import lively_network, png, random_images, write_shard, write_tiny_weights
 from tests.pipeline.attack.conftest import quick
@@ -135,6 +146,85 @@ def test_a_rule_that_certifies_too_much_is_caught(runs, monkeypatch):
     facts = json.loads((Path(attacked.counterexamples[0]) / "counterexample.json").read_text())
     assert facts["kind"] == "certified"
     assert facts["prediction_after"] != facts["prediction_before"]
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "one mask"])
+def test_witnesses_change_the_answer_by_every_account(runs, family):
+    store = runs[family]
+    replayed = replay_witnesses(store, WitnessConfig())
+    assert not replayed.failures
+    assert replayed.rule == "two-location"
+    assert replayed.images == IMAGES == replayed.certified + replayed.witnesses + replayed.without
+    assert replayed.without == 0
+    assert replayed.witnesses or family not in ("early exit", "all views")
+    table = pq.read_table(replayed.rows_path)
+    assert table.schema.equals(WITNESSES)
+    manifest = store.manifest()
+    views = manifest.defense.views
+    votes = {r["image_id"]: r for table in store.read() for r in table.to_pylist()}
+    target = Target.of(manifest.defense, patch_of(None, store, manifest))
+    for row in table.to_pylist():
+        stored = votes[row["image_id"]]["votes"]
+        before = np.array([-1 if vote is None else vote for vote in stored])
+        seen_v = shows_patch(views, target.patch, row["y"] or 0, row["x"] or 0)
+        after, plain = np.where(seen_v, row["rival"], before)[None], np.array([row["rival"]])
+        assert row["touched"] == seen_v.sum()
+        assert row["rewritten"] == ((before != after[0]) & (before >= 0)).sum()
+        answers = target.answers(after, plain, plain)
+        assert answers.tolist() == [row["prediction_after"]] != [row["prediction"]]
+
+
+def test_a_generous_rule_is_caught_by_witnesses(runs, monkeypatch):
+    honest = TwoLocation.margins
+    monkeypatch.setattr(TwoLocation, "margins", lambda *given: honest(*given) + 100)
+    failures = replay_witnesses(runs["early exit"], WitnessConfig()).failures
+    assert any("is certified (margin" in failure for failure in failures)
+
+
+def test_an_answer_that_the_definition_does_not_give_is_caught(runs, monkeypatch):
+    monkeypatch.setattr(TwoLocation, "predict", lambda _, batch, *__: np.zeros(len(batch), int))
+    failures = replay_witnesses(runs["all views"], WitnessConfig()).failures
+    assert any("by definition 0 is not its answer" in failure for failure in failures)
+
+
+def test_alerts_need_no_witness(runs):
+    with pytest.raises(ConfigError, match="raises an alert before any attack"):
+        replay_witnesses(runs["one mask"], WitnessConfig())
+
+
+def small_masks() -> list[Masks]:
+    third, half = Placement.covering(9, 2, 3), Placement.covering(9, 2, 2)
+    wide, patch = Placement.at_stride(9, 5, 2), Patch.square(2)
+    given = {"height": 9, "width": 9, "pairs": True, "covers": (patch,)}
+    return [
+        Masks.placed(**given, rows=third, columns=half),
+        Masks.placed(**given, rows=half, columns=half),
+        Masks.placed(**given, rows=wide, columns=Placement(9, (0,))),
+    ]
+
+
+@pytest.mark.parametrize("views", small_masks(), ids=str)
+def test_the_definition_and_the_rule_agree(views):
+    """Two accounts of one decision, and of the sets it looks at; unknown labels leave room."""
+    patch, rng = views.covers[0], np.random.default_rng(0)
+    touched_sv, corners = largest_touched(views, patch)
+    expected = {row.tobytes() for row in largest_sets(views, Threat(patch))}
+    assert {row.tobytes() for row in np.ascontiguousarray(touched_sv)} == expected
+    for touched_v, (y, x) in zip(touched_sv, corners.tolist(), strict=True):
+        np.testing.assert_array_equal(touched_v, shows_patch(views, patch, y, x))
+    names = set()
+    for _ in range(200):
+        labels_v = np.where(rng.random(len(views)) < rng.choice([0.5, 0.9]), 1, rng.integers(0, 3))
+        labels_v[touched_sv[rng.integers(len(touched_sv))]] = rng.integers(0, 3)
+        plain = int(rng.integers(-1, 3))
+        batch = VoteBatch(labels_v[None], views, 3, plain_n=np.array([plain]))
+        (answer,) = TwoLocation().predict(batch, Threat(patch)).tolist()
+        assert two_location_answers(labels_v, touched_sv, plain) == {answer}
+        names.add((answer, plain))
+        hidden_v = rng.random(len(views)) < 0.3
+        possible = two_location_answers(np.where(hidden_v, -1, labels_v), touched_sv, max(plain, 0))
+        assert plain < 0 or possible & {answer, ANY}
+    assert len(names) > 6
 
 
 def test_another_patch_needs_every_vote(runs):

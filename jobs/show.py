@@ -1,13 +1,14 @@
-"""``patchcert show``: one picture of one image's ablations."""
+"""``patchcert show``: one picture of one image's views."""
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from models.networks.systems import TokenMode
 from models.preprocess import PresetName
-from models.views.ablations import AblationKind
+from models.views.family import ViewsKind
 from pipeline import storage
 from pipeline.config import ConfigError, Device, VotesConfig, at_least
 from pipeline.config.flags import Advanced
@@ -26,16 +27,24 @@ class ShowConfig:
         num_classes: Length of the logits; default: as the weight file or the model says.
         classes: Classes that the logits are restricted to: numbers or wnids, comma-separated, or
             a file of them.
-        ablation: Shape of what an ablation shows [the weights' own, else column].
-        size: Width of a band in pixels [the weights' own, else 19, or 4 on the CIFAR-10 grid].
-        stride: Distance of neighbouring bands in pixels [the weights' own, else 1].
+        views: What a view shows or hides: it shows one column, row or block and hides the rest, or
+            it hides one mask (mask) or up to two (mask-pair) and shows the rest [the weights'
+            own, else column].
+        size: Width of a band, or side of a block or mask, in pixels [the weights' own, else 19,
+            or 4 on the CIFAR-10 grid; of masks what --covers and --masks need].
+        stride: Distance of neighbouring offsets in pixels [the weights' own, else 1; of masks of a
+            given size, that size].
+        covers: The largest patch for which masks are cut, in pixels: 32, or 16x48 (height x width).
+        masks: Masks an axis, at most: 6, or 4x8 (down x across); 1x6 hides full-height bands [6].
+        wrap: Let masks of a given size go on round the edges of the image.
         positions: random:N draws N fixed, public positions instead of every stride.
         seed: Which random positions.
         tokens: Hidden tokens are dropped, or enter black [the weights' own, else drop].
         preprocess: Preset of resize and crop [the weights' own, else imagenet].
         resize: Shorter side in pixels before the crop, or none for images of the exact size.
         crop: Centre crop in pixels: a side, or HEIGHTxWIDTH.
-        patch: Side of the attacker's patch in pixels [32, or 4 on the CIFAR-10 grid].
+        patch: Side of the attacker's patch in pixels [32, or 4 on the CIFAR-10 grid; of masks the
+            patch that they cover].
         device: Where the network runs.
         out: Where the picture goes (.png).
     """
@@ -45,9 +54,12 @@ class ShowConfig:
     model: str | None = None
     num_classes: Advanced[int | None] = None
     classes: str | None = None
-    ablation: AblationKind | None = None
+    views: Annotated[ViewsKind | None, Parameter(name=["--views", "--ablation"])] = None
     size: int | None = None
     stride: int | None = None
+    covers: str | None = None
+    masks: str | None = None
+    wrap: Advanced[bool] = False
     positions: Advanced[str | None] = None
     seed: Advanced[int] = 0
     tokens: Advanced[TokenMode | None] = None
@@ -72,7 +84,7 @@ class ShowConfig:
 
 
 def show(*, what: ShowConfig) -> int:
-    """Draw an image, some of its ablations with their tokens, and the worst patch.
+    """Draw an image, some of its views with their tokens, and the worst patch.
 
     Raises:
         ConfigError: The image cannot be read, or a length does not fit it.

@@ -1,4 +1,4 @@
-"""One picture of one image: what the model sees, some ablations, their tokens, the worst patch."""
+"""One picture of one image: what the model sees, some views, their tokens, the worst patch."""
 
 import re
 import textwrap
@@ -12,6 +12,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from models.views.ablations import Ablation
+from models.views.masks import Masks
 from pipeline.report.one_image import Scene
 from pipeline.report.style import SERIES, integers, png
 from pipeline.scoring.words import location
@@ -30,7 +31,7 @@ def draw_figure(scene: Scene) -> Figure:
     """Draw the picture."""
     figure = Figure(figsize=(14, 7), layout="constrained")
     # Room for the caption, which the layout would not make of itself.
-    views = shown_views(scene.ablation)
+    views = shown_views(scene)
     # No line ends inside a sum.
     whole = re.sub(r" ([-+]) ", "\N{NO-BREAK SPACE}\\1\N{NO-BREAK SPACE}", scene.caption)
     caption = textwrap.fill(" ".join([whole, *explained(scene, views)]), 165)
@@ -49,10 +50,19 @@ def draw_figure(scene: Scene) -> Figure:
     return figure
 
 
-def shown_views(ablation: Ablation) -> list[int]:
-    """Views to draw: spread evenly, from the first to the last, which wraps around the edge."""
-    spread = np.linspace(0, len(ablation) - 1, min(_SHOWN_VIEWS, len(ablation)))
-    return [int(view) for view in spread.round()]
+def shown_views(scene: Scene) -> list[int]:
+    """Views to draw: spread evenly, from the first to the last, which wraps around the edge.
+
+    Of masks first those that fail, and one that hides the worst patch alone.
+    """
+    count = len(scene.views)
+    spread = np.linspace(0, count - 1, min(_SHOWN_VIEWS, count)).round().astype(int).tolist()
+    chosen: list[int] = []
+    if isinstance(scene.views, Masks):
+        hiding = [view for view in scene.views.alone.tolist() if not _touches(scene, view)]
+        chosen = [*scene.worst.failing[:2], *hiding[:1]]
+    chosen = list(dict.fromkeys([*chosen, *spread]))
+    return sorted(chosen[: len(spread)])
 
 
 def explained(scene: Scene, views: list[int]) -> list[str]:
@@ -72,7 +82,8 @@ def explained(scene: Scene, views: list[int]) -> list[str]:
         notes.append(f"Votes {', '.join([*words, *(['others grey'] if others else [])])}.")
     hidden = (_entering(scene, view) & ~_visible(scene, view) for view in views)
     if scene.drops and any(pixels.any() for pixels in hidden):
-        notes.append("Black in a kept token: pixels that the ablation hides.")
+        which = "view" if scene.views.hides else "ablation"
+        notes.append(f"Black in a kept token: pixels that the {which} hides.")
     return notes
 
 
@@ -83,29 +94,33 @@ def _entering(scene: Scene, view: int) -> NDArray[np.bool_]:
     height, width = scene.token_px
     rows, columns = scene.pixels.shape[0] // height, scene.pixels.shape[1] // width
     enters = np.full(rows * columns, not scene.drops)
-    enters[scene.ablation.kept_tokens(view, scene.token_px)] = True
+    enters[scene.views.kept_tokens(view, scene.token_px)] = True
     return enters.reshape(rows, columns).repeat(height, axis=0).repeat(width, axis=1)
 
 
 def _visible(scene: Scene, view: int) -> NDArray[np.bool_]:
-    scale = scene.ablation.pixel_scale
-    return scene.ablation.visible(view).repeat(scale, axis=0).repeat(scale, axis=1)
+    scale = scene.views.pixel_scale
+    return scene.views.visible(view).repeat(scale, axis=0).repeat(scale, axis=1)
 
 
 def _place(axes: Axes, scene: Scene, pixels: NDArray[Any]) -> None:
     """An image on axes that count the attacker's pixels."""
-    ablation = scene.ablation
-    axes.imshow(pixels, extent=(0, ablation.width, ablation.height, 0), interpolation="nearest")
+    extent = (0, scene.views.width, scene.views.height, 0)
+    axes.imshow(pixels, extent=extent, interpolation="nearest")
     axes.set(xticks=[], yticks=[])
 
 
 def _outline(axes: Axes, scene: Scene) -> None:
-    """The patch at its worst location; in the middle where the ablations cannot tell."""
-    ablation, patch, worst = scene.ablation, scene.patch, scene.worst
-    x = (ablation.width - patch.width) / 2 if worst.x is None else worst.x
-    y = (ablation.height - patch.height) / 2 if worst.y is None else worst.y
-    place = Rectangle((x, y), patch.width, patch.height, fill=False, edgecolor=_PATCH, linewidth=2)
-    axes.add_patch(place)
+    """The patch at its worst location; in the middle where the views cannot tell."""
+    views, patch, worst = scene.views, scene.patch, scene.worst
+    x = (views.width - patch.width) / 2 if worst.x is None else worst.x
+    y = (views.height - patch.height) / 2 if worst.y is None else worst.y
+    look: dict[str, Any] = {"fill": False, "edgecolor": _PATCH, "linewidth": 2}
+    axes.add_patch(Rectangle((x, y), patch.width, patch.height, **look))
+    if worst.other is not None:
+        seen = views.coordinates(*worst.other)
+        corner = (x if seen[1] is None else seen[1], y if seen[0] is None else seen[0])
+        axes.add_patch(Rectangle(corner, patch.width, patch.height, linestyle="--", **look))
 
 
 def _draw_image(axes: Axes, scene: Scene) -> None:
@@ -119,10 +134,11 @@ def _draw_image(axes: Axes, scene: Scene) -> None:
 
 def _draw_landscape(axes: Axes, scene: Scene) -> None:
     """Draw the effect of the patch at each location: a line for bands, a map for blocks."""
-    ablation, worst = scene.ablation, scene.worst
+    worst = scene.worst
     values = worst.landscape_yx
-    what = "ablations touched" if worst.margin is None else "margin"
-    if all(ablation.varies):
+    masks = isinstance(scene.views, Masks)
+    what = f"{'views' if masks else 'ablations'} touched" if worst.margin is None else "margin"
+    if all(scene.views.varies):
         axes.imshow(
             values,
             extent=(0, values.shape[1], values.shape[0], 0),
@@ -154,25 +170,41 @@ def _draw_landscape(axes: Axes, scene: Scene) -> None:
 
 
 def _touches(scene: Scene, view: int) -> bool:
-    rows, columns = scene.ablation.touched_axes(scene.patch)
-    # Along an axis that the ablations cannot tell apart there is one location for all.
-    return bool(rows[scene.worst.y or 0, view] and columns[scene.worst.x or 0, view])
+    # Along an axis that the views cannot tell apart there is one location for all.
+    y, x = scene.worst.y or 0, scene.worst.x or 0
+    window = np.s_[y : y + scene.patch.height, x : x + scene.patch.width]
+    return bool(scene.views.visible(view)[window].any())
+
+
+def _named(scene: Scene, view: int) -> str:
+    """A view by its number and place."""
+    views = scene.views
+    if isinstance(views, Masks):
+        first, second = int(views.first_v[view]), int(views.second_v[view])
+        return f"view {view}: " + (
+            f"mask {first}" if first == second else f"masks {first}, {second}"
+        )
+    assert isinstance(views, Ablation)
+    # Narrow, so that titles of neighbours do not meet.
+    where = location(*views.coordinates(*views.positions[view])).replace(" = ", "=")
+    return f"ablation {view}: {where}"
 
 
 def _draw_ablation(axes: Axes, scene: Scene, view: int) -> None:
     visible = _visible(scene, view)
     _place(axes, scene, np.where(visible[:, :, None], scene.pixels, 0))
-    y, x = scene.ablation.positions[view]
-    if _touches(scene, view):
+    touched = _touches(scene, view)
+    if touched or scene.views.hides:
         _outline(axes, scene)
+    if touched:
         axes.set_xlabel("touched by the patch", color=_PATCH)
         for spine in axes.spines.values():
             spine.set(edgecolor=_PATCH, linewidth=2)
     else:
         axes.set_xlabel("not touched", color=_OTHER)
-    # Narrow, so that titles of neighbours do not meet.
-    where = location(*scene.ablation.coordinates(y, x)).replace(" = ", "=")
-    title = f"ablation {view}: {where}"
+    title = _named(scene, view)
+    if view in scene.worst.failing:
+        title += " (fails)"
     colour = "black"
     if scene.votes_v is not None:
         vote = int(scene.votes_v[view])
@@ -189,10 +221,10 @@ def _draw_tokens(axes: Axes, scene: Scene, view: int) -> None:
     rows, columns = height // scene.token_px[0], width // scene.token_px[1]
     shown = np.where(_visible(scene, view)[:, :, None], scene.pixels / 255.0, 0.0)
     _place(axes, scene, np.where(_entering(scene, view)[:, :, None], shown, _DROPPED))
-    step_y, step_x = scene.ablation.height / rows, scene.ablation.width / columns
-    axes.hlines(np.arange(rows + 1) * step_y, 0, scene.ablation.width, "#999999", linewidth=0.4)
-    axes.vlines(np.arange(columns + 1) * step_x, 0, scene.ablation.height, "#999999", linewidth=0.4)
-    of, kept = rows * columns, len(scene.ablation.kept_tokens(view, scene.token_px))
+    step_y, step_x = scene.views.height / rows, scene.views.width / columns
+    axes.hlines(np.arange(rows + 1) * step_y, 0, scene.views.width, "#999999", linewidth=0.4)
+    axes.vlines(np.arange(columns + 1) * step_x, 0, scene.views.height, "#999999", linewidth=0.4)
+    of, kept = rows * columns, len(scene.views.kept_tokens(view, scene.token_px))
     title = (
         f"keeps {kept} of {of} tokens"
         if scene.drops

@@ -123,7 +123,7 @@ def scene_of(votes: list[int], **changes) -> Scene:
     patch = Patch.square(2)
     given = {
         "pixels": random_images(1, 32)[0],
-        "ablation": ablation,
+        "views": ablation,
         "patch": patch,
         "worst": smallest_margin(votes_v, ablation, patch, 5),
         "token_px": (4, 4),
@@ -145,7 +145,7 @@ def test_only_colours_that_are_drawn_are_explained():
     said = explained(scene_of([1, 1, 1, 1, 1, 2, 2, 3], drops=False), [0, 7])
     assert said == ["Votes for the prediction are blue, others grey."]
     whole = Ablation(kind="column", size=4, stride=4, height=32, width=32)
-    assert explained(scene_of([1] * 8, ablation=whole, votes_v=None), [0, 4]) == []
+    assert explained(scene_of([1] * 8, views=whole, votes_v=None), [0, 4]) == []
 
 
 def test_panels_of_a_row_are_equally_large():

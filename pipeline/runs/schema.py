@@ -212,6 +212,10 @@ class CertifiedEntry(ClaimEntry, Share):
     clean_accuracy: Share
     # Views that the attacker can touch at most.
     max_touched: int
+    # Share of the image's pixels that the attacker may rewrite.
+    image_share: NotRequired[float]
+    # Images, labelled or not, at which the rule raises an alert; null where it never does.
+    alerts: NotRequired[int | None]
     # Images certified, right or wrong, labelled or not.
     images_certified: int
 
@@ -256,6 +260,8 @@ class Summary(TypedDict):
     images_with_error: int
     images_without_label: int
     ablations: int
+    # True where the views hide: then no class of most votes answers, but each rule for itself.
+    hides: NotRequired[bool]
     # Mean over the images, where early exit asks fewer of some.
     views_asked: NotRequired[float]
     plain_accuracy: Share

@@ -24,18 +24,56 @@ def interval(entry: Mapping[str, Any]) -> str:
 
 
 def threat(entry: Mapping[str, Any], *, stride: bool = False) -> str:
-    """Name the threat of an entry, and the stride of its views where ``stride`` asks for it."""
-    return f"{entry['threat']} px" + _stride(entry, named=stride)
+    """Name the threat of an entry and its share of the image, such as ``32x32 px, 2.0 %``.
+
+    Args:
+        entry: The entry; the share is left out where it does not say it.
+        stride: Name the stride of the views, too.
+    """
+    share = entry.get("image_share")
+    of_image = "" if share is None else f", {percent(share)}"
+    return f"{entry['threat']} px{of_image}" + _stride(entry, named=stride)
 
 
 def claim(entry: Mapping[str, Any], *, stride: bool = False) -> str:
-    """Name what is certified, without its threat; the stride where ``stride`` asks for it."""
+    """Name what is certified and what that assumes, without its threat.
+
+    Args:
+        entry: A claim.
+        stride: Name the stride of the views, too.
+    """
     places = "" if entry["top_k"] == 1 else f" top {entry['top_k']}"
     words = f"certified{places}, {entry['rule']}"
     if entry["confidence"] is not None:
         # Never let a probabilistic certificate pass for a proof.
         words += f" (confidence {100 * entry['confidence']:g} % an image)"
-    return words + _stride(entry, named=stride)
+    # Never let a decision that knows the patch pass for one that need not.
+    return words + _stride(entry, named=stride) + assumption(entry, ", {}")
+
+
+def assumption(entry: Mapping[str, Any], within: str = "{}") -> str:
+    """Say what size of patch a claim's decision assumes, within other words; empty for none."""
+    assumed = entry.get("assumes")
+    return "" if assumed is None else within.format(f"assumes a patch of at most {assumed} px")
+
+
+def alerts(entry: Mapping[str, Any], within: str = "{}") -> str:
+    """Count the alerts of a rule that raises them, within other words; empty for another rule."""
+    count = entry.get("alerts")
+    return "" if count is None else within.format(f"{count:,} alert{'' if count == 1 else 's'}")
+
+
+def views_asked(summary: Mapping[str, Any]) -> str:
+    """Say how many of its views an image was asked, such as ``31.2 of 45 (69 %)``; empty for all."""
+    asked = summary.get("views_asked")
+    if asked is None:
+        return ""
+    return f"{asked:.1f} of {summary['ablations']} ({100 * asked / summary['ablations']:.0f} %)"
+
+
+def views(summary: Mapping[str, Any]) -> str:
+    """Name the views of a summary in the plural: ablations, or those that hide."""
+    return "views" if summary.get("hides") else "ablations"
 
 
 def _stride(entry: Mapping[str, Any], *, named: bool) -> str:

@@ -9,13 +9,14 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from models.views.family import IntArray, ViewFamily
+from models.views.family import BoolArray, IntArray, ViewFamily
 from models.views.masks import Masks
 from models.views.threats import Threat
 from pipeline.certificates.batch import VoteBatch
 from pipeline.certificates.largest_sets import check_assumed, check_sets, largest_sets, within
 from pipeline.certificates.leads import least_leads, least_outside_two, plurality_outside
 from pipeline.certificates.rule import Rule
+from pipeline.certificates.touched import CountArray, Locations
 
 
 class Decision(NamedTuple):
@@ -155,12 +156,22 @@ class TwoLocation(Rule):
 
     def margins(self, batch: VoteBatch, threat: Threat) -> IntArray:
         """Compute the least w(s) that an attack may leave; int64 (N,), certified iff >= 0."""
-        assumed = self.assumed or threat
-        margins_sn = self._decision(batch, threat).witness_margins_sn
-        holds_ps = within(largest_sets(batch.views, threat), largest_sets(batch.views, assumed))
-        best_pn = [margins_sn[holds_s].max(axis=0) for holds_s in holds_ps]
-        margins_n: IntArray = np.min(best_pn, axis=0).astype(np.int64)
+        left_pn = self._left(batch, threat, largest_sets(batch.views, threat))
+        margins_n: IntArray = left_pn.min(axis=0).astype(np.int64)
         return margins_n
+
+    def margins_at(self, batch: VoteBatch, where: Locations) -> tuple[CountArray, None]:
+        """Compute the largest w(s) of the sets s that hold what a location touches; (S, N).
+
+        Negative iff none of these is a witness, so that the location leaves the image uncertified.
+        """
+        return self._left(batch, Threat(where.patch), where.touched_sv), None
+
+    def _left(self, batch: VoteBatch, threat: Threat, touched_pv: BoolArray) -> NDArray[np.int32]:
+        """The largest w(s) of the sets s that hold each touched set; int32 (P, N)."""
+        margins_sn = self._decision(batch, threat).witness_margins_sn
+        holds_ps = within(touched_pv, largest_sets(batch.views, self.assumed or threat))
+        return np.stack([margins_sn[holds_s].max(axis=0) for holds_s in holds_ps])
 
     def _decision(self, batch: VoteBatch, threat: Threat) -> Decision:
         assumed = self.assumed or threat

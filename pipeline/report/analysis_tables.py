@@ -148,7 +148,7 @@ def print_maps(maps: Sequence[BreakingMap], console: Console) -> None:
         numbers = (counts.max(), counts.min(), found.shown.anywhere)
         table.add_row(
             str(found.patch),
-            location(*found.run.ablation.coordinates(y, x)),
+            location(*found.run.views.coordinates(y, x)),
             *(f"{n} ({percent(n / max(1, shown.images))})" for n in map(int, numbers)),
         )
     console.print(table)

@@ -94,6 +94,8 @@ def certify_votes(
     files = [part_path(folder, part) for folder in folders.values() for part in range(len(parts))]
     if (
         earlier
+        # That of an older program may lack some.
+        and Summary.__required_keys__ <= earlier.keys()
         and asked <= known
         and store.is_complete(manifest)
         and all(questions_in(path) == known.to_json() for path in files)

@@ -51,6 +51,15 @@ def claim(entry: Mapping[str, Any], *, stride: bool = False) -> str:
     return words + _stride(entry, named=stride) + assumption(entry, ", {}")
 
 
+def series(entry: Mapping[str, Any], *, stride: bool = False) -> str:
+    """Name what entries for several patches have in common, as ``claim``."""
+    if entry["assumes"] is None or entry["assumes"] != entry["threat"]:
+        return claim(entry, stride=stride)
+    return (
+        f"{claim({**entry, 'assumes': None}, stride=stride)}, assumes a patch of at most that size"
+    )
+
+
 def assumption(entry: Mapping[str, Any], within: str = "{}") -> str:
     """Say what size of patch a claim's decision assumes, within other words; empty for none."""
     assumed = entry.get("assumes")
@@ -64,7 +73,7 @@ def alerts(entry: Mapping[str, Any], within: str = "{}") -> str:
 
 
 def views_asked(summary: Mapping[str, Any]) -> str:
-    """Say how many of its views an image was asked, such as ``31.2 of 45 (69 %)``; empty for all."""
+    """Say how many views were asked of an image, ``31.2 of 45 (69 %)``; empty where all were."""
     asked = summary.get("views_asked")
     if asked is None:
         return ""

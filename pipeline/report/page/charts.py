@@ -186,7 +186,7 @@ def detection_chart(curve: DetectionCurve, name: str) -> Markup:
 
 def places_chart(maps: Sequence[BreakingMap], name: str) -> Markup:
     """Draw the images uncertified at each location: curves for bands, maps for blocks."""
-    plane = all(maps[0].run.ablation.varies)
+    plane = all(maps[0].run.views.varies)
     with drawing(2.6 if plane else 3.1) as figure:
         if plane:
             _draw_maps(figure, maps)

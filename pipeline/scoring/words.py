@@ -35,15 +35,16 @@ def threat(entry: Mapping[str, Any], *, stride: bool = False) -> str:
     return f"{entry['threat']} px{of_image}" + _stride(entry, named=stride)
 
 
-def claim(entry: Mapping[str, Any], *, stride: bool = False) -> str:
+def claim(entry: Mapping[str, Any], *, stride: bool = False, what: str = "certified") -> str:
     """Name what is certified and what that assumes, without its threat.
 
     Args:
         entry: A claim.
         stride: Name the stride of the views, too.
+        what: certified, or clean for the rule's answer without a patch.
     """
     places = "" if entry["top_k"] == 1 else f" top {entry['top_k']}"
-    words = f"certified{places}, {entry['rule']}"
+    words = f"{what}{places}, {entry['rule']}"
     if entry["confidence"] is not None:
         # Never let a probabilistic certificate pass for a proof.
         words += f" (confidence {100 * entry['confidence']:g} % an image)"

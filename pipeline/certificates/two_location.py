@@ -100,6 +100,51 @@ def two_location(batch: VoteBatch, assumed: Threat) -> Decision:
     return Decision(answers_n, margins_sn)
 
 
+class Pair(NamedTuple):
+    """Two sets of touched views outside which a class is closest to losing, on one image.
+
+    Attributes:
+        sets: Their numbers.
+        rival: The class that comes closest there.
+        margin: r_y - r_j - [j < y]; negative: that class is another one's, and no certificate.
+        view: A view outside both; one that says the rival where there is one.
+    """
+
+    sets: tuple[int, int]
+    rival: int
+    margin: int
+    view: int
+
+
+def closest_pair(untouched_sv: BoolArray, labels_v: IntArray, answer: int) -> Pair:
+    """Find the first two sets outside which an answer has the least lead.
+
+    Args:
+        untouched_sv: The views outside each largest set.
+        labels_v: The labels of one image, -1 where a view was not asked: pairs with such a view
+            outside them are left aside, as long as there are others.
+        answer: The class y.
+    """
+    weights_sv = untouched_sv.astype(np.float32)
+
+    def counts(chosen_v: BoolArray) -> NDArray[np.float32]:
+        found: NDArray[np.float32] = (weights_sv * chosen_v) @ weights_sv.T
+        return found
+
+    rivals = sorted({*labels_v[labels_v >= 0].tolist(), int(answer == 0)} - {answer})
+    ours_ss = counts(labels_v == answer)
+    leads = np.stack([ours_ss - counts(labels_v == j) - (j < answer) for j in rivals])
+    least_ss = leads.min(axis=0)
+    open_ss = counts(labels_v < 0) > 0
+    if not open_ss.all():
+        least_ss = np.where(open_ss, np.inf, least_ss)
+    one, other = np.unravel_index(least_ss.argmin(), least_ss.shape)
+    rival = rivals[int(leads[:, one, other].argmin())]
+    views = np.flatnonzero(untouched_sv[one] & untouched_sv[other])
+    first = int((labels_v[views] == rival).argmax())
+    return Pair((int(one), int(other)), rival, int(leads[:, one, other].min()), int(views[first]))
+
+
 @dataclass(frozen=True)
 class TwoLocation(Rule):
     """``two_location`` as a rule: recovery, for any family of views.

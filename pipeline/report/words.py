@@ -9,7 +9,7 @@ from pipeline.analysis.run import Run
 from pipeline.runs.manifest import Manifest
 from pipeline.runs.schema import ClaimEntry, Summary
 from pipeline.scoring.intervals import Proportion
-from pipeline.scoring.words import NO_LABELS, claim, location, positions
+from pipeline.scoring.words import NO_LABELS, claim, location, other_size, positions, threat
 
 
 def number(value: float) -> str:
@@ -46,13 +46,15 @@ def question(of: Measure) -> str:
 
 def heading(entry: ClaimEntry, own_stride: int | None) -> str:
     """Name a claim without its rule, as the heading of a row."""
-    parts = [f"{entry['threat']} px"]
+    parts = [threat(entry)]
     if entry["top_k"] != 1:
         parts.append(f"top {entry['top_k']}")
     if entry["stride"] != own_stride:
         parts.append(f"stride {entry['stride']}")
     if entry["confidence"] is not None:
         parts.append(f"confidence {100 * entry['confidence']:g} %")
+    if other_size(entry):
+        parts.append(f"assumed up to {entry['assumes']} px")
     return ", ".join(parts)
 
 

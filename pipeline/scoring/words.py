@@ -54,11 +54,17 @@ def claim(entry: Mapping[str, Any], *, stride: bool = False, what: str = "certif
 
 def series(entry: Mapping[str, Any], *, stride: bool = False) -> str:
     """Name what entries for several patches have in common, as ``claim``."""
-    if entry["assumes"] is None or entry["assumes"] != entry["threat"]:
+    if entry["assumes"] is None or other_size(entry):
         return claim(entry, stride=stride)
     return (
         f"{claim({**entry, 'assumes': None}, stride=stride)}, assumes a patch of at most that size"
     )
+
+
+def other_size(entry: Mapping[str, Any]) -> str | None:
+    """The patch that a claim assumes, where it is another than the one it is about."""
+    assumed: str | None = entry["assumes"]
+    return None if assumed == entry["threat"] else assumed
 
 
 def assumption(entry: Mapping[str, Any], within: str = "{}") -> str:

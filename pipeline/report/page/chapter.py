@@ -4,6 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
+
+from models.views.family import BoolArray
 from models.views.threats import Threat
 from pipeline.analysis.classes import ClassRow, by_class, class_names, columns
 from pipeline.analysis.heatmap import BreakingMap, breaking_maps
@@ -11,15 +14,17 @@ from pipeline.analysis.outcomes import Measure, Outcomes, outcomes_of
 from pipeline.analysis.run import Run
 from pipeline.certificates.rules import drawing_order
 from pipeline.config import ConfigError
-from pipeline.report.page.gallery import Gallery, data_uri, gallery_of, pixels_of
+from pipeline.report.page.gallery import Gallery, gallery_of, pictured, pixels_of
 from pipeline.report.page.margins import MarginCounts, detection_curve, margin_counts
 from pipeline.report.plots import CURVES, curve_of
 from pipeline.runs.manifest import Manifest, flatten
 from pipeline.runs.schema import CertifiedEntry, DetectionCurve, Summary
 from pipeline.scoring.claims import Claim, Claims
+from pipeline.scoring.words import other_size
 from pipeline.sources.base import SourceError
 
 T = TypeVar("T")
+_SHOWN_VIEWS = 6
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,15 @@ class Focus:
     def threats(self) -> tuple[Threat, ...]:
         """The squares."""
         return tuple(claim.threat for claim in self.claims)
+
+
+class Box(NamedTuple):
+    """A rectangle of hidden pixels."""
+
+    y: int
+    x: int
+    height: int
+    width: int
 
 
 class CertifiedRow(NamedTuple):
@@ -221,9 +235,43 @@ class Chapter:
         return tuple(
             entry
             for entry in self.summary["certified_accuracy"]
-            if entry["patch_px"] is not None
-            and Claim.from_dict(entry)._replace(threat=wanted.threat) == wanted
+            if entry["patch_px"] is not None and _kind(Claim.from_dict(entry)) == _kind(wanted)
         )
+
+    @property
+    def series(self) -> Mapping[str, Sequence[CertifiedEntry]]:
+        """Entries of labelled images for squares, by rule, of the run's own views."""
+        found: dict[str, list[CertifiedEntry]] = {}
+        for entry in self.summary["certified_accuracy"]:
+            own = entry["top_k"] == 1 and entry["stride"] == self.own_stride
+            if own and entry["patch_px"] is not None and entry["of"]:
+                found.setdefault(entry["rule"], []).append(entry)
+        return found
+
+    @property
+    def alerting(self) -> Sequence[CertifiedEntry]:
+        """Entries of rules that answer or raise an alert."""
+        return [
+            entry for entry in self.summary["certified_accuracy"] if entry["alerts"] is not None
+        ]
+
+    @property
+    def some_views(self) -> Sequence[Sequence[Box]]:
+        """What some views hide, from the first to the last; none of ablations."""
+        views = self.run.views
+        if not views.hides:
+            return ()
+        numbers = np.unique(np.linspace(0, len(views) - 1, _SHOWN_VIEWS).astype(int))
+        rows_vkh, columns_vkw, _ = views.rectangles
+        return [
+            [
+                Box(y, x, high, wide)
+                for rows_h, columns_w in zip(rows_vkh[view], columns_vkw[view], strict=True)
+                for y, high in _runs(rows_h)
+                for x, wide in _runs(columns_w)
+            ]
+            for view in numbers
+        ]
 
     @property
     def central(self) -> CertifiedEntry | None:
@@ -232,6 +280,18 @@ class Chapter:
             return None
         threat = str(self.focus.claim.threat)
         return next(entry for entry in self.squares if entry["threat"] == threat)
+
+
+def _runs(taken: BoolArray) -> list[tuple[int, int]]:
+    """Begin and length of each run of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], taken, [False]]).astype(int)))
+    return [(int(begin), int(end - begin)) for begin, end in edges.reshape(-1, 2)]
+
+
+def _kind(claim: Claim) -> tuple[Any, ...]:
+    """A claim but for its threat, and for a decision that assumes that very threat."""
+    assumes = "itself" if claim.assumes == claim.threat else claim.assumes
+    return claim.rule, claim.top_k, claim.stride, claim.confidence, assumes
 
 
 def chapter_of(run: Run, letter: str, *, images: bool = True, data: str | None = None) -> Chapter:
@@ -309,10 +369,7 @@ def _with_pictures(run: Run, gallery: Gallery, data: str | None, *, wanted: bool
     pixels = unless_refused(lambda: pixels_of(run, ids, data))
     if isinstance(pixels, Missing):
         return replace(gallery, pictureless=pixels.reason)
-    pictures = zip(gallery.images, pixels, strict=True)
-    return replace(
-        gallery, images=tuple(replace(shown, source=data_uri(one)) for shown, one in pictures)
-    )
+    return pictured(run, gallery, pixels)
 
 
 def focus_of(manifest: Manifest, summary: Summary) -> Focus:
@@ -337,7 +394,8 @@ def focus_of(manifest: Manifest, summary: Summary) -> Focus:
             "`patchcert certify --patch ...` computes one"
         )
     # A later claim of the same square, at another confidence, says it again.
-    of_rule = {claim.threat: claim for claim in squares if claim.rule == rule}
+    asked = [claim for claim in squares if claim.rule == rule]
+    of_rule = {claim.threat: claim for claim in asked if _kind(claim) == _kind(asked[-1])}
     ordered = [of_rule[threat] for threat in sorted(of_rule, key=lambda threat: threat.order)]
     middle = len(ordered) // 2
     shown = sorted({0, middle, len(ordered) - 1})
@@ -348,7 +406,10 @@ def certified_table(summary: Summary) -> CertifiedTable:
     """The certified accuracies of a summary."""
     rows: dict[tuple[Any, ...], dict[str, CertifiedEntry]] = {}
     for entry in summary["certified_accuracy"]:
-        key = tuple(entry[name] for name in ("threat", "top_k", "stride", "confidence"))
+        key = (
+            *(entry[name] for name in ("threat", "top_k", "stride", "confidence")),
+            other_size(entry),
+        )
         rows.setdefault(key, {})[entry["rule"]] = entry
     rules = dict.fromkeys(entry["rule"] for entry in summary["certified_accuracy"])
     return CertifiedTable(

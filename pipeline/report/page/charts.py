@@ -18,6 +18,7 @@ from pipeline.report.plots import (
     curve_of,
     draw_alert,
     draw_bands,
+    draw_clean,
     draw_curve,
     draw_map,
     draw_points,
@@ -26,7 +27,7 @@ from pipeline.report.plots import (
     points_of,
     tightest_curve,
 )
-from pipeline.report.style import LINES, PERCENT, SERIES, integers
+from pipeline.report.style import LINES, PERCENT, SERIES, integers, number_of
 from pipeline.runs.schema import AlertName, DetectionCurve
 from pipeline.scoring.words import percent, threat
 
@@ -36,14 +37,18 @@ _NOT_CERTIFIED = "← not certified", "right", -0.6
 
 def accuracy_chart(chapter: Chapter) -> Markup | None:
     """Certified accuracy against patch size, by rule; None where there is nothing to draw."""
-    points = _points(chapter)
     sides = [side for rule in CURVES for side, _ in curve_of(chapter.summary, rule)]
-    if not points and not sides:
+    series = {
+        rule: one for rule, one in chapter.series.items() if not curve_of(chapter.summary, rule)
+    }
+    if not series and not sides:
         return None
     with drawing(3.3) as figure:
         axes = figure.subplots()
         draw_rules(axes, chapter.summary, labelled=True)
-        _draw_points(axes, points)
+        for rule, entries in series.items():
+            _draw_points(axes, points_of(entries), number_of(rule), rule)
+        draw_clean(axes, [entry for entries in series.values() for entry in entries])
         draw_unattacked(axes, chapter.summary, INK)
         _finish_accuracy(axes, figure)
         alt = "Certified accuracy against the side of the patch. " + "; ".join(
@@ -91,7 +96,7 @@ def _points(chapter: Chapter) -> Points:
     return points_of(chapter.squares)
 
 
-def _draw_points(axes: Axes, points: Points, number: int = 2, label: str = "certified") -> None:
+def _draw_points(axes: Axes, points: Points, number: int, label: str) -> None:
     if points:
         colour, line = SERIES[number % len(SERIES)], LINES[number % len(LINES)]
         draw_points(axes, points, marker="o", color=colour, linestyle=line, label=label)
@@ -117,7 +122,7 @@ def margin_chart(counts: MarginCounts, name: str) -> Markup:
     with drawing(2.9) as figure:
         axes = figure.subplots()
         below = np.zeros(len(lefts))
-        for number, group in enumerate(GROUPS):
+        for number, group in enumerate(GROUPS[: len(counts.counts)]):
             heights = np.bincount(bars_n, counts.counts[number], len(lefts))
             if not heights.any():
                 continue
@@ -128,7 +133,7 @@ def margin_chart(counts: MarginCounts, name: str) -> Markup:
                 below,
                 align="edge",
                 color=SERIES[number],
-                hatch=("", "////", "....")[number],
+                hatch=("", "////", "....", "xxxx")[number],
                 edgecolor=PAPER,
                 linewidth=0.4,
                 label=group,

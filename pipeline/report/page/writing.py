@@ -11,12 +11,13 @@ from markupsafe import Markup
 
 from pipeline.analysis.comparison import Comparison, compare
 from pipeline.analysis.run import Run
+from pipeline.certificates.rules import rule_named
 from pipeline.config import ConfigError
 from pipeline.report import words
 from pipeline.report.page import charts
 from pipeline.report.page.chapter import Chapter, Missing, chapter_of, unless_refused
 from pipeline.report.style import SERIES
-from pipeline.scoring.words import interval, percent
+from pipeline.scoring.words import alerts, assumption, interval, percent, threat, views_asked
 
 _LETTERS = "ABCDEF"
 _TEMPLATES = "template"
@@ -96,6 +97,11 @@ def _environment() -> Environment:
         "words": words,
         "percent": percent,
         "interval": interval,
+        "alerts": alerts,
+        "assumption": assumption,
+        "threat": threat,
+        "views_asked": views_asked,
+        "owns_answer": lambda rule: rule_named(rule).owns_answer,
     }
     return environment
 

@@ -77,8 +77,9 @@ def paired_cells(paired: Paired) -> tuple[str, ...]:
 def votes(found: Comparison) -> str:
     """Say how far two runs cast the same votes."""
     if found.votes is None:
+        what = "views" if found.first.views.hides or found.second.views.hides else "ablations"
         return (
-            "Votes: not compared one by one, since the two vote on other views, not on all of "
+            f"Votes: not compared one by one, since the two vote on other {what}, not on all of "
             "them, or not for one class each."
         )
     return agreement(found.votes)
@@ -137,7 +138,7 @@ def outline(manifest: Manifest) -> str:
     tokens = known.get(manifest.defense.tokens, "unknown")
     which = positions(manifest) + (" px" if manifest.defense.own_stride is not None else "")
     return (
-        f"{manifest.defense.network.name}, {views.describe().views} of "
+        f"{manifest.defense.network.name}, {views.describe().views} {'on' if views.hides else 'of'} "
         f"{views.height} × {views.width}, {which}, hidden tokens {tokens}"  # noqa: RUF001
         f"{voting(manifest)}"
     )

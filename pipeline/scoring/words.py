@@ -23,15 +23,16 @@ def interval(entry: Mapping[str, Any]) -> str:
     return f"{100 * entry['low']:.1f} - {100 * entry['high']:.1f}"
 
 
-def threat(entry: Mapping[str, Any], *, stride: bool = False) -> str:
+def threat(entry: Mapping[str, Any], *, stride: bool = False, share: bool = True) -> str:
     """Name the threat of an entry and its share of the image, such as ``32x32 px, 2.0 %``.
 
     Args:
         entry: The entry; the share is left out where it does not say it.
         stride: Name the stride of the views, too.
+        share: Name the share, which beside another share would be taken for it.
     """
-    share = entry.get("image_share")
-    of_image = "" if share is None else f", {percent(share)}"
+    of = entry.get("image_share") if share else None
+    of_image = "" if of is None else f", {percent(of)}"
     return f"{entry['threat']} px{of_image}" + _stride(entry, named=stride)
 
 

@@ -332,10 +332,16 @@ def chapter_of(run: Run, letter: str, *, images: bool = True, data: str | None =
         classes=of_focus(lambda given: _class_table(outcomes, given, name_of, named=bool(names))),
         places=of_focus(lambda given: breaking_maps(run, given.threats)),
         gallery=gallery,
-        cost=unless_refused(lambda: cost_of(run.manifest)),
+        cost=unless_refused(lambda: cost_of(run.manifest, _votes_cast(summary))),
         settings=flatten(run.manifest.identity),
         records=flatten(run.manifest.execution.to_dict()),
     )
+
+
+def _votes_cast(summary: Summary) -> int | None:
+    """Votes of a run that did not ask all views; None of one that did."""
+    asked = summary.get("views_asked")
+    return asked and round(asked * (summary["images"] - summary["images_with_error"]))
 
 
 def _summary_of(run: Run) -> Summary:

@@ -52,7 +52,7 @@ def accuracy_chart(chapter: Chapter) -> Markup | None:
         draw_unattacked(axes, chapter.summary, INK)
         _finish_accuracy(axes, figure)
         alt = "Certified accuracy against the side of the patch. " + "; ".join(
-            f"{threat(entry)}: {percent(entry['value'])}"
+            f"{threat(entry, share=False)}: {percent(entry['value'])}"
             for entry in chapter.squares
             if entry["value"] is not None
         )

@@ -144,6 +144,7 @@ class VoteBatch:
         num_classes: Number of classes C.
         fallback_n: The answer of a decision that finds none: the plain prediction, or the class
             with most votes where no plain prediction is known; int64 (N,).
+        gaps_nv: Gap of the two largest logits of every view, where a question needs it; (N, V).
         slots: T, the most classes that one view can vote for.
         votes_per_image: Views that voted on each image: V, or the number drawn.
         ranked: The classes with their votes, strongest first.
@@ -155,7 +156,9 @@ class VoteBatch:
         views: ViewFamily,
         num_classes: int,
         slots: int | None = None,
+        *,
         plain_n: IntArray | None = None,
+        gaps_nv: NDArray[np.floating] | None = None,
     ) -> None:
         """Count a chunk of checked votes (``check_votes``); arguments as ``vote_batches``."""
         self.views = views
@@ -166,6 +169,7 @@ class VoteBatch:
         self._votes_nvt = votes if votes.ndim == 3 else votes[..., None]
         self._kept: dict[int, CountArray] = {}
         self._results: dict[Hashable, Any] = {}
+        self.gaps_nv = gaps_nv
         self.fallback_n = self.ranked.predictions
         if plain_n is not None:
             self.fallback_n = np.where(plain_n >= 0, plain_n, self.fallback_n)
@@ -185,6 +189,16 @@ class VoteBatch:
     def labels_nv(self) -> VoteArray:
         """The one label of every view, -1 where it was not asked; integers (N, V)."""
         return self._votes_nvt[..., 0]
+
+    def of_views(self, family: ViewFamily, numbers: IntArray) -> "VoteBatch":
+        """The batch of some of the views, which are a family of their own."""
+        gaps_nv = None if self.gaps_nv is None else self.gaps_nv[:, numbers]
+        return self.once(
+            ("views", family),
+            lambda: VoteBatch(
+                self.labels_nv[:, numbers], family, self.num_classes, gaps_nv=gaps_nv
+            ),
+        )
 
     def once(self, key: Hashable, compute: Callable[[], _Result]) -> _Result:
         """Compute a result about the batch once, for all questions that need it."""
@@ -275,6 +289,7 @@ class _PartOfBatch(VoteBatch):
         self._whole, self._images = whole, images
         self._results: dict[Hashable, Any] = {}
         self.fallback_n = whole.fallback_n[images]
+        self.gaps_nv = None if whole.gaps_nv is None else whole.gaps_nv[images]
 
     @property
     def labels_nv(self) -> VoteArray:
@@ -308,6 +323,7 @@ def vote_batches(
     slots: int | None = None,
     drawn: bool = False,
     plain_n: IntArray | None = None,
+    gaps_nv: NDArray[np.floating] | None = None,
 ) -> Iterator[tuple[slice, VoteBatch]]:
     """The images a chunk at a time, counted, in bounded memory.
 
@@ -320,14 +336,24 @@ def vote_batches(
             no view of these did; None takes T.
         drawn: Whether the votes are those of views drawn at random for each image, however many.
         plain_n: The prediction of each whole image, -1 where it is unknown; integers (N,).
+        gaps_nv: Gap of the two largest logits of every view; (N, V).
 
     Raises:
         ValueError: The votes are malformed or not this family's.
     """
     votes = check_votes(votes, num_classes, None if drawn else len(views), partial=views.hides)
     for images in chunks(len(votes), votes_per_image(votes) + len(views)):
-        plain = None if plain_n is None else plain_n[images]
-        yield images, VoteBatch(votes[images], views, num_classes, slots, plain)
+        yield (
+            images,
+            VoteBatch(
+                votes[images],
+                views,
+                num_classes,
+                slots,
+                plain_n=None if plain_n is None else plain_n[images],
+                gaps_nv=None if gaps_nv is None else gaps_nv[images],
+            ),
+        )
 
 
 def margins_of(

@@ -24,7 +24,7 @@ from pipeline.certificates.subsets import coarser
 from pipeline.certificates.votes import VoteArray, renumbered
 from pipeline.runs.labels import Labels
 from pipeline.runs.manifest import Manifest
-from pipeline.runs.rows import votes_array
+from pipeline.runs.rows import gaps_array, votes_array
 from pipeline.runs.schema import CERTIFICATES, DETECTION, IMAGES
 from pipeline.runs.store import StoreError
 from pipeline.scoring.claims import Claim, Claims
@@ -169,9 +169,10 @@ def score_votes(table: pa.Table, manifest: Manifest, questions: Claims) -> Score
     labels = Labels.of(voted)
     votes = votes_array(voted, manifest.defense)
     plain_n = voted["plain_prediction"].fill_null(-1).to_numpy().astype(np.int64)
+    gaps_nv = gaps_array(voted) if questions.need_gaps else None
     answers = BatchResults(len(votes), questions, manifest)
     if len(votes):
-        _ask(answers, votes, plain_n, labels, manifest)
+        _ask(answers, votes, plain_n, gaps_nv, labels, manifest)
     differs = answers.predictions[manifest.defense.own_stride] != voted["prediction"].to_numpy()
     if differs.any():
         raise StoreError(
@@ -194,7 +195,12 @@ def score_votes(table: pa.Table, manifest: Manifest, questions: Claims) -> Score
 
 
 def _ask(
-    answers: BatchResults, votes: IntArray, plain_n: IntArray, labels: Labels, manifest: Manifest
+    answers: BatchResults,
+    votes: IntArray,
+    plain_n: IntArray,
+    gaps_nv: NDArray[np.floating] | None,
+    labels: Labels,
+    manifest: Manifest,
 ) -> None:
     """Fill in the answers."""
     classes = manifest.defense.network.voted_classes
@@ -215,11 +221,12 @@ def _ask(
             slots=slots,
             drawn=manifest.defense.voting.draws is not None,
             plain_n=plain_n,
+            gaps_nv=gaps_nv if views is manifest.defense.views else None,
         ):
             predictions_n[images] = classes[batch.ranked.predictions]
             for claim, margins_n in answers.margins.items():
                 if claim.stride == stride:
-                    rule = rule_named(claim.rule).at(claim.confidence, claim.assumes)
+                    rule = rule_named(claim.rule).at(claim.terms)
                     decided_n = rule.predict(batch, claim.threat)
                     answers.decided[claim][images] = np.where(
                         decided_n == ALERT, ALERT, classes[decided_n]

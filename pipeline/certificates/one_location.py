@@ -137,9 +137,7 @@ class OneLocation(Rule):
             raise ValueError(f"patch {threat}: detection is about one patch or two; ask for these")
         check_assumed(views, threat, assumed)
         if self.tau is not None and assumed.count > 1:
-            raise ValueError(
-                f"patch {assumed}: with tau, detection is about one patch; ask for one"
-            )
+            raise ValueError(f"patch {assumed}: with tau, detection is about one patch")
         check_sets(views, replace(assumed, count=1), pairs=assumed.count > 1)
 
     def check_early(self, views: ViewFamily, threat: Threat) -> None:

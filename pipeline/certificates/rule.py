@@ -19,7 +19,7 @@ class Terms(NamedTuple):
         confidence: Probability, for each image, that the certificate is true; None for a proof.
         assumed: The largest threat, for a decision that is built for one; None takes that of the
             claim.
-        tau: Gap of the two largest logits up to which a view has no say; None lets every view speak.
+        tau: Gap of the two largest logits up to which a view has no say; None lets all speak.
     """
 
     confidence: float | None = None

@@ -103,3 +103,9 @@ def gaps_array(table: pa.Table) -> NDArray[np.floating]:
     flat = cells.flatten().cast(pa.float32())
     gaps: NDArray[np.floating] = flat.to_numpy(zero_copy_only=False)
     return gaps.reshape(len(cells), -1)
+
+
+def plain_array(table: pa.Table) -> IntArray:
+    """Predictions of the whole images, -1 where there is none; (N,)."""
+    plain_n: IntArray = table["plain_prediction"].fill_null(-1).to_numpy().astype(np.int64)
+    return plain_n

@@ -160,9 +160,8 @@ def resolve_claims(defense: Defense, claims: ClaimsConfig, stride: int | None = 
     try:
         views = defense.views_at(stride)
         for threat in claims.threats or default_threats(views):
-            for (k, name), tau in product(
-                _places_and_rules(defense, claims), _taus(defense, claims)
-            ):
+            asked = product(_places_and_rules(defense, claims), _taus(defense, claims))
+            for (k, name), tau in asked:
                 rule = rule_for(
                     name,
                     randomized=randomized,

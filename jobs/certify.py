@@ -18,7 +18,8 @@ from pipeline.runs.numerics import on_cluster
 from pipeline.runs.store import VotesStore
 from pipeline.scoring.certify import Certified, Spread, certify_votes
 from pipeline.scoring.datasets import parts_of
-from pipeline.tracking import log_run, redact, tracking_uri
+from pipeline.tracking import how_to_look, log_run, tracking_uri
+from pipeline.tracking.record import forget_logged, is_logged, remember_logged
 
 
 def certify(
@@ -72,7 +73,7 @@ class Settled(NamedTuple):
     Attributes:
         certified: The run.
         pictures: Where its pictures lie, by what they show.
-        uri: MLflow's tracking server; None where nothing is logged.
+        uri: MLflow's tracking server; None where nothing is logged, or could be.
     """
 
     certified: Certified
@@ -105,19 +106,18 @@ def settle(
     threats = threats_to_draw(certified.manifest, certified.summary)
     if threats:
         pictures["heat map"] = picture_path(store)
-    uri = tracking_uri(claims, output.out)
-    logged_path = storage.join(output.out, "summary", f"run_id={store.run_id}.tracked.json")
-    tracked = {"uri": redact(uri or "none"), "experiment": claims.experiment}
-    up_to_date = (
-        not certified.computed
-        and all(map(storage.exists, pictures.values()))
-        and storage.exists(logged_path)
-        and json.loads(storage.read_bytes(logged_path)) == tracked
-    )
-    if not up_to_date:
+    uri: str | None = tracking_uri(claims, output.out)
+    if (
+        certified.computed
+        or not all(map(storage.exists, pictures.values()))
+        or not is_logged(store, claims)
+    ):
         drawn = _draw(certified, store, threats, pictures["picture"])
-        log_run(certified, drawn, claims, output.out)
-        storage.write_atomically(logged_path, json.dumps(tracked).encode())
+        forget_logged(store)
+        if log_run(certified, drawn, claims, output.out):
+            remember_logged(store, claims)
+        else:
+            uri = None
     return Settled(certified, pictures, uri)
 
 
@@ -147,6 +147,6 @@ def _print_places(settled: Settled, store: VotesStore, console: Console) -> None
         **settled.pictures,
     }
     if settled.uri is not None:
-        places["MLflow"] = f"mlflow ui --backend-store-uri {redact(settled.uri)}"
+        places["MLflow"] = how_to_look(settled.uri)
     for name, place in places.items():
         console.print(f"{name + ':':14}{place}", soft_wrap=True, markup=False)

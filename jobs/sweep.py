@@ -13,8 +13,6 @@ from jobs.votes import checked_votes, say_votes
 from models.errors import exit_code_of
 from pipeline.config import ClaimsConfig, OutputConfig, VotesConfig
 from pipeline.preflight.checks import require_stores
-from pipeline.preflight.findings import look_at, require
-from pipeline.preflight.tracker import reach_tracker
 from pipeline.report.tables import print_sweep
 from pipeline.runs.numerics import on_cluster
 from pipeline.runs.resolve import resolve_defense
@@ -56,8 +54,6 @@ def sweep(
     configs = configs_of(axes, fixed)
     for weights in dict.fromkeys(config.weights for config in configs):
         require_stores(next(one for one in configs if one.weights == weights), output)
-    if not dry_run:
-        require(look_at([("MLflow", lambda: reach_tracker(claims, output.out))]))
     with ExitStack() as stack:
         if on_cluster():
             _join(stack, output)  # every plan asks a worker what it is
@@ -72,7 +68,7 @@ def sweep(
         tracked = stack.enter_context(
             TrackedSweep(found[0].combination.wanted, asked, claims, output.out)
         )
-        rows, failures = _brought_to_end(found, claims, output, tracked)
+        rows, failures = _brought_to_end(found, tracked.claims, output, tracked)
         # First said, then logged: a server that has gone must not swallow it.
         _say(rows, failures, axes.varying, output)
         tracked.end([flat(row, claims_in(rows)) for row in rows], failed=any(failures))

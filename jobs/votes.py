@@ -42,7 +42,7 @@ def checked_votes(
         plan = open_plan(what, defense, output)
         if (known := found_votes(plan)) is not None:
             return known
-        check_plan(plan, claims, output)
+        check_plan(plan, output)
         tracked = nullcontext() if claims is None else watched(plan.wanted, claims, output.out)
         with hold(plan) as lease, tracked:
             return vote(plan, lease, verbose=output.verbose)

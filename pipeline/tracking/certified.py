@@ -50,7 +50,7 @@ def log_run(
     if tracking_uri(claims, out) is None:
         return True
     manifest, summary = certified.manifest, certified.summary
-    remedy = f"Votes and certificates are written; then log them: {again(manifest, claims, out)}"
+    remedy = f"Votes and certificates are written; then log them: `{again(manifest, claims, out)}`"
     with failures_said(claims, out, remedy):
         tracker = connect(claims, out)
         assert tracker is not None

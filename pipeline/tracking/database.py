@@ -72,7 +72,7 @@ def check_database(path: Path, artifacts: str | None = None) -> None:
         DatabaseError: It cannot be used.
     """
     if path.is_file() and not path.stat().st_size:
-        raise DatabaseError(f"the file is empty; remove it: rm {_shell(path)}")
+        raise DatabaseError(f"the file is empty; remove it: `rm {_shell(path)}`")
     try:
         with closing(_connect(path, "rw")) as db, db:
             db.execute("BEGIN IMMEDIATE")
@@ -83,7 +83,7 @@ def check_database(path: Path, artifacts: str | None = None) -> None:
             if not db.execute("SELECT count(*) FROM experiments").fetchone()[0]:
                 raise DatabaseError(
                     "the file is half made and holds no runs (a job was stopped while MLflow made "
-                    f"it); remove it: rm {_shell(path)}"
+                    f"it); remove it: `rm {_shell(path)}`"
                 )
             for place in [] if artifacts is None else _elsewhere(db, artifacts):
                 for table, column in _PLACES:
@@ -121,17 +121,17 @@ def _in_words(error: sqlite3.Error, path: Path) -> str:
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return (
             f"another program has locked the file for {_LOCK_SECONDS:g} s; end that program "
-            f"(fuser {_shell(path)} shows it)"
+            f"(`fuser {_shell(path)}` shows it)"
         )
     if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
-        return f"the file cannot be written ({error}); correct its rights: ls -l {_shell(path)}"
+        return f"the file cannot be written ({error}); correct its rights: `ls -ld {_shell(path)}`"
     if name.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
-        return f"{error}; make room on its disk: df {_shell(path.absolute().parent)}"
+        return f"{error}; make room on its disk: `df {_shell(path.absolute().parent)}`"
     return f"the file is damaged, or not one of MLflow's ({error}); {_move(path)}"
 
 
 def _move(path: Path) -> str:
-    return f"move it away: mv {_shell(path)} {_shell(path)}.bad"
+    return f"move it away: `mv {_shell(path)} {_shell(path)}.bad`"
 
 
 def _shell(path: Path) -> str:

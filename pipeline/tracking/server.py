@@ -33,6 +33,12 @@ _METRICS_AT_ONCE, _PARAMS_AT_ONCE = 1000, 100
 _BRIEF = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
 _PATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 _CONTACT_SECONDS, _QUIET_SECONDS = 13.0, 4.0
+# Where a driver's package has another name than its module.
+_PACKAGES = {
+    "psycopg": "'psycopg[binary]'",
+    "psycopg2": "psycopg2-binary",
+    "MySQLdb": "mysqlclient",
+}
 _DATABASES = ("postgresql", "mysql", "mssql")
 
 
@@ -277,8 +283,10 @@ def in_words(error: Exception) -> str | None:
     if isinstance(error, RequestError) or not (foreign or isinstance(error, OSError)):
         return None
     if isinstance(error, ImportError):
-        return (
-            f"the driver of this database is not installed ({error}); pip install "
-            "psycopg2-binary for PostgreSQL, pymysql for MySQL"
-        )
-    return redact((str(error).splitlines() or [type(error).__name__])[0]).rstrip(".")
+        package = _PACKAGES.get(error.name or "", error.name)
+        return f"its driver is not installed ({error}): `pip install {package}`"
+    said = redact((str(error).splitlines() or [type(error).__name__])[0])
+    if "Max retries exceeded" in said:
+        # The cause is the last of urllib3's errors, each of which has the one before in it.
+        said = said.rpartition("): ")[2].rstrip("\")'")
+    return said.rstrip(".")

@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote
 _ADDRESS = re.compile(r"sqlite(?:\+pysqlite)?:///([^?]+)")
 _ARTIFACTS = "mlflow-artifacts"
 # Jobs that log to the same file hold it for milliseconds.
-_LOCK_SECONDS = 8.0
+_LOCK_SECONDS = 5.0
 # Every column that MLflow derives from an experiment's place of artifacts.
 _PLACES = (
     ("experiments", "artifact_location"),

@@ -28,8 +28,8 @@ from pipeline.tracking.points import Point
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
 # As many as a tracking server takes in one request.
 _METRICS_AT_ONCE, _PARAMS_AT_ONCE = 1000, 100
-# MLflow's own patience with a server is four minutes, of which it says nothing. A user's values of
-# the second win.
+# MLflow's own patience with a server is four minutes, of which it says nothing. A user's values,
+# where there are any, win over both.
 _BRIEF = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
 _PATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 _CONTACT_SECONDS, _QUIET_SECONDS = 13.0, 4.0
@@ -109,7 +109,7 @@ def first_contact(uri: str) -> None:
     def ask() -> None:
         try:
             if uri.startswith(_DATABASES):
-                # MLflow would try ten times, and then upgrade the database, of any duration.
+                # MLflow would try ten times, and then make its tables, which may take longer.
                 from sqlalchemy import create_engine  # noqa: PLC0415  (it comes with MLflow)
 
                 create_engine(uri).connect().close()
@@ -122,7 +122,11 @@ def first_contact(uri: str) -> None:
     import mlflow  # noqa: F401, PLC0415  (the wait below is for the server alone)
 
     answer: Future[None] = Future()
-    with patch.dict(os.environ, _BRIEF):
+    set_by_user = {
+        name for name in _BRIEF if os.environ.get(name, _PATIENT[name]) != _PATIENT[name]
+    }
+    brief = {} if set_by_user else _BRIEF
+    with patch.dict(os.environ, brief):
         # A thread can be left to itself: names are looked up, and databases reached, without limit.
         Thread(target=ask, daemon=True).start()
         try:
@@ -131,7 +135,7 @@ def first_contact(uri: str) -> None:
             except TimeoutError:
                 if not answer.done():
                     print(f"waiting for MLflow at {redact(uri)}", file=sys.stderr, flush=True)
-                answer.result(_CONTACT_SECONDS - _QUIET_SECONDS)
+                answer.result(_CONTACT_SECONDS - _QUIET_SECONDS if brief else None)
         except TimeoutError as error:
             if answer.done():
                 raise

@@ -49,7 +49,7 @@ class TrackedSweep:
         self._tracker: Tracker | None = None
         if tracking_uri(claims, out) is None:
             return
-        remedy = "The sweep begins all the same, and is not logged; run it again to log it"
+        remedy = "The sweep begins all the same; run it again to log it"
         with failures_said(claims, out, remedy):
             tracker = connect(claims, out)
             assert tracker is not None

@@ -16,19 +16,21 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from mlflow.exceptions import MlflowException
 from mlflow.tracking._tracking_service import utils
 
 from jobs.cli import main
 from pipeline.config import ClaimsConfig
-from pipeline.preflight.findings import CheckError
+from pipeline.preflight.findings import CheckError, look_at
 from pipeline.preflight.tracker import reach_tracker
 from pipeline.report import plots
 from pipeline.runs.store import VotesStore
 from pipeline.tracking import database, log_page, quiet_client, server, watched
-from pipeline.tracking.database import DatabaseError, address_of, check_database, file_of
+from pipeline.tracking.database import address_of, check_database, file_of
 from pipeline.tracking.record import where_logged
 from pipeline.tracking.server import connect, in_words
 from pipeline.tracking.sweeps import TrackedSweep
+from tests.in_process import stages_here
 from tests.pipeline.analysis.stored_runs import write_run
 
 
@@ -88,8 +90,9 @@ BROKEN = {
 def test_a_broken_file_costs_the_entry_alone_and_its_remedy_works(out, said, capsys):
     path = out / "mlflow.db"
     BROKEN[said](path)
-    with pytest.raises(DatabaseError, match=said):
-        reach_tracker(ClaimsConfig(), str(out))
+    (finding,) = look_at([("MLflow", lambda: reach_tracker(ClaimsConfig(), str(out)))])
+    assert not finding.ok
+    assert said in finding.said
     assert certify(out) == 0
     captured = capsys.readouterr()
     assert "exact" in captured.out
@@ -138,6 +141,22 @@ def test_a_sweep_says_it_once(out, capsys):
     assert capsys.readouterr().err.count("half made") == 1
 
 
+def test_jobs_vote_and_certify_without_mlflow(shards, tiny_weights, out, capsys, monkeypatch):
+    stages_here(monkeypatch)
+    (out / "mlflow.db").touch()
+    place = ["--data", str(shards), "--weights", str(tiny_weights), "--out", str(out)]
+    place += ["--size", "24", "--stride", "40", "--patch", "8", "--max-error-rate", "0.1"]
+    assert main(["run", *place]) == 0
+    captured = capsys.readouterr()
+    first, last = re.findall("patchcert: not logged: .*", captured.err)
+    assert "the file is empty" in first
+    assert "The votes begin all the same" in first
+    assert "the file is empty" in last
+    assert captured.out.splitlines()[-1].startswith("run_id=")
+    assert main(["sweep", *place, "--stride", "40", "80"]) == 0
+    assert capsys.readouterr().err.count("patchcert: not logged: ") == 1
+
+
 @pytest.mark.parametrize(
     ("uri", "said"),
     [
@@ -165,14 +184,20 @@ def test_a_server_that_cannot_be_used_costs_the_entry_alone(out, uri, said, caps
     assert not (out / "mlflow.db").exists()
 
 
-def test_a_server_that_accepts_and_never_answers_is_given_up(capsys):
+def test_a_server_that_accepts_and_never_answers_is_given_up(capsys, monkeypatch):
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        for name in server._BRIEF:
+            monkeypatch.delenv(name, raising=False)
         with pytest.raises(TimeoutError, match=r"no answer within 1\.5 s"):
             server.first_contact(uri)
-    assert capsys.readouterr().err == f"waiting for MLflow at {uri}\n"
+        assert capsys.readouterr().err == f"waiting for MLflow at {uri}\n"
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        with pytest.raises(MlflowException, match="read timeout=1"):
+            server.first_contact(uri)
 
 
 def test_a_job_stopped_while_the_file_is_made_leaves_none(out, monkeypatch):
@@ -247,11 +272,18 @@ def test_artifacts_follow_a_folder_that_is_copied_or_moved(out, tmp_path, capsys
 
 def test_places_that_a_user_chose_stay(out):
     tracker = connect(ClaimsConfig(), str(out))
-    chosen = tracker.client.create_experiment("mine", artifact_location="s3://bucket/mlflow")
-    check_database(out / "mlflow.db", "file:///elsewhere/mlflow-artifacts")
-    places = {one.name: one.artifact_location for one in tracker.client.search_experiments()}
-    assert places["mine"] == "s3://bucket/mlflow", chosen
-    assert places["patchcert"] == places["Default"] == "file:///elsewhere/mlflow-artifacts"
+    client, elsewhere = tracker.client, "file:///elsewhere/mlflow-artifacts"
+    client.create_experiment("mine", artifact_location="s3://bucket/mlflow")
+    run = tracker.create("a run", {}).info
+    client.create_registered_model("ours")
+    client.create_model_version("ours", f"{run.artifact_uri}/model", run_id=run.run_id)
+    check_database(out / "mlflow.db", elsewhere)
+    places = {one.name: one.artifact_location for one in client.search_experiments()}
+    assert places["mine"] == "s3://bucket/mlflow"
+    assert places["patchcert"] == places["Default"] == elsewhere
+    model = f"{elsewhere}/{run.run_id}/artifacts/model"
+    assert client.get_model_version("ours", "1").source == model
+    assert client.get_model_version_download_uri("ours", "1") == model
 
 
 @pytest.mark.parametrize("name", ["feature%2Fpatch", "what?", "a b#c", "it's $HOME; +x", "größe"])

@@ -163,7 +163,8 @@ class VoteBatch:
         self.slots = slots or (votes.shape[2] if votes.ndim == 3 else 1)
         self.votes_per_image = votes.shape[1]
         self.ranked: Ranking = rank_votes(votes, num_classes)
-        self._votes_nvt = votes if votes.ndim == 3 else votes[..., None]
+        self._are_sets = votes.ndim == 3
+        self._votes_nvt = votes if self._are_sets else votes[..., None]
         self._kept: dict[int, CountArray] = {}
         self._results: dict[Hashable, Any] = {}
         self.fallback_n = self.ranked.predictions
@@ -258,7 +259,7 @@ class VoteBatch:
 
     def unknown(self, images: IntArray) -> BoolArray | None:
         """Tell the views that some images were not asked about; bool (V, N), None for no view."""
-        if self.slots > 1:  # an empty set of votes is an answer
+        if self._are_sets:  # an empty set of votes is an answer
             return None
         unknown_vn: BoolArray = self._votes_tvn[0].take(images, axis=1) == EMPTY
         return unknown_vn if unknown_vn.any() else None

@@ -24,7 +24,9 @@ from typing import NamedTuple
 import pytest
 
 SAMPLING = "models.views.sampling"
+FAMILY = "models.views.family"
 ABLATIONS = "models.views.ablations"
+MASKS = "models.views.masks"
 CERTIFICATES = "pipeline.certificates."
 THREATS = "models.views.threats"
 VOTES = CERTIFICATES + "votes"
@@ -41,10 +43,17 @@ RULES = CERTIFICATES + "rules"
 LOCATIONS = CERTIFICATES + "locations"
 LARGEST = CERTIFICATES + "largest"
 SUBSETS = CERTIFICATES + "subsets"
+LARGEST_SETS = CERTIFICATES + "largest_sets"
+LEADS_OUTSIDE = CERTIFICATES + "leads"
+TWO_LOCATION = CERTIFICATES + "two_location"
+ONE_LOCATION = CERTIFICATES + "one_location"
+DOUBLE_MASKING = CERTIFICATES + "double_masking"
 # Every module of the proof, in order of import.
 MODULES = (
     SAMPLING,
+    FAMILY,
     ABLATIONS,
+    MASKS,
     THREATS,
     VOTES,
     TOUCHED,
@@ -55,6 +64,11 @@ MODULES = (
     TOP_K,
     EXACT_RULE,
     RANDOMIZED_RULE,
+    LARGEST_SETS,
+    LEADS_OUTSIDE,
+    TWO_LOCATION,
+    ONE_LOCATION,
+    DOUBLE_MASKING,
     DETECTION,
     RULES,
     LOCATIONS,
@@ -94,8 +108,8 @@ MUTANTS = [
     Mutant(ABLATIONS, "patch 1 px larger", "% length < extent", "% length <= extent", BOTH),
     Mutant(ABLATIONS, "patch 1 px smaller", "% length < extent", "% length < extent - 1", BOTH),
     Mutant(ABLATIONS, "patch on its side", "y0, patch.height", "y0, patch.width", BOTH),
-    Mutant(ABLATIONS, "last x forgotten", "patch.width + 1", "patch.width", EXACT),
-    Mutant(ABLATIONS, "last y forgotten", "patch.height + 1", "patch.height", EXACT),
+    Mutant(FAMILY, "last x forgotten", "patch.width + 1", "patch.width", EXACT),
+    Mutant(FAMILY, "last y forgotten", "patch.height + 1", "patch.height", EXACT),
     Mutant(
         TOUCHED, "runs do not wrap", "+= prefix.take([cells]", "+= 0 * prefix.take([cells]", EXACT
     ),
@@ -116,11 +130,11 @@ MUTANTS = [
     Mutant(
         THREATS,
         "highest rectangle forgotten",
-        "range(1, min(ablation.height, area) + 1)",
-        "range(1, min(ablation.height, area))",
+        "range(1, min(views.height, area) + 1)",
+        "range(1, min(views.height, area))",
         BOTH,
     ),
-    Mutant(THREATS, "areas are wide", "range(1, min(ablation.height, area) + 1)", "(1,)", BOTH),
+    Mutant(THREATS, "areas are wide", "range(1, min(views.height, area) + 1)", "(1,)", BOTH),
     Mutant(
         THREATS,
         "areas 1 px less wide",

@@ -183,9 +183,14 @@ class VoteBatch:
         return self.views
 
     @property
+    def votes(self) -> VoteArray:
+        """The votes as they were given; integers (N, V) or (N, V, T)."""
+        return self._votes_nvt if self._are_sets else self._votes_nvt[..., 0]
+
+    @property
     def labels_nv(self) -> VoteArray:
         """The one label of every view, -1 where it was not asked; integers (N, V)."""
-        return self._votes_nvt[..., 0]
+        return self.votes[..., 0] if self.votes.ndim == 3 else self.votes
 
     def once(self, key: Hashable, compute: Callable[[], _Result]) -> _Result:
         """Compute a result about the batch once, for all questions that need it."""
@@ -278,8 +283,8 @@ class _PartOfBatch(VoteBatch):
         self.fallback_n = whole.fallback_n[images]
 
     @property
-    def labels_nv(self) -> VoteArray:
-        return self._whole.labels_nv[self._images]
+    def votes(self) -> VoteArray:
+        return self._whole.votes[self._images]
 
     def take(self, images: IntArray) -> VoteBatch:
         return self._whole.take(self._images[images])

@@ -68,8 +68,8 @@ def one_location(batch: VoteBatch, threat: Threat) -> Detected:
     views = batch.views
     least = sums_outside if threat.count == 1 else least_outside_two
     if threat.count == 1 and isinstance(views, Masks) and views.pairs:
-        alone, labels_nv = views.one_mask_views, batch.labels_nv[:, views.alone]
-        batch = batch.once("alone", lambda: VoteBatch(labels_nv, alone, batch.num_classes))
+        alone, votes = views.one_mask_views, batch.votes[:, views.alone]
+        batch = batch.once("alone", lambda: VoteBatch(votes, alone, batch.num_classes))
     untouched_sv = ~largest_sets(batch.views, replace(threat, count=1))
     classes_n = plurality_outside(batch, untouched_sv[:1])[0]
     everyone = np.arange(len(batch))

@@ -42,6 +42,7 @@ BANDS = [
     (Scene(Geometry("block", 1, 1, 4, 4, 0, 0, random=7, seed=6, area=2)), 2, None),
 ]
 MASKED = [
+    (grid(3, 6, (0, 0, 3, 2), (0, 1, 3, 4), (0, 4, 2, 2), (1, 4, 2, 2), patch=(2, 1)), 2, None),
     (line(6, (0, 2), (2, 2), (4, 2)), 3, None),  # abut: two together hide what neither does
     (line(6, (0, 3), (2, 3), (3, 3), patch=2), 3, None),
     (line(7, (0, 4), (2, 3), (3, 4), (4, 3)), 2, None),  # overlap, of different sizes
@@ -208,3 +209,37 @@ JUDGEMENTS: dict[str, Judgement] = {
     "one-location": one_location,
     "double-masking": double_masking,
 }
+
+SCENES = [*BANDS, *MASKED]
+
+
+def unknown(modules: Modules, scene: Scene, num_classes: int, most: int | None) -> int:
+    """Certificates on labels of which some are unknown that not every completion has.
+
+    Views that were asked stay the same: a certificate, and the answer by a witness, must be that of
+    every way to fill in the others. One-mask views are asked always, as detection needs them.
+    """
+    if not scene.masks or most is not None:
+        return 0
+    views = len(scene.shown())
+    votes = every_vector(views, num_classes)
+    threat = scene.threat(modules)
+    recovery, detection = modules[TWO_LOCATION].TwoLocation(), modules[ONE_LOCATION].OneLocation()
+    rng = np.random.default_rng(views)
+    whole = scene.batch(votes, num_classes, modules)
+    wrong = 0
+    for asked in 6 * [1] + [views // 2] * 3:
+        hidden = rng.permutation(views)[:asked]
+        partial = votes.copy()
+        partial[:, hidden] = -1
+        part = scene.batch(partial, num_classes, modules)
+        for rule, holds in ((recovery, "answer"), (detection, "silence")):
+            certified = rule.margins(part, threat) >= 0
+            same = rule.predict(part, threat) == rule.predict(whole, threat)
+            wrong += int((certified & (rule.margins(whole, threat) < 0)).sum())
+            wrong += int((certified & ~same).sum())
+            if holds == "silence" and not set(hidden.tolist()) & {
+                number for number, (i, j) in enumerate(scene.numbering()) if i == j
+            }:
+                wrong += kept_equal(certified, rule.margins(whole, threat) >= 0)
+    return wrong

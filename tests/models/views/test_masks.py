@@ -216,7 +216,7 @@ def test_the_largest_square_is_found_where_none_is_named():
         if expected:
             assert Masks.placed(**sides).covers == (Patch.square(max(expected)),)
         else:
-            with pytest.raises(ValueError, match="some pixel lies within none of them.*stride of"):
+            with pytest.raises(ValueError, match=r"some pixel lies within none of them.*stride of"):
                 Masks.placed(**sides)
     aligned = Placement.at_stride(224, 64, 32)
     sides = {"height": 224, "width": 224, "rows": aligned, "columns": aligned, "pairs": True}

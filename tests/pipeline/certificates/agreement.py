@@ -1,8 +1,9 @@
 """Every registered rule as it is installed, held against brute force.
 
 A new rule is judged here as soon as it is registered: it must never certify what an attacker can
-change. A line in ``ATTACKERS`` states that it is tight, too, and against whom. A rule with an answer
-of its own is asked again about attacked votes: here about some, in ``decisions_judge`` about all.
+change. A line in ``ATTACKERS`` states that it is tight, too, and against whom. A rule with an
+answer of its own is asked again about attacked votes: here about some, in ``decisions_judge`` about
+all.
 """
 
 from collections.abc import Callable

@@ -23,7 +23,9 @@ def masks(covers: int = 32, *, pairs: bool = True, most: int = 6) -> Masks:
 BANDS = Ablation(kind="column", size=19, stride=1, height=224, width=224)
 PAIRS, ALONE = masks(), masks(pairs=False)
 AXIS = Placement.at_stride(224, 160, 32, wraps=True)
-WRAPPED = Masks.placed(height=224, width=224, rows=AXIS, columns=AXIS, pairs=False)
+WRAPPED = Masks.placed(
+    height=224, width=224, rows=AXIS, columns=AXIS, pairs=False, covers=[Patch.square(32)]
+)
 TWO, ONE, DOUBLE = RULES["two-location"], RULES["one-location"], RULES["double-masking"]
 AT_32 = Threat.square(32)
 
@@ -147,8 +149,10 @@ def test_top_k_is_asked_of_another_rule():
 
 
 def test_default_rules_fit_the_views():
-    names = {views: [r.name for r in default_rules(views, randomized=False)] for views in (
-        BANDS, PAIRS, ALONE, WRAPPED)}  # fmt: skip
+    families = (BANDS, PAIRS, ALONE, WRAPPED)
+    names = {
+        views: [rule.name for rule in default_rules(views, randomized=False)] for views in families
+    }
     assert names[PAIRS] == ["two-location", "one-location"]
     assert names[WRAPPED] == ["two-location", "one-location"]
     assert names[ALONE] == ["one-location"]

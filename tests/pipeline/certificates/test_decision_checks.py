@@ -119,7 +119,7 @@ def test_so_many_patches_are_too_many(rule, text, message):
 
 def test_double_masking_is_about_pairs():
     for views in (BANDS, ALONE, WRAPPED):
-        with pytest.raises(ValueError, match="it is about pairs of masks, not .*use two-location"):
+        with pytest.raises(ValueError, match=r"it is about pairs of masks, not .*use two-location"):
             DOUBLE.check(views, Threat.square(1), 1000)
 
 

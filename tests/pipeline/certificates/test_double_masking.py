@@ -56,19 +56,25 @@ def test_the_certificate_is_necessary(scene, num_classes):
 
 
 @pytest.mark.parametrize(("scene", "num_classes"), DISJOINT[:3])
-def test_on_masks_that_do_not_overlap_it_is_the_two_location_decision(scene, num_classes):
-    """Each pair is the only view that hides its two places: same certificates, same answers.
+def test_beside_the_two_location_decision(scene, num_classes):
+    """On masks that do not overlap, each pair is the only view that hides its two places.
 
-    Without a witness both fall back: two locations to the plain prediction, here the published one.
+    So both need all pairs to agree; the labels of one mask alone, which the published inference
+    begins with, are one of many to the plurality. A mask that passes the second round is a witness.
     """
     votes = every_vector(len(scene.shown()), num_classes)
-    threat = scene.threat()
-    published = DOUBLE.predict(scene.batch(votes, num_classes), threat)
-    batch = scene.batch(votes, num_classes, plain=published)
-    np.testing.assert_array_equal(TWO.predict(batch, threat), published)
-    np.testing.assert_array_equal(
-        TWO.margins(batch, threat) >= 0, DOUBLE.margins(batch, threat) >= 0
-    )
+    tables, threat = label_tables(votes, len(scene.masks)), scene.threat()
+    batch = scene.batch(votes, num_classes)
+    published, two = DOUBLE.predict(batch, threat), TWO.predict(batch, threat)
+    certified = TWO.margins(batch, threat) >= 0
+    pairs = [number for number, (i, j) in enumerate(scene.numbering()) if i != j]
+    np.testing.assert_array_equal(certified, (votes[:, pairs] == votes[:, pairs[:1]]).all(axis=1))
+    assert certified[DOUBLE.margins(batch, threat) >= 0].all()
+    unanimous_rows = (tables == tables[:, :, :1]).all(axis=2)
+    diagonal = tables.diagonal(axis1=1, axis2=2)
+    passes = unanimous_rows & (diagonal != diagonal[:, :1]).any(axis=1)[:, None]
+    assert passes.any()
+    np.testing.assert_array_equal(two[passes.any(axis=1)], published[passes.any(axis=1)])
 
 
 def masks_of(length: int, patch: int, most: int) -> Masks:

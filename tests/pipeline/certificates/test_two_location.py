@@ -1,4 +1,4 @@
-"""Recovery by two locations: the unsound variant, larger families, and the rule it must not lose to."""
+"""Recovery by two locations: the unsound variant, larger families, and no loss to ``exact``."""
 
 from dataclasses import replace
 
@@ -11,6 +11,7 @@ from models.views.ablations import Ablation
 from models.views.family import Patch
 from pipeline.certificates import RULES, Threat, VoteBatch
 from pipeline.certificates.two_location import TwoLocation
+from tests.pipeline.certificates.agreement import knows
 from tests.pipeline.certificates.bruteforce import Geometry
 from tests.pipeline.certificates.cases import clustered_votes, some_sets, some_votes
 from tests.pipeline.certificates.decision_scenes import SCENES
@@ -28,14 +29,15 @@ from tests.pipeline.certificates.decisions_judge import (
 TWO, EXACT = RULES["two-location"], RULES["exact"]
 
 
-@pytest.mark.parametrize("place", range(len(SCENES)))
-def test_the_scenes_hold_every_kind_of_vector(place):
-    """Some are certified, and some are answered without; most have no witness somewhere."""
-    scene, num_classes, most = SCENES[place]
-    votes = every_vector(len(scene.shown()), num_classes, most)
-    batch, threat = scene.batch(votes, num_classes), scene.threat()
-    margins = TWO.margins(batch, threat)
-    assert 0 < (margins >= 0).sum() < len(votes)
+def test_the_scenes_hold_certified_vectors_and_others():
+    fit = 0
+    for scene, num_classes, most in SCENES:
+        votes = every_vector(len(scene.shown()), num_classes, most)
+        batch, threat = scene.batch(votes, num_classes), scene.threat()
+        if knows(TWO, batch.views, threat, num_classes):
+            fit += 1
+            assert 0 < (TWO.margins(batch, threat) >= 0).sum() < len(votes), scene
+    assert fit >= 15
 
 
 def test_witnesses_without_a_certificate_and_vectors_without_a_witness():
@@ -100,11 +102,11 @@ def nearly(num_views: int, num_classes: int, images: int, seed: int) -> np.ndarr
 
 
 SQUARES = [(y, x, 4, 4) for y in (0, 2, 4) for x in (0, 2, 4)]
-TORUS = tuple((y, x, 6, 6) for y in range(0, 8, 2) for x in range(0, 8, 2))
+TORUS = tuple((y, x, 8, 8) for y in range(0, 10, 2) for x in range(0, 10, 2))
 LARGER = [
     grid(8, 8, *SQUARES, patch=(2, 2)),
     grid(8, 8, *SQUARES, (0, 0, 8, 3), (0, 3, 8, 3), (0, 5, 8, 3), patch=(3, 1)),  # a union
-    Scene(Geometry("mask", 0, 0, 8, 8, 2, 2), TORUS),
+    Scene(Geometry("mask", 0, 0, 10, 10, 2, 2), TORUS),
     Scene(Geometry("column", 3, 1, 2, 16, 1, 3)),
     Scene(Geometry("row", 3, 2, 17, 2, 4, 1)),
     Scene(Geometry("block", 2, 2, 7, 8, 2, 1)),
@@ -184,17 +186,21 @@ def test_it_certifies_more_than_exact():
 
 
 def test_the_fallback_is_the_plain_prediction_or_the_majority():
-    """Columns that all disagree have no witness; -1 stands for no plain prediction."""
-    views = Ablation(kind="column", size=1, stride=1, height=1, width=6)
-    votes = np.array([[0, 0, 1, 1, 1, 0]] * 3 + [[2, 2, 1, 1, 0, 1]])
-    threat = Threat(Patch(1, 3))
-    plain = np.array([2, 1, -1, -1])
-    batch = VoteBatch(votes, views, 3, plain_n=plain)
-    assert TWO.predict(batch, threat).tolist() == [2, 1, 0, 1]
-    assert (TWO.margins(batch, threat) < 0).all()
-    assert TWO.predict(VoteBatch(votes, views, 3), threat).tolist() == [0, 0, 0, 1]
-    part = batch.take(np.array([3, 0, 1]))
-    assert TWO.predict(part, threat).tolist() == [1, 2, 1]
+    """Where there is no witness; -1 stands for no plain prediction."""
+    scene = line(6, (0, 2), (2, 2), (4, 2))
+    votes = every_vector(6, 3)
+    pairs = Pairs.of(votes, largest(scene.touched()), 3)
+    open_n = ~np.any([pairs.witnesses(y) for y in range(3)], axis=(0, 1))
+    votes = votes[open_n]
+    majority = outside(votes, frozenset(), 3).argmax(axis=1)
+    assert set(majority.tolist()) == {0, 1, 2}
+    threat = scene.threat()
+    assert (TWO.margins(scene.batch(votes, 3), threat) < 0).all()
+    np.testing.assert_array_equal(TWO.predict(scene.batch(votes, 3), threat), majority)
+    plain = np.arange(len(votes)) % 4 - 1
+    found = TWO.predict(scene.batch(votes, 3, plain=plain), threat)
+    np.testing.assert_array_equal(found, np.where(plain < 0, majority, plain))
+    assert {True, False} == set((found == majority).tolist())
 
 
 def test_a_part_of_a_batch_has_its_own_answers():

@@ -2,12 +2,13 @@
 
 import time
 
+import numpy as np
 import pytest
 
 from models.views.ablations import Ablation
 from models.views.family import Patch
 from models.views.masks import Mask, Masks, Placement
-from pipeline.certificates import RULES, Threat
+from pipeline.certificates import RULES, Threat, margins
 from pipeline.certificates.one_location import OneLocation
 from pipeline.certificates.rules import default_rules, largest_rules, rule_for
 from pipeline.certificates.two_location import TwoLocation
@@ -167,3 +168,24 @@ def test_masks_alone_that_hide_two_locations():
     line = Masks(height=1, width=4, masks=(Mask(0, 0, 1, 4),), pairs=False, covers=(Patch(1, 1),))
     assert line.hides_two
     TWO.check(line, Threat.square(1), 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "views", "side"),
+    [
+        ("double-masking", PAIRS, 33),
+        ("double-masking", BANDS, 32),
+        ("two-location", PAIRS, 33),
+        ("two-location", ALONE, 32),
+        ("one-location", PAIRS, 33),
+        ("exact", PAIRS, 32),
+        ("uniform", PAIRS, 32),
+    ],
+)
+def test_margins_of_votes_are_checked_too(name, views, side):
+    """Unanimous labels would be certified by a rule that is asked beyond its theorem."""
+    votes = np.zeros((2, len(views)), int)
+    with pytest.raises(ValueError, match=r"patch 33|rule=|--views mask-pair"):
+        margins(name, votes, views, Patch.square(side), 10)
+    if name not in ("exact", "uniform") and views is PAIRS:
+        assert (margins(name, votes, views, Patch.square(32), 10) >= 0).all()

@@ -12,7 +12,7 @@ from models.views.family import Patch
 from pipeline.certificates import RULES, Threat, VoteBatch
 from pipeline.certificates.two_location import TwoLocation
 from tests.pipeline.certificates.agreement import knows
-from tests.pipeline.certificates.bruteforce import Geometry
+from tests.pipeline.certificates.bruteforce import Geometry, patch_masks
 from tests.pipeline.certificates.cases import clustered_votes, some_sets, some_votes
 from tests.pipeline.certificates.decision_scenes import SCENES
 from tests.pipeline.certificates.decisions_judge import (
@@ -218,3 +218,47 @@ def test_a_part_of_a_batch_has_its_own_answers():
         fresh = scene.batch(votes[images], 4, plain=plain[images])
         for ask in (rule.predict, rule.margins):
             assert ask(part, scene.threat()).tolist() == ask(fresh, scene.threat()).tolist()
+
+
+def lies_in(little: np.ndarray, large: np.ndarray) -> bool:
+    """Whether all pixels of one patch are pixels of another."""
+    return not (little & ~large).any()
+
+
+@pytest.mark.parametrize("place", range(6))
+def test_a_smaller_patch_on_larger_families(place):
+    """Each small place within a large one that is a witness; and no attack there changes it."""
+    scene = LARGER[place]
+    g = replace(scene.g, patch_height=1, patch_width=1, area=None)
+    small = replace(scene, g=g)
+    views = len(scene.shown())
+    votes = np.concatenate([nearly(views, 3, 50, 7), clustered_votes(views, 3, 30, place)])
+    rule, batch = TwoLocation(scene.threat()), scene.batch(votes, 3)
+    threat = small.threat()
+    rule.check(batch.views, threat, 3)
+    answers, certified = rule.predict(batch, threat), rule.margins(batch, threat) >= 0
+    np.testing.assert_array_equal(answers, TWO.predict(batch, scene.threat()))
+    assert (certified | (TWO.margins(batch, scene.threat()) < 0)).all(), "less for a smaller patch"
+
+    large, sets = list(patch_masks(scene.g)), scene.touched()
+    chosen = largest(sets)
+    pairs = Pairs.of(votes, chosen, 3)
+    witness = dict(zip(chosen, (pairs.phi_ssn == answers).all(axis=1), strict=True))
+    held = np.all(
+        [
+            np.any(
+                [
+                    witness.get(touched, np.zeros(len(votes), bool))
+                    for pixels, touched in zip(large, sets, strict=True)
+                    if lies_in(little, pixels)
+                ],
+                axis=0,
+            )
+            for little in patch_masks(g)
+        ],
+        axis=0,
+    )
+    assert certified[held].all(), "as the reference has it, by places"
+    for seed in range(20):
+        after = scene.batch(attacked(votes, small.touched(), seed), 3)
+        np.testing.assert_array_equal(rule.predict(after, threat)[certified], answers[certified])

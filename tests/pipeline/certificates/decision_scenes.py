@@ -6,6 +6,7 @@ their faults.
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -25,9 +26,11 @@ from tests.pipeline.certificates.decisions_judge import (
 )
 from tests.pipeline.certificates.mutants import (
     DOUBLE_MASKING,
+    FAMILY,
     MASKS,
     ONE_LOCATION,
     RULE,
+    THREATS,
     TWO_LOCATION,
 )
 
@@ -52,6 +55,8 @@ MASKED = [
     (grid(4, 5, (0, 0, 2, 3), (0, 2, 2, 3), (2, 0, 2, 3), (2, 2, 2, 3)), 2, None),
     (line(6, (0, 4), (2, 4), (4, 4), (3, 4), patch=1, pairs=False), 3, None),  # wrapped
     (line(5, *((start, 4) for start in range(5)), pairs=False), 3, None),
+    (line(6, (0, 4), (2, 4), (4, 2), pairs=False), 3, None),  # hide every one, and not every two
+    (line(6, (0, 4), (3, 3), patch=3), 3, None),  # some place lies within neither, or within both
     (grid(4, 6, (0, 0, 2, 5), (2, 4, 2, 5), (1, 5, 2, 4), patch=(1, 2)), 3, None),  # wrap
 ]
 
@@ -185,6 +190,49 @@ def geometry(modules: Modules, scene: Scene, num_classes: int, most: int | None)
     return wrong
 
 
+def checks(modules: Modules, scene: Scene, num_classes: int, most: int | None) -> int:
+    """Questions that are refused though pixels allow them, or accepted though they do not."""
+    family, threat, places = scene.family(modules), scene.threat(modules), scene.touched()
+    views = range(len(scene.shown()))
+    numbering = scene.numbering() or [(view, view) for view in views]
+    alone = [view for view in views if len(set(numbering[view])) == 1]
+    apart = all(any(view not in place for view in alone) for place in places)
+    recovered = all(len(place) < len(views) for place in places)
+    if scene.masks:
+        recovered = all(any(v not in a | b for v in views) for a in places for b in places)
+    detection, recovery = modules[ONE_LOCATION].OneLocation(), modules[TWO_LOCATION].TwoLocation()
+    wrong = refuses(detection, family, threat, num_classes) == apart
+    wrong += refuses(recovery, family, threat, num_classes) == recovered
+    published = modules[DOUBLE_MASKING].DoubleMasking()
+    possible = bool(scene.pairs and _covered(scene))
+    wrong += refuses(published, family, threat, num_classes) == possible
+    kind = modules[THREATS].Threat
+    larger = kind(modules[FAMILY].Patch(scene.g.height, scene.g.width))
+    for rule, fit in ((detection, apart), (recovery, recovered)):
+        wrong += refuses(rule.at(assumed=threat), family, kind.square(1), num_classes) == fit
+        if larger != threat:
+            wrong += not refuses(rule.at(assumed=threat), family, larger, num_classes)
+    if scene.masks and scene.g.area is None and _covered(scene):
+        covering = replace_covers(modules, family, scene)
+        wrong += covering.hides_two != recovered
+    return int(wrong)
+
+
+def replace_covers(modules: Modules, family: Any, scene: Scene) -> Any:
+    """The same masks, for the patch of the scene."""
+    patch = modules[FAMILY].Patch(scene.g.patch_height, scene.g.patch_width)
+    return replace(family, covers=(patch,))
+
+
+def refuses(rule: Any, family: Any, threat: Any, num_classes: int) -> bool:
+    """Whether a rule refuses a question."""
+    try:
+        rule.check(family, threat, num_classes)
+    except ValueError:
+        return True
+    return False
+
+
 def placement(modules: Modules, *_: object) -> int:
     """Placements under which some patch lies within no mask."""
     wrong = 0
@@ -208,6 +256,7 @@ JUDGEMENTS: dict[str, Judgement] = {
     "smaller": smaller,
     "one-location": one_location,
     "double-masking": double_masking,
+    "checks": checks,
 }
 
 SCENES = [*BANDS, *MASKED]

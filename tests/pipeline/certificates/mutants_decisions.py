@@ -3,7 +3,8 @@
 Judged by ``decision_scenes``. Left out because they are equivalent: sets kept that lie within
 others, where only a certificate is asked for; rivals asked that cannot win; of double masking, the
 last disagreer instead of the first, or one of the majority among them: if two masks pass, the label
-under both of them is that of either, so all that pass have the same.
+under both of them is that of either, so all that pass have the same; places that touch every view
+asked for at all places instead of one: such a set holds all others, and alone is the largest.
 """
 
 from tests.pipeline.certificates.mutants import (
@@ -20,6 +21,7 @@ from tests.pipeline.certificates.mutants import (
 
 PLACEMENT, GEOMETRY, TWO = ("placement",), ("geometry",), ("two-location",)
 SMALLER, ONE, DOUBLE, UNKNOWN = ("smaller",), ("one-location",), ("double-masking",), ("unknown",)
+CHECKS = ("checks",)
 WITHIN_BOTH = "untouched_v |= rows_m[one] & rows_m[two] & columns_v"
 
 MUTANTS = [
@@ -117,4 +119,17 @@ MUTANTS = [
            "counts_nk[:, 0] - len(batch.views) + 1", DOUBLE),
     Mutant(DOUBLE_MASKING, "majority of all labels", "rank_votes(alone_nm, ",
            "rank_votes(votes_nv, ", DOUBLE),
+    # What is refused.
+    Mutant(LARGEST_SETS, "assumed and asked swapped", "assumed.holds(threat, views)",
+           "threat.holds(assumed, views)", CHECKS),
+    Mutant(LARGEST_SETS, "some two locations are enough", "(untouched_sv @ untouched_sv.T).all()",
+           "(untouched_sv @ untouched_sv.T).any()", CHECKS),
+    Mutant(MASKS, "some two locations are hidden", "bool((untouched_sv @ untouched_sv.T).all())",
+           "bool((untouched_sv @ untouched_sv.T).any())", CHECKS),
+    Mutant(MASKS, "covered by one axis", "covered: BoolArray = held_yx > 0",
+           "covered: BoolArray = held_yx >= 0", CHECKS),
+    Mutant(ONE_LOCATION, "pairs asked for what one mask hides", "views = views.one_mask_views",
+           "pass", CHECKS),
+    Mutant(TWO_LOCATION, "the threat for what is assumed", "check_sets(views, assumed, pairs=True)",
+           "check_sets(views, threat, pairs=False)", CHECKS),
 ]  # fmt: skip

@@ -189,8 +189,16 @@ class VoteBatch:
 
     @property
     def labels_nv(self) -> VoteArray:
-        """The one label of every view, -1 where it was not asked; integers (N, V)."""
-        return self.votes[..., 0] if self.votes.ndim == 3 else self.votes
+        """The one label of every view, -1 where it was not asked; integers (N, V).
+
+        Raises:
+            ValueError: The views voted for sets of classes.
+        """
+        if self.votes.ndim == 3:
+            raise ValueError(
+                "these are sets of votes, and this rule is about one label a view; use two-location"
+            )
+        return self.votes
 
     def once(self, key: Hashable, compute: Callable[[], _Result]) -> _Result:
         """Compute a result about the batch once, for all questions that need it."""

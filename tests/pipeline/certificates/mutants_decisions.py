@@ -115,8 +115,8 @@ MUTANTS = [
     Mutant(DOUBLE_MASKING, "half of the table",
            "labels_nmm[:, views.second_v, views.first_v] = votes_nv",
            "labels_nmm[:, views.second_v, views.first_v] = 0", DOUBLE),
-    Mutant(DOUBLE_MASKING, "one label may differ", "counts_nk[:, 0] - len(batch.views)",
-           "counts_nk[:, 0] - len(batch.views) + 1", DOUBLE),
+    Mutant(DOUBLE_MASKING, "one label may differ", "counts_nk[:, 0] - batch.labels_nv.shape[1]",
+           "counts_nk[:, 0] - batch.labels_nv.shape[1] + 1", DOUBLE),
     Mutant(DOUBLE_MASKING, "majority of all labels", "rank_votes(alone_nm, ",
            "rank_votes(votes_nv, ", DOUBLE),
     # What is refused.

@@ -140,3 +140,13 @@ def test_overlapping_masks_certify_more_by_plurality():
     two, double = TWO.margins(batch, threat) >= 0, DOUBLE.margins(batch, threat) >= 0
     assert not (double & ~two).any()
     assert two.sum() > double.sum()
+
+
+def test_sets_of_votes_have_no_one_label():
+    scene = DISJOINT[0][0]
+    sets = np.tile([[[0, 1]]], (2, 6, 1))
+    batch = scene.batch(sets, 3)
+    for ask in (DOUBLE.predict, DOUBLE.margins):
+        with pytest.raises(ValueError, match=r"sets of votes.*one label a view; use two-location"):
+            ask(batch, scene.threat())
+    assert (TWO.margins(batch, scene.threat()) >= 0).all()

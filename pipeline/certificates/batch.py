@@ -166,7 +166,8 @@ class VoteBatch:
         self.slots = slots or (votes.shape[2] if votes.ndim == 3 else 1)
         self.votes_per_image = votes.shape[1]
         self.ranked: Ranking = rank_votes(votes, num_classes)
-        self._votes_nvt = votes if votes.ndim == 3 else votes[..., None]
+        self._are_sets = votes.ndim == 3
+        self._votes_nvt = votes if self._are_sets else votes[..., None]
         self._kept: dict[int, CountArray] = {}
         self._results: dict[Hashable, Any] = {}
         self.gaps_nv = gaps_nv
@@ -186,18 +187,29 @@ class VoteBatch:
         return cast("Ablation", self.views)
 
     @property
+    def votes(self) -> VoteArray:
+        """The votes as they were given; integers (N, V) or (N, V, T)."""
+        return self._votes_nvt if self._are_sets else self._votes_nvt[..., 0]
+
+    @property
     def labels_nv(self) -> VoteArray:
-        """The one label of every view, -1 where it was not asked; integers (N, V)."""
-        return self._votes_nvt[..., 0]
+        """The one label of every view, -1 where it was not asked; integers (N, V).
+
+        Raises:
+            ValueError: The views voted for sets of classes.
+        """
+        if self.votes.ndim == 3:
+            raise ValueError(
+                "these are sets of votes, and this rule is about one label a view; use two-location"
+            )
+        return self.votes
 
     def of_views(self, family: ViewFamily, numbers: IntArray) -> "VoteBatch":
         """The batch of some of the views, which are a family of their own."""
         gaps_nv = None if self.gaps_nv is None else self.gaps_nv[:, numbers]
         return self.once(
             ("views", family),
-            lambda: VoteBatch(
-                self.labels_nv[:, numbers], family, self.num_classes, gaps_nv=gaps_nv
-            ),
+            lambda: VoteBatch(self.votes[:, numbers], family, self.num_classes, gaps_nv=gaps_nv),
         )
 
     def once(self, key: Hashable, compute: Callable[[], _Result]) -> _Result:
@@ -272,7 +284,7 @@ class VoteBatch:
 
     def unknown(self, images: IntArray) -> BoolArray | None:
         """Tell the views that some images were not asked about; bool (V, N), None for no view."""
-        if self.slots > 1:  # an empty set of votes is an answer
+        if self._are_sets:  # an empty set of votes is an answer
             return None
         unknown_vn: BoolArray = self._votes_tvn[0].take(images, axis=1) == EMPTY
         return unknown_vn if unknown_vn.any() else None
@@ -292,8 +304,8 @@ class _PartOfBatch(VoteBatch):
         self.gaps_nv = None if whole.gaps_nv is None else whole.gaps_nv[images]
 
     @property
-    def labels_nv(self) -> VoteArray:
-        return self._whole.labels_nv[self._images]
+    def votes(self) -> VoteArray:
+        return self._whole.votes[self._images]
 
     def take(self, images: IntArray) -> VoteBatch:
         return self._whole.take(self._images[images])

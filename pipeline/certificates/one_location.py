@@ -133,11 +133,14 @@ class OneLocation(Rule):
         """Raise ValueError unless the decision can be built, and holds the threat."""
         super().check(views, threat, num_classes, top_k)
         assumed = self.assumed or threat
-        if threat.count > 2:
-            raise ValueError(f"patch {threat}: detection is about one patch or two; ask for these")
+        for one in (threat, assumed):
+            if one.count > 2:
+                raise ValueError(f"patch {one}: detection is about one patch or two; ask for these")
         check_assumed(views, threat, assumed)
         if self.tau is not None and assumed.count > 1:
             raise ValueError(f"patch {assumed}: with tau, detection is about one patch")
+        if assumed.count == 1 and isinstance(views, Masks):
+            views = views.one_mask_views
         check_sets(views, replace(assumed, count=1), pairs=assumed.count > 1)
 
     def check_early(self, views: ViewFamily, threat: Threat) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from models.nearest import did_you_mean
 from models.views.family import IntArray, Patch, ViewFamily
 from models.views.threats import Threat
-from pipeline.certificates.batch import margins_of
+from pipeline.certificates.batch import VoteBatch, margins_of
 from pipeline.certificates.double_masking import DoubleMasking
 from pipeline.certificates.exact import Exact
 from pipeline.certificates.one_location import OneLocation
@@ -161,4 +161,9 @@ def margins(
         ValueError: There is no such rule, or the rule refuses its input.
     """
     rule = rule_for(rule_name, randomized=randomized, confidence=confidence)
-    return margins_of(rule.margins, votes, views, threat, num_classes, drawn=randomized)
+
+    def checked(batch: VoteBatch, threat: Threat) -> IntArray:
+        rule.check(views, threat, num_classes)
+        return rule.margins(batch, threat)
+
+    return margins_of(checked, votes, views, threat, num_classes, drawn=randomized)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.certificates.rule import Terms
 from tests.pipeline.certificates.bruteforce import Geometry, patch_masks
 from tests.pipeline.certificates.decisions_judge import (
     Modules,
@@ -209,9 +210,9 @@ def checks(modules: Modules, scene: Scene, num_classes: int, most: int | None) -
     kind = modules[THREATS].Threat
     larger = kind(modules[FAMILY].Patch(scene.g.height, scene.g.width))
     for rule, fit in ((detection, apart), (recovery, recovered)):
-        wrong += refuses(rule.at(assumed=threat), family, kind.square(1), num_classes) == fit
+        wrong += refuses(rule.at(Terms(assumed=threat)), family, kind.square(1), num_classes) == fit
         if larger != threat:
-            wrong += not refuses(rule.at(assumed=threat), family, larger, num_classes)
+            wrong += not refuses(rule.at(Terms(assumed=threat)), family, larger, num_classes)
     if scene.masks and scene.g.area is None and _covered(scene):
         covering = replace_covers(modules, family, scene)
         wrong += covering.hides_two != recovered

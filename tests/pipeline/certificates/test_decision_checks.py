@@ -10,6 +10,7 @@ from models.views.family import Patch
 from models.views.masks import Mask, Masks, Placement
 from pipeline.certificates import RULES, Threat, margins
 from pipeline.certificates.one_location import OneLocation
+from pipeline.certificates.rule import Terms
 from pipeline.certificates.rules import default_rules, largest_rules, rule_for
 from pipeline.certificates.two_location import TwoLocation
 
@@ -115,7 +116,7 @@ def test_so_many_patches_are_too_many(rule, text, message):
     with pytest.raises(ValueError, match=message):
         rule.check(PAIRS, Threat.parse(text), 1000)
     ONE.check(PAIRS, Threat.parse("2of8"), 1000)
-    rule.at(assumed=None).check(PAIRS, Threat.square(8), 1000)
+    rule.at(Terms()).check(PAIRS, Threat.square(8), 1000)
 
 
 def test_double_masking_is_about_pairs():

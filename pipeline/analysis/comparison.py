@@ -304,8 +304,14 @@ def _own(outcomes: Outcomes) -> dict[tuple[Threat, str], Claim]:
         for question in outcomes.unattacked
         if question.claim and question.claim.stride is None
     ]
-    # The tightest rule last, and of it the decision for the threat itself.
-    claims.sort(key=lambda claim: (-order.index(claim.rule), claim.assumes == claim.threat))
+    # The tightest rule last, and of it the decision for the threat itself, in which all views speak.
+    claims.sort(
+        key=lambda claim: (
+            -order.index(claim.rule),
+            claim.assumes == claim.threat,
+            claim.tau is None,
+        )
+    )
     return {(claim.threat, _kind(claim)): claim for claim in claims}
 
 

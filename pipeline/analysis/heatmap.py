@@ -13,7 +13,7 @@ from pipeline import storage
 from pipeline.analysis.run import Run
 from pipeline.certificates.batch import vote_batches
 from pipeline.certificates.locations import Breaking, breaking
-from pipeline.certificates.rule import Rule
+from pipeline.certificates.rule import Rule, Terms
 from pipeline.certificates.rules import rule_of_locations
 from pipeline.config import ConfigError
 from pipeline.runs.labels import Labels
@@ -45,6 +45,7 @@ class BreakingMap:
         rule: The rule.
         right: Counts over the images that its answer classifies correctly.
         wrong: Counts over the others that could be voted on, unlabelled ones too.
+        labelled: Images with a known label among them all.
     """
 
     run: Run
@@ -52,11 +53,20 @@ class BreakingMap:
     rule: Rule
     right: Breaking
     wrong: Breaking
+    labelled: int
 
     @property
     def shown(self) -> Breaking:
-        """The counts to draw: of correctly classified images; of all where no label is known."""
+        """The counts to draw: of correctly classified images; of all where there is none."""
         return self.right if self.right.images else self.wrong
+
+    @property
+    def which(self) -> str:
+        """The images ``shown``, in words."""
+        if self.right.images:
+            return "correctly classified images"
+        why = "none is classified correctly" if self.labelled else "no label is known"
+        return f"images ({why})"
 
     @property
     def share_yx(self) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
@@ -109,11 +119,13 @@ def breaking_maps(run: Run, threats: Sequence[Threat]) -> list[BreakingMap]:
     patches = [_patch(threat, run) for threat in threats]
     rules = [_rule(threat, run) for threat in threats]
     found: list[list[Breaking | None]] = [[None, None] for _ in patches]
+    labelled = 0
     classes = run.manifest.defense.network.voted_classes
     for table, votes in run.batches(_BATCH_VOTES):
         if not table.num_rows:
             continue
         labels, numbered = Labels.of(table), run.renumbered(votes)
+        labelled += int(labels.known.sum())
         plain_n = run.renumbered(
             table["plain_prediction"].fill_null(-1).to_numpy().astype(np.int64)
         )
@@ -131,7 +143,7 @@ def breaking_maps(run: Run, threats: Sequence[Threat]) -> list[BreakingMap]:
                 part = breaking(broken, run.views, patch, run.num_classes, rule)
                 sums[number] = _added(sums[number], part._replace(images=int(chosen.sum())))
     maps = [
-        BreakingMap(run=run, patch=patch, rule=rule, right=right, wrong=wrong)
+        BreakingMap(run=run, patch=patch, rule=rule, right=right, wrong=wrong, labelled=labelled)
         for patch, rule, (right, wrong) in zip(patches, rules, found, strict=True)
         if right is not None and wrong is not None
     ]
@@ -161,7 +173,7 @@ def _rule(threat: Threat, run: Run) -> Rule:
         entries = (run.summary or {}).get("certified_accuracy", [])
         claims = [Claim.from_dict(entry) for entry in entries if entry["rule"] == rule.name]
         assumed = [claim.assumes for claim in claims if claim.threat == threat]
-        rule = rule.at(assumed=threat if threat in assumed or not assumed else assumed[0])
+        rule = rule.at(Terms(assumed=threat if threat in assumed or not assumed else assumed[0]))
     try:
         rule.check(run.views, threat, run.num_classes)
         if defense.voting.early_exit:
@@ -225,5 +237,6 @@ def write_maps(maps: Sequence[BreakingMap]) -> list[str]:
     for found in maps:
         run, name = found.run, f"{found.patch.height}x{found.patch.width}.parquet"
         paths.append(storage.join(run.out, "locations", f"run_id={run.run_id}", name))
-        write_parquet(paths[-1], found.rows())
+        bond = run.store.proof(run.manifest).bond
+        write_parquet(paths[-1], found.rows().replace_schema_metadata(bond))
     return paths

@@ -15,7 +15,7 @@ from models.views.threats import Threat
 from pipeline.certificates.batch import VoteBatch
 from pipeline.certificates.largest_sets import check_assumed, check_sets, largest_sets, within
 from pipeline.certificates.leads import least_leads, least_outside_two, plurality_outside
-from pipeline.certificates.rule import Rule
+from pipeline.certificates.rule import Rule, Terms
 from pipeline.certificates.touched import CountArray, Locations
 
 
@@ -164,9 +164,9 @@ class TwoLocation(Rule):
 
     assumed: Threat | None = None
 
-    def at(self, confidence: float | None = None, assumed: Threat | None = None) -> Self:
+    def at(self, terms: Terms) -> Self:
         """Return the rule for an assumed patch."""
-        return replace(self, assumed=assumed)
+        return replace(self, assumed=terms.assumed)
 
     def check(self, views: ViewFamily, threat: Threat, num_classes: int, top_k: int = 1) -> None:
         """Raise ValueError unless the decision can be built, and holds the threat."""

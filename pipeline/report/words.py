@@ -53,6 +53,8 @@ def heading(entry: ClaimEntry, own_stride: int | None) -> str:
         parts.append(f"stride {entry['stride']}")
     if entry["confidence"] is not None:
         parts.append(f"confidence {100 * entry['confidence']:g} %")
+    if entry["tau"] is not None:
+        parts.append(f"tau {entry['tau']:g}")
     if other_size(entry):
         parts.append(f"assumed up to {entry['assumes']} px")
     return ", ".join(parts)
@@ -137,8 +139,9 @@ def outline(manifest: Manifest) -> str:
     known = {"drop": "dropped", "black": "black"}
     tokens = known.get(manifest.defense.tokens, "unknown")
     which = positions(manifest) + (" px" if manifest.defense.own_stride is not None else "")
+    what = f"{views.describe().views} {'on' if views.hides else 'of'}"
     return (
-        f"{manifest.defense.network.name}, {views.describe().views} {'on' if views.hides else 'of'} "
+        f"{manifest.defense.network.name}, {what} "
         f"{views.height} × {views.width}, {which}, hidden tokens {tokens}"  # noqa: RUF001
         f"{voting(manifest)}"
     )

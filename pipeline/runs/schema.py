@@ -72,6 +72,8 @@ CERTIFICATES = pa.schema(
         pa.field("confidence", pa.float64()),
         # The largest patch that the rule's decision assumes; null where it assumes none.
         pa.field("assumes", pa.string()),
+        # Gap of the two largest logits up to which a view has no say; null where every view has.
+        pa.field("tau", pa.float64()),
     ]
 )
 """One row an image and claim: threat, rule, top_k, stride, confidence."""
@@ -204,6 +206,7 @@ class ClaimEntry(TypedDict):
     stride: int | None
     confidence: float | None
     assumes: str | None
+    tau: float | None
 
 
 class CertifiedEntry(ClaimEntry, Share):
@@ -271,6 +274,9 @@ class Summary(TypedDict):
     mean_ablation_accuracy: float | None
     # The origin of imported votes.
     basis: NotRequired[str]
+    # Digests of the votes it is of, and of all other fields; earlier versions wrote none.
+    votes_sha256: NotRequired[str]
+    sha256: NotRequired[str]
     certified_accuracy: list[CertifiedEntry]
     largest: LargestEntry
     coarser: list[CoarserEntry]

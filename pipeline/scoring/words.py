@@ -49,6 +49,8 @@ def claim(entry: Mapping[str, Any], *, stride: bool = False, what: str = "certif
     if entry["confidence"] is not None:
         # Never let a probabilistic certificate pass for a proof.
         words += f" (confidence {100 * entry['confidence']:g} % an image)"
+    if entry.get("tau") is not None:
+        words += f", tau {entry['tau']:g}"
     # Never let a decision that knows the patch pass for one that need not.
     return words + _stride(entry, named=stride) + assumption(entry, ", {}")
 

@@ -36,7 +36,8 @@ class TrainConfig:
         limit: Only the first so many images.
         image_column: Parquet column of encoded images.
         label_column: Parquet column of class numbers.
-        label_map: File that gives class folders their numbers (JSON, TSV or CSV).
+        label_map: File that gives class folders, or labels as the data have them, their class
+            numbers (JSON, TSV or CSV).
         ablation: Shape of what an ablation shows [the weights' own, else column].
         size: Width of a band, or side of a block, in pixels [the weights' own, else 19, or 4 on
             the CIFAR-10 grid].

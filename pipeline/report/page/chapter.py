@@ -291,7 +291,7 @@ def _runs(taken: BoolArray) -> list[tuple[int, int]]:
 def _kind(claim: Claim) -> tuple[Any, ...]:
     """A claim but for its threat, and for a decision that assumes that very threat."""
     assumes = "itself" if claim.assumes == claim.threat else claim.assumes
-    return claim.rule, claim.top_k, claim.stride, claim.confidence, assumes
+    return claim.rule, claim.top_k, claim.stride, claim.confidence, claim.tau, assumes
 
 
 def chapter_of(run: Run, letter: str, *, images: bool = True, data: str | None = None) -> Chapter:
@@ -413,7 +413,7 @@ def certified_table(summary: Summary) -> CertifiedTable:
     rows: dict[tuple[Any, ...], dict[str, CertifiedEntry]] = {}
     for entry in summary["certified_accuracy"]:
         key = (
-            *(entry[name] for name in ("threat", "top_k", "stride", "confidence")),
+            *(entry[name] for name in ("threat", "top_k", "stride", "confidence", "tau")),
             other_size(entry),
         )
         rows.setdefault(key, {})[entry["rule"]] = entry

@@ -156,9 +156,7 @@ def _pairs(
     votes = run.renumbered(votes_array(rows, run.manifest.defense))
     plain_n = run.renumbered(rows["plain_prediction"].fill_null(-1).to_numpy().astype(np.int64))
     batch = VoteBatch(np.asarray(votes), views, run.num_classes, plain_n=plain_n)
-    answers_n = (
-        rule_named(claim.rule).at(claim.confidence, claim.assumes).predict(batch, claim.threat)
-    )
+    answers_n = rule_named(claim.rule).at(claim.terms).predict(batch, claim.threat)
     threat = claim.assumes or claim.threat
     untouched_sv, where = ~largest_sets(views, threat), views.touched_sets(threat.patch or patch)
     for labels_v, answer in zip(batch.labels_nv, answers_n.tolist(), strict=True):

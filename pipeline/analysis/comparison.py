@@ -304,7 +304,7 @@ def _own(outcomes: Outcomes) -> dict[tuple[Threat, str], Claim]:
         for question in outcomes.unattacked
         if question.claim and question.claim.stride is None
     ]
-    # The tightest rule last, and of it the decision for the threat itself, in which all views speak.
+    # The tightest rule last, and of it the decision for the threat itself and of all views.
     claims.sort(
         key=lambda claim: (
             -order.index(claim.rule),

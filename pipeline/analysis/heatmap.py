@@ -132,7 +132,7 @@ def breaking_maps(run: Run, threats: Sequence[Threat]) -> list[BreakingMap]:
         for sums, patch, rule in zip(found, patches, rules, strict=True):
             right, breaks = np.empty((2, len(numbered)), bool)
             for images, batch in vote_batches(
-                numbered, run.views, run.num_classes, plain_n=plain_n
+                numbered, run.views, run.num_classes, plain_n=plain_n.astype(np.int64)
             ):
                 answers_n = classes[rule.predict(batch, Threat(patch))]
                 right[images] = Labels(labels.classes[images]).accept(answers_n)
@@ -170,7 +170,7 @@ def _rule(threat: Threat, run: Run) -> Rule:
     defense = run.manifest.defense
     rule = rule_of_locations(run.views)
     if rule.knows_patch:
-        entries = (run.summary or {}).get("certified_accuracy", [])
+        entries = [] if run.summary is None else run.summary["certified_accuracy"]
         claims = [Claim.from_dict(entry) for entry in entries if entry["rule"] == rule.name]
         assumed = [claim.assumes for claim in claims if claim.threat == threat]
         rule = rule.at(Terms(assumed=threat if threat in assumed or not assumed else assumed[0]))

@@ -113,7 +113,7 @@ def draw_points(axes: Axes, points: Points, **style: Any) -> None:
 def draw_clean(axes: Axes, entries: Iterable[CertifiedEntry]) -> None:
     """Draw the clean accuracy of rules that own their answer, as dashes above the sizes."""
     owned = [
-        (entry["patch_px"], entry["clean_accuracy"]["value"], number_of(entry["rule"]))
+        (entry["patch_px"], entry["clean_accuracy"]["value"] or 0.0, number_of(entry["rule"]))
         for entry in entries
         if entry["patch_px"] is not None and entry["of"] and rule_named(entry["rule"]).owns_answer
     ]

@@ -341,13 +341,18 @@ def chapter_of(run: Run, letter: str, *, images: bool = True, data: str | None =
 def _votes_cast(summary: Summary) -> int | None:
     """Votes of a run that did not ask all views; None of one that did."""
     asked = summary.get("views_asked")
-    return asked and round(asked * (summary["images"] - summary["images_with_error"]))
+    if asked is None:
+        return None
+    return round(asked * (summary["images"] - summary["images_with_error"]))
 
 
 def _summary_of(run: Run) -> Summary:
     try:
         summary = run.summary
         Claims.from_summary(summary or {})
+        missing = Summary.__required_keys__ - (summary or {}).keys()
+        if missing:  # an older program wrote it
+            raise KeyError(*missing)
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(
             f"run {run.run_id} has no certificates yet; `patchcert certify --run-id {run.run_id}` "

@@ -155,7 +155,7 @@ def _pairs(
     views, token_px = run.views, token_px_of(run.manifest)
     votes = run.renumbered(votes_array(rows, run.manifest.defense))
     plain_n = run.renumbered(rows["plain_prediction"].fill_null(-1).to_numpy().astype(np.int64))
-    batch = VoteBatch(np.asarray(votes), views, run.num_classes, plain_n=plain_n)
+    batch = VoteBatch(np.asarray(votes), views, run.num_classes, plain_n=plain_n.astype(np.int64))
     answers_n = rule_named(claim.rule).at(claim.terms).predict(batch, claim.threat)
     threat = claim.assumes or claim.threat
     untouched_sv, where = ~largest_sets(views, threat), views.touched_sets(threat.patch or patch)
@@ -206,7 +206,7 @@ def token_px_of(manifest: Manifest) -> tuple[int, int] | None:
         # torch and timm: the page of a run without tokens needs neither.
         from models.networks.zoo import outline  # noqa: PLC0415
 
-        size = getattr(outline(defense.network.name).patch_embed, "patch_size", None)  # type: ignore[union-attr]
+        size = getattr(outline(defense.network.name).patch_embed, "patch_size", None)
     except (ImportError, AttributeError, RequestError):
         return None
     return None if size is None else (int(size[0]), int(size[1]))

@@ -139,8 +139,12 @@ def closest_pair(untouched_sv: BoolArray, labels_v: IntArray, answer: int) -> Pa
     if not open_ss.all():
         least_ss = np.where(open_ss, np.inf, least_ss)
     one, other = np.unravel_index(least_ss.argmin(), least_ss.shape)
-    rival = rivals[int(leads[:, one, other].argmin())]
     views = np.flatnonzero(untouched_sv[one] & untouched_sv[other])
+    # Of equally close rivals the one with most labels there.
+    rival = min(
+        zip(leads[:, one, other], rivals, strict=True),
+        key=lambda near: (near[0], -np.count_nonzero(labels_v[views] == near[1])),
+    )[1]
     first = int((labels_v[views] == rival).argmax())
     return Pair((int(one), int(other)), rival, int(leads[:, one, other].min()), int(views[first]))
 

@@ -224,13 +224,13 @@ def pictured(run: Run, gallery: Gallery, pixels: NDArray[np.uint8]) -> Gallery:
     return replace(
         gallery,
         images=tuple(
-            replace(shown, source=data_uri(_hidden(run.views, shown.view, one, token_px)))
+            replace(shown, source=data_uri(hidden(run.views, shown.view, one, token_px)))
             for shown, one in zip(gallery.images, pixels, strict=True)
         ),
     )
 
 
-def _hidden(
+def hidden(
     views: ViewFamily,
     view: int | None,
     image: NDArray[np.uint8],

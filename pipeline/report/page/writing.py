@@ -17,7 +17,7 @@ from pipeline.report import words
 from pipeline.report.page import charts
 from pipeline.report.page.chapter import Chapter, Missing, chapter_of, unless_refused
 from pipeline.report.style import SERIES
-from pipeline.scoring.words import alerts, assumption, interval, percent, threat, views_asked
+from pipeline.scoring.words import alerts, assumption, interval, percent, views_asked
 
 _LETTERS = "ABCDEF"
 _TEMPLATES = "template"
@@ -99,7 +99,6 @@ def _environment() -> Environment:
         "interval": interval,
         "alerts": alerts,
         "assumption": assumption,
-        "threat": threat,
         "views_asked": views_asked,
         "owns_answer": lambda rule: rule_named(rule).owns_answer,
     }

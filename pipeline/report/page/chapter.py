@@ -249,6 +249,11 @@ class Chapter:
         return found
 
     @property
+    def assuming(self) -> bool:
+        """True if some decision assumes a largest patch."""
+        return any(entry["assumes"] is not None for entry in self.summary["certified_accuracy"])
+
+    @property
     def alerting(self) -> Sequence[CertifiedEntry]:
         """Entries of rules that answer or raise an alert."""
         return [

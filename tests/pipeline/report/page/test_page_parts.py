@@ -155,6 +155,8 @@ def test_a_mask_run_never_speaks_of_a_vote(tmp_path):
     assert [svg for svg in page.svgs if "What a view hides" in svg]
     assert any(f"2x2 px: {100 * two['value']:.1f} %" in svg for svg in page.svgs)
     assert "Some of the 45 views" in page.text
+    assert "Sound certificate, which assumes a patch of at most the size in question." in page.text
+    assert "Assumes a patch of at most a size" in page.text
 
 
 def test_what_a_view_hides_is_seen_in_its_picture():

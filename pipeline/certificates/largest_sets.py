@@ -22,8 +22,12 @@ _MOST_COMPARED, _MOST_BYTES = 1 << 36, 1 << 29
 
 
 @lru_cache(maxsize=256)
-def largest_sets(views: ViewFamily, threat: Threat) -> BoolArray:
+def largest_sets(views: ViewFamily, threat: Threat | tuple[Patch, ...]) -> BoolArray:
     """The distinct sets of views that one rectangle touches, of nested ones the largest.
+
+    Args:
+        views: The views.
+        threat: What the attacker may do, or the rectangles, any one of which he may use.
 
     Returns:
         The touched views of each set; bool (S, V), read-only.
@@ -32,7 +36,7 @@ def largest_sets(views: ViewFamily, threat: Threat) -> BoolArray:
         ValueError: The threat does not fit the image.
     """
     kept = np.zeros((0, len(views)), bool)
-    for patch in threat.patches(views):
+    for patch in threat.patches(views) if isinstance(threat, Threat) else threat:
         kept = _largest(np.concatenate([kept, views.touched_sets(patch).touched_sv]))
     kept.flags.writeable = False
     return kept

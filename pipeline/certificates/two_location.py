@@ -188,12 +188,13 @@ class TwoLocation(Rule):
     def check_early(self, views: ViewFamily, threat: Threat) -> None:
         """Raise ValueError for another patch than the one that the masks cover."""
         assert isinstance(views, Masks), "only masks are asked with early exit"
-        covered = Threat(views.covers[0])
-        if (self.assumed or threat) != covered or threat != covered:
-            raise ValueError(
-                f"patch {threat}: these votes were cast only as far as the decision for {covered} "
-                "needs them; ask about that patch, or vote with --all-views"
-            )
+        for one in (threat, self.assumed or threat):
+            if one.patches(views) != views.covers:
+                raise ValueError(
+                    f"patch {one}: these votes were cast only as far as the decision "
+                    f"{views.describe().places} needs them; ask about that patch, or vote with "
+                    "--all-views"
+                )
 
     def default_for(self, views: ViewFamily) -> bool:
         """Return True for views that hide any two locations together."""

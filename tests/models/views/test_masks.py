@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from models.views.ablations import Ablation
 from models.views.family import Patch
-from models.views.masks import Mask, Masks, Placement
+from models.views.masks import Mask, Masks, Placement, bounding_shapes
+from models.views.threats import Threat
 
 SIZE = {"height": 6, "width": 7}
 
@@ -164,7 +165,7 @@ def test_the_placements_of_the_paper():
 def placed(rows: Placement, columns: Placement, covers: Patch, length: int = 24) -> Masks:
     """Masks of one length both ways, which claim to cover a patch."""
     sides = {"height": length, "width": length}
-    return Masks.placed(**sides, rows=rows, columns=columns, pairs=True, covers=[covers])
+    return Masks.placed(**sides, placements=[(rows, columns)], pairs=True, covers=[covers])
 
 
 @pytest.mark.parametrize("patch", range(1, 10))
@@ -204,7 +205,7 @@ def test_a_stride_one_wider_is_refused_where_it_misses():
 def test_the_largest_square_is_found_where_none_is_named():
     for extent, stride in product(range(1, 13), range(1, 13)):
         rows = Placement.at_stride(12, extent, stride)
-        sides = {"height": 12, "width": 12, "rows": rows, "columns": rows, "pairs": False}
+        sides = {"height": 12, "width": 12, "placements": [(rows, rows)], "pairs": False}
         expected = [
             side
             for side in range(1, 13)
@@ -219,7 +220,7 @@ def test_the_largest_square_is_found_where_none_is_named():
             with pytest.raises(ValueError, match=r"some pixel lies within none of them.*stride of"):
                 Masks.placed(**sides)
     aligned = Placement.at_stride(224, 64, 32)
-    sides = {"height": 224, "width": 224, "rows": aligned, "columns": aligned, "pairs": True}
+    sides = {"height": 224, "width": 224, "placements": [(aligned, aligned)], "pairs": True}
     assert Masks.placed(**sides).covers == (Patch.square(33),)
 
 
@@ -265,7 +266,7 @@ def published(most: int, size: int, stride: int, *, wraps: bool = False) -> Mask
     axis = Placement.at_stride(224, size, stride, wraps=wraps)
     assert len(axis.starts) == most
     return Masks.placed(
-        height=224, width=224, rows=axis, columns=axis, pairs=not wraps, covers=[Patch.square(32)]
+        height=224, width=224, placements=[(axis, axis)], pairs=not wraps, covers=[Patch.square(32)]
     )
 
 
@@ -294,8 +295,7 @@ def test_bands_in_pairs_are_the_cheap_end():
     masks = Masks.placed(
         height=224,
         width=224,
-        rows=Placement(224, (0,)),
-        columns=columns,
+        placements=[(Placement(224, (0,)), columns)],
         pairs=True,
         covers=[Patch(224, 32)],
     )
@@ -325,8 +325,7 @@ def test_two_locations_are_hidden_together():
             masks = Masks.placed(
                 height=6,
                 width=6,
-                rows=axis,
-                columns=axis,
+                placements=[(axis, axis)],
                 pairs=pairs,
                 covers=[Patch.square(side)],
             )
@@ -385,3 +384,41 @@ def test_masks_and_bands_are_the_same_family_turned_inside_out():
         np.testing.assert_array_equal(
             masks.touched(Patch(1, width)), bands.touched(Patch(1, width))
         )
+
+
+def test_masks_of_an_area_cover_every_rectangle_of_it():
+    frame = Masks(height=12, width=10, masks=(Mask(0, 0, 12, 10),), pairs=False, covers=())
+    budget = Threat(area=14)
+    patches = budget.patches(frame)
+    shapes = bounding_shapes(patches, 3)
+    placements = [
+        (Placement.covering(12, shape.height, 2), Placement.covering(10, shape.width, 2))
+        for shape in shapes
+    ]
+    family = Masks.placed(height=12, width=10, placements=placements, pairs=True, covers=patches)
+    assert len(shapes) == 3
+    for height, width in product(range(1, 13), range(1, 11)):
+        if height * width <= 14:
+            family.check_covers(Patch(height, width))
+    with pytest.raises(ValueError, match="it lies within none"):
+        family.check_covers(Patch(12, 10))
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 7])
+def test_bounding_shapes_are_the_cheapest_groups(most):
+    patches = [Patch(1, 9), Patch(2, 5), Patch(3, 4), Patch(6, 2), Patch(9, 1)]
+    groups = []
+    for cuts in product([False, True], repeat=len(patches) - 1):
+        if sum(cuts) < most:
+            ends = [n + 1 for n, cut in enumerate(cuts) if cut] + [len(patches)]
+            starts = [0, *ends[:-1]]
+            groups.append(
+                [
+                    (patches[b - 1].height, patches[a].width)
+                    for a, b in zip(starts, ends, strict=True)
+                ]
+            )
+    cheapest = min(sum(h * w for h, w in group) for group in groups)
+    found = bounding_shapes(patches, most)
+    assert sum(shape.height * shape.width for shape in found) == cheapest
+    assert list(found) in groups

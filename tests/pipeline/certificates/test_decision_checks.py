@@ -18,7 +18,7 @@ from pipeline.certificates.two_location import TwoLocation
 def masks(covers: int = 32, *, pairs: bool = True, most: int = 6) -> Masks:
     """The masks of a length of 224 px."""
     axis = Placement.covering(224, covers, most)
-    sides = {"height": 224, "width": 224, "rows": axis, "columns": axis}
+    sides = {"height": 224, "width": 224, "placements": [(axis, axis)]}
     return Masks.placed(**sides, pairs=pairs, covers=[Patch.square(covers)])
 
 
@@ -26,7 +26,7 @@ BANDS = Ablation(kind="column", size=19, stride=1, height=224, width=224)
 PAIRS, ALONE = masks(), masks(pairs=False)
 AXIS = Placement.at_stride(224, 160, 32, wraps=True)
 WRAPPED = Masks.placed(
-    height=224, width=224, rows=AXIS, columns=AXIS, pairs=False, covers=[Patch.square(32)]
+    height=224, width=224, placements=[(AXIS, AXIS)], pairs=False, covers=[Patch.square(32)]
 )
 TWO, ONE, DOUBLE = RULES["two-location"], RULES["one-location"], RULES["double-masking"]
 AT_32 = Threat.square(32)
@@ -93,7 +93,7 @@ def test_an_area_is_covered_by_masks_of_every_shape():
     sets = []
     for patch in covers:
         down, across = (Placement.covering(12, side, 2) for side in patch)
-        sides = {"height": 12, "width": 12, "rows": down, "columns": across}
+        sides = {"height": 12, "width": 12, "placements": [(down, across)]}
         sets += Masks.placed(**sides, pairs=False, covers=[patch]).masks
     union = Masks(height=12, width=12, masks=tuple(dict.fromkeys(sets)), pairs=True, covers=covers)
     for rule in (TWO, ONE, DOUBLE):

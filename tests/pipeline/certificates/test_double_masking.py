@@ -80,7 +80,7 @@ def test_beside_the_two_location_decision(scene, num_classes):
 def masks_of(length: int, patch: int, most: int) -> Masks:
     """Pairs of the published masks of a square image."""
     axis = Placement.covering(length, patch, most)
-    sides = {"height": length, "width": length, "rows": axis, "columns": axis}
+    sides = {"height": length, "width": length, "placements": [(axis, axis)]}
     return Masks.placed(**sides, pairs=True, covers=[Patch.square(patch)])
 
 

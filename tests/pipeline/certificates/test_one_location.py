@@ -36,7 +36,7 @@ def area_masks(length: int, area: int, most: int) -> Masks:
     found: dict = {}
     for patch in covers:
         rows, columns = (Placement.covering(length, side, most) for side in patch)
-        placed = Masks.placed(**sides, rows=rows, columns=columns, pairs=False, covers=[patch])
+        placed = Masks.placed(**sides, placements=[(rows, columns)], pairs=False, covers=[patch])
         found |= dict.fromkeys(placed.masks)
     return Masks(**sides, masks=tuple(found), pairs=True, covers=covers)
 

@@ -21,7 +21,7 @@ LOUD, SILENT = 2.0, TAU  # a gap of just tau does not speak
 def masks(*, pairs: bool) -> Masks:
     rows, columns = Placement.at_stride(1, 1, 1), Placement.covering(4, 2, 3)
     return Masks.placed(
-        height=1, width=4, rows=rows, columns=columns, pairs=pairs, covers=(Patch(1, 2),)
+        height=1, width=4, placements=[(rows, columns)], pairs=pairs, covers=(Patch(1, 2),)
     )
 
 

@@ -4,9 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
-
-from models.views.family import BoolArray
 from models.views.threats import Threat
 from pipeline.analysis.classes import ClassRow, by_class, class_names, columns
 from pipeline.analysis.heatmap import BreakingMap, breaking_maps
@@ -24,7 +21,6 @@ from pipeline.scoring.words import other_size
 from pipeline.sources.base import SourceError
 
 T = TypeVar("T")
-_SHOWN_VIEWS = 6
 
 
 @dataclass(frozen=True)
@@ -65,15 +61,6 @@ class Focus:
     def threats(self) -> tuple[Threat, ...]:
         """The squares."""
         return tuple(claim.threat for claim in self.claims)
-
-
-class Box(NamedTuple):
-    """A rectangle of hidden pixels."""
-
-    y: int
-    x: int
-    height: int
-    width: int
 
 
 class CertifiedRow(NamedTuple):
@@ -239,58 +226,12 @@ class Chapter:
         )
 
     @property
-    def series(self) -> Mapping[str, Sequence[CertifiedEntry]]:
-        """Entries of labelled images for squares, by rule, of the run's own views."""
-        found: dict[str, list[CertifiedEntry]] = {}
-        for entry in self.summary["certified_accuracy"]:
-            own = entry["top_k"] == 1 and entry["stride"] == self.own_stride
-            if own and entry["patch_px"] is not None and entry["of"]:
-                found.setdefault(entry["rule"], []).append(entry)
-        return found
-
-    @property
-    def assuming(self) -> bool:
-        """True if some decision assumes a largest patch."""
-        return any(entry["assumes"] is not None for entry in self.summary["certified_accuracy"])
-
-    @property
-    def alerting(self) -> Sequence[CertifiedEntry]:
-        """Entries of rules that answer or raise an alert."""
-        return [
-            entry for entry in self.summary["certified_accuracy"] if entry["alerts"] is not None
-        ]
-
-    @property
-    def some_views(self) -> Sequence[Sequence[Box]]:
-        """What some views hide, from the first to the last; none of ablations."""
-        views = self.run.views
-        if not views.hides:
-            return ()
-        numbers = np.unique(np.linspace(0, len(views) - 1, _SHOWN_VIEWS).astype(int))
-        rows_vkh, columns_vkw, _ = views.rectangles
-        return [
-            [
-                Box(y, x, high, wide)
-                for rows_h, columns_w in zip(rows_vkh[view], columns_vkw[view], strict=True)
-                for y, high in _runs(rows_h)
-                for x, wide in _runs(columns_w)
-            ]
-            for view in numbers
-        ]
-
-    @property
     def central(self) -> CertifiedEntry | None:
         """The one of them of which there are details."""
         if isinstance(self.focus, Missing):
             return None
         threat = str(self.focus.claim.threat)
         return next(entry for entry in self.squares if entry["threat"] == threat)
-
-
-def _runs(taken: BoolArray) -> list[tuple[int, int]]:
-    """Begin and length of each run of True."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], taken, [False]]).astype(int)))
-    return [(int(begin), int(end - begin)) for begin, end in edges.reshape(-1, 2)]
 
 
 def _kind(claim: Claim) -> tuple[Any, ...]:

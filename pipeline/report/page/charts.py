@@ -1,6 +1,7 @@
 """The figures of the page, each with a sentence that says what it shows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup
@@ -8,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from models.views.family import BoolArray, ViewFamily
 from pipeline.analysis.heatmap import BreakingMap
 from pipeline.report.page.chapter import Chapter
 from pipeline.report.page.margins import GROUPS, MarginCounts
@@ -28,18 +30,61 @@ from pipeline.report.plots import (
     tightest_curve,
 )
 from pipeline.report.style import LINES, PERCENT, SERIES, integers, number_of
-from pipeline.runs.schema import AlertName, DetectionCurve
+from pipeline.runs.schema import AlertName, CertifiedEntry, DetectionCurve
 from pipeline.scoring.words import percent, threat
 
 _MOST_BARS = 48
+_SHOWN_VIEWS = 6
 _NOT_CERTIFIED = "← not certified", "right", -0.6
+
+
+class Box(NamedTuple):
+    """A rectangle of hidden pixels."""
+
+    y: int
+    x: int
+    height: int
+    width: int
+
+
+def some_views(views: ViewFamily) -> Sequence[Sequence[Box]]:
+    """What some views hide, from the first to the last; none of ablations."""
+    if not views.hides:
+        return ()
+    numbers = np.unique(np.linspace(0, len(views) - 1, _SHOWN_VIEWS).astype(int))
+    rows_vkh, columns_vkw, _ = views.rectangles
+    return [
+        [
+            Box(y, x, high, wide)
+            for rows_h, columns_w in zip(rows_vkh[view], columns_vkw[view], strict=True)
+            for y, high in _runs(rows_h)
+            for x, wide in _runs(columns_w)
+        ]
+        for view in numbers
+    ]
+
+
+def _runs(taken: BoolArray) -> list[tuple[int, int]]:
+    """Begin and length of each run of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], taken, [False]]).astype(int)))
+    return [(int(begin), int(end - begin)) for begin, end in edges.reshape(-1, 2)]
+
+
+def series_of(chapter: Chapter) -> Mapping[str, Sequence[CertifiedEntry]]:
+    """Entries of labelled images for squares, by rule, of the run's own views."""
+    found: dict[str, list[CertifiedEntry]] = {}
+    for entry in chapter.summary["certified_accuracy"]:
+        own = entry["top_k"] == 1 and entry["stride"] == chapter.own_stride
+        if own and entry["patch_px"] is not None and entry["of"]:
+            found.setdefault(entry["rule"], []).append(entry)
+    return found
 
 
 def accuracy_chart(chapter: Chapter) -> Markup | None:
     """Certified accuracy against patch size, by rule; None where there is nothing to draw."""
     sides = [side for rule in CURVES for side, _ in curve_of(chapter.summary, rule)]
     series = {
-        rule: one for rule, one in chapter.series.items() if not curve_of(chapter.summary, rule)
+        rule: one for rule, one in series_of(chapter).items() if not curve_of(chapter.summary, rule)
     }
     if not series and not sides:
         return None

@@ -98,11 +98,18 @@ def _environment() -> Environment:
         "percent": percent,
         "interval": interval,
         "alerts": alerts,
+        "assuming": _assuming,
         "assumption": assumption,
         "views_asked": views_asked,
         "owns_answer": lambda rule: rule_named(rule).owns_answer,
     }
     return environment
+
+
+def _assuming(chapters: Sequence[Chapter]) -> bool:
+    """Tell whether some decision assumes a largest patch."""
+    entries = (entry for chapter in chapters for entry in chapter.summary["certified_accuracy"])
+    return any(entry["assumes"] is not None for entry in entries)
 
 
 def typeset(text: str) -> str:

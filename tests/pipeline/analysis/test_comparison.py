@@ -232,8 +232,7 @@ def test_columns_that_are_not_stored(pair):
 MASKS = Masks.placed(
     height=10,
     width=10,
-    rows=Placement.covering(10, 2, 2),
-    columns=Placement.covering(10, 2, 2),
+    placements=[(Placement.covering(10, 2, 2), Placement.covering(10, 2, 2))],
     pairs=True,
     covers=[Patch.square(2)],
 )

@@ -88,8 +88,7 @@ def test_picture(kind, tmp_path):
 MASKS = Masks.placed(
     height=8,
     width=9,
-    rows=Placement.covering(8, 2, 2),
-    columns=Placement.covering(9, 2, 2),
+    placements=[(Placement.covering(8, 2, 2), Placement.covering(9, 2, 2))],
     pairs=True,
     covers=[Patch.square(2)],
 )

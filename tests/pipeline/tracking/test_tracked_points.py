@@ -118,8 +118,7 @@ def test_rules_of_masks_have_their_own_clean_accuracy_and_alerts(tmp_path):
     masks = Masks.placed(
         height=10,
         width=10,
-        rows=Placement.covering(10, 2, 2),
-        columns=Placement.covering(10, 2, 2),
+        placements=[(Placement.covering(10, 2, 2), Placement.covering(10, 2, 2))],
         pairs=True,
         covers=[Patch.square(2)],
     )

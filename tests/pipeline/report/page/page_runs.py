@@ -26,8 +26,7 @@ FAMILIES = {
 MASKS = Masks.placed(
     height=12,
     width=12,
-    rows=Placement.covering(12, 2, 3),
-    columns=Placement.covering(12, 2, 3),
+    placements=[(Placement.covering(12, 2, 3), Placement.covering(12, 2, 3))],
     pairs=True,
     covers=[Patch.square(2)],
 )

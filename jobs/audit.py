@@ -53,7 +53,8 @@ def audit(*, what: AuditConfig = AuditConfig()) -> int:
     sides = what.patch or default_patches(run.ablation)
     found = list(audits(run, what.stride or (run.ablation.stride,), sides))
     path = storage.join(what.out, "audit", f"run_id={run.run_id}", "flips.parquet")
-    write_parquet(path, pa.concat_tables(one.flips for one in found))
+    flips = pa.concat_tables(one.flips for one in found)
+    write_parquet(path, flips.replace_schema_metadata(run.store.proof(run.manifest).bond))
     if what.json:
         rows = [{"run_id": run.run_id, **one._asdict(), "flips": path} for one in found]
         print(json.dumps(rows, indent=2))

@@ -1,7 +1,6 @@
 """``patchcert bench``: speed, as ratios of one run."""
 
 import json
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pipeline.bench.hardware import hardware, peak_memory_mib
 from pipeline.bench.table import print_bench
 from pipeline.config import ClaimsConfig, ConfigError, Device, Dtype, VotesConfig, at_least
 from pipeline.preflight.tracker import reach_tracker
+from pipeline.runs.cpus import usable_cpus
 from pipeline.runs.numerics import probe_machine, resolve_numerics
 
 
@@ -70,7 +70,7 @@ def bench(*, config: BenchConfig = BenchConfig()) -> int:
     reach(config.mlflow, config.experiment)
     machine = probe_machine(config.device)
     asked = VotesConfig(data="-", weights="-", microbatch=config.microbatch)
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(usable_cpus())
     both: tuple[Dtype, ...] = ("float32", "bfloat16")
     settings = EngineSettings(
         model=config.model,

@@ -108,7 +108,11 @@ def settle(
         pictures["heat map"] = picture_path(store)
     uri = tracking_uri(claims, output.out)
     logged_path = storage.join(output.out, "summary", f"run_id={store.run_id}.tracked.json")
-    tracked = {"uri": redact(uri or "none"), "experiment": claims.experiment}
+    tracked = {
+        "uri": redact(uri or "none"),
+        "experiment": claims.experiment,
+        "summary": certified.summary["sha256"],
+    }
     up_to_date = (
         not certified.computed
         and all(map(storage.exists, pictures.values()))

@@ -32,6 +32,8 @@ _COMMANDS = {
     },
     "Ask": {
         "show": "Draw an image, some of its ablations with their tokens, and the worst patch.",
+        "verify": "Say what is proven of a stored run: its rows, ids, labels, and all that is made "
+        "from them.",
         "sql": "Ask stored results a question in SQL (DuckDB), over all runs at once.",
         "compare": "Compare two runs over the same images: paired differences, McNemar's test, "
         "equal votes.",

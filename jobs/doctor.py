@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from functools import cache
 
 from pipeline.cluster.executor import find_executor
+from pipeline.cluster.session import check_session
 from pipeline.config import ClaimsConfig, OutputConfig, VotesConfig
 from pipeline.preflight.findings import Check, Finding, look_at
 from pipeline.preflight.stores import probe_output, reach_stores
@@ -73,6 +74,7 @@ def _findings(what: VotesConfig, claims: ClaimsConfig, output: OutputConfig) -> 
         return stack.enter_context(executor.join())
 
     checks: list[Check] = [
+        ("this machine", check_session),
         ("data", lambda: _files(what)),
         ("output", lambda: probe_output(output.out)),
         ("MLflow", lambda: reach_tracker(claims, output.out)),

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import shlex
 import shutil
 import sys
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
+from unittest.mock import patch
 
 from cyclopts import Parameter
 
@@ -20,6 +22,7 @@ from jobs.config_file import config_files
 from models.errors import JobError
 from pipeline.config import ConfigError
 from pipeline.preflight.findings import Finding, require
+from pipeline.preflight.stores import FIRST_CONTACT_SECONDS
 from pipeline.preflight.workers import check_token
 from pipeline.storage.addresses import holds_password, redact
 
@@ -28,6 +31,8 @@ _PACKAGES = ("jobs", "models", "pipeline")
 _MOST_MIB = 64
 _CARRIED = "submitted"  # folder, on the cluster, of files sent along
 _POLL_SECONDS = 1.0
+# What Ray asks instead of the address that it is given.
+_RAYS_OWN = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 _NOT_SENT = shutil.ignore_patterns("__pycache__", "*.pyc")
 
 
@@ -75,6 +80,11 @@ def submit(
     if not command or command[0].startswith("-") or command[0] == "submit":
         raise ConfigError("submit: write the command after --, such as -- run --config run.yaml")
     require([Finding("token", True, check_token(where.address))])
+    others = [name for name in _RAYS_OWN if os.environ.get(name, "") not in ("", where.address)]
+    unused = [f", and not {name}={redact(os.environ[name])}" for name in others]
+    print(f"asking {where.address}{''.join(unused)}", file=sys.stderr, flush=True)
+    # Emptied, so that these commands, too, ask the address that they are given.
+    ray_job = " ".join([*(f"{name}=" for name in others), "ray job"])
     with packed(command, where.include) as (folder, entrypoint):
         client = _client(where.address)
         name = f"patchcert-{uuid.uuid4().hex[:12]}"
@@ -88,12 +98,17 @@ def submit(
         except _failures() as error:
             raise SubmitError(f"{where.address} refuses the job: {_first_line(error)}") from error
     print(f"job {job} on {where.address}", file=sys.stderr)
-    print(f"stop it: ray job stop --address {where.address} {job}", file=sys.stderr, flush=True)
+    print(f"stop it: {ray_job} stop --address {where.address} {job}", file=sys.stderr, flush=True)
     if where.no_wait:
         print(f"job_id={job}")
         return 0
     try:
         return _follow(client, job)
+    except _failures() as error:
+        raise SubmitError(
+            f"job {job} is out of sight: {_first_line(error)}; it may go on: "
+            f"{ray_job} status --address {where.address} {job}"
+        ) from error
     except KeyboardInterrupt:
         print(f"no longer followed; job {job} goes on", file=sys.stderr)
         return 130
@@ -108,7 +123,7 @@ def packed(command: Sequence[str], include: Sequence[str]) -> Iterator[tuple[str
             address holds a password.
     """
     _refuse_passwords(command)
-    root = Path(__file__).parents[1]
+    root, sent = Path(__file__).parents[1], list(command)
     with tempfile.TemporaryDirectory(prefix="patchcert-submit-") as name:
         folder = Path(name)
         for package in _PACKAGES:
@@ -119,26 +134,25 @@ def packed(command: Sequence[str], include: Sequence[str]) -> Iterator[tuple[str
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: patchcert\nVersion: {ours}\n")
         for path in include:
-            _carry(Path(path), folder, _below_here(path))
-        sent = _with_configs(list(command), folder)
+            if Path(path).is_absolute() or ".." in Path(path).parts:
+                raise ConfigError(
+                    f"--include {path}: the job finds files under the same path, so give one below "
+                    "this folder; larger data belong on s3://"
+                )
+            _carry(path, folder / path)
+        for at, flag, path in config_files(command):
+            place = f"{_CARRIED}/{Path(path).name}"
+            _carry(path, folder / place)
+            sent[at] = flag + place
         _refuse_large(folder)
         yield name, shlex.join(["python", "-m", "jobs", *sent])
-
-
-def _with_configs(command: list[str], folder: Path) -> list[str]:
-    """The command with each ``--config`` file sent along and named as it is called there."""
-    for at, flag, path in list(config_files(command)):
-        place = f"{_CARRIED}/{Path(path).name}"
-        _carry(Path(path), folder, Path(place))
-        command[at] = flag + place
-    return command
 
 
 def _refuse_passwords(command: Sequence[str]) -> None:
     """Raise ConfigError where the command, or a config file, has an address with a password."""
     found = [redact(token) for token in command if holds_password(token)]
     for _, _, path in config_files(command):
-        lines = _existing(Path(path)).read_text("utf-8", "replace").splitlines()
+        lines = _existing(path).read_text("utf-8", "replace").splitlines()
         numbered = enumerate(lines, start=1)
         found += [f"{path}, line {number}" for number, line in numbered if holds_password(line)]
     if found:
@@ -149,25 +163,15 @@ def _refuse_passwords(command: Sequence[str]) -> None:
         )
 
 
-def _below_here(path: str) -> Path:
-    below = Path(path)
-    if below.is_absolute() or ".." in below.parts:
-        raise ConfigError(
-            f"--include {path}: the job finds files under the same path, so give one below this "
-            "folder; larger data belong on s3://"
-        )
-    return below
+def _carry(source: str, place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(_existing(source), place)
 
 
-def _carry(source: Path, folder: Path, place: Path) -> None:
-    (folder / place).parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(_existing(source), folder / place)
-
-
-def _existing(source: Path) -> Path:
-    if not source.is_file():
-        raise ConfigError(f"{source}: no such file to send along")
-    return source
+def _existing(path: str) -> Path:
+    if not Path(path).is_file():
+        raise ConfigError(f"{path}: no such file to send along")
+    return Path(path)
 
 
 def _refuse_large(folder: Path) -> None:
@@ -183,13 +187,19 @@ def _refuse_large(folder: Path) -> None:
 
 
 def _client(address: str) -> Any:
-    from ray.job_submission import JobSubmissionClient  # noqa: PLC0415  (Ray takes a second)
+    import requests  # noqa: PLC0415  (of Ray, which takes a second to import)
+    from ray.job_submission import JobSubmissionClient  # noqa: PLC0415
 
+    kept = {name: value for name, value in os.environ.items() if name not in _RAYS_OWN}
     try:
-        return JobSubmissionClient(address)
+        # Ray's client would wait for an answer without end.
+        requests.get(f"{address}/api/version", timeout=FIRST_CONTACT_SECONDS)
+        with patch.dict(os.environ, kept, clear=True):
+            return JobSubmissionClient(address)
     except _failures() as error:
+        said = "it does not answer" if isinstance(error, OSError) else _first_line(error)
         raise SubmitError(
-            f"{address} cannot be used: {_first_line(error)}; check the address, the tunnel "
+            f"{address} cannot be used: {said}; check the address, the tunnel "
             "(ray dashboard CLUSTER.yaml) and the token"
         ) from error
 
@@ -204,29 +214,22 @@ def _follow(client: Any, job: str) -> int:
     # A dropped connection ends the log, not the job.
     with contextlib.suppress(*_failures()):
         asyncio.run(tail())
-    try:
-        while not client.get_job_status(job).is_terminal():
-            time.sleep(_POLL_SECONDS)
-        info = client.get_job_info(job)
-    except _failures() as error:
-        raise SubmitError(
-            f"job {job} is out of sight: {_first_line(error)}; it may go on: ray job status {job}"
-        ) from error
+    while not client.get_job_status(job).is_terminal():
+        time.sleep(_POLL_SECONDS)
+    info = client.get_job_info(job)
     if info.status == "SUCCEEDED":
         return 0
-    if info.driver_exit_code is None or info.driver_exit_code <= 0:
+    if (code := info.driver_exit_code or 0) <= 0:
         print(f"job {job} {info.status}: {info.message}", file=sys.stderr)
-        return 1
-    return int(info.driver_exit_code)
+    return max(1, int(code))
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """Errors of Ray's client where the cluster is away, refuses, or fails."""
+    """Errors of Ray's client where the cluster is away, refuses, fails, or is none."""
     from ray.exceptions import RayError  # noqa: PLC0415  (Ray takes a second to import)
 
-    return (RuntimeError, OSError, RayError)
+    return (RuntimeError, OSError, RayError, LookupError, TypeError, ValueError)
 
 
 def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -7,11 +7,11 @@ from rich.table import Table
 
 from models.networks.systems import SYSTEMS, System
 
-_HEADINGS = ("family", "for example", "ablations", "tokens", "voting", "remark")
+_HEADINGS = ("family", "for example", "views", "tokens", "voting", "remark")
 
 
 def systems(*, markdown: bool = False) -> int:
-    """List what can be evaluated: model families, ablations, token modes, voting.
+    """List what can be evaluated: model families, views, token modes, voting.
 
     Args:
         markdown: Print the table of the documentation.
@@ -40,7 +40,7 @@ def _cells(system: System) -> tuple[str, ...]:
     return (
         system.family,
         ", ".join(system.examples),
-        ", ".join(system.ablations),
+        ", ".join(system.views),
         ", ".join(system.tokens),
         ", ".join(system.voting),
         remark,

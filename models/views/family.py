@@ -8,13 +8,14 @@ locations, L of them in all.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
+ViewsKind = Literal["column", "row", "block", "mask", "mask-pair"]
 
 
 class Patch(NamedTuple):
@@ -71,7 +72,7 @@ class Description(NamedTuple):
         tags: Both in short, such as ("column b4", "s1").
     """
 
-    shape: str
+    shape: ViewsKind
     size: int | None
     stride: int | None
     random: int | None

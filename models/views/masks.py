@@ -22,6 +22,7 @@ from models.views.family import (
     Rectangles,
     TouchedSets,
     ViewFamily,
+    ViewsKind,
     arc,
 )
 
@@ -284,7 +285,7 @@ class Masks(ViewFamily):
 
     def describe(self) -> Description:
         """Describe the family for tables, titles and files."""
-        shape = "mask-pair" if self.pairs else "mask"
+        shape: ViewsKind = "mask-pair" if self.pairs else "mask"
         sizes = {(mask.height, mask.width) for mask in self.masks}
         high, wide = max(sizes)
         covers = ", ".join(f"{patch.height}x{patch.width}" for patch in self.covers)

@@ -40,17 +40,27 @@ class BreakingMap:
         patch: Height and width of the patch.
         right: Counts over the images that are classified correctly.
         wrong: Counts over the others that could be voted on, unlabelled ones too.
+        labelled: Images with a known label among them all.
     """
 
     run: Run
     patch: Patch
     right: Breaking
     wrong: Breaking
+    labelled: int
 
     @property
     def shown(self) -> Breaking:
-        """The counts to draw: of correctly classified images; of all where no label is known."""
+        """The counts to draw: of correctly classified images; of all where there is none."""
         return self.right if self.right.images else self.wrong
+
+    @property
+    def which(self) -> str:
+        """The images ``shown``, in words."""
+        if self.right.images:
+            return "correctly classified images"
+        why = "none is classified correctly" if self.labelled else "no label is known"
+        return f"images ({why})"
 
     @property
     def share_yx(self) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
@@ -101,10 +111,13 @@ def breaking_maps(run: Run, threats: Sequence[Threat]) -> list[BreakingMap]:
     run.check_fixed()
     patches, rule = [_patch(threat, run) for threat in threats], rule_of_locations().name
     found: list[list[Breaking | None]] = [[None, None] for _ in patches]
+    labelled = 0
     for table, votes in run.batches(_BATCH_VOTES):
         if not table.num_rows:
             continue
-        right = Labels.of(table).accept(table["prediction"].to_numpy().astype(np.int64))
+        labels = Labels.of(table)
+        labelled += int(labels.known.sum())
+        right = labels.accept(table["prediction"].to_numpy().astype(np.int64))
         numbered = run.renumbered(votes)
         for sums, patch in zip(found, patches, strict=True):
             # Certified images break nowhere, which the rule finds faster than all places can.
@@ -113,7 +126,7 @@ def breaking_maps(run: Run, threats: Sequence[Threat]) -> list[BreakingMap]:
                 part = breaking(numbered[chosen & breaks], run.ablation, patch, run.num_classes)
                 sums[number] = _added(sums[number], part._replace(images=int(chosen.sum())))
     maps = [
-        BreakingMap(run=run, patch=patch, right=right, wrong=wrong)
+        BreakingMap(run=run, patch=patch, right=right, wrong=wrong, labelled=labelled)
         for patch, (right, wrong) in zip(patches, found, strict=True)
         if right is not None and wrong is not None
     ]
@@ -182,5 +195,6 @@ def write_maps(maps: Sequence[BreakingMap]) -> list[str]:
     for found in maps:
         run, name = found.run, f"{found.patch.height}x{found.patch.width}.parquet"
         paths.append(storage.join(run.out, "locations", f"run_id={run.run_id}", name))
-        write_parquet(paths[-1], found.rows())
+        bond = run.store.proof(run.manifest).bond
+        write_parquet(paths[-1], found.rows().replace_schema_metadata(bond))
     return paths

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from models.nearest import did_you_mean
 from pipeline import storage
-from pipeline.analysis.stored import DATASETS, dataset, folder_of, runs_and_claims
+from pipeline.analysis.stored import DATASETS, WRITTEN_BY, dataset, folder_of, runs_and_claims
 from pipeline.config import ConfigError
 
 VIEWS = ("runs", "claims", *DATASETS)
@@ -39,19 +39,6 @@ _SANDBOX = (
 _QUERIES = ("SELECT", "EXPLAIN", "MULTI")
 
 _BATCH_ROWS = 10_000
-
-
-_WRITTEN_BY = {
-    "runs": "patchcert votes",
-    "claims": "patchcert certify",
-    "votes": "patchcert votes",
-    "certificates": "patchcert certify",
-    "images": "patchcert certify",
-    "detection": "patchcert certify --detect",
-    "locations": "patchcert certify",
-    "witnesses": "patchcert witness",
-    "attacks": "patchcert attack",
-}
 
 
 class QueryError(ConfigError):
@@ -131,7 +118,7 @@ def unwritten(out: str, query: str) -> list[str]:
     """Describe the views of a query that nothing has been written for yet."""
     kept_in = {"runs": "votes", "claims": "summary"}
     return [
-        f"{name} is empty: nothing of it lies under {out} yet; `{_WRITTEN_BY[name]}` writes it"
+        f"{name} is empty: nothing of it lies under {out} yet; `{WRITTEN_BY[name]}` writes it"
         for name in VIEWS
         if re.search(rf"\b{name}\b", query, re.IGNORECASE)
         and not storage.exists(folder_of(out, kept_in.get(name, name)))

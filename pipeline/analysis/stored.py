@@ -1,6 +1,7 @@
 """Everything under ``<out>``, of one run or of all: Arrow datasets, and a row a run."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from pyarrow import fs as arrow_fs
 
 from pipeline import storage
 from pipeline.runs.manifest import Manifest
+from pipeline.runs.proof import BOND
 from pipeline.runs.schema import (
     ATTACKS,
     CERTIFICATES,
@@ -20,7 +22,8 @@ from pipeline.runs.schema import (
     WITNESSES,
     votes_schema,
 )
-from pipeline.runs.store import VotesStore, run_ids
+from pipeline.runs.store import StoreError, VotesStore, run_ids
+from pipeline.scoring.datasets import metadata_of
 from pipeline.storage.parallel import in_threads
 
 if TYPE_CHECKING:
@@ -115,6 +118,10 @@ def dataset(out: str, name: str, runs: Sequence[str] | None = None) -> "ds.Datas
         out: Folder of all results, local or s3://.
         name: Which dataset.
         runs: Only these runs; None for all.
+
+    Raises:
+        ManifestError: A run's manifest contradicts its id.
+        StoreError: Its votes are not its own, or its rows were made from other votes.
     """
     # It imports pandas, which takes a second.
     import pyarrow.dataset as ds  # noqa: PLC0415
@@ -122,9 +129,9 @@ def dataset(out: str, name: str, runs: Sequence[str] | None = None) -> "ds.Datas
     schema = DATASETS[name]
     folder = folder_of(out, name)
     wanted = storage.list_folders(folder) if runs is None else [f"{_RUN}{run}" for run in runs]
-    wanted = [run for run in wanted if run.startswith(_RUN)]
-    listed = in_threads(storage.list_files, [storage.join(folder, run) for run in wanted])
-    files = [path for paths in listed for path in paths if _is_data(path)]
+    wanted = [run.removeprefix(_RUN) for run in wanted if run.startswith(_RUN)]
+    listed = in_threads(lambda run: _proven_files(out, name, run), wanted)
+    files = [path for paths in listed for path in paths]
     if not files:
         return ds.dataset(schema.empty_table())
     base = storage.filesystem(folder)[1]
@@ -157,9 +164,55 @@ def _arrow_filesystem(path: str) -> arrow_fs.FileSystem:
     return arrow_fs.S3FileSystem(retry_strategy=patient, **endpoint)
 
 
-def _is_data(path: str) -> bool:
-    name = path.rsplit("/", 1)[-1]
-    return name.endswith(".parquet") and not name.startswith((".", "_"))
+def data_files(out: str, name: str, run_id: str) -> list[str]:
+    """Paths of the files of a run's rows in a dataset."""
+    paths = storage.list_files(storage.join(folder_of(out, name), f"{_RUN}{run_id}"))
+    names = ((path.rsplit("/", 1)[-1], path) for path in paths)
+    return [p for name, p in names if name.endswith(".parquet") and not name.startswith((".", "_"))]
+
+
+def _proven_files(out: str, name: str, run_id: str) -> list[str]:
+    """The files of a run's rows in a dataset, if they belong to its votes as these are now."""
+    files, store = data_files(out, name, run_id), VotesStore(out, run_id)
+    manifest = store.read_manifest() if files else None
+    if manifest is None:
+        return []  # nobody's rows: the run was deleted, or is being deleted
+    proof = store.proof(manifest)
+    for path in files if name != "votes" else ():
+        if made_from(path) not in (None, proof.sha256):
+            raise StoreError(
+                f"{path}: made from other votes than those that lie in {store.folder} now; run "
+                f"`{made_by(name, path, run_id)}` again, or delete it"
+            )
+    return files
+
+
+def made_by(name: str, path: str, run_id: str) -> str:
+    """The command that makes a file of a dataset again."""
+    # 16x48.parquet, 32px.parquet, 32px-<settings>.parquet: the patch is in the name.
+    patch = re.split("[.-]", path.rsplit("/", 1)[-1])[0].removesuffix("px")
+    of_patch = f" --patch {patch}" if name in ("locations", "witnesses", "attacks") else ""
+    return f"{WRITTEN_BY[name]}{of_patch} --run-id {run_id}"
+
+
+def made_from(path: str) -> str | None:
+    """The digest of the votes that a file is made from; None of an earlier version's."""
+    found = metadata_of(path).get(BOND)
+    return None if found is None else found.decode()
+
+
+WRITTEN_BY = {
+    "runs": "patchcert votes",
+    "claims": "patchcert certify",
+    "votes": "patchcert votes",
+    "certificates": "patchcert certify",
+    "images": "patchcert certify",
+    "detection": "patchcert certify --detect",
+    "locations": "patchcert heatmap",
+    "witnesses": "patchcert witness",
+    "attacks": "patchcert attack",
+}
+"""The command that writes each dataset and table."""
 
 
 def runs_and_claims(out: str) -> tuple[pa.Table, pa.Table]:
@@ -182,9 +235,11 @@ def _read_run(out: str, run_id: str) -> tuple[dict[str, Any] | None, list[dict[s
     manifest = store.read_manifest()
     if manifest is None:
         return None, []
-    summary: Mapping[str, Any] = store.read_summary() or {}
+    complete = store.is_complete(manifest)
+    # Figures of votes that are gone are nobody's.
+    summary: Mapping[str, Any] = (store.read_summary() if complete else None) or {}
     row = _run_row(manifest) | {
-        "complete": store.is_complete(manifest),
+        "complete": complete,
         "images_with_error": summary.get("images_with_error"),
         "images_without_label": summary.get("images_without_label"),
         "plain_accuracy": summary.get("plain_accuracy", {}).get("value"),

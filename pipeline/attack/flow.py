@@ -108,7 +108,8 @@ def attack_run(store: VotesStore, config: AttackConfig, executor: Executor = LOC
         "failures": len(failures),
         "seconds": round(time.monotonic() - start, 1),
     }
-    write_parquet(f"{base}.parquet", rows)
+    bond = store.proof(manifest).bond
+    write_parquet(f"{base}.parquet", rows.replace_schema_metadata(bond))
     text = json.dumps(summary, indent=2, sort_keys=True) + "\n"
     storage.write_atomically(f"{base}.json", text.encode())
     return AttackResult(

@@ -61,7 +61,8 @@ def replay_witnesses(store: VotesStore, config: WitnessConfig) -> WitnessResult:
     result.rows_path = storage.join(
         store.out, "witnesses", f"run_id={store.run_id}", f"{patch.width}px.parquet"
     )
-    with parquet_writer(result.rows_path, WITNESSES) as writer:
+    bond = store.proof(manifest).bond
+    with parquet_writer(result.rows_path, WITNESSES.with_metadata(bond)) as writer:
         for batch in batches(store, manifest):
             if batch.voted.num_rows:
                 writer.write_table(_replay(batch, manifest, result, touched))

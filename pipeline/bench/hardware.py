@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from pipeline.runs.cpus import usable_cpus
 from pipeline.runs.numerics import processor
 from pipeline.runs.versions import installed_version
 
@@ -20,7 +21,7 @@ def hardware() -> dict[str, Any]:
     return {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "cpu": processor(),
-        "cpus": os.cpu_count(),
+        "cpus": usable_cpus(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "python": platform.python_version(),
         "versions": {name: found for name in _LIBRARIES if (found := installed_version(name))},

@@ -26,10 +26,10 @@ RULES.update(
         for rule in (
             Uniform(),
             Exact(),
+            Randomized(),
             TwoLocation(),
             OneLocation(),
             DoubleMasking(),
-            Randomized(),
         )
     }
 )

@@ -23,6 +23,7 @@ from models.errors import JobError
 from pipeline.cluster.errors import in_words
 from pipeline.cluster.executor import Executor
 from pipeline.cluster.resources import CPUS_OF, DECODE_CPUS, GPUS_OF, GPUS_ON, check_accelerators
+from pipeline.cluster.session import own_ray
 from pipeline.config import ConfigError, Device
 from pipeline.runs.numerics import Machine, probe_machine
 from pipeline.runs.waiting import waiting
@@ -133,12 +134,11 @@ def _start(settings: dict[str, Any], stream: TextIO) -> None:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     # Of the two waits of Ray's start this is the one that can be told to be patient.
     os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "60")
+    own = own_ray()
     for attempt in range(1, _STARTS + 1):
         try:
             with waiting("starting Ray on this machine", stream):
-                # The whole machine; no dashboard, which costs a second and a port. ``local``,
-                # since another Ray may be running here that nobody asked to join.
-                ray.init("local", include_dashboard=False, num_cpus=os.cpu_count(), **settings)
+                ray.init(**own, **settings)
         except Exception as error:
             ray.shutdown()
             # Ports, paths and rights do not change by waiting; processes that are slow do.

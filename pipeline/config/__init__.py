@@ -12,7 +12,6 @@ from pipeline.config.votes import (
     MICROBATCH_STEP,
     Device,
     Dtype,
-    ViewsKind,
     VotesConfig,
     lengths_of,
 )
@@ -26,7 +25,6 @@ __all__ = [
     "EstimateConfig",
     "OutputConfig",
     "RuleName",
-    "ViewsKind",
     "VotesConfig",
     "at_least",
     "lengths_of",

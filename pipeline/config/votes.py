@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 from models.networks.systems import TokenMode, VotingName
 from models.preprocess import Interpolation, PresetName
+from models.views.family import ViewsKind
 from pipeline.config.errors import ConfigError, at_least
 from pipeline.config.flags import Advanced
 
@@ -19,9 +20,6 @@ Dtype = Literal["float32", "bfloat16"]
 Device = Literal["auto", "cpu", "cuda"]
 Numbering = Literal["classes", "ilsvrc2012"]
 """Meaning of the integers of a ground-truth file: class numbers, or the ILSVRC kit's own."""
-
-
-ViewsKind = Literal["column", "row", "block", "mask", "mask-pair"]
 
 
 def lengths_of(text: str, flag: str = "--crop") -> tuple[int, int]:
@@ -50,7 +48,8 @@ class VotesConfig:
         limit: Only the first so many images.
         image_column: Parquet column of encoded images.
         label_column: Parquet column of class numbers.
-        label_map: File that gives class folders their numbers (JSON, TSV or CSV).
+        label_map: File that gives class folders, or labels as the data have them, their class
+            numbers (JSON, TSV or CSV).
         ground_truth: File of labels in the order of the validation images: a number or wnid a
             line, or JSON with several labels an image (ReaL).
         numbering: What plain numbers in --ground-truth mean: classes (0-999) or ilsvrc2012

@@ -182,6 +182,7 @@ def _manifest(contents: _Contents) -> Manifest:
         unit_images=_UNIT_IMAGES,
         units=-(-images // _UNIT_IMAGES),
         started=utc_now(),
+        digests=True,
     )
     return Manifest(identity=identity, execution=execution)
 

@@ -4,7 +4,6 @@ Shape suffixes: N images of a file, V ablations, K labels of an image.
 """
 
 import hashlib
-import json
 import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from pipeline import storage
 from pipeline.config import ConfigError
 from pipeline.interchange.formats import PICKLE, Columns, read_npz, read_parquet
 from pipeline.interchange.spec import Spec
+from pipeline.runs.proof import add_images
 
 _READERS = {".npz": read_npz, ".parquet": read_parquet}
 
@@ -70,10 +70,7 @@ class VotesFile:
         """Add the images to a digest that does not depend on the file's format."""
         votes_nv = self.columns.votes_nv.astype("<i4")
         facts = zip(self.ids, self.labels(), self.plain(), self.errors, strict=True)
-        for row, fact in enumerate(facts):
-            digest.update(json.dumps(fact).encode())
-            if fact[-1] is None:
-                digest.update(votes_nv[row].tobytes())
+        add_images(digest, facts, votes_nv)
 
 
 def read_votes_file(path: str) -> VotesFile:

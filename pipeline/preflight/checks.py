@@ -1,6 +1,7 @@
 """Checks that must hold before a job computes, or an estimate in place of the job."""
 
 import json
+import sys
 
 from pipeline.cluster.executor import Executor
 from pipeline.config import ClaimsConfig, EstimateConfig, OutputConfig, VotesConfig
@@ -59,6 +60,7 @@ def say_estimate(
     """
     check_weights_header(defense)
     (plan,) = plan_each([(what, defense)], output, executor, keep=False)
+    print(*plan.listing.words(), sep="\n", file=sys.stderr)
     found = estimate(plan, asked, overwrite=what.overwrite)
     if output.json:
         print(json.dumps(vars(found), indent=2, sort_keys=True))

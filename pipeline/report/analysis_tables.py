@@ -137,8 +137,8 @@ def _classes(
 def print_maps(maps: Sequence[BreakingMap], console: Console) -> None:
     """Print the worst and the mildest place of each patch."""
     shown = maps[0].shown
-    which = "correctly classified images" if maps[0].right.images else "images (no labels)"
-    table = Table(title=f"{shown.images} {which}, uncertified because of a place", **_STYLE)
+    title = f"{shown.images} {maps[0].which}, uncertified because of a place"
+    table = Table(title=title, **_STYLE)
     table.add_column("patch", justify="right")
     table.add_column("worst place")
     for name in ("uncertified there", "at the mildest", "over all places"):

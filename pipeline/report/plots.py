@@ -313,10 +313,10 @@ def draw_maps(maps: Sequence[BreakingMap]) -> bytes:
 
 
 def _title(found: BreakingMap) -> str:
-    which = "correctly classified images" if found.right.images else "images (no labels)"
     return (
-        f"Breaking places: {run_words(found.run.manifest)}\nshare of {found.shown.images:,} {which}"
-        " that a patch at each place leaves uncertified (dot: the worst)"
+        f"Breaking places: {run_words(found.run.manifest)}\n"
+        f"share of {found.shown.images:,} {found.which} that a patch"
+        " at each place leaves uncertified (dot: the worst)"
     )
 
 

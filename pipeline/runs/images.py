@@ -40,7 +40,7 @@ def read_images(
         ConfigError: The data are not those of the run.
         SourceError: They cannot be read.
     """
-    listing = list_images(data, options, manifest.defense.network.num_classes, cache)
+    listing = list_images(data, options, None, cache, labelled=False)
     if listing.fingerprint != manifest.data.fingerprint:
         raise ConfigError(
             f"--data {data}: these are not the files that the run voted on (their fingerprint "

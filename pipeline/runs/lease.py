@@ -63,7 +63,7 @@ class Holder:
 
     def __str__(self) -> str:
         since, until = (
-            time.strftime("%H:%M:%S", time.gmtime(at)) for at in (self.since, self.until)
+            time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at)) for at in (self.since, self.until)
         )
         return f"process {self.pid} on {self.host}, since {since}, until {until} UTC unless renewed"
 
@@ -98,18 +98,15 @@ class Lease:
         """Try to take the lease; return the other job that holds it, or None."""
         while not storage.create(self.path, self._renewed()):
             found = self._read()
-            if found is None and not storage.exists(self.path):
+            if storage.exists(self.path) if found is None else found.is_gone:
+                storage.write_atomically(self.path, self._renewed())
+                time.sleep(_SETTLE_SECONDS)
+                found = self._read()
+            if found is None:
                 continue  # released in between
-            if found is not None and found.token == self._mine.token:
-                break  # it was written, but the answer was lost and the request repeated
-            if found is not None and not found.is_gone:
+            if found.token != self._mine.token:
                 return found
-            storage.write_atomically(self.path, self._renewed())
-            time.sleep(_SETTLE_SECONDS)
-            found = self._read()
-            if found is None or found.token != self._mine.token:
-                return found
-            break
+            break  # also if it was created, but the answer was lost and the request repeated
         self._thread.start()
         return None
 
@@ -159,13 +156,20 @@ def hold_lease(path: str, what: str, *, wait: bool) -> Iterator[Lease]:
     """
     lease, announced = Lease(path, what), False
     while (holder := lease.take()) is not None:
+        clocks = ""
+        if holder.until > time.time() + 2 * TIME_TO_LIVE:
+            clocks = (
+                "\nNo lease is that long, so the clock of one of the two machines is wrong: once "
+                f"that job has ended, remove {path}"
+            )
         if not wait:
             raise LeaseError(
                 f"{what}: another job is at it ({holder}). Both would write the same votes: wait "
-                "for it with --wait, or stop it first"
+                f"for it with --wait, or stop it first{clocks}"
             )
         if not announced:
-            print(f"{what}: waiting for another job ({holder})", file=sys.stderr, flush=True)
+            said = f"{what}: waiting for another job ({holder}){clocks}"
+            print(said, file=sys.stderr, flush=True)
             announced = True
         time.sleep(_POLL_SECONDS)
     try:

@@ -6,7 +6,6 @@
 
 import hashlib
 import json
-import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -15,11 +14,13 @@ from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from models.errors import JobError
 from models.networks.weights import is_hub_name
 from pipeline import storage
 from pipeline.config import VotesConfig
+from pipeline.runs.cpus import usable_cpus
 from pipeline.runs.defense import Defense
 from pipeline.runs.error_images import ErrorImages
 from pipeline.runs.numerics import Numerics
@@ -97,13 +98,14 @@ class Execution:
         weights: Place of the weights.
         actors: Voting actors that were asked for; None for as many as fit.
         host: Name of the driver's machine.
-        cpus: CPUs of the driver's machine.
+        cpus: CPUs that the driver may use.
         started: Time at which the run was begun, UTC.
         finished: Time at which it was finished; None before.
         voting_seconds: Time of voting, over all calls that resumed the run.
         error_images: Images without votes, once the run is finished.
         files: Files of imported votes.
         imported_by: Program that imported the votes.
+        digests: True if the digest of its rows is in each unit's file; None of an earlier version.
     """
 
     data: str = ""
@@ -120,6 +122,7 @@ class Execution:
     error_images: ErrorImages | None = None
     files: Sequence[Mapping[str, Json]] | None = None
     imported_by: str | None = None
+    digests: bool | None = None
 
     def to_dict(self) -> dict[str, Json]:
         """Write plain JSON; unknown facts are left out."""
@@ -271,11 +274,25 @@ def new_manifest(
 def rows_digest(table: pa.Table) -> str:
     """Compute a digest of the listed ids and labels, which options such as a label map decide."""
     digest = hashlib.sha256()
-    # A batch at a time: as Python objects, a million rows take several times their table's memory.
-    for batch in table.select(["image_id", "label", "labels"]).to_batches(_DIGEST_ROWS):
-        for image_id, label, labels in zip(*batch.to_pydict().values(), strict=True):
-            digest.update(f"{image_id}\0{label}\0{labels}\n".encode())
+    add_rows(digest, table)
     return digest.hexdigest()
+
+
+def add_rows(digest: "hashlib._Hash", table: pa.Table) -> None:
+    """Add the ids and labels of listed or stored rows to the digest of ``rows_digest``."""
+    names = [name for name in ("image_id", "label", "labels") if name in table.schema.names]
+    # A batch at a time: as Python objects, a million rows take several times their table's memory.
+    for batch in table.select(names).to_batches(_DIGEST_ROWS):
+        # Stored rows have the column only where an image may have several right classes.
+        if "labels" not in names or batch["labels"].null_count == batch.num_rows:
+            # The same text, written by Arrow: every read of a run waits for it.
+            label = batch["label"].cast(pa.string()).fill_null("None")
+            lines = pc.binary_join_element_wise(batch["image_id"], label, "None\n", "\0")
+            whole = pa.ListArray.from_arrays([0, len(lines)], lines)
+            digest.update(pc.binary_join(whole, "")[0].as_buffer())
+            continue
+        for image_id, one, several in zip(*batch.to_pydict().values(), strict=True):
+            digest.update(f"{image_id}\0{one}\0{several}\n".encode())
 
 
 def has_several_labels(table: pa.Table) -> bool:
@@ -295,8 +312,9 @@ def execution_of(config: VotesConfig, images: int) -> Execution:
         units=-(-images // unit_images),
         actors=config.actors,
         host=platform.node(),
-        cpus=os.cpu_count(),
+        cpus=usable_cpus(),
         started=utc_now(),
+        digests=True,
     )
 
 

@@ -11,11 +11,11 @@ from models.networks.systems import TokenMode
 from models.networks.weights import HUB, WeightsCard, is_hub_name, read_card, sha256_of
 from models.preprocess import PRESETS, Preprocess, check_unit_range
 from models.views.ablations import Ablation
-from models.views.family import Patch, ViewFamily
+from models.views.family import Patch, ViewFamily, ViewsKind
 from models.views.masks import Masks, Placement
 from models.views.threats import Threat
 from pipeline import storage
-from pipeline.config import ConfigError, ViewsKind, VotesConfig, lengths_of
+from pipeline.config import ConfigError, VotesConfig, lengths_of
 from pipeline.runs.defense import Defense, Network, Voting
 from pipeline.runs.waiting import waiting
 from pipeline.runs.weight_files import local_weights

@@ -264,6 +264,9 @@ class Summary(TypedDict):
     mean_ablation_accuracy: float | None
     # The origin of imported votes.
     basis: NotRequired[str]
+    # Digests of the votes it is of, and of all other fields; earlier versions wrote none.
+    votes_sha256: NotRequired[str]
+    sha256: NotRequired[str]
     certified_accuracy: list[CertifiedEntry]
     largest: LargestEntry
     coarser: list[CoarserEntry]

@@ -6,23 +6,27 @@ repeated commit replaces equal bytes. Readers see only ``*.parquet``; names with
 notes of a job at work, or left by a killed commit.
 """
 
+import hashlib
 import io
 import json
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from models.errors import JobError
 from pipeline import storage
 from pipeline.runs.error_images import ErrorImages
-from pipeline.runs.manifest import Manifest, ManifestError
+from pipeline.runs.manifest import Manifest, ManifestError, canonical
+from pipeline.runs.proof import Proof, prove
 from pipeline.runs.schema import Summary
+from pipeline.runs.unit_files import StoreError, check_rows, unit_bytes
+from pipeline.sources.stored_files import StoredFile, list_directory
 from pipeline.storage.parallel import in_threads
-from pipeline.storage.tables import write_parquet
+
+__all__ = ["DERIVED", "StoreError", "VotesStore", "check_rows", "run_ids"]
 
 _UNIT = re.compile(r"unit-(\d+)\.parquet$")
 # Names of files that are being written locally; an object on S3 has none.
@@ -30,9 +34,8 @@ _HALF_WRITTEN = re.compile(r"/\.[^/]*\.(tmp|new)$")
 _NOTE = re.compile(r"/\.unit-(\d+)\.[a-z]+\.begun$")
 _SHOWN = 5  # images named in messages about errors
 
-
-class StoreError(JobError):
-    """Stored votes are incomplete or break a rule that every row must keep."""
+DERIVED = ("certificates", "images", "detection", "locations", "witnesses", "audit", "attack")
+"""Folders under ``<out>`` of what is made from votes."""
 
 
 def run_ids(out: str) -> list[str]:
@@ -76,12 +79,38 @@ class VotesStore:
         """The summary; None where the run has not been certified.
 
         Raises:
-            ValueError: It is no JSON.
+            ManifestError: The manifest contradicts the run's id.
+            StoreError: It was edited, or is of other votes than lie beside it now, or these are
+                incomplete or not the run's own.
         """
-        if not storage.exists(self.summary_path):
+        manifest = self.read_manifest()
+        if manifest is None or not storage.exists(self.summary_path):
             return None
-        summary: Summary = json.loads(storage.read_bytes(self.summary_path))
+        self.units(manifest)
+        again = f"run `patchcert certify --run-id {self.run_id}` again"
+        try:
+            summary: Summary = json.loads(storage.read_bytes(self.summary_path))
+            # Earlier versions bound their summaries to nothing.
+            sealed, votes = summary.get("sha256"), summary.get("votes_sha256")
+            summary["certified_accuracy"]
+        except (ValueError, AttributeError, KeyError) as error:
+            raise StoreError(f"{self.summary_path}: not a summary ({error}); {again}") from error
+        if sealed is not None and sealed != _seal(summary):
+            raise StoreError(f"{self.summary_path}: it was changed since it was written; {again}")
+        if sealed is not None and votes != self.proof(manifest).sha256:
+            raise StoreError(
+                f"{self.summary_path}: it is of other votes than those that lie in {self.folder} "
+                f"now; {again}"
+            )
         return summary
+
+    def write_summary(self, summary: Summary, proof: Proof) -> Summary:
+        """Write the summary, bound to the votes it is made from; return it as it is in the file."""
+        bound: Summary = {**summary, "votes_sha256": proof.sha256}
+        bound["sha256"] = _seal(bound)
+        text = json.dumps(bound, indent=2, sort_keys=True) + "\n"
+        storage.write_atomically(self.summary_path, text.encode())
+        return bound
 
     @property
     def lease_path(self) -> str:
@@ -203,6 +232,8 @@ class VotesStore:
     ) -> None:
         """Check the rows of one unit and write them.
 
+        A digest of them is in the same file, so that neither can be there without the other.
+
         Args:
             unit: Its number.
             table: Its rows.
@@ -214,7 +245,7 @@ class VotesStore:
             StoreError: A row breaks a rule; nothing is written.
         """
         check_rows(table, schema, votes, plain=plain)
-        write_parquet(self._unit_path(unit), table)
+        storage.write_atomically(self._unit_path(unit), unit_bytes(table, self.run_id, unit))
 
     def read(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """All rows, a unit at a time, in the listing's order.
@@ -231,10 +262,10 @@ class VotesStore:
         self.check_count(manifest, rows)
 
     def units(self, manifest: Manifest) -> range:
-        """The units of a run, if each of them has its votes.
+        """The units of a run, if each of them has its votes, and they are those of the run.
 
         Raises:
-            StoreError: Some have none.
+            StoreError: Some have none, or others (``proof``).
         """
         units, missing = manifest.execution.units, self.missing(manifest)
         if missing:
@@ -242,12 +273,40 @@ class VotesStore:
                 f"run_id={self.run_id}: {len(missing)} of {units} units have no votes yet (first: "
                 f"{missing[0]}); run `patchcert votes` again with the same settings to resume"
             )
+        self.proof(manifest)
         return range(units)
+
+    def proof(self, manifest: Manifest, *, remembered: bool = True) -> Proof:
+        """Prove of the units that are there that their rows are the run's own.
+
+        Args:
+            manifest: The run.
+            remembered: Believe what was found of the same files before.
+
+        Raises:
+            StoreError: They are not; the message names the file and the remedy.
+        """
+        files = self.unit_files()
+        beyond = sorted(set(files) - set(range(manifest.execution.units)))
+        if beyond:
+            raise StoreError(
+                f"{files[beyond[0]].path}: run_id={self.run_id} has {manifest.execution.units} "
+                "units by its manifest, and this is none of them; restore execution.images and "
+                "units in the manifest, or run again with --overwrite"
+            )
+        return prove(manifest, self.folder, files, remembered=remembered)
+
+    def unit_files(self) -> dict[int, StoredFile]:
+        """The files of the units whose votes are on disk, as their store describes them."""
+        with suppress(FileNotFoundError):
+            found = ((_UNIT.search(file.path), file) for file in list_directory(self.folder))
+            return {int(match[1]): file for match, file in found if match}
+        return {}
 
     def read_unit(self, unit: int, columns: list[str] | None = None) -> pa.Table:
         """The rows of one unit."""
         data = storage.read_bytes(self._unit_path(unit))
-        return pq.read_table(io.BytesIO(data), columns=columns)
+        return pq.read_table(io.BytesIO(data), columns=columns).replace_schema_metadata(None)
 
     def _unit_path(self, unit: int) -> str:
         return storage.join(self.folder, f"unit-{unit:05d}.parquet")
@@ -265,6 +324,13 @@ class VotesStore:
                 f"{self.folder} and vote again"
             )
 
+    def remove_pictures(self) -> None:
+        """Remove what is drawn of the votes."""
+        for path in storage.list_files(storage.join(self.out, "summary")):
+            name = path.rsplit("/", 1)[-1]
+            if name.startswith(f"run_id={self.run_id}.") and name.endswith(".png"):
+                storage.remove(path)
+
     def delete(self) -> None:
         """Remove this run: first the files derived from its votes, last the manifest.
 
@@ -274,7 +340,7 @@ class VotesStore:
         for path in storage.list_files(storage.join(self.out, "summary")):
             if path.rsplit("/", 1)[-1].startswith(f"{name}."):
                 storage.remove(path)
-        for derived in ("certificates", "images", "detection", "locations", "witnesses", "attack"):
+        for derived in DERIVED:
             for path in storage.list_files(storage.join(self.out, derived, name)):
                 storage.remove(path)
         for path in storage.list_files(self.folder):
@@ -283,31 +349,7 @@ class VotesStore:
         storage.remove(self.manifest_path)
 
 
-def check_rows(table: pa.Table, schema: pa.Schema, votes: int, *, plain: bool = True) -> None:
-    """Check rows of the votes dataset against the rules that every reader relies on.
-
-    Without ``plain`` no plain prediction is known.
-
-    Raises:
-        StoreError: Naming the first image that breaks a rule.
-    """
-    if table.schema != schema:
-        raise StoreError(f"columns {table.schema.names}: these votes have {schema.names}")
-    voted = table["error"].is_null()
-    # Threshold voting fills ``vote_sets`` in place of ``votes``.
-    cast = "vote_sets" if "vote_sets" in schema.names else "votes"
-    per_vote = [cast, *(name for name in ("views", "gaps") if name in schema.names)]
-    whole = ["plain_prediction"] if plain else []
-    for column in (*per_vote, "counts", "prediction", *whole):
-        _require(pc.equal(table[column].is_valid(), voted), table, f"{column} or error, never both")
-    for column in per_vote:
-        lengths = pc.list_value_length(table[column])
-        _require(pc.equal(lengths, votes), table, f"{column} of each of {votes} ablations")
-    if pc.count_distinct(table["image_id"]).as_py() != table.num_rows:
-        raise StoreError("an image_id occurs twice in one unit; ids must be unique")
-
-
-def _require(holds: pa.ChunkedArray, table: pa.Table, rule: str) -> None:
-    broken = table.filter(pc.invert(pc.fill_null(holds, True)))
-    if broken.num_rows:
-        raise StoreError(f"image_id={broken['image_id'][0]}: breaks the rule: {rule}")
+def _seal(summary: Summary) -> str:
+    """Compute the digest of a summary's other fields."""
+    fields = {name: value for name, value in summary.items() if name != "sha256"}
+    return hashlib.sha256(canonical(fields)).hexdigest()

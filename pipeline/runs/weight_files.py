@@ -5,7 +5,7 @@ import os
 import posixpath
 from pathlib import Path
 
-from models.errors import WeightsError
+from models.errors import JobError, WeightsError
 from pipeline import storage
 from pipeline.config import ConfigError
 from pipeline.sources.stored_files import stat
@@ -21,6 +21,7 @@ def local_weights(path: str) -> str:
 
     Raises:
         WeightsError: There is no such object.
+        JobError: The copy cannot be kept.
     """
     if not path.startswith(storage.S3):
         return path
@@ -29,7 +30,15 @@ def local_weights(path: str) -> str:
     except FileNotFoundError as error:
         raise WeightsError(f"weights {path}: no such object; correct --weights") from error
     version = hashlib.sha256(f"{file.path}\0{file.etag}\0{file.size}".encode()).hexdigest()[:32]
-    copy = cache_folder() / "weights" / version / posixpath.basename(file.path)
+    folder = cache_folder() / "weights" / version
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise JobError(
+            f"weights {path}: their copy cannot be kept in {folder} ({error.strerror}); set "
+            f"{_CACHE} to a folder that can be written"
+        ) from error
+    copy = folder / posixpath.basename(file.path)
     if not copy.is_file():
         data = storage.read_bytes(path)
         if len(data) != file.size:
@@ -64,5 +73,6 @@ def check_new_weights(out: str) -> None:
 
 
 def cache_folder() -> Path:
-    """Folder of fetched files."""
-    return Path(os.environ.get(_CACHE) or Path.home() / ".cache" / "patchcert")
+    """Folder of fetched files; the root folder stands for a user that has no home."""
+    home = os.path.expanduser("~")
+    return Path(os.environ.get(_CACHE) or Path("/", home.lstrip("~"), ".cache", "patchcert"))

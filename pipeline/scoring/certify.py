@@ -1,6 +1,5 @@
 """From stored votes to certificates and a summary: no GPU, no model, no images."""
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -8,14 +7,17 @@ from functools import partial
 from pipeline import storage
 from pipeline.config import ClaimsConfig
 from pipeline.runs.manifest import Manifest
+from pipeline.runs.proof import BOND
 from pipeline.runs.schema import Summary
-from pipeline.runs.store import VotesStore
+from pipeline.runs.store import StoreError, VotesStore
 from pipeline.runs.waiting import waiting
 from pipeline.scoring.claims import Claims, resolve_claims
 from pipeline.scoring.datasets import (
     DATASETS,
+    bond_of,
     certify_part,
     datasets_of,
+    metadata_of,
     part_path,
     parts_of,
     questions_in,
@@ -75,8 +77,9 @@ def certify_votes(
     """
     manifest = store.manifest()
     asked = resolve_claims(manifest.defense, claims, stride)
-    earlier = None if overwrite else _known_summary(store)
-    known = Claims.from_summary(earlier) if earlier else Claims()
+    store.units(manifest)
+    proof = store.proof(manifest)
+    earlier, known = (None, Claims()) if overwrite else _known(store)
     questions = asked | known
     folders = datasets_of(store, questions)
 
@@ -92,16 +95,15 @@ def certify_votes(
 
     parts = parts_of(manifest)
     files = [part_path(folder, part) for folder in folders.values() for part in range(len(parts))]
-    if (
-        earlier
-        and asked <= known
-        and store.is_complete(manifest)
-        and all(questions_in(path) == known.to_json() for path in files)
-    ):
+    bond = bond_of(questions, proof).items()
+    if earlier and asked <= known and all(bond <= metadata_of(path).items() for path in files):
         return done(earlier, computed=False)
-    store.units(manifest)
+    # Pictures are not bound to votes: what is known of them is what lies beside them.
+    gone = any(metadata_of(path).get(BOND) not in (None, proof.bond[BOND]) for path in files)
     totals = Totals()
-    work = partial(certify_part, store.anywhere(), manifest, questions, threads=threads)
+    work = partial(
+        certify_part, store.anywhere(), manifest, questions, proof=proof, threads=threads
+    )
     counts: Iterable[Totals] = spread(work, enumerate(parts))
     images = manifest.execution.images
     with waiting("certifying") as say:
@@ -114,18 +116,22 @@ def certify_votes(
         for path in storage.list_files(storage.join(store.out, name, f"run_id={store.run_id}")):
             if path not in written:  # of another number of parts, or a question withdrawn
                 storage.remove(path)
-    summary = totals.summary(manifest)
+    if store.proof(manifest) != proof:
+        raise StoreError(
+            f"{store.folder}: its votes changed while they were certified; certify again"
+        )
+    if gone:
+        store.remove_pictures()
     # The summary last: it is what a later call takes as the sign that all is there.
-    text = json.dumps(summary, indent=2, sort_keys=True) + "\n"
-    storage.write_atomically(store.summary_path, text.encode())
-    return done(summary, computed=True)
+    return done(store.write_summary(totals.summary(manifest), proof), computed=True)
 
 
-def _known_summary(store: VotesStore) -> Summary | None:
+def _known(store: VotesStore) -> tuple[Summary | None, Claims]:
+    """The summary, where it is proven to be of the votes; and all that was ever asked of them."""
     try:
         summary = store.read_summary()
-        if summary is not None:
-            Claims.from_summary(summary)
-    except (ValueError, KeyError, TypeError):
-        return None  # Derived data: computed again rather than believed.
-    return summary
+        asked = Claims.from_summary(summary) if summary is not None else Claims()
+    except (StoreError, ValueError, KeyError, TypeError):
+        # Derived data: computed again rather than believed. The files say what was asked.
+        return None, questions_in(datasets_of(store, Claims()).values())
+    return summary if summary and "sha256" in summary else None, asked

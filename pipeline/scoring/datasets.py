@@ -5,15 +5,18 @@ the run alone, so that answering more questions replaces file by file, and a rea
 meets each image once.
 """
 
+import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.runs.manifest import Manifest
+from pipeline.runs.proof import Proof
 from pipeline.runs.reading import vote_columns
 from pipeline.runs.schema import CERTIFICATES, DETECTION, IMAGES
 from pipeline.runs.store import VotesStore
@@ -58,6 +61,7 @@ def certify_part(
     questions: Claims,
     part: tuple[int, range],
     *,
+    proof: Proof,
     threads: int | None = None,
 ) -> Totals:
     """Answer the questions about some units, write one file a dataset, and count.
@@ -69,6 +73,7 @@ def certify_part(
         manifest: The run.
         questions: What is asked.
         part: Number of the part, and its units.
+        proof: What is proven of the votes; the files are bound to them.
         threads: Batches judged side by side; None for one a CPU.
 
     Raises:
@@ -76,7 +81,7 @@ def certify_part(
     """
     (number, units), totals = part, Totals()
     folders = datasets_of(store, questions)
-    metadata = {_QUESTIONS: questions.to_json()}
+    metadata = bond_of(questions, proof)
     with ExitStack() as stack:
         writers = {
             name: stack.enter_context(
@@ -84,19 +89,19 @@ def certify_part(
             )
             for name, folder in folders.items()
         }
-        for scored in _score_batches(store, manifest, questions, units, threads):
+        for scored in score_batches(store, manifest, questions, units, threads):
             totals.add(scored.totals)
             for name, writer in writers.items():
                 writer.write_table(getattr(scored, name).cast(writer.schema))
     return totals
 
 
-def _score_batches(
+def score_batches(
     store: VotesStore,
     manifest: Manifest,
     questions: Claims,
     units: Sequence[int],
-    threads: int | None,
+    threads: int | None = None,
 ) -> Iterator[Scored]:
     """The units a batch at a time, in order, judged side by side: numpy and Parquet share cores."""
     columns = vote_columns(manifest, "plain_prediction")
@@ -120,10 +125,24 @@ def _unit_images(manifest: Manifest) -> int:
     return max(1, manifest.execution.images // max(1, manifest.execution.units))
 
 
-def questions_in(path: str) -> bytes | None:
-    """The questions that a file answers; None where there is no such file."""
-    if not storage.exists(path):
-        return None
-    with storage.open_read(path) as stream:
-        metadata = pq.read_schema(stream).metadata or {}
-    return metadata.get(_QUESTIONS)
+def bond_of(questions: Claims, proof: Proof) -> dict[bytes, bytes]:
+    """Metadata of the files that answer questions about votes."""
+    return {_QUESTIONS: questions.to_json(), **proof.bond}
+
+
+def questions_in(folders: Iterable[str]) -> Claims:
+    """The questions that the files in some folders answer, whatever votes they are of."""
+    known = Claims()
+    for path in (path for folder in folders for path in storage.list_files(folder)):
+        with suppress(ValueError, KeyError, TypeError):
+            known |= Claims.from_summary(json.loads(metadata_of(path)[_QUESTIONS]))
+    return known
+
+
+def metadata_of(path: str) -> dict[bytes, bytes]:
+    """Metadata of a file; none of one that is not there, or is no Parquet."""
+    try:
+        with storage.open_read(path) as stream:
+            return pq.read_schema(stream).metadata or {}
+    except (pa.ArrowException, OSError):
+        return {}

@@ -1,7 +1,9 @@
 """The columns of a listing, the options, and the protocol of every source of images."""
 
+import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn, Protocol
+from typing import Any, Literal, NamedTuple, NoReturn, Protocol
 
 import pyarrow as pa
 
@@ -37,8 +39,8 @@ LISTING = pa.schema(
         pa.field("digest", pa.uint64(), nullable=False),
     ]
 )
-# Rows that a source returns: labels as they are written, checked and narrowed in one place.
-RAW_LISTING = pa.schema([LISTING[0], pa.field("label", pa.int64()), *list(LISTING)[2:5]])
+# Rows that a source returns: labels as they are written, which become class numbers in one place.
+RAW_LISTING = pa.schema([LISTING[0], pa.field("label", pa.string()), *list(LISTING)[2:5]])
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 
@@ -54,7 +56,8 @@ class SourceOptions:
     Attributes:
         image_column: Parquet column of the encoded images; None tries the usual names.
         label_column: Parquet column of the class numbers; None tries the usual names.
-        label_map: File that gives class folders, or images that lie in none, their numbers.
+        label_map: File that gives the labels of the data, class folders, or images that lie in
+            none, their numbers.
         ground_truth: File of one label an image in the order of validation images, or of several
             (JSON); replaces the source's own labels.
         numbering: Meaning of the integers of a plain ground-truth file.
@@ -94,12 +97,45 @@ class Location:
         """True where a name has one of ``suffixes``, in any case."""
         return any(name.lower().endswith(suffixes) for name in self.names)
 
-    def files(self, *suffixes: str) -> list[StoredFile]:
-        """The files of a pattern, or those with one of ``suffixes`` directly in the directory."""
+    def files(self, *suffixes: str, recursive: bool = False) -> "FoundFiles":
+        """The files of a pattern, or those with one of ``suffixes`` in the directory."""
         if not self.is_directory:
-            return in_threads(stat, storage.expand(self.data))
-        files = list_directory(self.data)
-        return [file for file in files if file.path.lower().endswith(suffixes)]
+            return FoundFiles(in_threads(stat, storage.expand(self.data)))
+        files = list_directory(self.data, recursive=recursive)
+        taken = [file.path.lower().endswith(suffixes) for file in files]
+        return FoundFiles(
+            [file for file, wanted in zip(files, taken, strict=True) if wanted],
+            [file.path for file, wanted in zip(files, taken, strict=True) if not wanted],
+        )
+
+
+class FoundFiles(NamedTuple):
+    """The files of a place.
+
+    Attributes:
+        files: Those that hold images, in the order their images are listed.
+        others: Paths of those that are passed over.
+    """
+
+    files: list[StoredFile]
+    others: Iterable[str] = ()
+
+
+@dataclass(frozen=True)
+class FileNotes:
+    """What is known of a file beside its images; all of it can be kept as JSON.
+
+    Attributes:
+        passed_over: Members of an archive that are neither image nor label, by suffix.
+        label_column: Column that the labels are from.
+        columns: Columns but that of the images, and their types, as "name: type".
+        class_names: Names that the file gives the classes of its label column.
+    """
+
+    passed_over: dict[str, int] = dataclasses.field(default_factory=dict)
+    label_column: str | None = None
+    columns: list[str] = dataclasses.field(default_factory=list)
+    class_names: list[str] = dataclasses.field(default_factory=list)
 
 
 class Source(Protocol):
@@ -108,11 +144,13 @@ class Source(Protocol):
     def matches(self, location: Location) -> bool:
         """True where ``--data`` looks like this layout."""
 
-    def list_files(self, location: Location) -> list[StoredFile]:
-        """The files that hold images, in the order their images are listed."""
+    def list_files(self, location: Location) -> FoundFiles:
+        """The files that hold images, and those beside them that do not."""
 
-    def list_file(self, file: StoredFile, options: SourceOptions) -> pa.Table | None:
-        """The images in one file, as RAW_LISTING; None if files of this kind are not opened.
+    def list_file(
+        self, file: StoredFile, options: SourceOptions
+    ) -> tuple[pa.Table | None, FileNotes]:
+        """The images in one file, as RAW_LISTING; None if the file is an image itself.
 
         Depends on the file, ``image_column`` and ``label_column`` alone: the outcome is kept.
 
@@ -126,19 +164,17 @@ class Source(Protocol):
         files: list[StoredFile],
         tables: list[pa.Table | None],
         options: SourceOptions,
-        num_classes: int | None,
     ) -> pa.Table:
         """Every image in ``files``, as RAW_LISTING in a fixed order.
 
         Args:
             root: Full path of the directory; for a pattern, of the deepest common one.
             files: The result of ``list_files``.
-            tables: The results of ``list_file`` for each of them.
+            tables: The images in each of them.
             options: The user's choices.
-            num_classes: Classes of the model; None if unknown.
 
         Raises:
-            SourceError: An option has no meaning for this layout, or names give no class.
+            SourceError: An option has no meaning for this layout.
         """
 
     def holds(self, path: str) -> bool:

@@ -1,6 +1,6 @@
-"""From the names of class folders to class numbers.
+"""From labels as they are written, or the names of class folders, to class numbers.
 
-A folder is named by its class number or by its wnid, or a label map gives its class. Folders of
+A label is written as its class number or as its wnid, or a label map gives its class. Folders of
 other names, as many of them as the model has classes, are numbered in the order of their names,
 as torchvision's ``ImageFolder`` numbers them for training; anything else is refused.
 """
@@ -22,10 +22,12 @@ WNID = re.compile(r"n[0-9]{8}")
 """ImageNet's name of a class: a WordNet noun."""
 
 INTEGER = re.compile(r"-?[0-9]{1,9}")
-_REMEDY = (
-    'give --label-map FILE (JSON {"name": class}, or TSV/CSV rows "name, class"; a class is its '
-    "number, or, for a model of 1000 classes, its wnid)"
+LABEL_MAP = (
+    'give --label-map FILE (JSON {"name": class}, or TSV/CSV rows "name, class": a name is that of '
+    "a folder, or a label as the data have it; a class is its number, or, for a model of 1000 "
+    "classes, its wnid; -1 where the model has none)"
 )
+_LABEL = re.compile(r"-?[0-9]{1,18}")
 # Kaggle's answers for the ImageNet validation images: the wnid and then boxes.
 _KAGGLE = ["ImageId", "PredictionString"]
 
@@ -64,10 +66,83 @@ def folder_labels(
     if len(classes) == num_classes and options.classes is None:
         return numbers | {name: number for number, name in enumerate(classes)}
     raise SourceError(
-        f"the {len(classes)} class folders ({', '.join(classes[:5])}{', ...' * (len(classes) > 5)})"
+        f"the {len(classes)} class folders ({_some(classes)})"
         f" do not tell their class numbers: they are neither integers nor, for a model of 1000 "
-        f"classes, wnids, and there are not {num_classes or 'a known number of'} of them; {_REMEDY}"
+        f"classes, wnids, and there are not {num_classes or 'a known number of'} of them; "
+        + LABEL_MAP
     )
+
+
+def require_classes_on_top(ids: list[str], root: str) -> None:
+    """Refuse folders that seem to hold the class folders rather than to be them.
+
+    Such are ``noise/1/n01440764/x.JPEG`` and ``train/cat/x.JPEG``: the labels would be those of the
+    severity and of the split.
+
+    Args:
+        ids: Paths of the images below the root.
+        root: Full path of the directory.
+
+    Raises:
+        SourceError: It is so; names the directories that have class folders directly in them.
+    """
+    folders = [name.split("/")[:-1] for name in ids if "/" in name]
+    deeper = [names for names in folders if len(names) > 1]
+    wnids = [names for names in deeper if _wnid_place(names)]
+    # Folders of one name, as ``<class>/images/x.JPEG``, tell no classes apart.
+    split = len(deeper) == len(folders) and len({names[1] for names in deeper}) > 1
+    if not wnids and (not split or all(WNID.fullmatch(names[0]) for names in folders)):
+        return
+    found = wnids or deeper
+    places = sorted({"/".join(names[: _wnid_place(names) or -1]) for names in found})
+    more = "".join(f" or {storage.join(root, place)}" for place in places[1:2])
+    more += ", ..." * (len(places) > 2)
+    raise SourceError(
+        f"the class folders of {root} would be {_some(sorted({names[0] for names in folders}))}, "
+        f"but their images lie deeper, as in {'/'.join(found[0])}: give --data "
+        f"{storage.join(root, places[0])}{more}; or, if those folders are the classes, {LABEL_MAP}"
+    )
+
+
+def _wnid_place(names: list[str]) -> int:
+    """Place of the first folder inside another that is named by another wnid; 0 if none is."""
+    places = (place for place, name in enumerate(names) if place and WNID.fullmatch(name))
+    return next((place for place in places if names[place] != names[0]), 0)
+
+
+def class_numbers(
+    names: list[str], options: SourceOptions, num_classes: int | None, where: str, remedy: str
+) -> dict[str, int]:
+    """The class number of every label as it is written in the data.
+
+    Args:
+        names: The labels, each once.
+        options: Holds the label map, if any; it wins over everything else.
+        num_classes: Classes of the model; None if unknown.
+        where: What the labels are from.
+        remedy: What to do where the labels do not tell.
+
+    Raises:
+        SourceError: The label map lacks a label, or the labels alone do not give the number.
+    """
+    if options.label_map is not None:
+        table = {"-1": -1} | _label_map(options.label_map, num_classes)
+        _require(names, table, f"the label map {options.label_map}")
+    elif all(_LABEL.fullmatch(name) for name in names):
+        table = {name: int(name) for name in names}
+    elif num_classes == 1000 and all(WNID.fullmatch(name) for name in names):
+        table = imagenet_numbers()
+        _require(names, table, "ImageNet's list of 1000 classes")
+    else:
+        raise SourceError(
+            f"{where}: the {len(names)} labels ({_some(sorted(names))}) do not tell their class "
+            f"numbers: they are neither integers nor, for a model of 1000 classes, wnids; {remedy}"
+        )
+    return {name: table[name] for name in names}
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + ", ..." * (len(names) > 5)
 
 
 def _require_different(names: list[str]) -> None:
@@ -76,7 +151,7 @@ def _require_different(names: list[str]) -> None:
         if (other := folders.setdefault(int(name), name)) != name:
             raise SourceError(
                 f"the class folders {other!r} and {name!r} are both class {int(name)}; put their "
-                f"images into one, rename one, or {_REMEDY}"
+                f"images into one, rename one, or {LABEL_MAP}"
             )
 
 
@@ -85,7 +160,7 @@ def _require(names: list[str], table: dict[str, int], where: str) -> None:
     if missing:
         raise SourceError(
             f"{where} lacks {len(missing)} of {len(names)} names: {', '.join(missing[:5])}; "
-            + _REMEDY
+            + LABEL_MAP
         )
 
 
@@ -169,9 +244,9 @@ def _label_map(path: str, num_classes: int | None) -> dict[str, int]:
         pairs = _json_pairs(text) if path.lower().endswith(".json") else _table_pairs(text)
         numbered = [(name, _number(given, num_classes)) for name, given in pairs]
     except (ValueError, csv.Error) as error:
-        raise SourceError(f"the label map {path} cannot be used: {error}; {_REMEDY}") from error
+        raise SourceError(f"the label map {path} cannot be used: {error}; {LABEL_MAP}") from error
     except storage.failures() as error:
-        raise SourceError(f"the label map {path} cannot be read: {error}; {_REMEDY}") from error
+        raise SourceError(f"the label map {path} cannot be read: {error}; {LABEL_MAP}") from error
     numbers: dict[str, int] = {}
     for name, number in numbered:
         if numbers.setdefault(name, number) != number:
@@ -193,7 +268,7 @@ def _json_pairs(text: str) -> list[tuple[str, str]]:
     return [(name, str(given)) for name, given in pairs]
 
 
-def parse_json(text: str, pairs_hook: Callable[[list[tuple[str, Any]]], Any] = dict) -> Any:
+def parse_json(text: str | bytes, pairs_hook: Callable[[list[tuple[str, Any]]], Any] = dict) -> Any:
     """Parse a user's JSON; ValueError for any fault."""
     try:
         return json.loads(text, object_pairs_hook=pairs_hook)

@@ -7,15 +7,18 @@ import pyarrow as pa
 from pipeline import storage
 from pipeline.sources.base import (
     IMAGE_SUFFIXES,
+    FileNotes,
+    FoundFiles,
     Location,
+    SourceError,
     SourceOptions,
     raise_changed,
     raw_listing,
 )
-from pipeline.sources.class_names import folder_labels
-from pipeline.sources.stored_files import StoredFile, list_directory
+from pipeline.sources.stored_files import StoredFile, mistaken
 
 _SUFFIXES = tuple(f".{suffix}" for suffix in IMAGE_SUFFIXES)
+_POINTER_BYTES = 200  # no pointer of Git LFS is longer, and few images are so short
 
 
 class FolderSource:
@@ -25,13 +28,16 @@ class FolderSource:
         """Any directory."""
         return location.is_directory
 
-    def list_files(self, location: Location) -> list[StoredFile]:
+    def list_files(self, location: Location) -> FoundFiles:
         """Images at any depth, of any case of suffix."""
-        files = list_directory(location.data, recursive=True)
-        return [file for file in files if file.path.lower().endswith(_SUFFIXES)]
+        return location.files(*_SUFFIXES, recursive=True)
 
-    def list_file(self, file: StoredFile, options: SourceOptions) -> None:
-        """None: a file is an image and need not be opened."""
+    def list_file(self, file: StoredFile, options: SourceOptions) -> tuple[None, FileNotes]:
+        """None: a file is an image; one that stands for an image elsewhere is refused."""
+        small = file.size < _POINTER_BYTES and file.size > 0
+        if small and (what := mistaken(storage.read_bytes(file.path, 0, file.size))):
+            raise SourceError(f"{file.path} is {what}")
+        return None, FileNotes()
 
     def list_images(
         self,
@@ -39,22 +45,14 @@ class FolderSource:
         files: list[StoredFile],
         tables: list[pa.Table | None],
         options: SourceOptions,
-        num_classes: int | None,
     ) -> pa.Table:
         """Images in the order of their paths; the id is the path below the root."""
         options.refuse("image_column", "label_column", kind="folder")
         ids = [file.path[len(root) :].lstrip("/") for file in files]
-        # The folder directly below the root gives an image its class. An image in the root itself
-        # has no class, unless a label map names the image.
-        loose = [name for name in ids if "/" not in name]
-        classes = sorted({name.split("/")[0] for name in ids if "/" in name})
-        if options.ground_truth is not None:
-            labels: dict[str, int | None] = dict.fromkeys(classes + loose)
-        else:
-            labels = folder_labels(classes, loose, options, num_classes)
         columns: list[Any] = [
             ids,
-            [labels[name.split("/")[0]] for name in ids],
+            # The folder directly below the root; of an image in the root itself its own name.
+            [name.split("/")[0] for name in ids],
             [file.path for file in files],
             [0] * len(files),
             [file.size for file in files],

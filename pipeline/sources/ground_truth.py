@@ -12,15 +12,23 @@ table, which lies beside its ground truth, translates them.
 import io
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import storage
-from pipeline.sources.base import LABELLED, Kind, SourceError, SourceOptions
-from pipeline.sources.class_names import INTEGER, WNID, imagenet_numbers, parse_json
+from pipeline.sources.base import LABELLED, FileNotes, Kind, SourceError, SourceOptions
+from pipeline.sources.class_names import (
+    INTEGER,
+    LABEL_MAP,
+    WNID,
+    class_numbers,
+    folder_labels,
+    imagenet_numbers,
+    parse_json,
+)
 from pipeline.storage.patterns import natural_key
 
 _TABLES = ("meta.mat", "map_clsloc.txt")
@@ -40,10 +48,28 @@ _Labels = list[int] | list[list[int]]
 _MAX_CLASS = 2**31 - 1
 
 
+def without_labels(table: pa.Table) -> pa.Table:
+    """A source's RAW_LISTING as LABELLED, without its labels."""
+    nothing = [pa.nulls(table.num_rows, field.type) for field in (LABELLED[1], LABELLED[-1])]
+    table = table.set_column(1, LABELLED[1], nothing[0])
+    return table.append_column(LABELLED[-1], nothing[1])
+
+
 def with_labels(
-    table: pa.Table, options: SourceOptions, kind: Kind, num_classes: int | None
+    table: pa.Table,
+    options: SourceOptions,
+    kind: Kind,
+    num_classes: int | None,
+    notes: FileNotes,
 ) -> pa.Table:
     """A source's RAW_LISTING as LABELLED: -1 becomes null, a ground-truth file replaces labels.
+
+    Args:
+        table: The listing.
+        options: The user's choices.
+        kind: Layout of the source.
+        num_classes: Classes of the model; None if unknown.
+        notes: What is known of the first file.
 
     Raises:
         SourceError: A label is no class that the model can answer, or the ground-truth file cannot
@@ -56,12 +82,13 @@ def with_labels(
     elif options.numbering is not None:
         raise SourceError("--numbering has no meaning without --ground-truth: leave it out")
     else:
-        labels = table.column("label").combine_chunks()
+        labels = _own_labels(table, options, kind, num_classes, notes)
         multiple = pa.nulls(len(labels), pa.list_(pa.int64()))
     labels = pc.if_else(pc.equal(labels, -1), pa.scalar(None, pa.int64()), labels)
-    _check_range(labels, ids, num_classes)
+    remedy = _remedy(options, kind)
+    _check_range(labels, ids, num_classes, remedy)
     owners = ids.take(pc.list_parent_indices(multiple))
-    _check_range(pc.list_flatten(multiple), owners, num_classes)
+    _check_range(pc.list_flatten(multiple), owners, num_classes, remedy)
     # Of several right labels some may be left out: the others can still be answered.
     _check_subset(labels, ids, options.classes)
     columns = [*table.columns, multiple.cast(LABELLED.field("labels").type)]
@@ -69,15 +96,54 @@ def with_labels(
     return pa.Table.from_arrays(columns, schema=LABELLED)
 
 
-def _check_range(labels: pa.Array, ids: pa.ChunkedArray, num_classes: int | None) -> None:
+def _own_labels(
+    table: pa.Table, options: SourceOptions, kind: Kind, num_classes: int | None, notes: FileNotes
+) -> pa.Array:
+    """Class numbers of the labels that the source itself has; int64."""
+    written = table.column("label").combine_chunks().dictionary_encode()
+    names = written.dictionary.to_pylist()
+    numbers: Mapping[str, int | None]
+    if kind == "folder":
+        # An image that lies in no folder is written with its own name.
+        loose = set(names) & set(table.column("image_id").to_pylist())
+        classes = sorted(set(names) - loose)
+        numbers = folder_labels(classes, sorted(loose), options, num_classes)
+    else:
+        named, column = notes.class_names, notes.label_column
+        where = table.column("file")[0].as_py() + (f", column {column!r}" if column else "")
+        remedy = LABEL_MAP
+        if len(notes.columns) > 1:
+            remedy += f", or name another column with --label-column ({', '.join(notes.columns)})"
+        if len(named) not in (0, num_classes) and num_classes and options.label_map is None:
+            raise SourceError(
+                f"{where}: the file names {len(named)} classes ({', '.join(named[:5])}"
+                f"{', ...' * (len(named) > 5)}), but the model has {num_classes}: choose the model "
+                f"of these classes, or {remedy}"
+            )
+        numbers = class_numbers(names, options, num_classes, where, remedy)
+    return pa.array([numbers[name] for name in names], pa.int64()).take(written.indices)
+
+
+def _remedy(options: SourceOptions, kind: Kind) -> str:
+    """What to do about a label that is none of the model's classes."""
+    if options.ground_truth is not None:
+        return "give a --ground-truth of the model's own class numbers"
+    if options.label_map is not None:
+        return f"correct the --label-map {options.label_map}, or choose another model"
+    column = ", or name another column with --label-column" if kind == "parquet" else ""
+    return f"choose the model of these classes, or {LABEL_MAP}{column}"
+
+
+def _check_range(
+    labels: pa.Array, ids: pa.ChunkedArray, num_classes: int | None, remedy: str
+) -> None:
     limit = _MAX_CLASS if num_classes is None else num_classes
     wrong = pc.or_(pc.less(labels, 0), pc.greater_equal(labels, limit))
     if (first := pc.index(pc.fill_null(wrong, False), True).as_py()) >= 0:
         known = f"the model has {num_classes} classes" if num_classes else "classes start at 0"
         raise SourceError(
             f"image {ids[first].as_py()!r} has label {labels[first].as_py()}, "
-            f"but {known}, and only -1 stands for unknown; choose the model, --label-column or "
-            "--label-map that fits the data"
+            f"but {known}, and only -1 stands for unknown; {remedy}"
         )
 
 
@@ -110,7 +176,11 @@ def _file_labels(
     """
     path = options.ground_truth
     assert path is not None
-    options.refuse("label_map", "label_column", kind=kind)
+    for flag, given in (("map", options.label_map), ("column", options.label_column)):
+        if given is not None:
+            raise SourceError(
+                f"--label-{flag} and --ground-truth each give every image its label: leave one out"
+            )
     if options.numbering == "ilsvrc2012" and path.lower().endswith(".json"):
         raise SourceError(
             f"the ground truth {path}: --numbering ilsvrc2012 has no meaning for JSON, whose "
@@ -197,7 +267,11 @@ def _places(ids: list[str], lines: int, path: str, kind: Kind) -> list[int]:
             )
         return places
     without = next(image for image, match in zip(ids, found, strict=True) if match is None)
-    remedy = "give a --label-map of names and numbers instead"
+    remedy = {
+        "folder": "give a --label-map of names and numbers instead",
+        "webdataset": "write each label into the shard as <key>.cls, or name the keys so",
+        "parquet": "write the labels into the file as a column and name it with --label-column",
+    }[kind]
     if places or kind != "folder":
         raise SourceError(
             f"image {without!r} has no number in its name (ILSVRC2012_val_00000001), so its line "

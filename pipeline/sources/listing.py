@@ -3,7 +3,8 @@
 import hashlib
 import json
 import posixpath
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -11,9 +12,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import storage
-from pipeline.sources.base import LISTING, Kind, Location, SourceError, SourceOptions
-from pipeline.sources.ground_truth import with_labels
+from pipeline.sources.base import (
+    IMAGE_SUFFIXES,
+    LISTING,
+    FileNotes,
+    FoundFiles,
+    Kind,
+    Location,
+    SourceError,
+    SourceOptions,
+)
+from pipeline.sources.class_names import require_classes_on_top
+from pipeline.sources.ground_truth import with_labels, without_labels
 from pipeline.sources.listing_cache import CachedFile, ListingCache
+from pipeline.sources.parquet import LABEL_COLUMNS
 from pipeline.sources.reading import SOURCES
 from pipeline.sources.stored_files import StoredFile, digest_of, hash64, list_directory
 from pipeline.storage.parallel import in_threads
@@ -23,6 +35,8 @@ _LAYOUTS = (
     "give tar shards (*.tar, {000..049}.tar), Parquet files (*.parquet), or a directory of "
     "either or of class folders with images"
 )
+_READ = f"read as .{', .'.join(IMAGE_SUFFIXES)}"
+_MOST_SUFFIXES = 8
 
 
 @dataclass(frozen=True)
@@ -33,11 +47,19 @@ class Listing:
         table: Columns of LISTING, one row an image, in an order that is the same on every machine.
         fingerprint: sha256 (hex) of the names, sizes and contents of the files, wherever they lie.
         kind: Layout of the files.
+        files: How many there are.
+        passed_over: Other files beside them, and members of archives, by suffix.
+        labels_from: Of how many classes the labels are, and what says them, as words to append.
+        hint: Why an image may have no label, and what to do about it.
     """
 
     table: pa.Table
     fingerprint: str
     kind: Kind
+    files: int
+    passed_over: Mapping[str, int]
+    labels_from: str
+    hint: str
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -48,12 +70,30 @@ class Listing:
             raise SourceError(f"limit={limit}: at least one image must be listed")
         return self if limit is None else replace(self, table=self.table.slice(0, limit))
 
+    def words(self) -> list[str]:
+        """Say what is listed, what is passed over and which labels are known, for a person."""
+        images, kind = len(self), {"folder": "image"}.get(self.kind, self.kind)
+        said = [f"images listed: {images:,}, of {self.files:,} {kind} files"]
+        if self.passed_over:
+            said.append(f"passed over:   {_counts(self.passed_over)}; images are {_READ}")
+        label, several = self.table.column("label"), self.table.column("labels")
+        classes = [pc.drop_null(label), pc.cast(pc.list_flatten(several), pa.int32())]
+        answered = pc.sum(pc.greater(pc.list_value_length(several), 0), min_count=0).as_py()
+        known = len(classes[0]) + int(answered)
+        line = f"labels known:  of {known:,} of {images:,} images"
+        if known:
+            ends = pc.min_max(pa.chunked_array(classes[0].chunks + classes[1].chunks))
+            line += f": classes {ends['min']} to {ends['max']}{self.labels_from}"
+        return [*said, f"{line}; {self.hint}" if known < images else line]
+
 
 def list_images(
     data: str,
     options: SourceOptions,
     num_classes: int | None,
     cache: ListingCache | None = None,
+    *,
+    labelled: bool = True,
 ) -> Listing:
     """List every image of ``data``, a path, directory or pattern, local or on S3.
 
@@ -65,6 +105,7 @@ def list_images(
         options: Choices that the layout leaves open.
         num_classes: Classes of the model, which labels must fit; None if unknown.
         cache: Contents of files that earlier jobs listed and that have not changed; added to.
+        labelled: False leaves the labels out, where only the images are needed.
 
     Raises:
         SourceError: There is no image, a file is damaged, an id is doubled, a label is no class of
@@ -74,31 +115,87 @@ def list_images(
         location = _locate(data)
         kind = _kind_of(location)
         source = SOURCES[kind]
-        files = source.list_files(location)
-        if not files:
-            raise SourceError(f"{data} holds no {kind} images: {_LAYOUTS}")
+        files, others = _files_of(location, kind)
         _require_utf8(files)
         root = storage.full_path(data) if location.is_directory else _common_root(files)
         cache = cache or ListingCache()
 
         def open_file(file: StoredFile) -> CachedFile:
             known = cache.known.get(file)
-            return known or CachedFile(digest_of(file), source.list_file(file, options))
+            return known or CachedFile(digest_of(file), *source.list_file(file, options))
 
         contents = in_threads(open_file, files)
         cache.found.update(zip(files, contents, strict=True))
         tables = [one.images for one in contents]
-        table = source.list_images(root, files, tables, options, num_classes)
+        table = source.list_images(root, files, tables, options)
         if table.num_rows == 0:
             raise SourceError(
                 f"{data}: none of its {len(files)} files holds an image; check the path, and that "
                 "the members are named <key>.jpg, .jpeg, .png or .webp"
             )
         _check_unique(table)
-        table = with_labels(table, options, kind, num_classes)
+        notes = contents[0].notes
+        if not labelled:
+            table = without_labels(table)
+        else:
+            if kind == "folder" and options.label_map is None and options.ground_truth is None:
+                require_classes_on_top(table.column("image_id").to_pylist(), root)
+            table = with_labels(table, options, kind, num_classes, notes)
         digests = [one.digest for one in contents]
-        table = _with_states(table, files, digests)
-        return Listing(table, _fingerprint(files, digests, root), kind)
+        passed_over = _by_suffix(others)
+        for one in contents:
+            passed_over.update(one.notes.passed_over)
+        return Listing(
+            table=_with_states(table, files, digests),
+            fingerprint=_fingerprint(files, digests, root),
+            kind=kind,
+            files=len(files),
+            passed_over=passed_over,
+            labels_from=(f" of the model's {num_classes}" if num_classes else "")
+            + f", by {_labels_from(options, kind, notes, num_classes)}",
+            hint=_hint(options, kind, notes),
+        )
+
+
+def _labels_from(
+    options: SourceOptions, kind: Kind, notes: FileNotes, num_classes: int | None
+) -> str:
+    if options.ground_truth is not None:
+        return f"--ground-truth {options.ground_truth}"
+    own = {
+        "webdataset": "<key>.cls",
+        "parquet": f"column {notes.label_column!r}",
+        "folder": "the names of the class folders",
+    }[kind]
+    if options.label_map is not None:
+        return f"{own} through --label-map {options.label_map}"
+    # ImageNet's classes and 'background', which nothing but the number tells.
+    if num_classes == 1001:
+        own += " (if class 0 of the model is 'background', ImageNet's 0 to 999 need a --label-map)"
+    return own
+
+
+def _hint(options: SourceOptions, kind: Kind, notes: FileNotes) -> str:
+    """Why an image may have no label, and what to do about it."""
+    if options.ground_truth is not None:
+        return "the ground truth has none (-1, or an empty list) for the others"
+    if kind == "parquet" and notes.label_column is None:
+        columns = f" (columns: {', '.join(notes.columns)})" if notes.columns else ""
+        return (
+            f"no column is named {', '.join(LABEL_COLUMNS[:-1])} or {LABEL_COLUMNS[-1]}: give "
+            f"--label-column NAME{columns}"
+        )
+    if options.label_map is not None:
+        return "the label map gives -1 to the others, or they have none in the data"
+    if kind == "parquet":
+        return "the column has none (null or -1) for the others"
+    truth = "--ground-truth FILE for images named as ILSVRC2012_val_00000001"
+    if kind == "webdataset":
+        return (
+            "of members, <key>.cls alone gives a label, no .json or .txt: write it into the shard, "
+            f"or give {truth}"
+        )
+    return f"images outside of class folders: give --label-map FILE of their names, or {truth}"
 
 
 def find_files(data: str) -> tuple[Kind, list[StoredFile]]:
@@ -110,10 +207,28 @@ def find_files(data: str) -> tuple[Kind, list[StoredFile]]:
     with _in_words(data):
         location = _locate(data)
         kind = _kind_of(location)
-        files = SOURCES[kind].list_files(location)
-        if not files:
-            raise SourceError(f"{data} holds no {kind} images: {_LAYOUTS}")
-        return kind, files
+        return kind, _files_of(location, kind).files
+
+
+def _files_of(location: Location, kind: Kind) -> FoundFiles:
+    """The files of a location; SourceError if it has none."""
+    found = SOURCES[kind].list_files(location)
+    if not found.files:
+        others = _by_suffix(found.others)
+        what = f"; passed over: {_counts(others)}; images are {_READ}" if others else ""
+        raise SourceError(f"{location.data} holds no {kind} images{what}: {_LAYOUTS}")
+    return found
+
+
+def _by_suffix(paths: Iterable[str]) -> Counter[str]:
+    return Counter(posixpath.splitext(path)[1].lower() for path in paths)
+
+
+def _counts(by_suffix: Mapping[str, int]) -> str:
+    counts = sorted(by_suffix.items(), key=lambda entry: (-entry[1], entry[0]))
+    said = [f"{suffix or 'no suffix'} {count:,}" for suffix, count in counts[:_MOST_SUFFIXES]]
+    more = ", ..." if len(counts) > _MOST_SUFFIXES else ""
+    return f"{sum(by_suffix.values()):,} ({', '.join(said)}{more})"
 
 
 @contextmanager
@@ -128,7 +243,8 @@ def _in_words(data: str) -> Iterator[None]:
     except storage.failures() as error:
         raise SourceError(
             f"{data} cannot be listed: {error}; check the path, its permissions and, for s3://, "
-            "the AWS_* variables of the environment"
+            "the AWS_* variables of the environment (PATCHCERT_S3_ANONYMOUS=1 reads a public "
+            "bucket without credentials)"
         ) from error
 
 
@@ -150,7 +266,24 @@ def _kind_of(location: Location) -> Kind:
             f"{location.data} holds files of several kinds ({', '.join(specific)}): name those "
             "meant by a pattern, such as DIR/*.tar or DIR/*.parquet"
         )
+    if specific and location.is_directory:
+        _refuse_images_beside(location, specific[0])
     return kinds[0]
+
+
+def _refuse_images_beside(location: Location, kind: Kind) -> None:
+    """Refuse class folders in which a shard was left lying: it would hide all of their images."""
+    images = SOURCES["folder"].list_files(location).files
+    if not images:
+        return
+    is_shard = SOURCES[kind].matches
+    shard = next(n for n in location.names if is_shard(Location(n, (n,), is_directory=False)))
+    suffix = posixpath.splitext(shard)[1]
+    raise SourceError(
+        f"{location.data} holds {len(images):,} image files, such as {images[0].path}, and {shard} "
+        f"({kind}), so which are meant is unknown: give --data {location.data.rstrip('/')}/*"
+        f"{suffix} for the latter, or move it out of there for the former"
+    )
 
 
 def _require_utf8(files: list[StoredFile]) -> None:

@@ -20,12 +20,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.sources.base import RAW_LISTING, SourceOptions
+from pipeline.sources.base import RAW_LISTING, FileNotes, SourceOptions
 from pipeline.sources.stored_files import StoredFile
 from pipeline.storage.tables import write_parquet
 
 # To be raised whenever a source lists other images, ids or labels from the same files.
-_REVISION = 1
+_REVISION = 2
 # A file may change twice within one tick of its clock, which its times would not show.
 _TICK_SECONDS = 2.0
 _FILES = b"patchcert.files"
@@ -37,11 +37,13 @@ class CachedFile:
 
     Attributes:
         digest: Of its contents.
-        images: RAW_LISTING of the images in it; None if its kind is listed without opening it.
+        images: RAW_LISTING of the images in it; None if it is an image itself.
+        notes: What else is known of it.
     """
 
     digest: str
     images: pa.Table | None
+    notes: FileNotes
 
 
 @dataclass
@@ -81,7 +83,12 @@ def cached_listing(out: str, data: str, options: SourceOptions) -> Iterator[List
 def _to_table(found: Mapping[StoredFile, CachedFile]) -> pa.Table:
     parts = [one.images for one in found.values() if one.images is not None]
     files = [
-        [asdict(file), one.digest, None if one.images is None else one.images.num_rows]
+        [
+            asdict(file),
+            one.digest,
+            None if one.images is None else one.images.num_rows,
+            asdict(one.notes),
+        ]
         for file, one in found.items()
     ]
     table = pa.concat_tables([RAW_LISTING.empty_table(), *parts])
@@ -94,10 +101,10 @@ def _load(path: str) -> dict[StoredFile, CachedFile]:
         entries = json.loads(table.schema.metadata[_FILES])
         images, start = table.replace_schema_metadata(None).cast(RAW_LISTING), 0
         known = {}
-        for file, digest, rows in entries:
+        for file, digest, rows, notes in entries:
             part = None if rows is None else images.slice(start, rows)
             start += rows or 0
-            known[StoredFile(**file)] = CachedFile(digest, part)
+            known[StoredFile(**file)] = CachedFile(digest, part, FileNotes(**notes))
     except (pa.ArrowException, ValueError, KeyError, TypeError, *storage.failures()):
         return {}
     return known

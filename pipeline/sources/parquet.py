@@ -10,11 +10,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.sources.base import Location, SourceError, SourceOptions, raise_changed, raw_listing
-from pipeline.sources.stored_files import StoredFile
+from pipeline.sources.base import (
+    FileNotes,
+    FoundFiles,
+    Location,
+    SourceError,
+    SourceOptions,
+    raise_changed,
+    raw_listing,
+)
+from pipeline.sources.class_names import parse_json
+from pipeline.sources.stored_files import StoredFile, mistaken
 
 _IMAGE_COLUMNS = ("image", "img", "jpg", "png", "bytes")
-_LABEL_COLUMNS = ("label", "labels", "cls")
+LABEL_COLUMNS = ("label", "labels", "cls")
+_LABEL_TYPES = (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string)
 _BATCH_ROWS = 256  # rows decoded at a time, to bound memory
 
 
@@ -25,16 +35,16 @@ class ParquetSource:
         """A pattern of Parquet files, or a directory that directly holds some."""
         return location.any_ends_with(".parquet")
 
-    def list_files(self, location: Location) -> list[StoredFile]:
+    def list_files(self, location: Location) -> FoundFiles:
         """The Parquet files; names with a leading underscore are other programs' metadata."""
-        files = location.files(".parquet")
+        found = location.files(".parquet")
         if not location.is_directory:
-            return files
-        return [file for file in files if not posixpath.basename(file.path).startswith("_")]
+            return found
+        plain = [file for file in found.files if not posixpath.basename(file.path).startswith("_")]
+        return found._replace(files=plain)
 
-    def list_file(self, file: StoredFile, options: SourceOptions) -> pa.Table:
+    def list_file(self, file: StoredFile, options: SourceOptions) -> tuple[pa.Table, FileNotes]:
         """Images in the order of rows; the id is ``<file stem>/<row>``."""
-        options.refuse("label_map", kind="parquet")
         return _list_file(file, options)
 
     def list_images(
@@ -43,10 +53,8 @@ class ParquetSource:
         files: list[StoredFile],
         tables: list[pa.Table | None],
         options: SourceOptions,
-        num_classes: int | None,
     ) -> pa.Table:
         """Images in the order of files and rows."""
-        options.refuse("label_map", kind="parquet")
         return pa.concat_tables(table for table in tables if table is not None)
 
     def holds(self, path: str) -> bool:
@@ -75,14 +83,17 @@ class ParquetSource:
 
 
 def _read_group(
-    file: pq.ParquetFile, group: int, column: str, rows: Any, first: int
+    file: pq.ParquetFile, group: int, column: tuple[str, str], rows: Any, first: int
 ) -> dict[int, bytes | None]:
     """Cells of ``rows`` (ascending, counted within the row group), by row number in the file."""
     found: dict[int, bytes | None] = {}
     start = 0
-    for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=[column]):
+    # The name of a leaf may be that of a flat column too (``image.bytes``): Arrow reads both, and
+    # the field tells which is meant.
+    field, leaf = column
+    for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=[leaf]):
         here = rows[(rows >= start) & (rows < start + batch.num_rows)]
-        cells = batch.column(0)
+        cells = batch.column(field)
         for row in here.tolist():
             cell = cells[row - start].as_py()
             found[first + row] = cell["bytes"] if isinstance(cell, dict) else cell
@@ -102,22 +113,30 @@ def _open(path: str) -> Iterator[pq.ParquetFile]:
             # Arrow reports damage as OSError too; the store's own failures keep their type.
             if isinstance(error, OSError) and (type(error) is not OSError or error.errno):
                 raise
+            if "crypt" in str(error).lower():
+                raise SourceError(
+                    f"{path} is encrypted, and keys are not taken here: decrypt it, that is, write "
+                    "it again without encryption, with a program that has its keys"
+                ) from error
+            if (what := mistaken(storage.read_bytes(path, 0, 512))) is not None:
+                raise SourceError(f"{path} is {what}") from error
             raise SourceError(
                 f"{path} is not a readable Parquet file: {error}; copy or write it again"
             ) from error
 
 
-def _list_file(file: StoredFile, options: SourceOptions) -> pa.Table:
+def _list_file(file: StoredFile, options: SourceOptions) -> tuple[pa.Table, FileNotes]:
     stem = posixpath.basename(file.path)[: -len(".parquet")]
     with _open(file.path) as parquet:
         schema = parquet.schema_arrow
-        _image_column(schema, file.path, options.image_column)
+        image, _ = _image_column(schema, file.path, options.image_column)
         column = _label_column(schema, file.path, options.label_column)
         count = parquet.metadata.num_rows
-        labels = pa.nulls(count, pa.int64())
+        labels = pa.nulls(count, pa.string())
         if column is not None:
-            labels = parquet.read(columns=[column]).column(0).combine_chunks().cast(pa.int64())
-    return raw_listing(
+            found = parquet.read(columns=[column]).column(column)
+            labels = found.cast(_value_type(found.type)).cast(pa.string()).combine_chunks()
+    table = raw_listing(
         [
             [f"{stem}/{row}" for row in range(count)],
             labels,
@@ -126,10 +145,29 @@ def _list_file(file: StoredFile, options: SourceOptions) -> pa.Table:
             pa.array(np.zeros(count, dtype=np.int64)),
         ]
     )
+    return table, FileNotes(
+        label_column=column,
+        columns=[f"{field.name}: {field.type}" for field in schema if field.name != image],
+        class_names=_class_names(schema, column),
+    )
 
 
-def _image_column(schema: pa.Schema, path: str, named: str | None) -> str:
-    """Leaf of the encoded images, in Parquet's dotted notation."""
+def _class_names(schema: pa.Schema, column: str | None) -> list[str]:
+    """Names of the classes of a column, as Hugging Face's ``datasets`` notes them in the schema."""
+    try:
+        features = parse_json((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return [str(name) for name in features[column]["names"]]
+    except (KeyError, TypeError, ValueError):
+        return []
+
+
+def _value_type(kind: pa.DataType) -> pa.DataType:
+    """Type of the values, of categories too."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _image_column(schema: pa.Schema, path: str, named: str | None) -> tuple[str, str]:
+    """Column of the encoded images, and its leaf in Parquet's dotted notation."""
     usable: dict[str, str] = {}
     for field in schema:
         inner = field.type
@@ -141,7 +179,7 @@ def _image_column(schema: pa.Schema, path: str, named: str | None) -> str:
     for name in [named] if named is not None else _IMAGE_COLUMNS:
         if name in usable:
             _require_one(schema, path, name, "--image-column")
-            return usable[name]
+            return name, usable[name]
     what = f"column {named!r}" if named is not None else f"any of {', '.join(_IMAGE_COLUMNS)}"
     raise SourceError(
         f"{path}: {what} must hold encoded images, as binary or struct<bytes, path>; "
@@ -150,17 +188,18 @@ def _image_column(schema: pa.Schema, path: str, named: str | None) -> str:
 
 
 def _label_column(schema: pa.Schema, path: str, named: str | None) -> str | None:
-    """The column of class numbers; None if none is named and none has a usual name."""
-    names = (named,) if named is not None else _LABEL_COLUMNS
+    """The column of labels; None if none is named and none has a usual name."""
+    names = (named,) if named is not None else LABEL_COLUMNS
     name = next((name for name in names if name in schema.names), None)
     if name is None and named is None:
         return None
     if name is not None:
         _require_one(schema, path, name, "--label-column")
-    if name is None or not pa.types.is_integer(schema.field(name).type):
+    kind = None if name is None else _value_type(schema.field(name).type)
+    if kind is None or not any(is_kind(kind) for is_kind in _LABEL_TYPES):
         raise SourceError(
-            f"{path}: column {name or named!r} must hold class numbers, as integers; columns: "
-            f"{_columns(schema)}; name the right one with --label-column"
+            f"{path}: column {name or named!r} must hold class numbers, as integers, or names, as "
+            f"text; columns: {_columns(schema)}; name the right one with --label-column"
         )
     return name
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.storage.files import S3, filesystem, full_path, open_read
-from pipeline.storage.patterns import natural_key
+from pipeline.storage.patterns import PathError, natural_key
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,25 @@ def stat(path: str) -> StoredFile:
     return StoredFile(full_path(path), int(info["size"]), _etag(info))
 
 
+def mistaken(head: bytes) -> str | None:
+    """What a file is in place of the data it is named for, by its first bytes, and the remedy."""
+    if head.startswith(b"version https://git-lfs.github.com/spec/"):
+        return "a Git LFS pointer, not the file itself: fetch that with `git lfs pull`"
+    if head.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html", b"<head")):
+        return "a saved web page, not the file itself: download that"
+    return None
+
+
 def _local(path: str) -> StoredFile:
-    found = os.stat(path)
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        if not os.path.islink(path):
+            raise
+        raise PathError(
+            f"{path} is a broken link: {os.readlink(path)} does not exist; restore that, or "
+            "remove the link"
+        ) from None
     return StoredFile(path, found.st_size, None, found.st_mtime_ns, found.st_ctime_ns)
 
 
@@ -72,7 +89,8 @@ def _etag(info: dict[str, Any]) -> str | None:
 def list_directory(path: str, *, recursive: bool = False) -> list[StoredFile]:
     """The files in a directory, in natural order; names that start with a dot are left out.
 
-    Symbolic links are followed. Raises OSError for a broken link or an unreadable directory.
+    Symbolic links are followed. Raises PathError for a broken one, OSError for a directory that
+    cannot be read.
     """
     fs, root = filesystem(path)
     if not path.startswith(S3):

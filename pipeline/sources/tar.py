@@ -9,6 +9,7 @@ import itertools
 import posixpath
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ import pyarrow as pa
 from pipeline import storage
 from pipeline.sources.base import (
     IMAGE_SUFFIXES,
+    FileNotes,
+    FoundFiles,
     Location,
     SourceError,
     SourceOptions,
@@ -25,7 +28,7 @@ from pipeline.sources.base import (
     raise_changed,
     raw_listing,
 )
-from pipeline.sources.stored_files import StoredFile
+from pipeline.sources.stored_files import StoredFile, mistaken
 
 _UNPACK = "images are read by position, which needs plain tar; unpack it (gunzip) and list the .tar"
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
@@ -42,17 +45,17 @@ class TarSource:
         """A pattern of tar files, or a directory that directly holds some."""
         return location.any_ends_with(".tar", *_COMPRESSED)
 
-    def list_files(self, location: Location) -> list[StoredFile]:
+    def list_files(self, location: Location) -> FoundFiles:
         """The shards; a compressed one is refused."""
-        files = location.files(".tar", *_COMPRESSED)
-        for file in files:
+        found = location.files(".tar", *_COMPRESSED)
+        for file in found.files:
             if file.path.lower().endswith(_COMPRESSED):
                 raise SourceError(f"{file.path} is compressed: {_UNPACK}")
-        return files
+        return found
 
-    def list_file(self, file: StoredFile, options: SourceOptions) -> pa.Table:
+    def list_file(self, file: StoredFile, options: SourceOptions) -> tuple[pa.Table, FileNotes]:
         """Images in the order of members; the id is ``<shard stem>/<key>``."""
-        options.refuse("image_column", "label_column", "label_map", kind="webdataset")
+        options.refuse("image_column", "label_column", kind="webdataset")
         return _list_shard(file)
 
     def list_images(
@@ -61,10 +64,9 @@ class TarSource:
         files: list[StoredFile],
         tables: list[pa.Table | None],
         options: SourceOptions,
-        num_classes: int | None,
     ) -> pa.Table:
         """Images in the order of shards and members."""
-        options.refuse("image_column", "label_column", "label_map", kind="webdataset")
+        options.refuse("image_column", "label_column", kind="webdataset")
         return pa.concat_tables(table for table in tables if table is not None)
 
     def holds(self, path: str) -> bool:
@@ -125,17 +127,20 @@ def _spans(places: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
         yield span
 
 
-def _list_shard(file: StoredFile) -> pa.Table:
+def _list_shard(file: StoredFile) -> tuple[pa.Table, FileNotes]:
     stem = posixpath.basename(file.path)[: -len(".tar")]
     samples: dict[str, _Sample] = {}
+    others: Counter[str] = Counter()
     with storage.open_read(file.path) as stream:
         for member in _scan(stream, file):
-            _add(samples, member, stream, file)
-    rows: list[tuple[str, int | None, str, int, int]] = []
+            if not _add(samples, member, stream, file):
+                others[posixpath.splitext(member.name)[1].lower()] += 1
+    rows: list[tuple[str, str | None, str, int, int]] = []
     for key, sample in samples.items():
         label_name, label = sample.label or (None, None)
         if (image := sample.image) is not None:
-            rows.append((f"{stem}/{key}", label, file.path, image.offset, image.size))
+            written = None if label is None else str(label)
+            rows.append((f"{stem}/{key}", written, file.path, image.offset, image.size))
         elif evidence := label_name or sample.other:
             raise SourceError(
                 f"{file.path}: key {key!r} has {evidence!r} but no image member "
@@ -144,23 +149,24 @@ def _list_shard(file: StoredFile) -> pa.Table:
                 "or build the shard without it"
             )
     rows.sort(key=lambda row: row[3])
-    return raw_listing(list(zip(*rows, strict=True)) if rows else [[]] * 5)
+    table = raw_listing(list(zip(*rows, strict=True)) if rows else [[]] * 5)
+    return table, FileNotes(passed_over=dict(others))
 
 
-def _add(samples: dict[str, _Sample], member: _Member, stream: Any, file: StoredFile) -> None:
-    """File a member under its key: the name up to the first dot of its last part."""
+def _add(samples: dict[str, _Sample], member: _Member, stream: Any, file: StoredFile) -> bool:
+    """File a member under its key, the name up to the first dot; False if it is passed over."""
     folder, slash, base = member.name.rpartition("/")
     stem, _, suffix = base.partition(".")
     suffix = suffix.lower()
     if not stem:  # hidden files, such as the ._a.jpg that macOS adds, belong to no key
-        return
+        return True
     if not member.is_plain:
         if suffix in (*IMAGE_SUFFIXES, "cls"):
             raise SourceError(
                 f"{file.path}: member {member.name!r} is a link or a sparse file, which has no "
                 "bytes of its own; build the shard from plain files (tar -h --hard-dereference)"
             )
-        return
+        return False
     sample = samples.setdefault(folder + slash + stem, _Sample())
     earlier = None
     if suffix in IMAGE_SUFFIXES:
@@ -177,6 +183,7 @@ def _add(samples: dict[str, _Sample], member: _Member, stream: Any, file: Stored
             f"{file.path}: members {earlier!r} and {member.name!r} share one key, which may have "
             "one image and one label; rename one (a key ends at the first dot of the name)"
         )
+    return suffix in (*IMAGE_SUFFIXES, "cls")
 
 
 def _class_number(stream: Any, member: _Member, file: StoredFile) -> int:
@@ -215,15 +222,18 @@ def _scan(stream: Any, file: StoredFile) -> Iterator[_Member]:
         raise
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
         if position == 0:
-            _refuse_compressed(stream, file)
+            _refuse_others(stream, file)
         raise _damaged(file, position, str(error)) from error
     _check_end(stream, file, position)
 
 
-def _refuse_compressed(stream: Any, file: StoredFile) -> None:
+def _refuse_others(stream: Any, file: StoredFile) -> None:
     stream.seek(0)
-    if (packed := _MAGIC.get(stream.read(2))) is not None:
+    head = stream.read(tarfile.BLOCKSIZE)
+    if (packed := _MAGIC.get(head[:2])) is not None:
         raise SourceError(f"{file.path} is {packed} data, not a tar: {_UNPACK}")
+    if (what := mistaken(head)) is not None:
+        raise SourceError(f"{file.path} is {what}")
 
 
 def _check_end(stream: Any, file: StoredFile, position: int) -> None:

@@ -22,6 +22,9 @@ from tenacity import (
 PATIENCE = "PATCHCERT_S3_PATIENCE"
 """Environment variable: seconds for which a request is repeated before the job fails."""
 
+ANONYMOUS = "PATCHCERT_S3_ANONYMOUS"
+"""Environment variable: 1 sends no credentials, which public buckets need none of."""
+
 _PATIENCE_SECONDS = 180.0
 # Full jitter: a thousand tasks that were refused together must not come back together.
 _WAIT = wait_random_exponential(multiplier=0.2, max=10)
@@ -102,10 +105,16 @@ class PatientS3FileSystem(s3fs.S3FileSystem):  # type: ignore[misc]  # (s3fs has
         )
         try:
             return await attempts(super()._call_s3, method, *akwarglist, **kwargs)
+        except botocore.NoCredentialsError as error:
+            raise PermissionError(
+                f"s3://{_place(kwargs)}: no credentials are found: set AWS_ACCESS_KEY_ID and "
+                f"AWS_SECRET_ACCESS_KEY, or {ANONYMOUS}=1, which reads public buckets without"
+            ) from error
         except PermissionError as error:
             raise PermissionError(
                 f"s3://{_place(kwargs)} is refused ({error}): check AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY (or the machine's role), and what they may do there"
+                "AWS_SECRET_ACCESS_KEY (or the machine's role), and what they may do there, or set "
+                f"{ANONYMOUS}=1 for a public bucket"
             ) from error
         except Exception as error:
             if _code_of(error) == "PreconditionFailed" and "IfNoneMatch" in kwargs:
@@ -133,6 +142,7 @@ def s3_filesystem() -> PatientS3FileSystem:
     Its listings are never cached: they would hide later commits of other processes.
     """
     return PatientS3FileSystem(
+        anon=os.environ.get(ANONYMOUS) == "1",
         use_listings_cache=False,
         # Only PatientS3FileSystem retries.
         config_kwargs={"retries": {"max_attempts": 0}},

@@ -11,7 +11,8 @@ from cyclopts import Parameter
 
 from models.networks.systems import TokenMode, VotingName
 from models.preprocess import Interpolation, PresetName
-from pipeline.config import ConfigError, Device, Dtype, ViewsKind, VotesConfig
+from models.views.family import ViewsKind
+from pipeline.config import ConfigError, Device, Dtype, VotesConfig
 from pipeline.config.flags import Advanced
 from pipeline.config.votes import Numbering
 

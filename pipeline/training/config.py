@@ -35,7 +35,8 @@ class TrainConfig:
         limit: Only the first so many images.
         image_column: Parquet column of encoded images.
         label_column: Parquet column of class numbers.
-        label_map: File that gives class folders their numbers (JSON, TSV or CSV).
+        label_map: File that gives class folders, or labels as the data have them, their class
+            numbers (JSON, TSV or CSV).
         views: What a view shows or hides: it shows one column, row or block and hides the rest, or
             it hides one mask (mask) or up to two (mask-pair) and shows the rest [the weights'
             own, else column].
@@ -65,8 +66,8 @@ class TrainConfig:
         token_dropout: Share of the tokens of each view left out at random while training, which
             makes a step as much cheaper (PatchDropout, arXiv 2208.07220).
         label_smoothing: Share of the target spread over all classes.
-        margin: Lead of the true class over the next, as a share of the votes, that the views of an
-            image in a step are to reach together; what is missing adds to the loss (0: nothing does).
+        margin: Lead of the true class over the next, as a share of the votes, that the views of
+            an image in a step are to reach together; what is missing adds to the loss (0: nothing does).
             A patch that touches D of V views needs more than 2D/V.
         margin_weight: Weight of what is missing, beside the cross-entropy.
         augment: none, crop (and flip), rand (RandAugment after it), trivial (TrivialAugment).

@@ -1,6 +1,5 @@
 """Train without Ray: plain torch on this machine, in one process or several."""
 
-import os
 import socket
 from dataclasses import dataclass
 from datetime import timedelta
@@ -10,6 +9,7 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import ProcessContext, ProcessException, start_processes
 
 from pipeline.config import ConfigError
+from pipeline.runs.cpus import usable_cpus
 from pipeline.runs.numerics import pin_mkl
 from pipeline.training.config import TrainingPlace
 from pipeline.training.feed import MemoryFeed
@@ -84,7 +84,7 @@ def check_shares(recipe: Recipe, world: int) -> None:
 def prepare(place: TrainingPlace, world: int) -> None:
     """Set threads and reproducible products of this process; call it before the first product."""
     pin_mkl()
-    torch.set_num_threads(place.threads or max(1, (os.cpu_count() or 1) // world))
+    torch.set_num_threads(place.threads or max(1, usable_cpus() // world))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -108,7 +108,8 @@ def forecast(
         f"network:       {network.name}, {network.num_classes} classes, "
         f"tokens {recipe.defense.tokens}"
     )
-    yield f"views:         {views}: {len(views)} of an image, {config.views_per_image} of them a step"
+    drawn = config.views_per_image
+    yield f"views:         {views}: {len(views)} of an image, {drawn} of them a step"
     if (assumed := assumption(views)) is not None:
         yield f"estimates:     {assumed}"
     yield (

@@ -1,10 +1,12 @@
 """The votes job: list images, work out which run they make, bring it to its end."""
 
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 from pipeline.cluster.executor import LOCAL, Executor
+from pipeline.cluster.session import check_session
 from pipeline.config import ConfigError, OutputConfig, VotesConfig
 from pipeline.runs.defense import Defense
 from pipeline.runs.error_images import ErrorImages
@@ -200,6 +202,7 @@ def vote(plan: VotesPlan, tracked: AbstractContextManager[object]) -> VotesOutco
     Raises:
         ManifestError, StoreError, LeaseError, JobError: The job failed; running again resumes.
     """
+    print(*plan.listing.words(), sep="\n", file=sys.stderr)
     store = plan.store
     holding = hold_lease(store.lease_path, f"run_id={store.run_id}", wait=plan.config.wait)
     with holding as lease, tracked:
@@ -228,6 +231,7 @@ def _outcome(plan: VotesPlan, done: Finished) -> VotesOutcome:
 
 
 def _try_weights(defense: Defense, numerics: Numerics) -> None:
+    check_session()  # weights can take minutes, and Ray would fail after them
     from pipeline.voting.vote import build_classifier  # noqa: PLC0415  (it imports torch)
 
     with _flags_named(), waiting("loading the network"):

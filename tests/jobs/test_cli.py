@@ -100,13 +100,13 @@ def test_the_list_says_of_each_command_what_its_docstring_says():
     [
         (
             "run",
-            "data weights model limit classes ablation size stride device overwrite patch rule "
-            "mlflow out json dry-run",
+            "data weights model limit classes views size stride covers masks device overwrite patch "
+            "rule mlflow out json dry-run",
         ),
         (
             "votes",
-            "data weights model limit classes ablation size stride device overwrite out json "
-            "dry-run",
+            "data weights model limit classes views size stride covers masks device overwrite out "
+            "json dry-run",
         ),
         (
             "train",

@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from models.views.ablations import Ablation
 from models.views.family import Patch
@@ -13,6 +14,7 @@ from pipeline.analysis import heatmap, open_run
 from pipeline.analysis.heatmap import breaking_maps, threats_to_draw, write_maps
 from pipeline.certificates import exact_margins
 from pipeline.config import ClaimsConfig, ConfigError
+from pipeline.report.analysis_tables import print_maps
 from pipeline.report.plots import draw_maps
 from pipeline.scoring.certify import certify_votes
 from tests.pipeline.analysis.stored_runs import write_run
@@ -89,6 +91,23 @@ def test_without_labels_all_images_count(tmp_path):
     assert found.shown.images == len(votes)
     assert found.worst == (0, int(found.wrong.counts_yx[0].argmax()))
     draw_maps([found])
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ([None] * 20, "images (no label is known)"),
+        ([3] * 20, "images (none is classified correctly)"),
+        ([1] * 20, "correctly classified images"),
+    ],
+)
+def test_which_images_count_is_said(tmp_path, labels, said):
+    """That all are wrong is another thing than that no label is known."""
+    run, _ = stored(tmp_path, "column", labels)
+    maps = breaking_maps(run, PATCHES[:1])
+    console = Console(file=io.StringIO(), width=200)
+    print_maps(maps, console)
+    assert f"{maps[0].shown.images} {said}, uncertified" in console.file.getvalue()
 
 
 def test_which_patches_a_certified_run_draws(tmp_path, monkeypatch):

@@ -19,6 +19,7 @@ from pipeline.attack.flow import attack_run
 from pipeline.certificates import rules
 from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.runs.schema import ATTACKS
+from pipeline.runs.unit_files import unit_bytes
 from pipeline.scoring.certify import certify_votes
 from pipeline.sources.base import SourceError
 from pipeline.voting import vote as voting
@@ -209,7 +210,8 @@ def test_votes_that_do_not_come_back_are_caught(copied):
     votes[2][3] = (votes[2][3] + 1) % 7
     column = table.schema.get_field_index("votes")
     field = table.schema.field(column)
-    pq.write_table(table.set_column(column, field, pa.array(votes, field.type)), path)
+    changed = table.set_column(column, field, pa.array(votes, field.type))
+    path.write_bytes(unit_bytes(changed, copied.run_id, 0))  # as if they had been voted so
     attacked = attack_run(copied, quick(images=24, steps=1, locations=1))
     assert "without any patch, 1 ablations vote otherwise" in attacked.failures[0]
     saved = Path(attacked.counterexamples[0])

@@ -71,7 +71,9 @@ def test_rules_are_registered_under_their_names():
 
 
 def test_an_unknown_rule_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"rule='best'.*choose uniform, exact, .*randomized"):
+    with pytest.raises(
+        ValueError, match=r"rule='best'.*choose uniform, exact, randomized, two-location"
+    ):
         margins("best", VOTES, COLUMNS, Patch.square(2), 10)
 
 

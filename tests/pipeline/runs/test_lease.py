@@ -40,7 +40,7 @@ def test_the_second_is_told_who_holds_it_and_until_when(path):
         with pytest.raises(LeaseError) as caught, hold(path):
             pass
         message = str(caught.value)
-        until = time.strftime("%H:%M:%S", time.gmtime(holder.until))
+        until = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(holder.until))
         for part in ("run_id=r1", f"process {os.getpid()} on", f"until {until} UTC", "--wait"):
             assert part in message
         assert Holder(**json.loads(path.read_text())) == holder
@@ -100,6 +100,40 @@ def test_another_hosts_process_is_never_thought_dead(path):
         with pytest.raises(LeaseError), hold(path):
             pass
         rewrite(path, **found)
+
+
+def test_a_lease_of_a_clock_years_ahead_is_dated_and_can_be_removed(path):
+    with hold(path):
+        found = json.loads(path.read_text())
+        until = found["until"] + 10 * 365 * 86400
+        rewrite(path, token="other", birth="boot pid 1", until=until)
+        with pytest.raises(LeaseError) as caught, hold(path):
+            pass
+        assert f"until {time.strftime('%Y-%m-%d', time.gmtime(until))} " in str(caught.value)
+        remedy = str(caught.value).rpartition("once that job has ended, remove ")[2]
+        assert remedy == str(path)
+        path.unlink()
+        with hold(path):
+            assert path.exists()
+
+
+def test_a_lease_that_goes_while_it_is_taken_over_is_taken_anew(path, monkeypatch):
+    """Its new holder had nothing to do: for a moment there is no lease, and it is nobody's."""
+    write, removed = storage.write_atomically, []
+
+    def written_and_released(name, data):
+        write(name, data)
+        if name == str(path) and not removed:
+            removed.append(name)
+            path.unlink()
+
+    path.parent.mkdir()
+    path.write_text("{}")
+    monkeypatch.setattr(storage, "write_atomically", written_and_released)
+    with hold(path) as mine:
+        assert removed
+        assert json.loads(path.read_text())["token"] == mine._mine.token
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", "not JSON"])

@@ -112,6 +112,7 @@ def test_certificates_dataset(store):
         "certified": False,
         "margin": None,
         "confidence": None,
+        "assumes": None,
     }
 
 

@@ -107,7 +107,7 @@ def test_parquet_columns_are_other_listings(tmp_path, listed, encode):
         assert listed(path, options) == ["a.parquet"]
         assert listed(path, options) == []
     with pytest.raises(SourceError, match="no meaning"):
-        listed(path, SourceOptions(label_column="x", label_map="f"))
+        listed(path, SourceOptions(label_column="x", numbering="classes"))
 
 
 def test_folders_remember_digests_and_find_their_classes_anew(tmp_path, listed, encode):

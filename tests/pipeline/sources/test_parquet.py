@@ -72,7 +72,7 @@ def test_usual_label_columns_and_none(tmp_path, encode):
         ({}, ["image, img, jpg, png, bytes", "picture: binary", "binary or struct<bytes, path>"]),
         ({"image_column": "picture", "label_column": "no"}, ["'no'", "label: int64"]),
         ({"image_column": "picture", "label_column": "text"}, ["'text'", "text: string"]),
-        ({"image_column": "picture", "label_map": "f"}, ["--label-map", "no meaning"]),
+        ({"image_column": "picture", "label_map": "f"}, ["label map f cannot be read"]),
     ],
 )
 def test_column_faults(tmp_path, refusal, options, parts):

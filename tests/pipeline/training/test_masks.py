@@ -1,4 +1,4 @@
-"""Trainings on views that hide: the same loop, estimates of their own rules, weights that say so."""
+"""Trainings on views that hide: estimates of their own rules, and weights that say so."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +17,8 @@ from pipeline.training.estimate import assumption
 from pipeline.training.learner import Learner
 from pipeline.training.local import train_locally
 from pipeline.training.recipe import resolve_recipe
-from tests.pipeline.training.toy import CPU, batch, toy_config, toy_place, toy_recipe
 from tests.pipeline.training.test_loop import Told
+from tests.pipeline.training.toy import CPU, batch, toy_config, toy_place, toy_recipe
 
 PAIRS = {"views": "mask-pair", "covers": "4", "masks": "2"}
 
@@ -71,7 +71,7 @@ def test_a_run_finds_the_family_in_the_weights(trained):
     card = read_card(path)
     assert card.ablation["covers"] == "4x4"
     assert card.recipe["ablation"] == "mask-pair"
-    with pytest.raises(ConfigError, match="masks of a 20x20 px image, not 16x16; .* --covers"):
+    with pytest.raises(ConfigError, match=r"masks of a 20x20 px image, not 16x16; .* --covers"):
         resolve_defense(VotesConfig(data="x", weights=path, crop="16"))
 
 

@@ -4,15 +4,12 @@
 was meant to happen; ``test_bad_data.py`` holds it against the outcomes stated here.
 """
 
-import io
 import struct
-import tarfile
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -20,36 +17,23 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from models.preprocess import Preprocess
-from pipeline.sources.base import SourceError, SourceOptions
 from pipeline.sources.listing import list_images
 from pipeline.voting.decode import DecodeUnit
 from pipeline.voting.job import plan_units
+from tests.pipeline.voting.bad_sources import (
+    NO,
+    PIXELS,
+    Case,
+    Outcome,
+    bad_sources,
+    encoded,
+    outcomes_of_sources,
+    reported_sources,
+)
 
-Outcome = Literal["voted on", "error row", "refused"]
-NO = SourceOptions()
 SMALL = Preprocess(
     resize=32, crop=32, interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
 )
-_PIXELS = np.asarray(
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize(
-        (64, 48), Image.BICUBIC
-    )
-)
-
-
-@dataclass(frozen=True)
-class Case:
-    """One kind of bad data.
-
-    Attributes:
-        name: What is wrong.
-        outcome: What must become of it.
-        note: What is done with it, where it is voted on.
-    """
-
-    name: str
-    outcome: Outcome
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,26 +47,11 @@ class BadImage(Case):
     data: bytes | None = None
 
 
-@dataclass(frozen=True)
-class BadSource(Case):
-    """A source; ``write`` makes it in a folder and returns what --data would be."""
-
-    write: Callable[[Path], str] = str
-
-
-def encoded(mode: str = "RGB", kind: str = "JPEG", size=None, **options) -> bytes:
-    """A picture, encoded."""
-    image = Image.fromarray(_PIXELS) if size is None else Image.new("RGB", size, (9, 90, 200))
-    sink = io.BytesIO()
-    image.convert(mode).save(sink, kind, **options)
-    return sink.getvalue()
-
-
 def deep_png(colour: int) -> bytes:
     """A PNG of 16 bits a channel, grey (0) or RGB (2), which Pillow cannot write itself."""
-    values = (_PIXELS if colour == 2 else _PIXELS[..., :1]).astype(">u2") * 257
+    values = (PIXELS if colour == 2 else PIXELS[..., :1]).astype(">u2") * 257
     raw = b"".join(b"\0" + row.tobytes() for row in values)
-    return png_of(_PIXELS.shape[1], _PIXELS.shape[0], 16, colour, zlib.compress(raw))
+    return png_of(PIXELS.shape[1], PIXELS.shape[0], 16, colour, zlib.compress(raw))
 
 
 def png_of(width: int, height: int, depth: int, colour: int, packed: bytes) -> bytes:
@@ -176,121 +145,6 @@ def bad_images() -> Iterator[BadImage]:
     )
 
 
-def tar_of(folder: Path, members: list[tuple[str, bytes]], name: str = "s.tar") -> bytes:
-    """A shard's bytes, which are also written."""
-    sink = io.BytesIO()
-    with tarfile.open(fileobj=sink, mode="w") as archive:
-        for member, data in members:
-            entry = tarfile.TarInfo(member)
-            entry.size = len(data)
-            archive.addfile(entry, io.BytesIO(data))
-    (folder / name).write_bytes(sink.getvalue())
-    return sink.getvalue()
-
-
-_GOOD = [("a.png", encoded(kind="PNG")), ("a.cls", b"1"), ("b.png", encoded(kind="PNG"))]
-
-
-def _cut_tar(at: Callable[[bytes], int]) -> Callable[[Path], str]:
-    def write(folder: Path) -> str:
-        whole = tar_of(folder, [*_GOOD, ("b.cls", b"2")])
-        (folder / "s.tar").write_bytes(whole[: at(whole)])
-        return str(folder)
-
-    return write
-
-
-def _tar(*members: tuple[str, bytes]) -> Callable[[Path], str]:
-    def write(folder: Path) -> str:
-        tar_of(folder, list(members))
-        return str(folder)
-
-    return write
-
-
-def _two_tars(folder: Path) -> str:
-    for name in ("x", "y"):
-        (folder / name).mkdir()
-        tar_of(folder / name, _GOOD)
-    return f"{folder}/*/s.tar"
-
-
-def _joined(folder: Path) -> str:
-    whole = tar_of(folder, _GOOD)
-    (folder / "s.tar").write_bytes(whole + tar_of(folder, [("c.png", _GOOD[0][1])]))
-    return str(folder)
-
-
-def _parquet(cut: float | None = None, **columns) -> Callable[[Path], str]:
-    def write(folder: Path) -> str:
-        path = folder / "p.parquet"
-        pq.write_table(pa.table(columns), path)
-        if cut is not None:
-            path.write_bytes(path.read_bytes()[: int(cut * path.stat().st_size)])
-        return str(path)
-
-    return write
-
-
-def bad_sources() -> Iterator[BadSource]:
-    """Shards and Parquet files that are wrong as files."""
-    image, label = _GOOD[0][1], b"1"
-    header = lambda whole: whole.index(b"b.png") + 100  # noqa: E731
-    yield BadSource("tar: cut in a header", "refused", write=_cut_tar(header))
-    yield BadSource(
-        "tar: cut exactly before a header",
-        "refused",
-        write=_cut_tar(lambda whole: whole.index(b"b.png")),
-    )
-    yield BadSource(
-        "tar: cut in the data of an image",
-        "refused",
-        write=_cut_tar(lambda whole: whole.index(b"b.png") + 700),
-    )
-    yield BadSource("tar: empty file", "refused", write=_cut_tar(lambda whole: 0))
-    yield BadSource("tar: two archives joined", "refused", write=_joined)
-    yield BadSource(
-        "tar: a key twice",
-        "refused",
-        write=_tar(("a.png", image), ("a.cls", label), ("a.png", b"")),
-    )
-    yield BadSource(
-        "tar: one key, two formats", "refused", write=_tar(("a.png", image), ("a.jpg", image))
-    )
-    yield BadSource(
-        "tar: an image without a label", "voted on", "its label is unknown", _tar(*_GOOD)
-    )
-    yield BadSource(
-        "tar: a label without an image", "refused", write=_tar(*_GOOD, ("c.cls", label))
-    )
-    yield BadSource(
-        "tar: a label that is no number", "refused", write=_tar(("a.png", image), ("a.cls", b"cat"))
-    )
-    yield BadSource(
-        "tar: a label beyond the model's classes",
-        "refused",
-        write=_tar(("a.png", image), ("a.cls", b"10")),
-    )
-    yield BadSource(
-        "tar: a member ../../x.png", "voted on", "a name is only text", _tar(("../../x.png", image))
-    )
-    yield BadSource("two tars of one name", "refused", write=_two_tars)
-    yield BadSource("Parquet: no image column", "refused", write=_parquet(other=[b"x"], label=[1]))
-    yield BadSource("Parquet: images as text", "refused", write=_parquet(image=["x"], label=[1]))
-    yield BadSource("Parquet: labels as text", "refused", write=_parquet(image=[b"x"], label=["1"]))
-    yield BadSource(
-        "Parquet: no label column", "voted on", "labels are unknown", _parquet(image=[image])
-    )
-    yield BadSource(
-        "Parquet: a null label",
-        "voted on",
-        "its label is unknown",
-        _parquet(image=[image], label=pa.nulls(1, pa.int64())),
-    )
-    yield BadSource("Parquet: cut", "refused", write=_parquet(0.5, image=[image], label=[1]))
-    yield BadSource("Parquet: no rows", "refused", write=_parquet(image=pa.array([], pa.binary())))
-
-
 def outcomes_of_images(folder: Path) -> list[tuple[BadImage, Outcome, str, bool]]:
     """What becomes of each bad image among good ones.
 
@@ -311,21 +165,6 @@ def outcomes_of_images(folder: Path) -> list[tuple[BadImage, Outcome, str, bool]
     ]
 
 
-def outcomes_of_sources(folder: Path) -> list[tuple[BadSource, Outcome, str]]:
-    """What becomes of each bad source: the case, its outcome, and with which words."""
-    found: list[tuple[BadSource, Outcome, str]] = []
-    for number, case in enumerate(bad_sources()):
-        place = folder / str(number)
-        place.mkdir()
-        data = case.write(place)
-        try:
-            list_images(data, NO, 10)
-            found.append((case, "voted on", ""))
-        except SourceError as error:
-            found.append((case, "refused", str(error).replace(str(place), "DIR")))
-    return found
-
-
 _HEAD = """# What becomes of bad data
 
 Written by `python -m tests.pipeline.voting.bad_data` from what happens to the tests' corpus, which
@@ -343,6 +182,13 @@ processes that handle it alone; it becomes an error row, and the job goes on.
 """
 
 
+_REPORTED = """
+## What held and what was mended
+
+Sources that people who do this work reported, and what once became of them here.
+"""
+
+
 def page() -> str:
     """docs/bad-data.md."""
     lines = [_HEAD, "## Images", "", "| image | outcome | |", "|---|---|---|"]
@@ -351,8 +197,13 @@ def page() -> str:
             lines.append(f"| {case.name} | {outcome} | {case.note or error} |")
     lines += ["", "## Shards and Parquet files", "", "| source | outcome | |", "|---|---|---|"]
     with tempfile.TemporaryDirectory() as name:
-        for source, outcome, words in outcomes_of_sources(Path(name)):
+        for source, outcome, words in outcomes_of_sources(Path(name), bad_sources()):
             lines.append(f"| {source.name} | {outcome} | {source.note or words} |")
+    lines += [_REPORTED, "| source | outcome | | until mended |", "|---|---|---|---|"]
+    with tempfile.TemporaryDirectory() as name:
+        for source, outcome, words in outcomes_of_sources(Path(name), reported_sources()):
+            before = source.mended or "(held)"
+            lines.append(f"| {source.name} | {outcome} | {source.note or words} | {before} |")
     return "\n".join(lines) + "\n"
 
 

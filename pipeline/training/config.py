@@ -10,7 +10,8 @@ from cyclopts import Parameter
 
 from models.networks.systems import TokenMode
 from models.preprocess import PresetName
-from pipeline.config import ConfigError, Device, Dtype, ViewsKind, at_least
+from models.views.family import ViewsKind
+from pipeline.config import ConfigError, Device, Dtype, at_least
 from pipeline.config.flags import Advanced
 
 Augmentation = Literal["none", "crop", "rand", "trivial"]
@@ -67,8 +68,8 @@ class TrainConfig:
             makes a step as much cheaper (PatchDropout, arXiv 2208.07220).
         label_smoothing: Share of the target spread over all classes.
         margin: Lead of the true class over the next, as a share of the votes, that the views of
-            an image in a step are to reach together; what is missing adds to the loss (0: nothing does).
-            A patch that touches D of V views needs more than 2D/V.
+            an image in a step are to reach together; what is missing adds to the loss (0: nothing
+            does). A patch that touches D of V views needs more than 2D/V.
         margin_weight: Weight of what is missing, beside the cross-entropy.
         augment: none, crop (and flip), rand (RandAugment after it), trivial (TrivialAugment).
         mix: Blend pairs of images and labels: mixup or cutmix.

@@ -133,7 +133,7 @@ def test_there_and_back(tmp_path, monkeypatch, capsys):
     [
         (["import"], "give one or more files of votes"),
         (["import", "no.npz"], "no.npz"),
-        (["import", "v.npz"], "give --ablation, --size, --image-size, --num-classes"),
+        (["import", "v.npz"], "give --views, --size, --image-size, --num-classes"),
         (["export", "--to", "x"], "holds 0 runs"),
         (["export", "--to", "x", "--patch", "much"], "holds 0 runs"),
         (["attack", "--patch", "2"], "was imported"),

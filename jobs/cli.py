@@ -14,9 +14,8 @@ from typing import Any, Literal
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
-from jobs.config_file import yaml_of
+from jobs.config_file import check_whole_numbers, yaml_of
 from models.errors import exit_code_of
-from pipeline.config.flags import check_whole_numbers
 from pipeline.runs.versions import program_version
 
 # By group, in the order of --help. The texts are those of the functions' docstrings.
@@ -50,7 +49,7 @@ _COMMANDS = {
         "wrong.",
     },
     "Weights": {
-        "systems": "List what can be evaluated: model families, ablations, token modes, voting.",
+        "systems": "List what can be evaluated: model families, token modes, voting.",
         "convert": "Convert a released smoothed-vit checkpoint to safetensors.",
         "train": "Fine-tune a network on ablations, into weights for `run`; resumes what is "
         "unfinished.",

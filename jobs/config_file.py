@@ -1,8 +1,9 @@
-"""``--config FILE.yaml``: options of any command, as keys."""
+"""``--config FILE.yaml``: options of any command, as keys; and whole numbers, wherever written."""
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from cyclopts import App, ArgumentCollection, UnknownOptionError
@@ -73,3 +74,45 @@ def config_files(tokens: Sequence[str]) -> Iterator[tuple[int, str, str]]:
             raise RequestError("--config: give the path of a YAML file")
         else:
             yield index + 1, "", tokens[index + 1]
+
+
+def check_whole_numbers(
+    _app: App, _commands: tuple[str, ...], arguments: ArgumentCollection
+) -> None:
+    """Check every whole number of a request as it is written, on the command line or in YAML.
+
+    The parser would round 2.9 to 3 and read 0x10 as 16.
+
+    Raises:
+        RequestError: An option of whole numbers has a value that is none, in digits.
+    """
+    for argument in arguments:
+        types = _members(argument.hint)
+        if int not in types:
+            continue
+        for token in argument.tokens:
+            # A null of YAML has no text, and of an option that takes text too (--patch 16x48) only
+            # what would pass for a number is wrong here.
+            text = token.value
+            wrong = text and not re.fullmatch(r"[+-]?[0-9]+", text)
+            if wrong and (str not in types or _is_number(text)):
+                name = f"{argument.name} {text}"
+                if token.source != "cli":
+                    name = f"--config {token.source}: {argument.name.removeprefix('--')}: {text}"
+                raise RequestError(f"{name}: it must be a whole number, in digits")
+
+
+def _members(hint: Any) -> set[Any]:
+    """The types that a hint is made of."""
+    inner = get_args(hint)
+    return set().union(*map(_members, inner)) if inner else {hint}
+
+
+def _is_number(text: str) -> bool:
+    for read in (float, lambda digits: int(digits, 0)):
+        try:
+            read(text)
+        except ValueError:
+            continue
+        return True
+    return False

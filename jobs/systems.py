@@ -7,11 +7,11 @@ from rich.table import Table
 
 from models.networks.systems import SYSTEMS, System
 
-_HEADINGS = ("family", "for example", "views", "tokens", "voting", "remark")
+_HEADINGS = ("family", "for example", "tokens", "voting", "remark")
 
 
 def systems(*, markdown: bool = False) -> int:
-    """List what can be evaluated: model families, views, token modes, voting.
+    """List what can be evaluated: model families, token modes, voting.
 
     Args:
         markdown: Print the table of the documentation.
@@ -40,7 +40,6 @@ def _cells(system: System) -> tuple[str, ...]:
     return (
         system.family,
         ", ".join(system.examples),
-        ", ".join(system.views),
         ", ".join(system.tokens),
         ", ".join(system.voting),
         remark,

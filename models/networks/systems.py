@@ -1,4 +1,4 @@
-"""The registry of model families, views, token modes and voting that can be evaluated.
+"""The registry of model families, token modes and voting that can be evaluated.
 
 ``patchcert systems``, the table in the docs, the refusals of ``models.networks.droppable`` and the
 tests all read it. Imports neither torch nor timm.
@@ -7,12 +7,9 @@ tests all read it. Imports neither torch nor timm.
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from models.views.family import ViewsKind
-
 TokenMode = Literal["drop", "black"]
 VotingName = Literal["argmax", "threshold"]
 
-VIEWS: tuple[ViewsKind, ...] = get_args(ViewsKind)
 TOKEN_MODES: tuple[TokenMode, ...] = get_args(TokenMode)
 VOTING: tuple[VotingName, ...] = get_args(VotingName)
 
@@ -28,7 +25,6 @@ class System:
         refusal: Reason for which hidden tokens cannot be dropped soundly, as the end of a sentence
             that begins with the network; None where they can.
         note: A remark on the family's logits, for users.
-        views: Shapes of views.
         voting: Voting rules.
     """
 
@@ -37,7 +33,6 @@ class System:
     source: tuple[str, ...]
     refusal: str | None = None
     note: str = ""
-    views: tuple[ViewsKind, ...] = VIEWS
     voting: tuple[VotingName, ...] = VOTING
 
     @property

@@ -218,8 +218,12 @@ class _Contenders:
         return Masks.placed(
             height=height,
             width=width,
-            rows=Placement.covering(height, covered, most),
-            columns=Placement.covering(width, covered, most),
+            placements=[
+                (
+                    Placement.covering(height, covered, most),
+                    Placement.covering(width, covered, most),
+                )
+            ],
             pairs=True,
             covers=(Patch.square(covered),),
         )

@@ -186,7 +186,7 @@ def _masks_remedy(votes: int, views: Masks) -> tuple[str, str]:
     """Describe masks, and the number of them an axis of which there are so many views."""
     remedy = "give the --views, --covers and --masks, or --size and --stride, that voted"
     patch = views.covers[0]
-    for most in range(1, _MOST_MASKS):
+    for most in range(1, _MOST_MASKS) if len(views.covers) == 1 else ():
         rows, columns = (
             Placement.covering(length, extent, most)
             for length, extent in zip((views.height, views.width), patch, strict=True)
@@ -222,7 +222,7 @@ def _all_are_needless(file: VotesFile, views: ViewFamily) -> bool:
             view = needed_v[labels_v[needed_v] < 0][0]
             raise ConfigError(
                 f"{file.path}, image {file.ids[image]}: view {view} has no vote (-1, or null in "
-                f"Parquet), and the decision for {views.covers[0]} needs it; give it"
+                f"Parquet), and the two-location decision needs it; give it"
             )
     return True
 

@@ -72,6 +72,8 @@ CERTIFICATES = pa.schema(
         pa.field("confidence", pa.float64()),
         # The largest patch that the rule's decision assumes; null where it assumes none.
         pa.field("assumes", pa.string()),
+        # Gap of the two largest logits up to which a view has no say; null where every view has.
+        pa.field("tau", pa.float64()),
     ]
 )
 """One row an image and claim: threat, rule, top_k, stride, confidence."""
@@ -203,6 +205,7 @@ class ClaimEntry(TypedDict):
     stride: int | None
     confidence: float | None
     assumes: str | None
+    tau: float | None
 
 
 class CertifiedEntry(ClaimEntry, Share):

@@ -104,7 +104,7 @@ def score_batches(
     threads: int | None = None,
 ) -> Iterator[Scored]:
     """The units a batch at a time, in order, judged side by side: numpy and Parquet share cores."""
-    columns = vote_columns(manifest, "plain_prediction")
+    columns = vote_columns(manifest, "plain_prediction", *(["gaps"] if questions.need_gaps else []))
     step = max(1, _BATCH_IMAGES // _unit_images(manifest))
     threads = threads or len(os.sched_getaffinity(0))
 

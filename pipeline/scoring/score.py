@@ -24,7 +24,7 @@ from pipeline.certificates.subsets import coarser
 from pipeline.certificates.votes import VoteArray, renumbered
 from pipeline.runs.labels import Labels
 from pipeline.runs.manifest import Manifest
-from pipeline.runs.rows import votes_array
+from pipeline.runs.rows import gaps_array, plain_array, votes_array
 from pipeline.runs.schema import CERTIFICATES, DETECTION, IMAGES
 from pipeline.runs.store import StoreError
 from pipeline.scoring.claims import Claim, Claims
@@ -168,10 +168,9 @@ def score_votes(table: pa.Table, manifest: Manifest, questions: Claims) -> Score
     voted = table.filter(table["error"].is_null())
     labels = Labels.of(voted)
     votes = votes_array(voted, manifest.defense)
-    plain_n = voted["plain_prediction"].fill_null(-1).to_numpy().astype(np.int64)
     answers = BatchResults(len(votes), questions, manifest)
     if len(votes):
-        _ask(answers, votes, plain_n, labels, manifest)
+        _ask(answers, votes, voted, labels, manifest)
     differs = answers.predictions[manifest.defense.own_stride] != voted["prediction"].to_numpy()
     if differs.any():
         raise StoreError(
@@ -182,7 +181,7 @@ def score_votes(table: pa.Table, manifest: Manifest, questions: Claims) -> Score
         images=table.num_rows,
         errors=table.num_rows - voted.num_rows,
         unlabelled=table.num_rows - int(Labels.of(table).known.sum()),
-        plain_right=int(labels.accept(plain_n).sum()),
+        plain_right=int(labels.accept(plain_array(voted)).sum()),
     )
     if len(votes):
         accepted = labels.accept(votes)
@@ -194,14 +193,16 @@ def score_votes(table: pa.Table, manifest: Manifest, questions: Claims) -> Score
 
 
 def _ask(
-    answers: BatchResults, votes: IntArray, plain_n: IntArray, labels: Labels, manifest: Manifest
+    answers: BatchResults, votes: IntArray, voted: pa.Table, labels: Labels, manifest: Manifest
 ) -> None:
     """Fill in the answers."""
     classes = manifest.defense.network.voted_classes
     votes, right_nk, plain_n = (
         renumbered(given, manifest.defense.network.classes)
-        for given in (votes, labels.classes, plain_n)
+        for given in (votes, labels.classes, plain_array(voted))
     )
+    # Read where a claim looks at them.
+    gaps_nv = gaps_array(voted) if "gaps" in voted.column_names else None
     slots = manifest.defense.voting.most_votes
     for stride, predictions_n in answers.predictions.items():
         counted: VoteArray = votes
@@ -215,11 +216,12 @@ def _ask(
             slots=slots,
             drawn=manifest.defense.voting.draws is not None,
             plain_n=plain_n,
+            gaps_nv=gaps_nv if views is manifest.defense.views else None,
         ):
             predictions_n[images] = classes[batch.ranked.predictions]
             for claim, margins_n in answers.margins.items():
                 if claim.stride == stride:
-                    rule = rule_named(claim.rule).at(claim.confidence, claim.assumes)
+                    rule = rule_named(claim.rule).at(claim.terms)
                     decided_n = rule.predict(batch, claim.threat)
                     answers.decided[claim][images] = np.where(
                         decided_n == ALERT, ALERT, classes[decided_n]

@@ -5,8 +5,8 @@ from pathlib import PurePath
 from typing import Any, TypeVar
 
 from models.views.masks import Masks
-from models.views.threats import Threat
 from pipeline.runs.manifest import Manifest
+from pipeline.runs.resolve import default_threats
 from pipeline.runs.schema import CertifiedEntry, DetectionCurve, Summary
 from pipeline.sweep.grid import Origin
 
@@ -80,9 +80,8 @@ def row_of(origin: Origin, manifest: Manifest | None, summary: Summary | None) -
         "images/s": None,
     }
     if isinstance(views, Masks):
-        row["covers"] = ", ".join(str(Threat(patch)) for patch in views.covers)
-        # Down x across, as the flag has it.
-        row["masks"] = "x".join(str(len(set(starts))) for starts in list(zip(*views.masks))[:2])
+        row["covers"] = ", ".join(map(str, default_threats(views)))
+        row["masks"] = len(views.masks)
     if summary is None or manifest is None:
         return row
     seconds = manifest.execution.voting_seconds

@@ -107,7 +107,7 @@ def estimate(
         if not views.hides:  # the vote of most masks is the answer of no defense
             hits["smoothed_accuracy"] += int((batch.ranked.predictions == truth).sum())
         for threat in default_threats(views):
-            patch = f"{threat.side or threat}px"
+            patch = f"{threat.side or threat}px".replace("<=", "_")
             for rule in _rules(views):
                 right = rule.predict(batch, threat) == truth
                 if rule.knows_patch:

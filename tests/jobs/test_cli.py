@@ -100,8 +100,8 @@ def test_the_list_says_of_each_command_what_its_docstring_says():
     [
         (
             "run",
-            "data weights model limit classes views size stride covers masks device overwrite patch "
-            "rule mlflow out json dry-run",
+            "data weights model limit classes views size stride covers masks device overwrite "
+            "patch rule mlflow out json dry-run",
         ),
         (
             "votes",

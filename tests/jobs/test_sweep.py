@@ -171,10 +171,10 @@ def test_families_of_masks_are_swept(shards, tiny_weights, tmp_path, capsys, mon
     assert main(["sweep", *flags(shards, tiny_weights, out, *more)]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [(row["covers"], row["masks"], row["views"]) for row in rows] == [
-        ("24x24", "1x1", 1),
-        ("24x24", "2x2", 10),
-        ("40x40", "1x1", 1),
-        ("40x40", "2x2", 10),
+        ("24x24", 1, 1),
+        ("24x24", 4, 10),
+        ("40x40", 1, 1),
+        ("40x40", 4, 10),
     ]
     assert len({row["run_id"] for row in rows}) == 4
     for row in rows:
@@ -185,7 +185,7 @@ def test_families_of_masks_are_swept(shards, tiny_weights, tmp_path, capsys, mon
     assert main(["sweep", *flags(shards, tiny_weights, out, *more[:-1])]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "covers masks views" in said
-    assert "24x24 2x2 10" in said
+    assert "24x24 4 10" in said
 
 
 def test_bands_and_masks_are_swept_side_by_side(shards, tiny_weights, tmp_path, capsys):

@@ -10,7 +10,7 @@ import torch
 
 from models.errors import UnsupportedModelError
 from models.networks.droppable import ABSOLUTE, RELATIVE, droppable
-from models.networks.systems import SYSTEMS, TOKEN_MODES, VIEWS, VOTING, drop_refusal
+from models.networks.systems import SYSTEMS, TOKEN_MODES, VOTING, drop_refusal
 from tests.models.classifiers.families import DROPPABLE, MASKED
 
 
@@ -36,7 +36,7 @@ def test_a_row_says_which_token_modes_work(system):
 def test_rows_are_complete():
     for system in SYSTEMS:
         assert system.tokens == (TOKEN_MODES if system.refusal is None else ("black",))
-        assert (system.views, system.voting) == (VIEWS, VOTING)
+        assert system.voting == VOTING
         assert system.examples
     assert len({system.family for system in SYSTEMS}) == len(SYSTEMS)
     sources = {stem for system in SYSTEMS if "drop" in system.tokens for stem in system.source}

@@ -23,7 +23,7 @@ from tests.pipeline.interchange.votes_made_up import CLASSES, wavering, write_np
 SIDE, IMAGES = 12, 24
 AXIS = Placement.covering(SIDE, 3, 3)
 PAIRS = Masks.placed(
-    height=SIDE, width=SIDE, rows=AXIS, columns=AXIS, pairs=True, covers=(Patch(3, 3),)
+    height=SIDE, width=SIDE, placements=[(AXIS, AXIS)], pairs=True, covers=(Patch(3, 3),)
 )
 FLAGS = ImportConfig(
     views="mask-pair", covers="3", masks="3", image_size=str(SIDE), num_classes=CLASSES

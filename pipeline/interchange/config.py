@@ -48,7 +48,7 @@ class ImportConfig:
         stride: Distance of neighbouring offsets in pixels [1; of masks of a given size, that
             size].
         covers: The largest patch for which masks are cut, in pixels: 32, or 16x48 (height x
-            width).
+            width), or area:500 (any rectangle of it).
         masks: Masks an axis, at most: 6, or 4x8 (down x across) [6].
         wrap: Masks of a given size go on round the edges of the image.
         positions: random:N, where the votes are of this program's N fixed random positions.

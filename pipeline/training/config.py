@@ -46,7 +46,7 @@ class TrainConfig:
         stride: Distance of neighbouring offsets in pixels [the weights' own, else 1; of masks of a
             given size, that size].
         covers: The largest patch for which masks are cut, in pixels: 32, or 16x48 (height x
-            width); the estimates assume no larger one.
+            width), or area:500 (any rectangle of it); the estimates assume no larger one.
         masks: Masks an axis, at most: 6, or 4x8 (down x across) [6].
         wrap: Let masks of a given size go on round the edges of the image.
         tokens: Hidden tokens are dropped, or enter black [the weights' own, else drop].

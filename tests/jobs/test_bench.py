@@ -8,7 +8,7 @@ from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.interchange.importing import import_votes
 from pipeline.runs.store import VotesStore
 from pipeline.scoring.certify import certify_votes
-from tests.pipeline.interchange.test_masks import FLAGS, PAIRS, asked_of
+from tests.pipeline.interchange.test_mask_votes import FLAGS, PAIRS, asked_of
 from tests.pipeline.interchange.votes_made_up import wavering, write_npz
 
 

@@ -130,7 +130,7 @@ def test_steps_draw_one_mask_and_two(tmp_path, changes):
         (["--views", "mask-pair"], "such as --covers 32"),
         (["--covers", "4"], "add --views mask-pair"),
         (["--views", "4"], "--views"),
-        (["--ablation", "mask-pair", "--covers", "2of4"], "give one square or rectangle"),
+        (["--ablation", "mask-pair", "--covers", "2of4"], "masks are cut for one patch"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(tmp_path, capsys, extra, message):

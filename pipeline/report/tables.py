@@ -223,8 +223,11 @@ def print_sweep(
         box=box.SIMPLE_HEAD,
         caption_justify="left",
     )
-    others = ("weights", "ablation", "tokens", "voting", "dtype")
-    axes = [*(name for name in others if name in varying), "size", "stride"]
+    others = {"weights": "weights", "views": "ablation"}
+    others |= {name: name for name in ("tokens", "voting", "dtype")}
+    axes = [column for name, column in others.items() if name in varying]
+    sizes = ("size", "stride", "covers", "masks")
+    axes += [name for name in sizes if any(row[name] is not None for row in rows)]
     for name in [*axes, "views", "smoothed", *shown, "images/s"]:
         words = name.split()
         table.add_column(
@@ -234,7 +237,7 @@ def print_sweep(
         )
     table.add_column("votes\nof", no_wrap=True)
     for row, failure in zip(rows, failures, strict=True):
-        cells = [str(row[name]) for name in (*axes, "views")]
+        cells = ["" if row[name] is None else str(row[name]) for name in (*axes, "views")]
         shares = [row["smoothed"], *(row["certified"].get(name) for name in shown)]
         cells += [percent(share, unknown="").removesuffix(" %") for share in shares]
         cells.append("" if row["images/s"] is None else f"{row['images/s']:.3g}")

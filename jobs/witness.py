@@ -6,8 +6,7 @@ import sys
 from pipeline.analysis import open_run
 from pipeline.attack import MEANING
 from pipeline.attack.config import WitnessConfig
-from pipeline.attack.witness import replay_witnesses
-from pipeline.certificates.rules import rule_of_locations
+from pipeline.attack.witness import WitnessResult, replay_witnesses
 from pipeline.config import OutputConfig
 
 _MOST_TOLD = 3
@@ -24,23 +23,17 @@ def witness(*, what: WitnessConfig = WitnessConfig(), output: OutputConfig = Out
     summary = {
         "run_id": store.run_id,
         "patch_px": replayed.patch.width,
-        "rule": rule_of_locations().name,
+        "rule": replayed.rule,
         "images": replayed.images,
         "certified": replayed.certified,
         "witnesses": replayed.witnesses,
+        "without_witness": replayed.without,
         "failures": len(replayed.failures),
     }
     if output.json:
         print(json.dumps(summary, indent=2, sort_keys=True))
     else:
-        print(
-            f"patch {replayed.patch}, {replayed.images} images: {replayed.witnesses} have no "
-            f"certificate, and each a witness that changes its prediction; the closest rewriting "
-            f"of the {replayed.certified} certified ones changes none"
-            if not replayed.failures
-            else f"patch {replayed.patch}: {len(replayed.failures)} of {replayed.images} images "
-            f"contradict the {rule_of_locations().name} rule"
-        )
+        print(_said(replayed))
         print(f"{'witnesses:':14}{replayed.rows_path}")
         print(f"run_id={store.run_id}")
     for line in replayed.failures[:_MOST_TOLD]:
@@ -48,3 +41,24 @@ def witness(*, what: WitnessConfig = WitnessConfig(), output: OutputConfig = Out
     if replayed.failures:
         print(f"patchcert: {MEANING}: {store.folder}", file=sys.stderr)
     return 1 if replayed.failures else 0
+
+
+def _said(replayed: WitnessResult) -> str:
+    """The result in a sentence."""
+    images, patch = replayed.images, replayed.patch
+    if replayed.failures:
+        return (
+            f"patch {patch}: {len(replayed.failures)} of {images} images contradict the "
+            f"{replayed.rule} rule"
+        )
+    open_images = replayed.witnesses + replayed.without
+    found = "and each a witness that changes its prediction"
+    if replayed.without:
+        found = (
+            f"{replayed.witnesses} of them a witness that changes their prediction (none was found "
+            "for the others)"
+        )
+    return (
+        f"patch {patch}, {images} images: {open_images} have no certificate, {found}; the closest "
+        f"rewriting of the {replayed.certified} certified ones changes none"
+    )

@@ -23,6 +23,8 @@ from pipeline.attack.independent import changed_votes
 from pipeline.attack.patches import Patches
 from pipeline.attack.rerun import encode
 from pipeline.attack.selection import Selected
+from pipeline.attack.target import Target
+from pipeline.certificates.rule import ALERT
 from pipeline.certificates.votes import VoteArray
 from pipeline.runs.labels import Labels
 from pipeline.runs.schema import ATTACKS
@@ -36,8 +38,8 @@ class AttackVotes:
     """Votes and logits of some images.
 
     Attributes:
-        votes: Votes (R, V) or sets (R, V, T).
-        predictions_r: Smoothed predictions; int (R,).
+        votes: Votes (R, V), -1 where a view was not asked, or sets (R, V, T).
+        predictions_r: Answers, ``ALERT`` for an alert; int (R,).
         logits_rv: Digests of logits; uint64 (R, V).
     """
 
@@ -78,10 +80,13 @@ def check_attacks(
     selected, patch, attempts = patches.selected, patches.patch, patches.attempts
     image_p = np.array([attempt.image for attempt in attempts], dtype=np.int64)
     touched_pv: BoolArray = np.stack([attempt.touched_v for attempt in attempts])
-    changed_pv = changed_votes(selected.votes[image_p], attacked.votes)
+    stored = selected.votes[image_p]
+    changed_pv = changed_votes(stored, attacked.votes)
+    if stored.ndim == 2:  # what was not asked once cannot be compared; its logits are
+        changed_pv &= (stored >= 0) & (attacked.votes >= 0)
     logits_pv = clean.logits_rv[image_p] != attacked.logits_rv
     before_p, after_p = selected.predictions_n[image_p], attacked.predictions_r
-    certified_p = selected.certified_n[image_p]
+    certified_p, success_p = selected.certified_n[image_p], Target.changed(before_p, after_p)
     right_p = Labels(selected.labels.classes[image_p]).accept(after_p)
     columns: dict[str, Any] = {
         "image_id": [selected.image_ids[image] for image in image_p],
@@ -91,10 +96,11 @@ def check_attacks(
         "y": [attempt.y for attempt in attempts],
         "x": [attempt.x for attempt in attempts],
         "rival": [attempt.rival for attempt in attempts],
-        "success": before_p != after_p,
-        "prediction_before": before_p,
-        "prediction_after": after_p,
-        "right_after": pa.array(right_p, mask=~selected.labels.known[image_p]),
+        "success": success_p,
+        "prediction_before": pa.array(before_p, mask=before_p == ALERT),
+        "prediction_after": pa.array(after_p, mask=after_p == ALERT),
+        # An alert is no wrong answer.
+        "right_after": pa.array(right_p | (after_p == ALERT), mask=~selected.labels.known[image_p]),
         "touched": touched_pv.sum(axis=1),
         "flipped": (changed_pv & touched_pv).sum(axis=1),
         "untouched_changed": (changed_pv & ~touched_pv).sum(axis=1),
@@ -105,7 +111,7 @@ def check_attacks(
     failures = _unpatched(selected, clean)
     for number, attempt in enumerate(attempts):
         wrong_v = (changed_pv[number] | logits_pv[number]) & ~touched_pv[number]
-        refuted = certified_p[number] and before_p[number] != after_p[number]
+        refuted = certified_p[number] and success_p[number]
         if not (wrong_v.any() or refuted):
             continue
         who = f"image_id={selected.image_ids[attempt.image]}"

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from models.classifiers.determinism import reproducible_gradients
 from models.classifiers.smoothed import SmoothedClassifier
-from models.views.family import BoolArray, IntArray, Patch
+from models.views.family import BoolArray, IntArray
 from pipeline.attack.gradient import VoteGradient
 from pipeline.attack.placements import Attempt
+from pipeline.attack.target import Target
 
 # Grey levels of a step, decreasing evenly: large at first, so that a pixel can cross its whole
 # range, and small at the end.
@@ -29,16 +30,16 @@ class PatchDescent:
 
     Args:
         smoothed: The classifier; gradients of its parameters are switched off.
-        patch: Height and width, in pixels of the attacker's grid.
+        target: The answer to change, and the patch.
         steps: Gradient steps of an attempt.
         views: Views asked in a step; where more show the patch, a new sample for each step.
     """
 
     def __init__(
-        self, smoothed: SmoothedClassifier, patch: Patch, *, steps: int, views: int
+        self, smoothed: SmoothedClassifier, target: Target, *, steps: int, views: int
     ) -> None:
-        self.gradient = VoteGradient(smoothed, patch)
-        self.patch, self.steps, self.views = patch, steps, views
+        self.gradient = VoteGradient(smoothed, target)
+        self.patch, self.steps, self.views = target.patch, steps, views
 
     def __call__(
         self, images_ahwc: NDArray[np.uint8], attempts: Sequence[Attempt]

@@ -30,6 +30,7 @@ from pipeline.attack.selection import (
     read_selected,
 )
 from pipeline.attack.summary import summarise
+from pipeline.attack.target import Target
 from pipeline.cluster.executor import LOCAL, Executor
 from pipeline.runs.images import read_images
 from pipeline.runs.manifest import canonical
@@ -75,9 +76,11 @@ def attack_run(store: VotesStore, config: AttackConfig, executor: Executor = LOC
     manifest = store.manifest()
     check_attackable(manifest)
     patch = patch_of(config.patch, store, manifest)
+    target = Target.of(manifest.defense, patch)
     rerun = load_rerun(manifest, config)
     margins = read_margins(store, manifest, patch)
-    selected = read_selected(store, manifest, margins, choose(margins, config.images, config.seed))
+    chosen = choose(margins, config.images, config.seed)
+    selected = read_selected(store, manifest, margins, chosen, patch)
     options = SourceOptions(
         image_column=manifest.data.image_column,
         label_column=config.label_column,
@@ -103,7 +106,7 @@ def attack_run(store: VotesStore, config: AttackConfig, executor: Executor = LOC
     )
     summary = {
         "run_id": store.run_id,
-        **summarise(margins, selected, patch, rows),
+        **summarise(margins, selected, target, rows),
         "settings": settings,
         "failures": len(failures),
         "seconds": round(time.monotonic() - start, 1),
@@ -144,7 +147,11 @@ def _vote(
     check_round_trip(path, on_the_grid(rerun.defense.model_input), pixels)
     rows = vote_again(path, out, rerun, executor)
     votes = votes_array(rows, rerun.defense)
-    predictions = rows["prediction"].to_numpy().astype(np.int64)
+    predictions = Target.of(rerun.defense, patches.patch).answers(
+        votes,
+        rows["plain_prediction"].to_numpy().astype(np.int64),
+        rows["prediction"].to_numpy().astype(np.int64),
+    )
     digests = logit_digests(smoothed, pixels)
     clean, attacked = (
         AttackVotes(votes=votes[part], predictions_r=predictions[part], logits_rv=digests[part])

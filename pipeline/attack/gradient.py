@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from models.classifiers.build import ClassSubset
 from models.classifiers.smoothed import SmoothedClassifier
 from models.classifiers.votes import winners
-from models.views.family import IntArray, Patch
+from models.views.family import IntArray
 from pipeline.attack.independent import strengths
 from pipeline.attack.placements import Attempt
+from pipeline.attack.target import Target
+from pipeline.certificates.votes import VoteArray
 
 # The lead in logits at which a view counts as won; a larger lead would gain nothing.
 _WON = 0.5
@@ -33,7 +35,7 @@ class Look(NamedTuple):
 
     Attributes:
         leads_a: Votes by which each image's prediction still leads, [j < c] counted as in the
-            rules; negative where another class wins. int (A,).
+            rules; negative where another class wins. Of a decision, 0 and -1. int (A,).
         losses_a: Logits that the rivals lack, summed over the views asked; float (A,).
         gradient_ahwc: Gradient of the losses by the patch's pixels; float32 (A, h, w, 3).
     """
@@ -48,12 +50,12 @@ class VoteGradient:
 
     Args:
         smoothed: The classifier; gradients of its parameters are switched off.
-        patch: Height and width, in pixels of the attacker's grid.
+        target: The answer to change, and the patch.
     """
 
-    def __init__(self, smoothed: SmoothedClassifier, patch: Patch) -> None:
+    def __init__(self, smoothed: SmoothedClassifier, target: Target) -> None:
         self.classifier, self.voting = smoothed.classifier, smoothed.voting
-        self.device, self.patch = smoothed.device, patch
+        self.device, self.patch, self.target = smoothed.device, target.patch, target
         inner = self.classifier
         if isinstance(inner, ClassSubset):
             inner = inner.classifier
@@ -94,27 +96,59 @@ class VoteGradient:
         # A leaf in between, so that the graph of each pass is freed before the next.
         leaf = tokens.detach().requires_grad_()
         counts_ac = np.stack([attempt.kept_c for attempt in attempts])
+        labels_av = [attempt.votes.copy() for attempt in attempts]
         losses_a = np.zeros(len(attempts))
         rivals_a = torch.tensor([attempt.rival for attempt in attempts], device=self.device)
         for image_s, view_s in self._passes(views):
             image, view = (torch.from_numpy(part).to(self.device) for part in (image_s, view_s))
             logits = self.classifier(leaf, image, view).float()
-            missing = (_lead_over(logits, rivals_a[image]) + self.won).clamp(min=0)
-            torch.autograd.backward(missing.sum())
-            np.add.at(losses_a, image_s, missing.detach().cpu().numpy())
-            self._count(counts_ac, image_s, logits.detach())
+            self._push(logits, rivals_a[image], losses_a, image_s)
+            if self.target.counts_votes:
+                self._count(counts_ac, image_s, logits.detach())
+            else:
+                for number, seen, vote in zip(
+                    image_s, view_s, winners(logits.detach()), strict=True
+                ):
+                    labels_av[number][seen] = vote
+        plain_a = np.full(len(attempts), -1)
+        if not self.target.counts_votes:  # the fallback of a decision sees the whole image
+            everyone = np.arange(len(attempts))
+            logits = self.classifier.whole(leaf, torch.from_numpy(everyone).to(self.device)).float()
+            self._push(logits, rivals_a, losses_a, everyone)
+            plain_a = winners(logits.detach())
         torch.autograd.backward(tokens, leaf.grad)
         assert canvas.grad is not None, "tokens do not depend on the pixels"
         whole = canvas.grad.cpu().numpy()
         return Look(
-            np.array(
-                [
-                    counts_c[attempt.prediction] - strengths(counts_c, attempt.prediction).max()
-                    for counts_c, attempt in zip(counts_ac, attempts, strict=True)
-                ]
-            ),
+            self._leads(attempts, counts_ac, np.stack(labels_av), plain_a),
             losses_a,
             np.stack([image[window] for image, window in zip(whole, windows, strict=True)]),
+        )
+
+    def _push(
+        self, logits: Tensor, rivals_s: Tensor, losses_a: NDArray[np.float64], image_s: IntArray
+    ) -> None:
+        """Add what the rivals lack, and its gradient."""
+        missing = (_lead_over(logits, rivals_s) + self.won).clamp(min=0)
+        torch.autograd.backward(missing.sum())
+        np.add.at(losses_a, image_s, missing.detach().cpu().numpy())
+
+    def _leads(
+        self,
+        attempts: Sequence[Attempt],
+        counts_ac: IntArray,
+        votes: VoteArray,
+        plain_a: IntArray,
+    ) -> IntArray:
+        before_a = np.array([attempt.prediction for attempt in attempts])
+        if not self.target.counts_votes:
+            answers_a = self.target.answers(votes, plain_a, plain_a)
+            return -self.target.changed(before_a, answers_a).astype(np.int64)
+        return np.array(
+            [
+                counts_c[own] - strengths(counts_c, own).max()
+                for counts_c, own in zip(counts_ac, before_a, strict=True)
+            ]
         )
 
     def _passes(self, views: Sequence[IntArray]) -> Iterator[tuple[IntArray, IntArray]]:

@@ -1,10 +1,11 @@
 """Geometry and counting that share no code with the rules, which they are used to test.
 
-The rules ask ``Ablation.touched``, arithmetic on arcs, for the views that a patch touches. Here the
-answer comes from the masks that the model applies. An attack that asked the same arithmetic could
-not find it wrong.
+The rules ask ``ViewFamily.touched_sets``, arithmetic on rectangles, for the views that a patch
+touches. Here the answer comes from the masks that the model applies. An attack that asked the same
+arithmetic could not find it wrong.
 
-Shapes: R images, V views, T slots of a vote set with -1 in empty ones, C classes.
+Shapes: R images, V views, T slots of a vote set with -1 in empty ones, C classes, S largest sets of
+touched views.
 """
 
 from collections.abc import Sequence
@@ -27,6 +28,67 @@ def shows_patch(views: ViewFamily, patch: Patch, y: int, x: int) -> BoolArray:
         )
     here = np.s_[y : y + patch.height, x : x + patch.width]
     return np.array([views.visible(view)[here].any() for view in range(len(views))])
+
+
+def largest_touched(views: ViewFamily, patch: Patch) -> tuple[BoolArray, IntArray]:
+    """Find the largest sets of views that a patch touches, and a place where it touches each.
+
+    Returns:
+        The sets, bool (S, V), and upper left corners (y, x), int (S, 2).
+    """
+    touched_vl = np.stack([_shows(views.visible(view), patch) for view in range(len(views))])
+    packed, first_s = np.unique(np.packbits(touched_vl, axis=0), axis=1, return_index=True)
+    sets = [frozenset(np.flatnonzero(touched_vl[:, place]).tolist()) for place in first_s]
+    largest = [number for number, one in enumerate(sets) if not any(one < other for other in sets)]
+    assert packed.shape[1] == len(set(sets))
+    places = first_s[largest]
+    corners = np.stack(np.divmod(places, views.width - patch.width + 1), axis=1)
+    return touched_vl[:, places].T, corners
+
+
+def _shows(visible: BoolArray, patch: Patch) -> BoolArray:
+    """Tell for each place of a patch, row by row, if some pixel of it is visible; bool (L,)."""
+    sums = np.zeros((visible.shape[0] + 1, visible.shape[1] + 1), np.int64)
+    sums[1:, 1:] = visible.cumsum(axis=0).cumsum(axis=1)
+    high, wide = patch
+    inside = sums[high:, wide:] - sums[:-high, wide:] - sums[high:, :-wide] + sums[:-high, :-wide]
+    return np.asarray(inside.ravel() > 0)
+
+
+ANY = -1
+"""Stands for any class, where a decision hangs on the labels of views that were not asked."""
+
+
+def two_location_answers(labels_v: VoteArray, touched_sv: BoolArray, plain: int) -> set[int]:
+    """The answers that the two-location decision can give, by its definition, set by set.
+
+    Args:
+        labels_v: The labels of one image, -1 where a view was not asked; int (V,).
+        touched_sv: The largest sets of touched views; bool (S, V).
+        plain: The prediction of the whole image; -1 takes the class of most labels.
+
+    Returns:
+        One answer, or several and ``ANY`` where labels that are not known decide.
+    """
+    possible: set[int] = set()
+    for one in ~touched_sv:
+        named: set[int] = set()
+        known = True
+        for other in ~touched_sv:
+            labels = labels_v[one & other]
+            if (labels < 0).any():
+                known = False
+            else:
+                named.add(int(np.bincount(labels, minlength=1).argmax()))
+            if len(named) > 1:
+                break
+        if len(named) > 1:
+            continue  # no witness
+        if known:
+            return named
+        possible |= named or {ANY}
+    fallback = plain if plain >= 0 else int(np.bincount(labels_v[labels_v >= 0]).argmax())
+    return possible | {fallback}
 
 
 def votes_for(votes: VoteArray, classes: Sequence[int] | None, num_classes: int) -> IntArray:

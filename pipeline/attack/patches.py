@@ -6,7 +6,7 @@ Shapes: N images, P patches, H x W pixels of the attacker's grid.
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,9 @@ from models.views.family import Patch
 from pipeline.attack.config import AttackConfig
 from pipeline.attack.descent import PatchDescent
 from pipeline.attack.placements import Attempt, place_attempts
+from pipeline.attack.rerun import model_input
 from pipeline.attack.selection import Selected
+from pipeline.attack.target import Target
 from pipeline.runs.manifest import Manifest
 
 # Sequences of one step: enough to keep a processor busy, few enough to stop soon after a success.
@@ -55,9 +57,14 @@ def make_patches(
     config: AttackConfig,
 ) -> Patches:
     """Make the patches in rounds: one attempt an image, on the images not yet changed."""
-    descent = PatchDescent(smoothed, patch, steps=config.steps, views=config.views)
+    target = Target.of(manifest.defense, patch)
+    descent = PatchDescent(smoothed, target, steps=config.steps, views=config.views)
+    known = selected
+    if not target.counts_votes:  # of early exit some votes are not stored
+        votes = smoothed(model_input(images, manifest.defense.views.pixel_scale)).votes_bv
+        known = replace(selected, votes=votes)
     planned = place_attempts(
-        selected,
+        known,
         manifest,
         patch,
         locations=config.locations,

@@ -1,4 +1,4 @@
-"""Place patches at the exact rule's worst locations and at random ones, and choose their rivals.
+"""Place patches at the rule's worst locations and at random ones, and choose their rivals.
 
 Shapes: N images, V views, C classes.
 """
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.views.ablations import Ablation
-from models.views.family import BoolArray, IntArray, Patch
+from models.views.family import BoolArray, IntArray, Patch, ViewFamily
 from pipeline.attack.independent import shows_patch, strengths, votes_for
-from pipeline.attack.selection import Selected, rule_votes
-from pipeline.certificates.locations import location_margins
+from pipeline.attack.selection import Selected
+from pipeline.attack.target import Target
+from pipeline.certificates.votes import VoteArray
 from pipeline.runs.manifest import Manifest
 
 # Every fourth location is drawn at random: the rule could be wrong about the worst ones.
@@ -28,7 +28,8 @@ class Attempt:
         x: Left edge.
         rival: The class to push views to.
         touched_v: Views that show a pixel of the patch; bool (V,).
-        prediction: Smoothed prediction without the patch.
+        prediction: Answer without the patch, or ``ALERT``.
+        votes: Votes of all views without the patch; (V,), or (V, T) with -1.
         kept_c: Votes for each class of the untouched views; -1 for classes that cannot be voted
             for; int (C,).
         seed: Decides the first pixels, and the views asked in a step.
@@ -40,6 +41,7 @@ class Attempt:
     rival: int
     touched_v: BoolArray
     prediction: int
+    votes: VoteArray
     kept_c: IntArray
     seed: tuple[int, ...]
 
@@ -59,39 +61,37 @@ def place_attempts(
 ) -> list[list[Attempt]]:
     """Plan the attempts on each image, in the order to be made; one list an image.
 
-    All locations come before the first restart. They are those of the smallest exact margin, in
-    random order where they tie, and every fourth one is any location. A coordinate that the views
-    cannot tell apart is random too: the pixels there differ.
+    All locations come before the first restart. They are those of the smallest margin, in random
+    order where they tie, and every fourth one is any location. A coordinate that the views cannot
+    tell apart is random too: the pixels there differ.
     """
-    ablation = manifest.defense.ablation
-    votes, classes = rule_votes(selected.votes, manifest.defense.network)
+    target = Target.of(manifest.defense, patch)
     attempts: list[list[Attempt]] = []
-    for images, found in location_margins(votes, ablation, patch, classes):
-        for number, margins_yx in zip(range(len(votes))[images], found.margins_nyx, strict=True):
-            rng = np.random.default_rng([seed, 1, number])
-            places = _places(margins_yx, ablation, patch, locations, rng)
-            attempts.append(
-                [
-                    _attempt(
-                        selected,
-                        manifest,
-                        patch,
-                        number,
-                        yx=yx,
-                        seed=(seed, 2, number, index, restart),
-                    )
-                    for restart in range(restarts)
-                    for index, yx in enumerate(places)
-                ]
-            )
+    for number, margins_yx in enumerate(target.margins_at(selected.votes, selected.plain_n)):
+        rng = np.random.default_rng([seed, 1, number])
+        places = _places(margins_yx, manifest.defense.views, patch, locations, rng)
+        attempts.append(
+            [
+                _attempt(
+                    selected,
+                    manifest,
+                    patch,
+                    number,
+                    yx=yx,
+                    seed=(seed, 2, number, index, restart),
+                )
+                for restart in range(restarts)
+                for index, yx in enumerate(places)
+            ]
+        )
     return attempts
 
 
 def _places(
-    margins_yx: IntArray, ablation: Ablation, patch: Patch, count: int, rng: np.random.Generator
+    margins_yx: IntArray, views: ViewFamily, patch: Patch, count: int, rng: np.random.Generator
 ) -> list[tuple[int, int]]:
     """Draw upper left corners (y, x), all different."""
-    high, wide = ablation.height - patch.height + 1, ablation.width - patch.width + 1
+    high, wide = views.height - patch.height + 1, views.width - patch.width + 1
     worst = iter(np.lexsort((rng.permutation(margins_yx.size), margins_yx.ravel())).tolist())
     places: list[tuple[int, int]] = []
     while len(places) < min(count, high * wide):
@@ -124,7 +124,7 @@ def _attempt(
     )
     prediction = int(selected.predictions_n[number])
     # The rival that needs fewest votes, and for every other restart the next one.
-    strength_c = strengths(kept_c, prediction)
+    strength_c = strengths(kept_c, prediction if prediction >= 0 else int(kept_c.argmax()))
     ranked = np.argsort(-strength_c, kind="stable")
     rivals = [int(rival) for rival in ranked[:2] if strength_c[rival] >= 0]
     return Attempt(
@@ -134,6 +134,7 @@ def _attempt(
         rival=rivals[seed[-1] % len(rivals)],
         touched_v=touched_v,
         prediction=prediction,
+        votes=selected.votes[number],
         kept_c=kept_c,
         seed=seed,
     )

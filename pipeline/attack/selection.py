@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.views.family import BoolArray, IntArray, Patch
-from pipeline.certificates import rules
-from pipeline.certificates.votes import VoteArray, renumbered
+from models.views.masks import Masks
+from pipeline.attack.target import Target
+from pipeline.certificates.votes import VoteArray
 from pipeline.config import ConfigError
-from pipeline.runs.defense import Network
 from pipeline.runs.labels import Labels
 from pipeline.runs.manifest import Manifest
 from pipeline.runs.reading import VoteRows, batches, tables, vote_columns
@@ -23,12 +23,12 @@ from pipeline.runs.store import VotesStore
 
 @dataclass(frozen=True, kw_only=True)
 class Margins:
-    """Margins of every image of a run, by the exact rule and one patch.
+    """Margins of every image of a run, by the target's rule and one patch.
 
     Attributes:
         image_ids: Images with votes, in the listing's order; N of them.
-        margins_n: Exact margins; certified iff >= 0.
-        right_n: True where the smoothed prediction is right; False without a label.
+        margins_n: Margins; certified iff >= 0.
+        right_n: True where the answer is right; False without a label.
         images: Number of images of the run, also those without votes.
         labelled: Number of images with a label, also those without votes.
     """
@@ -41,7 +41,7 @@ class Margins:
 
     @property
     def certified_n(self) -> BoolArray:
-        """Images that the exact rule certifies, right or wrong."""
+        """Images that the rule certifies, right or wrong."""
         return np.asarray(self.margins_n >= 0)
 
     @property
@@ -57,21 +57,24 @@ class Selected:
 
     Attributes:
         image_ids: Their ids.
-        margins_n: Exact margins.
-        votes: Stored votes: class numbers of the model; (N, V), or (N, V, T) with -1.
-        predictions_n: Stored smoothed predictions.
+        margins_n: Margins.
+        votes: Stored votes: class numbers of the model; (N, V) with -1 where a view was not asked,
+            or (N, V, T) with -1.
+        plain_n: Stored predictions of the whole images, -1 where unknown.
+        predictions_n: Answers to the stored votes, ``ALERT`` for an alert.
         labels: Right classes, where known.
     """
 
     image_ids: list[str]
     margins_n: IntArray
     votes: VoteArray
+    plain_n: IntArray
     predictions_n: IntArray
     labels: Labels
 
     @property
     def certified_n(self) -> BoolArray:
-        """Images that the exact rule certifies."""
+        """Images that the rule certifies."""
         return np.asarray(self.margins_n >= 0)
 
 
@@ -88,6 +91,8 @@ def check_attackable(manifest: Manifest) -> None:
 def patch_of(side: int | None, store: VotesStore, manifest: Manifest) -> Patch:
     """Return the square patch that was asked for, or the smallest the run was certified for.
 
+    Of masks it is the one that they are cut for.
+
     Raises:
         ConfigError: It does not fit the image.
     """
@@ -95,7 +100,10 @@ def patch_of(side: int | None, store: VotesStore, manifest: Manifest) -> Patch:
         summary = store.read_summary()
         claims = summary["certified_accuracy"] if summary else []
         sides = [side for claim in claims if (side := claim.get("patch_px"))]
-        side = min(sides or default_patches(manifest.defense.views) or (1,))
+        views = manifest.defense.views
+        if isinstance(views, Masks):  # the patch that they are cut for
+            sides = [min(views.covers[0])]
+        side = min(sides or default_patches(views) or (1,))
     try:
         manifest.defense.views.check_patch(Patch.square(side))
     except ValueError as error:
@@ -103,30 +111,25 @@ def patch_of(side: int | None, store: VotesStore, manifest: Manifest) -> Patch:
     return Patch.square(side)
 
 
-def rule_votes(votes: VoteArray, network: Network) -> tuple[VoteArray, int]:
-    """Return votes and their number of classes as the rules take them (``renumbered``)."""
-    return renumbered(votes, network.classes), len(network.voted_classes)
-
-
 def read_margins(store: VotesStore, manifest: Manifest, patch: Patch) -> Margins:
-    """Compute the exact margin of every image of a run.
+    """Compute the margin of every image of a run, by the target's rule.
 
     Raises:
+        ConfigError: The votes cannot answer for the patch.
         ManifestError, StoreError: The votes are absent, incomplete or contradictory.
     """
     image_ids: list[str] = []
     margins, right = [], []
     images = labelled = 0
-    classes = len(manifest.defense.network.voted_classes)
-    for batch in batches(store, manifest):
+    target = Target.of(manifest.defense, patch)
+    for batch in batches(store, manifest, "plain_prediction"):
         images += batch.table.num_rows
         labelled += int(Labels.of(batch.table).known.sum())
         image_ids += batch.voted["image_id"].to_pylist()
-        right.append(batch.correct_n)
         if batch.voted.num_rows:
-            views = manifest.defense.views
-            rule = rules.rule_of_locations().name
-            margins.append(rules.margins(rule, batch.renumbered, views, patch, classes))
+            answers_n = target.answers(batch.votes, batch.plain_n, batch.predictions_n)
+            right.append(batch.labels.accept(answers_n))
+            margins.append(target.margins(batch.votes, batch.plain_n))
     return Margins(
         image_ids=image_ids,
         margins_n=np.concatenate([*margins, np.empty(0, np.int64)]),
@@ -158,7 +161,7 @@ def choose(margins: Margins, images: int, seed: int) -> IntArray:
 
 
 def read_selected(
-    store: VotesStore, manifest: Manifest, margins: Margins, chosen_n: IntArray
+    store: VotesStore, manifest: Manifest, margins: Margins, chosen_n: IntArray, patch: Patch
 ) -> Selected:
     """Read the stored votes of the chosen images.
 
@@ -168,14 +171,15 @@ def read_selected(
     wanted = pa.array([margins.image_ids[number] for number in chosen_n], pa.string())
     table = pa.concat_tables(
         table.filter(pc.is_in(table["image_id"], value_set=wanted))
-        for table in tables(store, vote_columns(manifest))
+        for table in tables(store, vote_columns(manifest, "plain_prediction"))
     )
     assert table["image_id"].to_pylist() == wanted.to_pylist()
-    rows = VoteRows(table, manifest.defense)
+    rows, target = VoteRows(table, manifest.defense), Target.of(manifest.defense, patch)
     return Selected(
         image_ids=wanted.to_pylist(),
         margins_n=margins.margins_n[chosen_n],
         votes=rows.votes,
-        predictions_n=rows.predictions_n,
+        plain_n=rows.plain_n,
+        predictions_n=target.answers(rows.votes, rows.plain_n, rows.predictions_n),
         labels=rows.labels,
     )

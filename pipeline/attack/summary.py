@@ -5,13 +5,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.views.family import Patch
 from pipeline.attack.selection import Margins, Selected
-from pipeline.certificates.rules import rule_of_locations
+from pipeline.attack.target import Target
 from pipeline.scoring.intervals import Proportion
 
 
-def summarise(margins: Margins, selected: Selected, patch: Patch, rows: pa.Table) -> dict[str, Any]:
+def summarise(
+    margins: Margins, selected: Selected, target: Target, rows: pa.Table
+) -> dict[str, Any]:
     """Return the summary as plain JSON.
 
     Of the run's labelled images, C are right and certified, and U are right and not certified; the
@@ -23,7 +24,7 @@ def summarise(margins: Margins, selected: Selected, patch: Patch, rows: pa.Table
     Args:
         margins: Margins of the whole run.
         selected: The images attacked.
-        patch: The patch.
+        target: The answer that was attacked, and the patch.
         rows: Rows of ATTACKS.
     """
     right, certified = margins.right_n, margins.certified_n
@@ -33,8 +34,8 @@ def summarise(margins: Margins, selected: Selected, patch: Patch, rows: pa.Table
         for name, wanted in (("certified", True), ("uncertified", False))
     }
     return {
-        "patch_px": patch.width,
-        "rule": rule_of_locations().name,
+        "patch_px": target.patch.width,
+        "rule": target.rule.name,
         "images": margins.images,
         "images_labelled": margins.labelled,
         "smoothed_accuracy": Proportion(int(right.sum()), margins.labelled).to_dict(),

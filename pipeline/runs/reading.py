@@ -6,7 +6,6 @@ from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from models.views.family import IntArray
 from pipeline.certificates.votes import VoteArray, renumbered
@@ -58,9 +57,10 @@ class VoteRows:
         return predictions_n
 
     @property
-    def correct_n(self) -> NDArray[np.bool_]:
-        """Images whose smoothed prediction is a right class."""
-        return self.labels.accept(self.predictions_n)
+    def plain_n(self) -> IntArray:
+        """Predictions of their whole images, -1 where unknown; where the column was read."""
+        plain_n: IntArray = self.voted["plain_prediction"].fill_null(-1).to_numpy().astype(np.int64)
+        return plain_n
 
 
 def columns_of(manifest: Manifest, *names: str) -> list[str]:

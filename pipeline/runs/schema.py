@@ -118,7 +118,7 @@ DETECTION = pa.schema(
 ATTACKS = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
-        # By the exact rule and this patch, with its margin.
+        # By the exact rule, or the decision over masks, and this patch, with its margin.
         pa.field("certified", pa.bool_(), nullable=False),
         pa.field("margin", pa.int32(), nullable=False),
         pa.field("patch_px", pa.int32(), nullable=False),
@@ -127,10 +127,11 @@ ATTACKS = pa.schema(
         pa.field("x", pa.int32(), nullable=False),
         # The class that ablations were pushed to.
         pa.field("rival", pa.int32(), nullable=False),
-        # The smoothed prediction changed.
+        # Another class was answered, without an alert.
         pa.field("success", pa.bool_(), nullable=False),
-        pa.field("prediction_before", pa.int32(), nullable=False),
-        pa.field("prediction_after", pa.int32(), nullable=False),
+        # The answers; null for an alert, which masks of one location can raise.
+        pa.field("prediction_before", pa.int32()),
+        pa.field("prediction_after", pa.int32()),
         # Null where no label is known.
         pa.field("right_after", pa.bool_()),
         # Ablations that show the patch, and those of them whose vote changed.
@@ -149,19 +150,23 @@ WITNESSES = pa.schema(
         pa.field("label", pa.int32()),
         pa.field("prediction", pa.int32(), nullable=False),
         pa.field("patch_px", pa.int32(), nullable=False),
-        # Exact, negative.
+        # Negative: exact, or of the two-location decision over masks.
         pa.field("margin", pa.int32(), nullable=False),
         # Upper left corner of the patch; null where the ablations cannot tell.
         pa.field("y", pa.int32()),
         pa.field("x", pa.int32()),
         pa.field("rival", pa.int32(), nullable=False),
-        # Ablations that show the patch, and those of them whose vote was rewritten to the rival.
+        # Views that show the patch, and those of them whose vote was rewritten to the rival.
         pa.field("touched", pa.int32(), nullable=False),
         pa.field("rewritten", pa.int32(), nullable=False),
         pa.field("prediction_after", pa.int32(), nullable=False),
     ]
 )
-"""One row an image without a certificate: a rewriting of its votes that changes its prediction."""
+"""One row an image without a certificate: a rewriting of its votes that changes its prediction.
+
+Over masks the whole image is rewritten to the rival as well, and an image for which no rewriting
+was found has no row.
+"""
 
 LOCATIONS = pa.schema(
     [

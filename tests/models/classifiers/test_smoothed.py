@@ -173,11 +173,11 @@ def test_no_images_give_no_votes(network):
 class Broken(Recorder):
     """A classifier one of whose logits is no number: of a view of image 1, and of image 2 whole."""
 
-    value = float("nan")
+    value, view = float("nan"), 3
 
     def __call__(self, tokens, image_s, view_s):
         logits = super().__call__(tokens, image_s, view_s)
-        logits[(image_s == 1) & (view_s == 3), 2] = self.value
+        logits[(image_s == 1) & (view_s == self.view), 2] = self.value
         return logits
 
     def whole(self, tokens, image_s):

@@ -115,7 +115,7 @@ class Leaky:
 
     def __init__(self, classifier, strength):
         self.classifier, self.strength = classifier, strength
-        self.ablation, self.groups = classifier.ablation, classifier.groups
+        self.views, self.groups = classifier.views, classifier.groups
 
     def tokens(self, images):
         return self.classifier.tokens(images), images[:, 0, 0].float().mean(-1)
@@ -227,8 +227,8 @@ def test_votes_that_do_not_come_back_are_caught(copied):
         {"voting": "threshold", "theta": 0.3},
         {"classes": "1,2,3,4,5,6"},
         {"tokens": "black"},
-        {"ablation": "row"},
-        {"ablation": "block", "size": 64, "stride": 40},
+        {"views": "row"},
+        {"views": "block", "size": 64, "stride": 40},
         {"positions": "random:9", "stride": None},
         {"gaps": True},
     ],

@@ -14,10 +14,21 @@ from pipeline.attack.descent import PatchDescent
 from pipeline.attack.gradient import VoteGradient
 from pipeline.attack.independent import shows_patch, votes_for
 from pipeline.attack.placements import Attempt
-from tests.conftest import TINY_CLASSES, TINY_PREPROCESS, tiny_ablation, tiny_model
+from pipeline.attack.target import Target
+from pipeline.runs.defense import Defense, Network
+from tests.conftest import TINY, TINY_CLASSES, TINY_PREPROCESS, tiny_ablation, tiny_model
 from tests.pipeline.attack.conftest import IMAGES
 
 PATCH = Patch(8, 12)
+TARGET = Target.of(
+    Defense(
+        preprocess=TINY_PREPROCESS,
+        network=Network(name=TINY, num_classes=TINY_CLASSES),
+        views=tiny_ablation(),
+        tokens="drop",
+    ),
+    PATCH,
+)
 CORNERS = [(0, 0), (70, 60), (152, 148), (31, 100)]
 
 
@@ -31,7 +42,7 @@ def attempts_on(smoothed, count=4, rival=None) -> list[Attempt]:
     votes = smoothed(IMAGES[:count]).votes_bv
     made = []
     for image, (y, x) in zip(range(count), CORNERS, strict=False):
-        seen = shows_patch(smoothed.classifier.ablation, PATCH, y, x)
+        seen = shows_patch(smoothed.classifier.views, PATCH, y, x)
         prediction = int(np.bincount(votes[image]).argmax())
         made.append(
             Attempt(
@@ -41,6 +52,7 @@ def attempts_on(smoothed, count=4, rival=None) -> list[Attempt]:
                 rival=(prediction + 1) % TINY_CLASSES if rival is None else rival,
                 touched_v=seen,
                 prediction=prediction,
+                votes=votes[image],
                 kept_c=votes_for(votes[image][~seen], None, TINY_CLASSES),
                 seed=(1, image),
             )
@@ -75,7 +87,7 @@ def test_a_hidden_pixel_has_no_gradient_at_all(network, mode):
 
 
 def test_gradients_are_those_of_differences(smoothed):
-    attempts, look = attempts_on(smoothed), VoteGradient(smoothed, PATCH)
+    attempts, look = attempts_on(smoothed), VoteGradient(smoothed, TARGET)
     rng = np.random.default_rng(0)
     pixels = rng.integers(20, 236, (4, 8, 12, 3)).astype(np.float32)
     found = look(IMAGES[:4], pixels, attempts, seen(attempts))
@@ -96,7 +108,7 @@ def test_gradients_are_those_of_differences(smoothed):
 
 
 def test_leads_are_those_of_the_votes(smoothed):
-    attempts, look = attempts_on(smoothed), VoteGradient(smoothed, PATCH)
+    attempts, look = attempts_on(smoothed), VoteGradient(smoothed, TARGET)
     pixels = np.random.default_rng(1).integers(0, 256, (4, 8, 12, 3))
     found = look(IMAGES[:4], pixels.astype(np.float32), attempts, seen(attempts))
     votes = smoothed(pasted(attempts, pixels)).votes_bv
@@ -112,7 +124,7 @@ def test_leads_are_those_of_the_votes(smoothed):
 
 
 def test_passes_of_one_sequence_change_nothing_but_roundings(smoothed, monkeypatch):
-    attempts, look = attempts_on(smoothed), VoteGradient(smoothed, PATCH)
+    attempts, look = attempts_on(smoothed), VoteGradient(smoothed, TARGET)
     pixels = np.full((4, 8, 12, 3), 90, np.float32)
     whole = look(IMAGES[:4], pixels, attempts, seen(attempts))
     monkeypatch.setattr(gradient_module, "_SEQUENCES", 1)
@@ -123,10 +135,10 @@ def test_passes_of_one_sequence_change_nothing_but_roundings(smoothed, monkeypat
 
 def test_a_descent_wins_what_random_pixels_do_not(smoothed):
     attempts = attempts_on(smoothed)
-    start, _ = PatchDescent(smoothed, PATCH, steps=1, views=10)(IMAGES[:4], attempts)
-    patches, wins = PatchDescent(smoothed, PATCH, steps=12, views=10)(IMAGES[:4], attempts)
+    start, _ = PatchDescent(smoothed, TARGET, steps=1, views=10)(IMAGES[:4], attempts)
+    patches, wins = PatchDescent(smoothed, TARGET, steps=12, views=10)(IMAGES[:4], attempts)
     assert patches.dtype == np.uint8
-    look = VoteGradient(smoothed, PATCH)
+    look = VoteGradient(smoothed, TARGET)
     losses = [
         look(IMAGES[:4], made.astype(np.float32), attempts, seen(attempts)).losses_a.sum()
         for made in (start, patches)
@@ -138,7 +150,7 @@ def test_a_descent_wins_what_random_pixels_do_not(smoothed):
 
 
 def test_a_seed_says_all_and_another_says_something_else(smoothed):
-    descent, attempts = PatchDescent(smoothed, PATCH, steps=3, views=10), attempts_on(smoothed)
+    descent, attempts = PatchDescent(smoothed, TARGET, steps=3, views=10), attempts_on(smoothed)
     first, again = (descent(IMAGES[:4], attempts)[0] for _ in range(2))
     np.testing.assert_array_equal(first, again)
     other = [Attempt(**{**vars(attempt), "seed": (2, 0)}) for attempt in attempts]
@@ -148,7 +160,7 @@ def test_a_seed_says_all_and_another_says_something_else(smoothed):
 def test_where_few_ablations_are_asked_nothing_is_claimed(smoothed):
     attempts = attempts_on(smoothed)
     assert min(attempt.touched_v.sum() for attempt in attempts) > 1
-    patches, wins = PatchDescent(smoothed, PATCH, steps=3, views=1)(IMAGES[:4], attempts)
+    patches, wins = PatchDescent(smoothed, TARGET, steps=3, views=1)(IMAGES[:4], attempts)
     assert not wins.any()
     assert patches.std() > 0
 
@@ -156,7 +168,7 @@ def test_where_few_ablations_are_asked_nothing_is_claimed(smoothed):
 def test_threshold_votes_are_counted_as_sets(network):
     model = tiny_model(network, tiny_ablation())
     smoothed = SmoothedClassifier(model, torch.device("cpu"), 16, voting=ThresholdVoting(0.2))
-    look, attempts = VoteGradient(smoothed, PATCH), attempts_on(smoothed)
+    look, attempts = VoteGradient(smoothed, TARGET), attempts_on(smoothed)
     # A softmax of 0.8 leaves no other class 0.2.
     assert look.won > np.log(0.8 / 0.2)
     pixels = np.random.default_rng(1).integers(0, 256, (4, 8, 12, 3))

@@ -47,8 +47,8 @@ def test_every_image_without_a_certificate_has_one_that_flips_it(copied):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"ablation": "row"},
-        {"ablation": "block", "size": 64, "stride": 40},
+        {"views": "row"},
+        {"views": "block", "size": 64, "stride": 40},
         {"voting": "threshold", "theta": 0.3},
         {"voting": "threshold", "theta": 0.2, "classes": "1,2,4,6"},
         {"classes": "1,2,4,6"},
@@ -67,7 +67,7 @@ def test_every_kind_of_votes(changes, tiny_weights, tmp_path):
     assert replayed.witnesses > 0
     rows = pq.read_table(replayed.rows_path).to_pylist()
     assert len(rows) == replayed.witnesses
-    kind = changes.get("ablation", "column")
+    kind = changes.get("views", "column")
     for row in rows:
         assert (row["y"] is None, row["x"] is None) == (kind == "column", kind == "row")
         assert row["prediction_after"] != row["prediction"]

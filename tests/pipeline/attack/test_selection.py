@@ -12,10 +12,10 @@ from pipeline.attack.selection import (
     patch_of,
     read_margins,
     read_selected,
-    rule_votes,
 )
 from pipeline.certificates import rules
 from pipeline.certificates.locations import location_margins
+from pipeline.certificates.votes import renumbered
 from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.runs.defense import Network
 from pipeline.runs.resolve import default_patches
@@ -85,7 +85,7 @@ def test_without_an_image_to_attack():
 
 
 def test_stored_votes_are_those_of_the_chosen(weak, margins):
-    selected = read_selected(weak, weak.manifest(), margins, np.array([3, 11, 20]))
+    selected = read_selected(weak, weak.manifest(), margins, np.array([3, 11, 20]), SQUARE)
     votes = stored_votes(weak)
     np.testing.assert_array_equal(selected.votes, votes[[3, 11, 20]])
     assert selected.image_ids == ["s/003", "s/011", "s/020"]
@@ -104,7 +104,7 @@ def test_the_patch_is_the_smallest_certified_else_the_papers(weak, copied):
 
 def test_places_are_the_worst_ones_and_random_ones(weak, margins):
     manifest = weak.manifest()
-    selected = read_selected(weak, manifest, margins, np.arange(24))
+    selected = read_selected(weak, manifest, margins, np.arange(24), SQUARE)
     planned = place_attempts(selected, manifest, SQUARE, locations=8, restarts=2, seed=0)
     ((_, found),) = location_margins(selected.votes, manifest.defense.views, SQUARE, TINY_CLASSES)
     below = 0
@@ -131,7 +131,7 @@ def test_places_are_the_worst_ones_and_random_ones(weak, margins):
 
 def test_rivals_are_the_one_that_needs_fewest_votes_and_the_next(weak, margins):
     manifest = weak.manifest()
-    selected = read_selected(weak, manifest, margins, np.arange(24))
+    selected = read_selected(weak, manifest, margins, np.arange(24), SQUARE)
     planned = place_attempts(selected, manifest, SQUARE, locations=1, restarts=3, seed=0)
     ((_, found),) = location_margins(selected.votes, manifest.defense.views, SQUARE, TINY_CLASSES)
     for image, (first, second, third) in enumerate(planned):
@@ -149,7 +149,7 @@ def test_classes_that_cannot_be_voted_for_are_no_rivals(tiny_weights, tmp_path):
     store = finished_run(tmp_path, shard, tiny_weights, classes="1,2,3,5,6")
     manifest = store.manifest()
     margins = read_margins(store, manifest, SQUARE)
-    selected = read_selected(store, manifest, margins, np.arange(6))
+    selected = read_selected(store, manifest, margins, np.arange(6), SQUARE)
     planned = place_attempts(selected, manifest, SQUARE, locations=2, restarts=2, seed=0)
     for attempt in (a for attempts in planned for a in attempts):
         assert attempt.rival in (1, 2, 3, 5, 6)
@@ -158,6 +158,6 @@ def test_classes_that_cannot_be_voted_for_are_no_rivals(tiny_weights, tmp_path):
 
 def test_renumbering_keeps_order():
     network = Network(name="x", classes=(2, 5, 6), num_classes=9)
-    votes, classes = rule_votes(np.array([[5, 2, -1, 6]]), network)
+    votes = renumbered(np.array([[5, 2, -1, 6]]), network.classes)
     assert votes.tolist() == [[1, 0, -1, 2]]
-    assert classes == 3
+    assert len(network.voted_classes) == 3

@@ -89,9 +89,10 @@ class SourceReach:
     changed rows of the grid lie in that interval, cut to the grid, and so within an interval of the
     largest such length inside the grid, and the same holds for columns.  []
 
-    The windows are those of Pillow's own tables (``_dependences``): the filter's support, stretched by
-    the scale where the picture shrinks (antialiasing) and not where it grows, cut at the border,
-    normalized, and rounded to 22 binary digits. torchvision resizes PIL images by the same code.
+    The windows are those of Pillow's own tables (``_dependences``): the filter's support, which is
+    stretched by the scale where the picture shrinks (antialiasing) and not where it grows, cut at
+    the border, normalized, and rounded to 22 binary digits. torchvision resizes PIL images by the
+    same code.
     No assumption is made of the filter between: where a window had holes, it is taken without.
 
     What is not covered: a decoder that shrinks (``scaled_decode``), and lossy compression *after*

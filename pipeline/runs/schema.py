@@ -27,6 +27,8 @@ _VIEWS = pa.field("views", pa.list_(pa.uint32()))
 _VOTE_SETS = pa.field("vote_sets", pa.list_(pa.list_(pa.uint16())))
 _GAPS = pa.field("gaps", pa.list_(pa.float16()))
 _LABELS = pa.field("labels", pa.list_(pa.int32()))
+SIZES = (pa.field("height", pa.int32()), pa.field("width", pa.int32()))
+"""Of the decoded picture, before the resize, in pixels; null where it could not be used."""
 
 
 def votes_schema(
@@ -35,6 +37,7 @@ def votes_schema(
     vote_sets: bool = False,
     gaps: bool = False,
     labels: bool = False,
+    sizes: bool = False,
 ) -> pa.Schema:
     """Columns of a run's votes: ``VOTES`` and those its settings add.
 
@@ -43,9 +46,11 @@ def votes_schema(
         vote_sets: Add the classes that each ablation voted for, ascending; ``votes`` is null.
         gaps: Add the gap between the two largest logits of each ablation, rounded down.
         labels: Add every right class of an image, where there may be several; ``label`` is null.
+        sizes: Add height and width of the decoded picture.
     """
     added = ((views, _VIEWS), (vote_sets, _VOTE_SETS), (gaps, _GAPS), (labels, _LABELS))
-    return pa.schema([*VOTES, *(field for wanted, field in added if wanted)])
+    of_run = [field for wanted, field in added if wanted]
+    return pa.schema([*VOTES, *of_run, *(SIZES if sizes else ())])
 
 
 CERTIFICATES = pa.schema(

@@ -136,7 +136,7 @@ def test_a_patch_outside_the_crop_changes_nothing():
 
 
 def test_known_extents():
-    """A picture of the grid's size keeps patches; CIFAR enlarged 7 times does not keep scale x p."""
+    """A picture of the grid's size keeps patches; bicubic enlargement by 7 makes 2 px more than 14."""
     same = SourceReach.of(PRESETS["cifar10"], 32, 32)
     assert same.extent(Patch(2, 2)) == Patch(2, 2)
     enlarged = SourceReach.of(_look(224, 224, "bicubic"), 32, 32)

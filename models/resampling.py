@@ -9,9 +9,7 @@ a window, E pairs of a resized pixel and a source pixel that it depends on.
 """
 
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import lru_cache
-from math import isqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -143,12 +141,6 @@ class SourceReach:
         A patch that is longer than the picture is as long as it.
         """
         return Patch(self.rows.extent(patch.height), self.columns.extent(patch.width))
-
-
-def square_of_share(share: Fraction, height: int, width: int) -> int:
-    """Side of the smallest square with at least a share of height x width: ceil of the root."""
-    area = -(-share.numerator * height * width // share.denominator)
-    return isqrt(area - 1) + 1
 
 
 @lru_cache(maxsize=4096)

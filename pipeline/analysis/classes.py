@@ -73,6 +73,8 @@ def columns(
         and question.claim.top_k == 1
         and question.claim.stride is None
     }
+    views = outcomes.run.manifest.defense.views
+    threats = threats and [threat.on(views) for threat in threats]
     missing = [str(threat) for threat in threats or () if threat not in certified]
     if missing or (rule is not None and not certified):
         raise ConfigError(

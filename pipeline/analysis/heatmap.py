@@ -136,7 +136,8 @@ def breaking_maps(run: Run, threats: Sequence[Threat]) -> list[BreakingMap]:
 
 
 def _patch(threat: Threat, run: Run) -> Patch:
-    if threat.patch is None or threat.count > 1:
+    threat = threat.on(run.ablation)
+    if threat.patch is None or threat.count > 1 or threat.source:
         raise ConfigError(
             f"--patch {threat}: only one rectangle of a given shape has one place; give a side or "
             "height x width"
@@ -168,7 +169,11 @@ def threats_to_draw(manifest: Manifest, summary: Summary) -> list[Threat]:
     if manifest.defense.voting.draws is not None or not 0 < voted <= _MOST_IMAGES:
         return []
     claims = map(Claim.from_dict, summary["certified_accuracy"])
-    threats = {claim.threat for claim in claims if claim.threat.patch and claim.threat.count == 1}
+    threats = {
+        claim.threat
+        for claim in claims
+        if claim.threat.patch and claim.threat.count == 1 and not claim.threat.source
+    }
     ordered = sorted(threats, key=lambda threat: threat.order)
     if len(ordered) <= _MOST_DRAWN:
         return ordered

@@ -232,7 +232,7 @@ class Run:
             rule,
             self.renumbered(self.votes.votes),
             self.ablation,
-            threat if isinstance(threat, Threat) else Threat.parse(threat),
+            (threat if isinstance(threat, Threat) else Threat.parse(threat)).on(self.ablation),
             self.num_classes,
             randomized=self.manifest.defense.voting.draws is not None,
             confidence=confidence,

@@ -114,8 +114,8 @@ def _masks(
     config.check_masks(kind)
     height, width = preprocess.crop_px
     covers = config.covers or of_card.get("covers")
-    threat = None if covers is None else Threat.parse(covers)
-    if threat is not None and (threat.patch is None or threat.count > 1):
+    threat = None if covers is None else Threat.parse(covers).of_picture(height, width)
+    if threat is not None and (threat.patch is None or threat.count > 1 or threat.source):
         raise ConfigError(f"--covers {covers}: give one square or rectangle, such as 32 or 16x48")
     patch = None if threat is None else threat.patch
     if config.size is not None:

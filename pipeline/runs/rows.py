@@ -37,9 +37,7 @@ def votes_table(
             threshold.
     """
     columns: dict[str, Any] = {
-        name: [None] * rows.num_rows
-        for name in schema.names
-        if name not in rows.schema.names
+        name: [None] * rows.num_rows for name in schema.names if name not in rows.schema.names
     }
     for index, row in enumerate(readable):
         cast = ballot.votes_bv[index] if ballot.vote_sets is None else ballot.vote_sets[index]

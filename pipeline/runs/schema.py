@@ -61,7 +61,7 @@ CERTIFICATES = pa.schema(
         pa.field("prediction", pa.int32()),
         # Side of the patch where the threat is one square; else null.
         pa.field("patch_px", pa.int32()),
-        # 32x32, 16x48, area<=1024, 2 of 32x32, in pixels.
+        # 32x32, 16x48, area<=1024, 2 of 32x32, in pixels; source:50 in those of the picture.
         pa.field("threat", pa.string(), nullable=False),
         pa.field("rule", pa.string(), nullable=False),
         # 1: the prediction stays; k: a right class stays among the k with most votes.
@@ -77,6 +77,9 @@ CERTIFICATES = pa.schema(
         pa.field("confidence", pa.float64()),
         # The largest patch that the rule's decision assumes; null where it assumes none.
         pa.field("assumes", pa.string()),
+        # Of a threat on the source picture: what it was certified as, the rectangle of the grid
+        # that holds all it can change in a picture of this size; else null.
+        pa.field("on_grid", pa.string()),
     ]
 )
 """One row an image and claim: threat, rule, top_k, stride, confidence."""
@@ -210,7 +213,16 @@ class ClaimEntry(TypedDict):
     assumes: str | None
 
 
-class CertifiedEntry(ClaimEntry, Share):
+class SourceEntry(TypedDict, total=False):
+    """What a certified accuracy has where its threat is on the source picture."""
+
+    # Images by the rectangle that the threat is on the grid.
+    on_grid: dict[str, int]
+    # Images that are not certified because the rule has no decision for their rectangle.
+    images_too_large: int
+
+
+class CertifiedEntry(ClaimEntry, Share, SourceEntry):
     """Certified accuracy of a claim: labelled images that are right and certified."""
 
     # Labelled images that the rule's own answer classifies correctly, without an attack.

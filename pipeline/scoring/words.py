@@ -25,7 +25,8 @@ def interval(entry: Mapping[str, Any]) -> str:
 
 def threat(entry: Mapping[str, Any], *, stride: bool = False) -> str:
     """Name the threat of an entry, and the stride of its views where ``stride`` asks for it."""
-    return f"{entry['threat']} px" + _stride(entry, named=stride)
+    unit = "" if entry["threat"].endswith("%") else " px"
+    return f"{entry['threat']}{unit}" + _stride(entry, named=stride)
 
 
 def claim(entry: Mapping[str, Any], *, stride: bool = False) -> str:

@@ -1,7 +1,6 @@
 """The reach of source patches against the real preprocessing, bit by bit."""
 
 import sys
-from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
 from typing import get_args
@@ -14,7 +13,7 @@ from PIL import Image
 
 import models.resampling
 from models.preprocess import PRESETS, Interpolation, Preprocess
-from models.resampling import SourceReach, square_of_share
+from models.resampling import SourceReach
 from models.views.family import Patch
 
 FILTERS = get_args(Interpolation)
@@ -136,7 +135,7 @@ def test_a_patch_outside_the_crop_changes_nothing():
 
 
 def test_known_extents():
-    """A picture of the grid's size keeps patches; bicubic enlargement by 7 makes 2 px more than 14."""
+    """A picture of the grid's size keeps patches; bicubic enlargement by 7 makes 2 px over 14."""
     same = SourceReach.of(PRESETS["cifar10"], 32, 32)
     assert same.extent(Patch(2, 2)) == Patch(2, 2)
     enlarged = SourceReach.of(_look(224, 224, "bicubic"), 32, 32)
@@ -146,22 +145,6 @@ def test_known_extents():
     # 2 % of a square picture of any size is about 2 % of what is seen of it, and the filter's rim.
     large = SourceReach.of(PRESETS["imagenet"], 500, 500)
     assert large.extent(Patch.square(71)) == Patch(38, 38)
-
-
-@pytest.mark.parametrize(
-    ("share", "height", "width", "side"),
-    [
-        (Fraction(2, 100), 224, 224, 32),
-        (Fraction(1, 100), 100, 100, 10),
-        (Fraction(1, 10), 32, 32, 11),
-        (Fraction(1), 3, 5, 4),
-        (Fraction(1, 10**6), 10, 10, 1),
-    ],
-)
-def test_squares_of_a_share(share, height, width, side):
-    """The side is the least whose square has the share."""
-    assert square_of_share(share, height, width) == side
-    assert side**2 >= share * height * width > (side - 1) ** 2
 
 
 def test_a_shrinking_decoder_is_refused():

@@ -3,7 +3,7 @@
 Shape suffix: N images.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from models.views.threats import Threat
 from pipeline.certificates.rule import Rule
 from pipeline.config import ConfigError
 from pipeline.runs.defense import Defense
-from pipeline.runs.schema import SIZES
+from pipeline.runs.schema import SIZES, CertifiedEntry
 from pipeline.runs.store import StoreError
 
 SIZE_COLUMNS = tuple(field.name for field in SIZES)
@@ -124,11 +124,36 @@ def among(groups: list[OnGrid], chosen: slice) -> Iterator[OnGrid]:
             yield OnGrid(patch, images[first:last] - chosen.start)
 
 
-def words(threat: str, sizes: Mapping[str, int], grid: tuple[int, int]) -> str:
-    """Say what a threat on the source is on the grid, of so many images by rectangle."""
-    patches = sorted((Threat.parse(text).order, text) for text in sizes)
-    ends = dict.fromkeys([patches[0][1], patches[-1][1]])
-    return (
-        f"{threat}: of the picture as delivered; on the {grid[0]}x{grid[1]} px grid at most "
-        f"{' to '.join(ends)} px, by the picture's size"
-    )
+def notes(
+    entries: Iterable[CertifiedEntry], shares: Iterable[Threat], grid: tuple[int, int]
+) -> list[str]:
+    """Say what threats come to on the grid, a line each.
+
+    Args:
+        entries: Certified accuracies; those against threats on the source are explained.
+        shares: Threats that were asked for; those in per cent of the grid are explained.
+        grid: Height and width of the grid, in pixels.
+    """
+    high, wide = grid
+    lines = [
+        f"{threat} of the {high}x{wide} px grid: {threat.of_picture(high, wide)} px"
+        for threat in shares
+        if threat.percent is not None and not threat.source
+    ]
+    for entry in entries:
+        if not entry.get("on_grid"):
+            continue
+        texts = sorted(entry["on_grid"], key=lambda text: Threat.parse(text).order)
+        between = " to ".join(dict.fromkeys([texts[0], texts[-1]]))
+        lines.append(
+            f"{entry['threat']}, of the picture before its resize: by the picture's size at most "
+            f"{between} px of the {high}x{wide} px grid"
+        )
+        if entry["images_too_large"]:
+            lines.append(
+                f"{entry['threat']}, {entry['rule']}: {entry['images_too_large']} of "
+                f"{sum(entry['on_grid'].values())} images are not certified because the views "
+                "leave no decision for a patch so large on the grid; vote with larger masks "
+                "(--covers)"
+            )
+    return list(dict.fromkeys(lines))

@@ -114,7 +114,7 @@ def test_other_tools_read_the_votes_without_this_project(finished):
     assert len(frame) == 23
     assert list(frame.columns) == votes_schema(sizes=True).names
     voted = frame[frame["error"].isna()]
-    assert set(zip(voted["height"], voted["width"], strict=True)) == {(32, 32)}
+    assert set(zip(voted["height"], voted["width"], strict=True)) == {(160, 160)}
     assert frame[frame["error"].notna()][["height", "width"]].isna().all(axis=None)
 
 

@@ -137,7 +137,12 @@ def breaking_maps(run: Run, threats: Sequence[Threat]) -> list[BreakingMap]:
 
 def _patch(threat: Threat, run: Run) -> Patch:
     threat = threat.on(run.ablation)
-    if threat.patch is None or threat.count > 1 or threat.source:
+    if threat.source:
+        raise ConfigError(
+            f"--patch {threat}: where it lies on the grid depends on the size of each picture; "
+            "give a patch on the grid, such as 32"
+        )
+    if threat.patch is None or threat.count > 1:
         raise ConfigError(
             f"--patch {threat}: only one rectangle of a given shape has one place; give a side or "
             "height x width"

@@ -4,12 +4,27 @@ Shape suffixes: N images, S distinct sets of touched views.
 """
 
 from abc import ABC, abstractmethod
-from typing import Self
+from typing import NamedTuple, Self
 
 from models.views.family import BoolArray, IntArray, ViewFamily
 from models.views.threats import Threat
 from pipeline.certificates.batch import VoteBatch
 from pipeline.certificates.touched import CountArray, TouchedViews
+
+
+class Terms(NamedTuple):
+    """The terms of a claim beside its threat; a rule ignores those that it does not have.
+
+    Attributes:
+        confidence: Probability, for each image, that the certificate is true; None for a proof.
+        assumed: The largest threat, for a decision that is built for one; None takes that of the
+            claim.
+        tau: Gap of the two largest logits up to which a view has no say; None lets all speak.
+    """
+
+    confidence: float | None = None
+    assumed: Threat | None = None
+    tau: float | None = None
 
 
 class Rule(ABC):
@@ -27,6 +42,7 @@ class Rule(ABC):
         ranks_places: True where ``top_k_margins`` exists.
         about_masks: True where the rule may be asked about views that hide.
         knows_patch: True where the decision is built for a largest patch, which it assumes.
+        takes_tau: True where views of a small gap may be left out (``Terms.tau``).
         alerts: True where the decision may raise an alert (``ALERT``) instead of an answer.
         covers: Names of rules that predict the same and certify nothing that this one does not:
             where there is room for one, this one is shown.
@@ -41,6 +57,7 @@ class Rule(ABC):
     ranks_places: bool = False
     about_masks: bool = False
     knows_patch: bool = False
+    takes_tau: bool = False
     alerts: bool = False
     covers: frozenset[str] = frozenset()
     confidence: float | None = None
@@ -137,8 +154,8 @@ class Rule(ABC):
         """
         return None
 
-    def at(self, confidence: float | None = None, assumed: Threat | None = None) -> Self:
-        """Return the rule at a confidence, for an assumed threat: itself, where it has none."""
+    def at(self, terms: Terms) -> Self:
+        """Return the rule under the terms of a claim: itself, where it has none of them."""
         return self
 
 

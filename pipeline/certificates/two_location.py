@@ -15,7 +15,7 @@ from models.views.threats import Threat
 from pipeline.certificates.batch import VoteBatch
 from pipeline.certificates.largest_sets import check_assumed, check_sets, largest_sets, within
 from pipeline.certificates.leads import least_leads, least_outside_two, plurality_outside
-from pipeline.certificates.rule import Rule
+from pipeline.certificates.rule import Rule, Terms
 
 
 class Decision(NamedTuple):
@@ -118,9 +118,9 @@ class TwoLocation(Rule):
 
     assumed: Threat | None = None
 
-    def at(self, confidence: float | None = None, assumed: Threat | None = None) -> Self:
+    def at(self, terms: Terms) -> Self:
         """Return the rule for an assumed patch."""
-        return replace(self, assumed=assumed)
+        return replace(self, assumed=terms.assumed)
 
     def check(self, views: ViewFamily, threat: Threat, num_classes: int, top_k: int = 1) -> None:
         """Raise ValueError unless the decision can be built, and holds the threat."""
@@ -138,12 +138,13 @@ class TwoLocation(Rule):
     def check_early(self, views: ViewFamily, threat: Threat) -> None:
         """Raise ValueError for another patch than the one that the masks cover."""
         assert isinstance(views, Masks), "only masks are asked with early exit"
-        covered = Threat(views.covers[0])
-        if (self.assumed or threat) != covered or threat != covered:
-            raise ValueError(
-                f"patch {threat}: these votes were cast only as far as the decision for {covered} "
-                "needs them; ask about that patch, or vote with --all-views"
-            )
+        for one in (threat, self.assumed or threat):
+            if one.patches(views) != views.covers:
+                raise ValueError(
+                    f"patch {one}: these votes were cast only as far as the decision "
+                    f"{views.describe().places} needs them; ask about that patch, or vote with "
+                    "--all-views"
+                )
 
     def default_for(self, views: ViewFamily) -> bool:
         """Return True for views that hide any two locations together."""

@@ -1,5 +1,6 @@
 """Settings of certification."""
 
+import math
 from dataclasses import dataclass
 
 from cyclopts import Parameter
@@ -27,6 +28,8 @@ class ClaimsConfig:
             --randomized run randomized].
         assume: The largest patch that a decision may assume (rules two-location and one-location),
             in the notation of --patch [each patch itself].
+        tau: Also ask rule one-location with views that speak only above a gap of their two largest
+            logits, for each of these gaps: it answers more images and certifies fewer (--gaps).
         top_k: Places: 1 certifies that the prediction stays, k that a right class stays among the
             k with most votes.
         detect: Also compute what an alert at near ties detects, for every threshold.
@@ -38,6 +41,7 @@ class ClaimsConfig:
     patch: tuple[int | str, ...] | None = None
     rule: tuple[RuleName, ...] | None = None
     assume: Advanced[str | None] = None
+    tau: Advanced[tuple[float, ...] | None] = None
     top_k: Advanced[tuple[int, ...]] = (1,)
     detect: Advanced[bool] = False
     confidence: Advanced[float] = 0.999
@@ -52,6 +56,8 @@ class ClaimsConfig:
             raise ConfigError("--top-k is empty: give one or more numbers of places")
         for places in self.top_k:
             at_least(1, top_k=places)
+        if self.tau is not None and not all(0 <= tau < math.inf for tau in self.tau):
+            raise ConfigError("--tau: give gaps of logits, from 0 on")
         if self.rule is not None and not self.rule:
             raise ConfigError("--rule is empty: name one or more, such as exact")
         if not 0 < self.confidence < 1:

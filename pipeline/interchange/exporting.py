@@ -13,6 +13,7 @@ from models.views.threats import Threat
 from pipeline import storage
 from pipeline.analysis.run import Run
 from pipeline.certificates.randomized import CONFIDENCE
+from pipeline.certificates.rule import Terms
 from pipeline.certificates.rules import rule_named
 from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.interchange.config import ExportConfig
@@ -218,7 +219,7 @@ def headline(
         "interval": "95 % Wilson score interval",
         "patches": list(dict.fromkeys(entry["threat"] for entry in certified)),
         "rules": {
-            name: rule_named(name).at(confidence).guarantee
+            name: rule_named(name).at(Terms(confidence)).guarantee
             for name, confidence in sorted({(e["rule"], e["confidence"]) for e in certified})
         },
         "figures": [

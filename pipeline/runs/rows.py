@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from models.views.family import IntArray
 from pipeline.certificates.votes import EMPTY, pad_sets
@@ -93,3 +94,17 @@ def votes_array(table: pa.Table, defense: Defense) -> IntArray:
     sets = cells.flatten()
     sizes = sets.value_lengths().to_numpy().reshape(len(cells), -1).astype(np.int64)
     return pad_sets(sets.flatten().to_numpy(), sizes).astype(np.int64)
+
+
+def gaps_array(table: pa.Table) -> NDArray[np.floating]:
+    """Top-two gaps of the rows without an error, NaN where a view was not asked; (N, V)."""
+    cells = table["gaps"].drop_null().combine_chunks()
+    flat = cells.flatten().cast(pa.float32())
+    gaps: NDArray[np.floating] = flat.to_numpy(zero_copy_only=False)
+    return gaps.reshape(len(cells), -1)
+
+
+def plain_array(table: pa.Table) -> IntArray:
+    """Predictions of the whole images, -1 where there is none; (N,)."""
+    plain_n: IntArray = table["plain_prediction"].fill_null(-1).to_numpy().astype(np.int64)
+    return plain_n

@@ -80,6 +80,8 @@ CERTIFICATES = pa.schema(
         # Of a threat on the source picture: what it was certified as, the rectangle of the grid
         # that holds all it can change in a picture of this size; else null.
         pa.field("on_grid", pa.string()),
+        # Gap of the two largest logits up to which a view has no say; null where every view has.
+        pa.field("tau", pa.float64()),
     ]
 )
 """One row an image and claim: threat, rule, top_k, stride, confidence."""
@@ -211,6 +213,7 @@ class ClaimEntry(TypedDict):
     stride: int | None
     confidence: float | None
     assumes: str | None
+    tau: float | None
 
 
 class SourceEntry(TypedDict, total=False):

@@ -105,9 +105,9 @@ def score_batches(
     threads: int | None = None,
 ) -> Iterator[Scored]:
     """The units a batch at a time, in order, judged side by side: numpy and Parquet share cores."""
-    on_source = any(claim.threat.source for claim in questions.claims)
-    sizes = SIZE_COLUMNS if on_source else ()
-    columns = vote_columns(manifest, "plain_prediction", *sizes)
+    sizes = SIZE_COLUMNS if any(claim.threat.source for claim in questions.claims) else ()
+    gaps = ["gaps"] if questions.need_gaps else []
+    columns = vote_columns(manifest, "plain_prediction", *sizes, *gaps)
     step = max(1, _BATCH_IMAGES // _unit_images(manifest))
     threads = threads or len(os.sched_getaffinity(0))
 

@@ -26,7 +26,7 @@ from pipeline.certificates.subsets import coarser
 from pipeline.certificates.votes import VoteArray, renumbered
 from pipeline.runs.labels import Labels
 from pipeline.runs.manifest import Manifest
-from pipeline.runs.rows import votes_array
+from pipeline.runs.rows import gaps_array, plain_array, votes_array
 from pipeline.runs.schema import CERTIFICATES, DETECTION, IMAGES
 from pipeline.runs.store import StoreError
 from pipeline.scoring.claims import Claim, Claims
@@ -188,12 +188,11 @@ def score_votes(table: pa.Table, manifest: Manifest, questions: Claims) -> Score
     voted = table.filter(table["error"].is_null())
     labels = Labels.of(voted)
     votes = votes_array(voted, manifest.defense)
-    plain_n = voted["plain_prediction"].fill_null(-1).to_numpy().astype(np.int64)
     answers = BatchResults(len(votes), questions, manifest)
     for threat in {claim.threat for claim in answers.too_large_n}:
         answers.on_grids[threat] = on_grids(voted, threat, manifest.defense)
     if len(votes):
-        _ask(answers, votes, plain_n, labels, manifest)
+        _ask(answers, votes, voted, labels, manifest)
     differs = answers.predictions[manifest.defense.own_stride] != voted["prediction"].to_numpy()
     if differs.any():
         raise StoreError(
@@ -204,7 +203,7 @@ def score_votes(table: pa.Table, manifest: Manifest, questions: Claims) -> Score
         images=table.num_rows,
         errors=table.num_rows - voted.num_rows,
         unlabelled=table.num_rows - int(Labels.of(table).known.sum()),
-        plain_right=int(labels.accept(plain_n).sum()),
+        plain_right=int(labels.accept(plain_array(voted)).sum()),
     )
     if len(votes):
         accepted = labels.accept(votes)
@@ -216,14 +215,16 @@ def score_votes(table: pa.Table, manifest: Manifest, questions: Claims) -> Score
 
 
 def _ask(
-    answers: BatchResults, votes: IntArray, plain_n: IntArray, labels: Labels, manifest: Manifest
+    answers: BatchResults, votes: IntArray, voted: pa.Table, labels: Labels, manifest: Manifest
 ) -> None:
     """Fill in the answers."""
     classes = manifest.defense.network.voted_classes
     votes, right_nk, plain_n = (
         renumbered(given, manifest.defense.network.classes)
-        for given in (votes, labels.classes, plain_n)
+        for given in (votes, labels.classes, plain_array(voted))
     )
+    # Read where a claim looks at them.
+    gaps_nv = gaps_array(voted) if "gaps" in voted.column_names else None
     slots = manifest.defense.voting.most_votes
     for stride, predictions_n in answers.predictions.items():
         counted: VoteArray = votes
@@ -237,6 +238,7 @@ def _ask(
             slots=slots,
             drawn=manifest.defense.voting.draws is not None,
             plain_n=plain_n,
+            gaps_nv=gaps_nv if views is manifest.defense.views else None,
         ):
             predictions_n[images] = classes[batch.ranked.predictions]
             for claim, margins_n in answers.margins.items():
@@ -289,7 +291,7 @@ def _answer(
         early: Whether the votes were cast with early exit.
     """
     assumed = None if claim.assumes == claim.threat else claim.assumes
-    rule = rule_named(claim.rule).at(claim.confidence, assumed)
+    rule = rule_named(claim.rule).at(claim.terms._replace(assumed=assumed))
     nothing = np.zeros(len(batch), np.int64)
     answer = Answer(nothing, nothing.copy(), nothing.astype(bool))
     if not claim.threat.source:

@@ -16,6 +16,7 @@ from models.views.threats import Threat
 from pipeline.certificates.rule import Rule
 from pipeline.config import ConfigError
 from pipeline.runs.defense import Defense
+from pipeline.runs.resolve import default_threats
 from pipeline.runs.schema import SIZES, CertifiedEntry
 from pipeline.runs.store import StoreError
 
@@ -56,7 +57,7 @@ def stand_in(views: ViewFamily, assumed: Threat | None) -> Threat:
     """
     if assumed is not None:
         return assumed
-    return Threat(views.covers[0] if isinstance(views, Masks) else Patch.square(1))
+    return default_threats(views)[0] if isinstance(views, Masks) else Threat.square(1)
 
 
 def certifiable(
@@ -76,7 +77,7 @@ def certifiable(
     """
     try:
         if early and isinstance(views, Masks):
-            covered = Threat(views.covers[0])
+            covered = default_threats(views)[0]
             on_grid = covered if covered.holds(on_grid, views) else on_grid
             rule.check_early(views, on_grid)
         rule.check(views, on_grid, num_classes, k)

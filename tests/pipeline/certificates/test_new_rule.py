@@ -63,10 +63,10 @@ def test_the_exact_margin_is_the_smallest_of_its_locations():
 
 
 def test_a_new_rule_changes_no_colour_and_hides_no_other(monkeypatch):
-    known = ["exact", "uniform", "randomized", "two-location", "one-location", "double-masking"]
-    assert drawing_order() == known
+    order = drawing_order()
+    assert order[:2] == ["exact", "uniform"]
     monkeypatch.setitem(RULES, "lenient", Lenient())
-    assert drawing_order() == [*known, "lenient"]
+    assert drawing_order() == [*order, "lenient"]
     assert drawing_order([RULES["lenient"], RULES["uniform"]]) == ["uniform", "lenient"]
     assert uncovered(["uniform", "exact", "lenient"]) == {"exact", "lenient"}
     assert uncovered(["uniform", "randomized"]) == {"uniform", "randomized"}

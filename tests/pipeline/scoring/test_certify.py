@@ -114,6 +114,7 @@ def test_certificates_dataset(store):
         "confidence": None,
         "assumes": None,
         "on_grid": None,
+        "tau": None,
     }
 
 

@@ -154,7 +154,14 @@ def notes(
             lines.append(
                 f"{entry['threat']}, {entry['rule']}: {entry['images_too_large']} of "
                 f"{sum(entry['on_grid'].values())} images are not certified because the views "
-                "leave no decision for a patch so large on the grid; vote with larger masks "
-                "(--covers)"
+                "leave no decision for a patch so large on the grid; cut masks that cover it "
+                f"(--covers {_covering(entry['on_grid'])})"
             )
     return list(dict.fromkeys(lines))
+
+
+def _covering(texts: Iterable[str]) -> Threat:
+    """The rectangle that holds all of some."""
+    patches = [patch for text in texts if (patch := Threat.parse(text).patch)]
+    heights, widths = zip(*patches, strict=True)
+    return Threat(Patch(max(heights), max(widths)))

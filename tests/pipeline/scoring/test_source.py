@@ -20,6 +20,7 @@ from pipeline.certificates.rules import RULES
 from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.runs.store import StoreError, VotesStore
 from pipeline.scoring.certify import certify_votes
+from pipeline.scoring.source import notes
 from tests.pipeline.analysis.stored_runs import COLUMNS, write_run
 
 LOOK = Preprocess(
@@ -120,8 +121,7 @@ def test_a_share_of_the_grid_is_a_square_of_it(tmp_path):
 MASKS = Masks.placed(
     height=10,
     width=10,
-    rows=Placement.covering(10, 4, 2),
-    columns=Placement.covering(10, 4, 2),
+    placements=[(Placement.covering(10, 4, 2), Placement.covering(10, 4, 2))],
     pairs=True,
     covers=[Patch.square(4)],
 )
@@ -138,9 +138,9 @@ def _decides(rule, patch, *, early):
     """Whether there is a decision: after an early exit only for what the masks were cut for."""
     if early:
         return patch.height <= 4 and patch.width <= 4
-    untouched_lv = ~MASKS.touched(patch)
     if rule == "one-location":
-        return untouched_lv.any(axis=1).all()
+        return (~MASKS.one_mask_views.touched(patch)).any(axis=1).all()
+    untouched_lv = ~MASKS.touched(patch)
     return (untouched_lv.astype(int) @ untouched_lv.T.astype(int)).all()
 
 
@@ -177,7 +177,7 @@ def test_an_alert_stays_one(tmp_path):
     votes = np.random.default_rng(1).integers(0, 4, (len(SIZES), len(MASKS)))
     store = _run(tmp_path, votes, **MASKS.to_identity())
     certified = certify_votes(store, ClaimsConfig(patch=("source:90%",), rule=("one-location",)))
-    batch = VoteBatch(votes[:ERROR], MASKS, 4, None, np.ones(ERROR, np.int64))
+    batch = VoteBatch(votes[:ERROR], MASKS, 4, plain_n=np.ones(ERROR, np.int64))
     expected = RULES["one-location"].predict(batch, Threat(MASKS.covers[0]))
     rows = [row for row in _rows(certified).values() if row["on_grid"]]
     assert [row["prediction"] for row in rows] == [
@@ -231,3 +231,20 @@ def test_pictures_that_nobody_can_follow_are_refused(tmp_path):
         certify_votes(imported, ClaimsConfig(patch=("source:4",)))
     with pytest.raises(ConfigError, match="size of each picture"):
         certify_votes(_run(tmp_path / "c", votes), ClaimsConfig(patch=("source:4",), detect=True))
+
+
+def test_the_notes_say_what_is_asked_and_what_would_help():
+    entry = {
+        "threat": "source:50",
+        "rule": "two-location",
+        "on_grid": {"30x45": 2, "40x32": 3},
+        "images_too_large": 4,
+    }
+    share = Threat.parse("2%")
+    said = notes([entry, entry | {"images_too_large": 0}, {"threat": "32x32"}], [share], (224, 224))
+    assert said[0] == "2% of the 224x224 px grid: 32x32 px"
+    assert "source:50, of the picture before its resize: by the picture's size at most" in said[1]
+    assert "40x32 to 30x45 px of the 224x224 px grid" in said[1]
+    assert "two-location: 4 of 5 images are not certified" in said[2]
+    assert "(--covers 40x45)" in said[2]
+    assert len(said) == 3

@@ -14,10 +14,13 @@ from models.views.family import Patch
 from models.views.masks import Masks, Placement
 from models.views.threats import Threat
 from pipeline.analysis import open_run
+from pipeline.analysis.heatmap import breaking_maps, threats_to_draw
 from pipeline.certificates.batch import VoteBatch
 from pipeline.certificates.rule import ALERT
 from pipeline.certificates.rules import RULES
 from pipeline.config import ClaimsConfig, ConfigError
+from pipeline.interchange.config import ExportConfig
+from pipeline.interchange.exporting import export_run
 from pipeline.runs.store import StoreError, VotesStore
 from pipeline.scoring.certify import certify_votes
 from pipeline.scoring.source import notes
@@ -248,3 +251,25 @@ def test_the_notes_say_what_is_asked_and_what_would_help():
     assert "two-location: 4 of 5 images are not certified" in said[2]
     assert "(--covers 40x45)" in said[2]
     assert len(said) == 3
+
+
+def test_questions_about_the_grid_refuse_a_patch_on_the_source(tmp_path):
+    store = _run(tmp_path, _votes(len(COLUMNS)))
+    run = open_run(store.out)
+    threat = Threat.parse("source:4")
+    for refused in (
+        lambda: run.margins("exact", threat),
+        lambda: breaking_maps(run, [threat]),
+        lambda: certify_votes(
+            store, ClaimsConfig(patch=(3,), rule=("two-location",), assume="source:4")
+        ),
+    ):
+        with pytest.raises(ValueError, match=r"size of each picture.*, such as 32"):
+            refused()
+    certify_votes(store, ClaimsConfig(patch=("source:4", 2)))
+    with pytest.raises(ConfigError, match=r"pictures' sizes.*such as 32"):
+        export_run(run, ExportConfig(to=str(tmp_path / "a"), patch=("source:4",)))
+    # What was certified on the source is left out where nothing is named, and is not drawn.
+    export_run(run, ExportConfig(to=str(tmp_path / "b")))
+    assert "source" not in (tmp_path / "b/images.csv").read_text()
+    assert threats_to_draw(run.manifest, store.read_summary()) == [Threat.square(2)]

@@ -74,7 +74,7 @@ class SourceReach:
     Proof. Pillow resizes in two passes, first along x, then along y, and rounds to bytes after
     each. Pixel (r, x) after the first pass is a function of those source pixels of row r whose
     coefficient for x is not 0, and of nothing else; clipping and rounding are part of the function.
-    Pixel (y, x) after the second is one of those pixels (r, x) whose coefficient for y is not 0.
+    Pixel (y, x) after the second is a function of those pixels (r, x) whose coefficient for y is not 0.
     So (y, x) depends on source pixels (r, c) only with r in the window of y and c in the window of
     x, a window being the set of source pixels with a coefficient other than 0. If (y, x) changes,
     some such r lies in R and some such c in C. A pass that is left out, because the length stays,
@@ -91,7 +91,6 @@ class SourceReach:
     stretched by the scale where the picture shrinks (antialiasing) and not where it grows, cut at
     the border, normalized, and rounded to 22 binary digits. torchvision resizes PIL images by the
     same code.
-    No assumption is made of the filter between: where a window had holes, it is taken without.
 
     What is not covered: a decoder that shrinks (``scaled_decode``), and lossy compression *after*
     the attack, which spreads every change over blocks of the picture. That is another model.

@@ -90,7 +90,9 @@ def _cases(draw):
     return look, height, width, y, x, patch
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=300, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
 @given(_cases())
 @example((_look(224, 224), 375, 500, 100, 200, Patch(50, 50)))
 @example((PRESETS["imagenet"], 333, 500, 0, 0, Patch(40, 60)))

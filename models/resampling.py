@@ -74,7 +74,7 @@ class SourceReach:
     Proof. Pillow resizes in two passes, first along x, then along y, and rounds to bytes after
     each. Pixel (r, x) after the first pass is a function of those source pixels of row r whose
     coefficient for x is not 0, and of nothing else; clipping and rounding are part of the function.
-    Pixel (y, x) after the second is a function of those pixels (r, x) whose coefficient for y is not 0.
+    Pixel (y, x) after the second is such a function of the pixels (r, x) with a coefficient for y.
     So (y, x) depends on source pixels (r, c) only with r in the window of y and c in the window of
     x, a window being the set of source pixels with a coefficient other than 0. If (y, x) changes,
     some such r lies in R and some such c in C. A pass that is left out, because the length stays,

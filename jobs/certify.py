@@ -18,7 +18,9 @@ from pipeline.runs.store import VotesStore
 from pipeline.runs.waiting import waiting
 from pipeline.scoring import words
 from pipeline.scoring.certify import Certified, Spread, certify_votes
+from pipeline.scoring.claims import Claim
 from pipeline.scoring.datasets import parts_of
+from pipeline.scoring.source import notes
 from pipeline.tracking import how_to_look, log_run, tracking_uri
 from pipeline.tracking.record import forget_logged, is_logged, remember_logged
 
@@ -65,6 +67,14 @@ def report(
     else:
         console = Console(highlight=False)
         print_summary(certified.summary, console, certified.asked)
+        views = certified.manifest.defense.views
+        asked = [
+            entry
+            for entry in certified.summary["certified_accuracy"]
+            if Claim.from_dict(entry) in certified.asked.claims
+        ]
+        for line in notes(asked, claims.threats or (), (views.height, views.width)):
+            console.print(line, soft_wrap=True, markup=False)
         _print_places(settled, store, console)
         print(f"run_id={store.run_id}")
     return certified

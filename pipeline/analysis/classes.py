@@ -83,6 +83,7 @@ def columns(
             clean = Measure("clean", question.claim)
             shown = [clean] if clean in outcomes.right else []
             certified.setdefault(question.claim.threat, []).extend([*shown, question])
+    threats = threats and [threat.on(run.views) for threat in threats]
     missing = [str(threat) for threat in threats or () if threat not in certified]
     if missing or (rule is not None and not certified):
         raise ConfigError(

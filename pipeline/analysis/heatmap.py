@@ -153,6 +153,12 @@ def breaking_maps(run: Run, threats: Sequence[Threat]) -> list[BreakingMap]:
 
 
 def _patch(threat: Threat, run: Run) -> Patch:
+    threat = threat.on(run.ablation)
+    if threat.source:
+        raise ConfigError(
+            f"--patch {threat}: where it lies on the grid depends on the size of each picture; "
+            "give a patch on the grid, such as 32"
+        )
     if threat.patch is None or threat.count > 1:
         raise ConfigError(
             f"--patch {threat}: only one rectangle of a given shape has one place; give a side or "
@@ -210,7 +216,11 @@ def threats_to_draw(manifest: Manifest, summary: Summary) -> list[Threat]:
         for claim in map(Claim.from_dict, summary["certified_accuracy"])
         if not views.hides or claim.rule == rule_of_locations(views).name
     ]
-    threats = {claim.threat for claim in claims if claim.threat.patch and claim.threat.count == 1}
+    threats = {
+        claim.threat
+        for claim in claims
+        if claim.threat.patch and claim.threat.count == 1 and not claim.threat.source
+    }
     ordered = sorted(threats, key=lambda threat: threat.order)
     if len(ordered) <= _MOST_DRAWN:
         return ordered

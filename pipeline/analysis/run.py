@@ -241,7 +241,7 @@ class Run:
             rule,
             self.renumbered(self.votes.votes),
             self.views,
-            threat if isinstance(threat, Threat) else Threat.parse(threat),
+            (threat if isinstance(threat, Threat) else Threat.parse(threat)).on(self.views),
             self.num_classes,
             randomized=self.manifest.defense.voting.draws is not None,
             confidence=confidence,

@@ -105,7 +105,9 @@ def _nullable(schema: pa.Schema) -> pa.Schema:
 
 
 DATASETS = {
-    "votes": _nullable(votes_schema(views=True, vote_sets=True, gaps=True, labels=True)),
+    "votes": _nullable(
+        votes_schema(views=True, vote_sets=True, gaps=True, labels=True, sizes=True)
+    ),
     "images": _nullable(IMAGES),
     "certificates": _nullable(CERTIFICATES),
     "detection": _nullable(DETECTION),

@@ -19,9 +19,10 @@ class ClaimsConfig:
     """Settings of certification: the claims, and the tracking server.
 
     Attributes:
-        patch: What the attacker may do: sides of square patches in pixels, or 16x48 (height x
-            width), area:1024 (any rectangle of at most so many pixels), 2of32 (two squares)
-            [23 32 39, or 2 4 5 on the CIFAR-10 grid].
+        patch: What the attacker may do: sides of square patches in pixels, or 2% (a square of that
+            share of the image), 16x48 (height x width), area:1024 (any rectangle of at most so many
+            pixels), 2of32 (two squares); source:50, source:40x60 or source:2% of the picture as it
+            is delivered, before the resize [23 32 39, or 2 4 5 on the CIFAR-10 grid].
         rule: Certificates to compute: exact, uniform, two-location, one-location, double-masking or
             randomized [exact and uniform; of masks two-location and one-location; of a
             --randomized run randomized].

@@ -15,7 +15,7 @@ from pipeline.analysis.run import Run
 from pipeline.certificates.randomized import CONFIDENCE
 from pipeline.certificates.rule import Terms
 from pipeline.certificates.rules import rule_named
-from pipeline.config import ClaimsConfig
+from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.interchange.config import ExportConfig
 from pipeline.interchange.folder import SIGN, atomic_folder
 from pipeline.interchange.formats import SPEC
@@ -90,7 +90,16 @@ def _claims(run: Run, config: ExportConfig) -> ClaimsConfig:
     except (ValueError, KeyError, TypeError):
         earlier = frozenset()  # written by an older version, or never certified
     own = run.manifest.defense.own_stride
-    known = [claim for claim in earlier if claim.top_k == 1 and claim.stride == own]
+    known = [
+        claim
+        for claim in earlier
+        if claim.top_k == 1 and claim.stride == own and not claim.threat.source
+    ]
+    if any(threat.source for threat in ClaimsConfig(patch=config.patch).threats or ()):
+        raise ConfigError(
+            "--patch source:...: an export can be checked without the pictures' sizes, which such "
+            "certificates depend on; name patches on the grid, such as 32"
+        )
     threats = sorted({claim.threat for claim in known}, key=lambda threat: threat.order)
     confidences = [claim.confidence for claim in known if claim.confidence is not None]
     return ClaimsConfig(

@@ -28,7 +28,8 @@ def votes_table(
     """Rows of the votes dataset from a ballot.
 
     Args:
-        rows: ``image_id``, ``label``, ``labels`` and ``error`` of all images, R rows.
+        rows: What is known of all images beside their votes, R rows: ``image_id``, ``label``,
+            ``labels``, ``error``, ``height`` and ``width``.
         readable: Which of the rows were voted on, ascending; int (B,).
         ballot: Their votes.
         schema: Columns of the run.
@@ -37,9 +38,7 @@ def votes_table(
             threshold.
     """
     columns: dict[str, Any] = {
-        name: [None] * rows.num_rows
-        for name in schema.names
-        if name not in ("image_id", "label", "labels", "error")
+        name: [None] * rows.num_rows for name in schema.names if name not in rows.schema.names
     }
     for index, row in enumerate(readable):
         cast = ballot.votes_bv[index] if ballot.vote_sets is None else ballot.vote_sets[index]

@@ -14,6 +14,7 @@ from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.runs.defense import Defense
 from pipeline.runs.resolve import default_threats
 from pipeline.runs.schema import ClaimEntry
+from pipeline.scoring.source import check_source, stand_in
 
 
 class Claim(NamedTuple):
@@ -159,22 +160,31 @@ def resolve_claims(defense: Defense, claims: ClaimsConfig, stride: int | None = 
     found, alerts = set(), set()
     try:
         views = defense.views_at(stride)
-        for threat in claims.threats or default_threats(views):
+        assumed = claims.assumed and claims.assumed.on(views)
+        for given in claims.threats or default_threats(views):
+            threat = given.on(views)
+            if threat.source:
+                check_source(defense, threat)
             asked = product(_places_and_rules(defense, claims), _taus(defense, claims))
             for (k, name), tau in asked:
                 rule = rule_for(
                     name,
                     randomized=randomized,
                     confidence=claims.confidence,
-                    assumed=claims.assumed,
+                    assumed=assumed,
                     tau=tau,
                 )
                 if tau is not None and not rule.takes_tau:
                     continue
-                rule.check(views, threat, classes, k)
+                # On the source the rule is held against each picture's own rectangle later.
+                on_grid = stand_in(views, assumed) if threat.source else threat
+                rule.check(views, on_grid, classes, k)
                 if defense.voting.early_exit:
-                    rule.check_early(views, threat)
-                assumes = (claims.assumed or threat) if rule.knows_patch else None
+                    rule.check_early(views, on_grid)
+                # Early exit answers for the covered patch alone.
+                of_all = threat.source and defense.voting.early_exit
+                built_for = assumed or (on_grid if of_all else threat)
+                assumes = built_for if rule.knows_patch else None
                 found.add(Claim(name, threat, k, stride, rule.confidence, assumes, tau))
             if claims.detect:
                 _check_alert(threat, defense)

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from models.views.family import IntArray
+from models.views.family import IntArray, Patch
+from models.views.threats import Threat
 from pipeline.certificates.detection import Leads
 from pipeline.certificates.rules import rule_named
 from pipeline.certificates.uniform import max_touched_views
 from pipeline.runs.manifest import AS_GIVEN, Manifest
-from pipeline.runs.schema import DetectionCurve, LargestEntry, Summary
+from pipeline.runs.schema import DetectionCurve, LargestEntry, SourceEntry, Summary
 from pipeline.scoring.claims import Alert, Claim
 from pipeline.scoring.intervals import Proportion
 
@@ -63,6 +64,8 @@ class Totals:
         alerts: Per claim, images at which its rule raises an alert.
         certified_right: Per claim, labelled images that are right and certified.
         certified: Per claim, images certified, right or wrong, labelled or not.
+        on_grid: Per threat on the source and rectangle of the grid, images with that rectangle.
+        too_large: Per claim on the source, images for whose rectangle there is no decision.
         largest_right: Per rule, labelled images that are right by the largest side they are
             certified against; int (sides + 1,).
         leads_right: Per alert, labelled images that are right, as ``leads_by_tau``.
@@ -79,6 +82,8 @@ class Totals:
     alerts: Counter[Claim] = field(default_factory=Counter)
     certified_right: Counter[Claim] = field(default_factory=Counter)
     certified: Counter[Claim] = field(default_factory=Counter)
+    on_grid: Counter[tuple[Threat, Patch]] = field(default_factory=Counter)
+    too_large: Counter[Claim] = field(default_factory=Counter)
     largest_right: dict[str, IntArray] = field(default_factory=dict)
     leads_right: dict[Alert, IntArray] = field(default_factory=dict)
 
@@ -120,12 +125,19 @@ class Totals:
                 {
                     **claim.to_dict(),
                     "clean_accuracy": Proportion(self.clean_right[claim], labelled).to_dict(),
-                    "max_touched": max_touched_views(
-                        manifest.defense.views_at(claim.stride), claim.threat
+                    "max_touched": max(
+                        (
+                            max_touched_views(manifest.defense.views_at(claim.stride), threat)
+                            for threat in self._on_grid(claim.threat)
+                        ),
+                        default=0,
                     ),
-                    "image_share": claim.threat.pixels / _pixels(manifest),
+                    "image_share": (
+                        None if claim.threat.source else claim.threat.pixels / _pixels(manifest)
+                    ),
                     "alerts": self.alerts[claim] if rule_named(claim.rule).alerts else None,
                     "images_certified": self.certified[claim],
+                    **self._source_entry(claim),
                     **Proportion(self.certified_right[claim], labelled).to_dict(),
                 }
                 for claim in sorted(self.certified, key=lambda claim: claim.order)
@@ -153,6 +165,22 @@ class Totals:
         if manifest.imported:
             summary["basis"] = AS_GIVEN
         return summary
+
+    def _on_grid(self, threat: Threat) -> list[Threat]:
+        """What a threat is on the grid: itself, or the rectangles of one on the source."""
+        if not threat.source:
+            return [threat]
+        return [Threat(patch, count=threat.count) for of, patch in self.on_grid if of == threat]
+
+    def _source_entry(self, claim: Claim) -> SourceEntry:
+        """What a claim's entry says beside the others where its threat is on the source."""
+        if not claim.threat.source:
+            return {}
+        sizes = sorted((patch, n) for (of, patch), n in self.on_grid.items() if of == claim.threat)
+        return {
+            "on_grid": {str(Threat(patch)): images for patch, images in sizes},
+            "images_too_large": self.too_large[claim],
+        }
 
     def _largest(self, labelled: int) -> LargestEntry:
         """Certified and right against every side, up to the first that leaves no image."""

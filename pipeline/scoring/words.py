@@ -33,7 +33,8 @@ def threat(entry: Mapping[str, Any], *, stride: bool = False, share: bool = True
     """
     of = entry.get("image_share") if share else None
     of_image = "" if of is None else f", {percent(of)}"
-    return f"{entry['threat']} px{of_image}" + _stride(entry, named=stride)
+    unit = "" if entry["threat"].endswith("%") else " px"
+    return f"{entry['threat']}{unit}{of_image}" + _stride(entry, named=stride)
 
 
 def claim(entry: Mapping[str, Any], *, stride: bool = False, what: str = "certified") -> str:

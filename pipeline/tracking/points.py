@@ -124,4 +124,5 @@ def _detected(summary: Summary) -> list[Point]:
 
 def _plain(threat: str) -> str:
     """A threat without what names of metrics may not have."""
-    return threat.replace("<=", "_").replace(" ", "_")
+    plain = threat.replace("<=", "_").replace(" ", "_")
+    return plain.replace("%", "_percent").replace(":", "_")

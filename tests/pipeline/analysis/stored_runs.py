@@ -51,6 +51,7 @@ def write_run(
     errors: Sequence[int] = (),
     gaps: np.ndarray | None = None,
     unit_images: int = 4,
+    sizes: Sequence[tuple[int, int]] | None = None,
     **more,
 ) -> str:
     """Write a complete run; its id.
@@ -68,6 +69,7 @@ def write_run(
         errors: Images that could not be voted on.
         gaps: Top-two gaps, (N, V), stored if the identity says so; by default a half each.
         unit_images: Rows of a file.
+        sizes: Height and width of each decoded picture; null where left out, as of old runs.
         more: Entries of the identity.
     """
     manifest = Manifest(
@@ -83,6 +85,7 @@ def write_run(
     )
     rows = [
         _row(image, votes[image], labels[image], ids, plain, errors)
+        | ({} if sizes is None else dict(zip(("height", "width"), sizes[image], strict=True)))
         | ({} if gaps is None or image in errors else {"gaps": gaps[image].astype(np.float16)})
         for image in range(len(votes))
     ]

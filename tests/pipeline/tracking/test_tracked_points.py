@@ -1,10 +1,12 @@
 """Figures of a summary as metrics: which names, which steps, nothing lost and nothing invented."""
 
 import copy
+import re
 
 import numpy as np
 import pytest
 
+from models.preprocess import PRESETS
 from models.views.family import Patch
 from models.views.masks import Masks, Placement
 from pipeline.config import ClaimsConfig
@@ -64,6 +66,17 @@ def test_other_strides_places_and_threats_are_told_apart(store):
     } <= names
     legal = set("abcdefghijklmnopqrstuvwxyz0123456789_/:. -")
     assert all(set(name) <= legal for name in names), names
+
+
+def test_names_are_those_that_mlflow_takes(tmp_path):
+    look = PRESETS["imagenet"].to_dict() | {"resize": None, "crop": 10}
+    run_id = write_run(
+        tmp_path, np.ones((2, 10), int), [1, 1], sizes=[(10, 10)] * 2, preprocess=look
+    )
+    summary = summary_of(VotesStore(str(tmp_path), run_id), "source:2%", "source:1x3", "area:4")
+    names = set(by_name(summary))
+    assert {"certified_at/exact_source_2_percent", "certified_at/exact_source_1x3"} <= names
+    assert all(re.fullmatch(r"[\w./ -]+", name) for name in names)
 
 
 def test_what_a_coarser_stride_says_alone(store):

@@ -115,7 +115,7 @@ def settle(
     )
     pictures = {"picture": storage.join(output.out, "summary", f"run_id={store.run_id}.png")}
     threats = threats_to_draw(certified.manifest, certified.summary)
-    if threats and not certified.manifest.defense.views.hides:
+    if threats:
         pictures["heat map"] = picture_path(store)
     uri: str | None = tracking_uri(claims, output.out)
     answered = certified.summary["sha256"]
@@ -146,7 +146,7 @@ def _draw(
     title = words.run(certified.manifest)
     drawn = {"certified_accuracy": draw_certified_accuracy(certified.summary, title)}
     storage.write_atomically(path, drawn["certified_accuracy"])
-    if threats and not certified.manifest.defense.views.hides:
+    if threats:
         drawn["heatmap"] = draw_run(open_run(store.out, store.run_id), threats).picture
     return drawn
 

@@ -123,6 +123,13 @@ class Threat:
         return self.patch.height
 
     @property
+    def pixels(self) -> int:
+        """The most pixels that the rectangles have together."""
+        if self.patch is None:
+            return self.area or 0
+        return self.count * self.patch.height * self.patch.width
+
+    @property
     def order(self) -> tuple[int, ...]:
         """Sort key: squares by side, rectangles, areas, those of the source, several patches."""
         patch = self.patch or Patch(0, 0)

@@ -9,7 +9,7 @@ from typing import NamedTuple, Self
 from models.views.family import BoolArray, IntArray, ViewFamily
 from models.views.threats import Threat
 from pipeline.certificates.batch import VoteBatch
-from pipeline.certificates.touched import CountArray, TouchedViews
+from pipeline.certificates.touched import CountArray, Locations
 
 
 class Terms(NamedTuple):
@@ -66,6 +66,11 @@ class Rule(ABC):
     def by_location(self) -> bool:
         """True where ``margins_at`` has an answer."""
         return type(self).margins_at is not Rule.margins_at
+
+    @property
+    def owns_answer(self) -> bool:
+        """True where its answer need not be the class with the most votes."""
+        return type(self).predict is not Rule.predict
 
     def check(self, views: ViewFamily, threat: Threat, num_classes: int, top_k: int = 1) -> None:
         """Check that the rule can certify against a threat, before anything is computed.
@@ -137,13 +142,13 @@ class Rule(ABC):
         raise NotImplementedError(f"the rule {self.name!r} speaks of the prediction alone")
 
     def margins_at(
-        self, batch: VoteBatch, touched: TouchedViews
-    ) -> tuple[CountArray, CountArray] | None:
-        """Compute margins by the distinct sets of views that a patch touches.
+        self, batch: VoteBatch, where: Locations
+    ) -> tuple[CountArray, CountArray | None] | None:
+        """Compute margins by the sets of views that a patch touches, of which ``margins`` is least.
 
         Returns:
-            The margins, (S, N), and the rival of the prediction that attains each, (S, N); None
-            where the rule has no margins of locations.
+            The margins, (S, N), and the rival of the prediction that attains each, (S, N), or None
+            for a rule that knows no rivals; None where the rule has no margins of locations.
         """
         return None
 

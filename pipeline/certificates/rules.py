@@ -113,9 +113,14 @@ def largest_rules(views: ViewFamily | None = None, *, randomized: bool) -> list[
     return [rule for rule in default_rules(randomized=False) if rule.monotone]
 
 
-def rule_of_locations() -> Rule:
-    """The rule that says where a patch breaks an image, and by which rival."""
-    return next(rule for rule in default_rules(randomized=False) if rule.by_location)
+def rule_of_locations(views: ViewFamily | None = None) -> Rule:
+    """The rule that says where a patch breaks an image; of ablations, by which rival as well.
+
+    Args:
+        views: The views that vote; None stands for any ablations.
+    """
+    hides = views is not None and views.hides
+    return next(rule for rule in RULES.values() if rule.by_location and rule.about_masks >= hides)
 
 
 def drawing_order(rules: Iterable[Rule] | None = None) -> list[str]:

@@ -10,7 +10,8 @@ import numpy as np
 
 from models.views.ablations import Ablation
 from models.views.family import BoolArray, IntArray, Patch
-from pipeline.certificates.locations import Locations, margins_by_set
+from pipeline.certificates.locations import margins_by_set
+from pipeline.certificates.touched import Locations
 from pipeline.certificates.votes import EMPTY, VoteArray
 
 
@@ -52,9 +53,8 @@ def witnesses(votes: VoteArray, ablation: Ablation, patch: Patch, num_classes: i
     first_s = np.unique(where.sets_yx, return_index=True)[1]
     order = np.argsort(first_s)
     found = Witnesses(*(np.empty(len(votes), np.int64) for _ in Witnesses._fields))
-    for images, predictions_n, margins_sn, rivals_sn in margins_by_set(
-        votes, ablation, where, num_classes
-    ):
+    for images, predictions_n, margins_sn, rivals_sn in margins_by_set(votes, where, num_classes):
+        assert rivals_sn is not None, "the exact rule names a rival"
         worst_n = order[margins_sn[order].argmin(axis=0)]
         inside = np.arange(len(predictions_n))
         found.predictions_n[images] = predictions_n

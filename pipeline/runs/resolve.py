@@ -115,6 +115,15 @@ def _masks(
     """Masks of a given size and stride, or those that cover a patch with so many an axis."""
     config.check_masks(kind)
     height, width = preprocess.crop_px
+    asked = (config.covers, config.masks, config.size)
+    if "family" in of_card and asked == (None, None, None):
+        family = Masks.from_identity(of_card["family"])
+        if (family.height, family.width) != (height, width):
+            raise ConfigError(
+                f"--views {kind}: the weights are for masks of a {family.height}x{family.width} px "
+                f"image, not {height}x{width}; say for which patch to cut others, with --covers"
+            )
+        return family
     covers = config.covers or of_card.get("covers")
     threat = None if covers is None else Threat.parse(covers)
     if threat is not None and threat.count > 1:
@@ -136,7 +145,7 @@ def _masks(
             "their --size and --stride"
         )
     else:
-        most = lengths_of(config.masks or str(of_card.get("masks") or DEFAULT_MASKS))
+        most = lengths_of(config.masks or str(DEFAULT_MASKS))
         placements = [
             tuple(
                 Placement.covering(length, extent, count)
@@ -150,6 +159,18 @@ def _masks(
         covers=patches,
         **grid,
     )
+
+
+def card_of(views: ViewFamily) -> dict[str, Any]:
+    """What the card of weights says of the views they are for, as ``resolve_views`` reads it."""
+    shape, size, stride, *_ = views.describe()
+    if not isinstance(views, Masks):
+        return {"kind": shape, "size": size, "stride": stride}
+    return {
+        "kind": shape,
+        "covers": str(default_threats(views)[0]),
+        "family": views.to_identity()["masks"],
+    }
 
 
 def _exits_early(config: VotesConfig, views: ViewFamily) -> bool:

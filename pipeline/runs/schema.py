@@ -182,7 +182,8 @@ LOCATIONS = pa.schema(
         # Images that could be voted on, and those of them that are predicted rightly.
         pa.field("images", pa.int64(), nullable=False),
         pa.field("images_right", pa.int64(), nullable=False),
-        # Those without a certificate against a patch at this location: exact margin < 0.
+        # Those without a certificate against a patch at this location, by the exact rule; of masks
+        # by two-location.
         pa.field("uncertified", pa.int64(), nullable=False),
         pa.field("uncertified_right", pa.int64(), nullable=False),
     ]
@@ -232,6 +233,10 @@ class CertifiedEntry(ClaimEntry, Share, SourceEntry):
     clean_accuracy: Share
     # Views that the attacker can touch at most.
     max_touched: int
+    # Share of the image's pixels that the attacker may rewrite.
+    image_share: float
+    # Images, labelled or not, at which the rule raises an alert; null where it never does.
+    alerts: int | None
     # Images certified, right or wrong, labelled or not.
     images_certified: int
 
@@ -276,6 +281,8 @@ class Summary(TypedDict):
     images_with_error: int
     images_without_label: int
     ablations: int
+    # True where the views hide: then no class of most votes answers, but each rule for itself.
+    hides: bool
     # Mean over the images, where early exit asks fewer of some.
     views_asked: NotRequired[float]
     plain_accuracy: Share

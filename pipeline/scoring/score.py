@@ -333,6 +333,7 @@ def _count(totals: Totals, answers: BatchResults, labels: Labels, manifest: Mani
         totals.certified[claim] = int(holds.sum())
         clean = labels.accept(answers.decided[claim])
         totals.clean_right[claim] = int(clean.sum())
+        totals.alerts[claim] = int((answers.decided[claim] == ALERT).sum())
         # Above top_k 1 the claim is about a right class.
         rightly = holds & clean if claim.top_k == 1 else holds
         totals.certified_right[claim] = int(rightly.sum())

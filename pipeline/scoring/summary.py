@@ -12,6 +12,7 @@ import numpy as np
 from models.views.family import IntArray, Patch
 from models.views.threats import Threat
 from pipeline.certificates.detection import Leads
+from pipeline.certificates.rules import rule_named
 from pipeline.certificates.uniform import max_touched_views
 from pipeline.runs.manifest import AS_GIVEN, Manifest
 from pipeline.runs.schema import DetectionCurve, LargestEntry, SourceEntry, Summary
@@ -60,6 +61,7 @@ class Totals:
         views_asked: Views that were asked, over images without an error.
         smoothed_right: Per stride, labelled images whose smoothed prediction is right.
         clean_right: Per claim, labelled images that its rule's answer classifies correctly.
+        alerts: Per claim, images at which its rule raises an alert.
         certified_right: Per claim, labelled images that are right and certified.
         certified: Per claim, images certified, right or wrong, labelled or not.
         on_grid: Per threat on the source and rectangle of the grid, images with that rectangle.
@@ -77,6 +79,7 @@ class Totals:
     views_asked: int = 0
     smoothed_right: Counter[int | None] = field(default_factory=Counter)
     clean_right: Counter[Claim] = field(default_factory=Counter)
+    alerts: Counter[Claim] = field(default_factory=Counter)
     certified_right: Counter[Claim] = field(default_factory=Counter)
     certified: Counter[Claim] = field(default_factory=Counter)
     on_grid: Counter[tuple[Threat, Patch]] = field(default_factory=Counter)
@@ -106,6 +109,7 @@ class Totals:
             "images_with_error": self.errors,
             "images_without_label": self.unlabelled,
             "ablations": manifest.defense.votes_per_image,
+            "hides": manifest.defense.views.hides,
             "plain_accuracy": (
                 Proportion(self.plain_right, labelled) if manifest.plain_known else Proportion(0, 0)
             ).to_dict(),
@@ -128,6 +132,12 @@ class Totals:
                         ),
                         default=0,
                     ),
+                    # Of a threat on the source, the largest of what it is on the grid.
+                    "image_share": max(
+                        (threat.pixels for threat in self._on_grid(claim.threat)), default=0
+                    )
+                    / _pixels(manifest),
+                    "alerts": self.alerts[claim] if rule_named(claim.rule).alerts else None,
                     "images_certified": self.certified[claim],
                     **self._source_entry(claim),
                     **Proportion(self.certified_right[claim], labelled).to_dict(),
@@ -185,6 +195,11 @@ class Totals:
             "patch_px": list(shown),
             "hits": {rule: [int(hits_s[side]) for side in shown] for rule, hits_s in hits.items()},
         }
+
+
+def _pixels(manifest: Manifest) -> int:
+    views = manifest.defense.views
+    return views.height * views.width
 
 
 def _at_least(counts: IntArray) -> IntArray:

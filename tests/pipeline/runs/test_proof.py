@@ -362,7 +362,7 @@ def test_imported_votes_are_held_against_the_files_they_came_from(tmp_path, monk
     rng = np.random.default_rng(3)
     votes = rng.integers(0, 5, (600, 10)).astype(np.uint16)
     np.savez("v.npz", votes=votes, labels=rng.integers(-1, 5, 600))
-    config = ImportConfig(ablation="column", size=2, stride=1, image_size="10", num_classes=5)
+    config = ImportConfig(views="column", size=2, stride=1, image_size="10", num_classes=5)
     imported = import_votes(["v.npz"], config, "out")
     run = open_run("out")
     proof = run.store.proof(run.manifest)

@@ -153,7 +153,7 @@ def breaking_maps(run: Run, threats: Sequence[Threat]) -> list[BreakingMap]:
 
 
 def _patch(threat: Threat, run: Run) -> Patch:
-    threat = threat.on(run.ablation)
+    threat = threat.on(run.views)
     if threat.source:
         raise ConfigError(
             f"--patch {threat}: where it lies on the grid depends on the size of each picture; "

@@ -239,7 +239,7 @@ class CertifiedEntry(ClaimEntry, Share, SourceEntry):
     # Views that the attacker can touch at most.
     max_touched: int
     # Share of the image's pixels that the attacker may rewrite.
-    image_share: float | None
+    image_share: float
     # Images, labelled or not, at which the rule raises an alert; null where it never does.
     alerts: int | None
     # Images certified, right or wrong, labelled or not.

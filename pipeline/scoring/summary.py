@@ -132,9 +132,11 @@ class Totals:
                         ),
                         default=0,
                     ),
-                    "image_share": (
-                        None if claim.threat.source else claim.threat.pixels / _pixels(manifest)
-                    ),
+                    # Of a threat on the source, the largest of what it is on the grid.
+                    "image_share": max(
+                        (threat.pixels for threat in self._on_grid(claim.threat)), default=0
+                    )
+                    / _pixels(manifest),
                     "alerts": self.alerts[claim] if rule_named(claim.rule).alerts else None,
                     "images_certified": self.certified[claim],
                     **self._source_entry(claim),

@@ -31,7 +31,8 @@ def threat(entry: Mapping[str, Any], *, stride: bool = False, share: bool = True
         stride: Name the stride of the views, too.
         share: Name the share, which beside another share would be taken for it.
     """
-    of = entry.get("image_share") if share else None
+    # Of a patch on the source, the share of the grid would be taken for one of the picture.
+    of = entry.get("image_share") if share and "source:" not in entry["threat"] else None
     of_image = "" if of is None else f", {percent(of)}"
     unit = "" if entry["threat"].endswith("%") else " px"
     return f"{entry['threat']}{unit}{of_image}" + _stride(entry, named=stride)

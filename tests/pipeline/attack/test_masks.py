@@ -199,7 +199,7 @@ def small_masks() -> list[Masks]:
     return [
         Masks.placed(**given, rows=third, columns=half),
         Masks.placed(**given, rows=half, columns=half),
-        Masks.placed(**given, rows=wide, columns=Placement(9, (0,))),
+        Masks.placed(**given, placements=[(wide, Placement(9, (0,)))]),
     ]
 
 

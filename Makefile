@@ -19,6 +19,7 @@ $(STAMP): requirements.txt pyproject.toml
 	touch $@
 
 demo: install
+	$(BIN)/patchcert run --config $(EXAMPLE)/demo-masks.yaml $(ARGS)
 	$(BIN)/patchcert run --config $(EXAMPLE)/demo.yaml $(ARGS)
 
 test: install

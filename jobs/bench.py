@@ -9,12 +9,14 @@ from typing import Any, Protocol
 from cyclopts import Parameter
 from rich.console import Console
 
+from pipeline.analysis import open_run
 from pipeline.bench.hardware import hardware, peak_memory_mib
 from pipeline.bench.table import print_bench
 from pipeline.config import ClaimsConfig, ConfigError, Device, Dtype, VotesConfig, at_least
 from pipeline.preflight.tracker import reach_tracker
 from pipeline.runs.cpus import usable_cpus
 from pipeline.runs.numerics import probe_machine, resolve_numerics
+from pipeline.runs.store import run_ids
 
 
 @Parameter(name="*")
@@ -26,6 +28,9 @@ class BenchConfig:
         model: timm name of a Vision Transformer; its weights are random.
         size: Width of the bands in pixels, of 224.
         stride: Distances of neighbouring bands in pixels.
+        masks: Masks an axis, at most, of pairs of masks to time beside the bands.
+        covers: Side of the largest patch that these masks cover, in pixels.
+        saved_by: Folder of results: of its certified runs with early exit, the views left out.
         dtype: Arithmetic to compare [float32; on CUDA bfloat16 too].
         device: Where the networks run.
         microbatch: Sequences a forward pass [64 on CPU, 512 on CUDA].
@@ -40,6 +45,9 @@ class BenchConfig:
     model: str = "deit_tiny_patch16_224"
     size: int = 19
     stride: tuple[int, ...] = (1, 16)
+    masks: tuple[int, ...] = (6, 3)
+    covers: int = 32
+    saved_by: str | None = None
     dtype: tuple[Dtype, ...] | None = None
     device: Device = "auto"
     microbatch: int | None = None
@@ -54,6 +62,10 @@ class BenchConfig:
         at_least(1, size=self.size, images=self.images, rounds=self.rounds)
         if not self.stride or min(self.stride) < 1:
             raise ConfigError("--stride: give one or more distances of at least 1 px")
+        if not self.masks or min(self.masks) < 1:
+            raise ConfigError("--masks: give one or more numbers of at least 1")
+        if not 1 <= self.covers <= 224:
+            raise ConfigError(f"--covers {self.covers}: it must fit an image of 224 px")
         # The first two units are where its steady pace begins and ends.
         if self.pipeline and self.pipeline < 96:
             raise ConfigError(f"--pipeline {self.pipeline}: a steady pace needs at least 96 images")
@@ -76,12 +88,15 @@ def bench(*, config: BenchConfig = BenchConfig()) -> int:
         model=config.model,
         size=config.size,
         strides=config.stride,
+        masks=config.masks,
+        covers=config.covers,
         dtypes=config.dtype or (both if machine.device == "cuda" else both[:1]),
         device=machine.device,
         microbatch=resolve_numerics(asked, machine).microbatch,
         images=config.images,
         rounds=config.rounds,
     )
+    early_exit = [] if config.saved_by is None else saved_by_early_exit(config.saved_by)
     _say(f"measuring the engine: {settings.images} images, {settings.rounds} rounds each")
     engine = measure_engine(settings)
     _say("measuring decoding")
@@ -89,6 +104,7 @@ def bench(*, config: BenchConfig = BenchConfig()) -> int:
     result: dict[str, Any] = {
         "engine": engine,
         "decode": decode,
+        "early_exit": early_exit,
         "pipeline": _pipeline(config),
         "peak_memory_mib": peak_memory_mib(),
         "hardware": hardware(),
@@ -99,6 +115,33 @@ def bench(*, config: BenchConfig = BenchConfig()) -> int:
         print_bench(result, Console(highlight=False))
     log(f"bench {config.model} b{config.size}", result, config)
     return 0
+
+
+def saved_by_early_exit(out: str) -> list[dict[str, Any]]:
+    """Return of each certified run with early exit how many of its views were asked.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    runs = [open_run(out, run_id) for run_id in run_ids(out)]
+    found = [
+        {
+            "run_id": run.run_id,
+            "views": str(run.manifest.defense.views),
+            "images": run.summary["images"],
+            "of": run.summary["ablations"],
+            "views_asked": run.summary["views_asked"],
+            "share_saved": 1 - run.summary["views_asked"] / run.summary["ablations"],
+        }
+        for run in runs
+        if run.summary is not None and "views_asked" in run.summary
+    ]
+    if not found:
+        raise ConfigError(
+            f"--saved-by {out}: it holds no certified run with early exit; give the --out of a "
+            "run with --views mask-pair"
+        )
+    return found
 
 
 def _say(what: str) -> None:

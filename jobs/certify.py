@@ -18,8 +18,11 @@ from pipeline.runs.store import VotesStore
 from pipeline.runs.waiting import waiting
 from pipeline.scoring import words
 from pipeline.scoring.certify import Certified, Spread, certify_votes
+from pipeline.scoring.claims import Claim
 from pipeline.scoring.datasets import parts_of
-from pipeline.tracking import log_run, redact, tracking_uri
+from pipeline.scoring.source import notes
+from pipeline.tracking import how_to_look, log_run, tracking_uri
+from pipeline.tracking.record import forget_logged, is_logged, remember_logged
 
 
 def certify(
@@ -64,6 +67,14 @@ def report(
     else:
         console = Console(highlight=False)
         print_summary(certified.summary, console, certified.asked)
+        views = certified.manifest.defense.views
+        asked = [
+            entry
+            for entry in certified.summary["certified_accuracy"]
+            if Claim.from_dict(entry) in certified.asked.claims
+        ]
+        for line in notes(asked, claims.threats or (), (views.height, views.width)):
+            console.print(line, soft_wrap=True, markup=False)
         _print_places(settled, store, console)
         print(f"run_id={store.run_id}")
     return certified
@@ -75,7 +86,7 @@ class Settled(NamedTuple):
     Attributes:
         certified: The run.
         pictures: Where its pictures lie, by what they show.
-        uri: MLflow's tracking server; None where nothing is logged.
+        uri: MLflow's tracking server; None where nothing is logged, or could be.
     """
 
     certified: Certified
@@ -104,27 +115,24 @@ def settle(
     )
     pictures = {"picture": storage.join(output.out, "summary", f"run_id={store.run_id}.png")}
     threats = threats_to_draw(certified.manifest, certified.summary)
-    if threats and not certified.manifest.defense.views.hides:
+    if threats:
         pictures["heat map"] = picture_path(store)
-    uri = tracking_uri(claims, output.out)
-    logged_path = storage.join(output.out, "summary", f"run_id={store.run_id}.tracked.json")
-    tracked = {
-        "uri": redact(uri or "none"),
-        "experiment": claims.experiment,
-        "summary": certified.summary["sha256"],
-    }
-    up_to_date = (
-        not certified.computed
-        and all(map(storage.exists, pictures.values()))
-        and storage.exists(logged_path)
-        and json.loads(storage.read_bytes(logged_path)) == tracked
-    )
-    if not up_to_date:
+    uri: str | None = tracking_uri(claims, output.out)
+    answered = certified.summary["sha256"]
+    if (
+        certified.computed
+        or not all(map(storage.exists, pictures.values()))
+        or not is_logged(store, claims, answered)
+    ):
         with waiting("drawing"):
             drawn = _draw(certified, store, threats, pictures["picture"])
+        forget_logged(store)
         with waiting("logging to MLflow"):
-            log_run(certified, drawn, claims, output.out)
-        storage.write_atomically(logged_path, json.dumps(tracked).encode())
+            logged = log_run(certified, drawn, claims, output.out)
+        if logged:
+            remember_logged(store, claims, answered)
+        else:
+            uri = None
     return Settled(certified, pictures, uri)
 
 
@@ -138,7 +146,7 @@ def _draw(
     title = words.run(certified.manifest)
     drawn = {"certified_accuracy": draw_certified_accuracy(certified.summary, title)}
     storage.write_atomically(path, drawn["certified_accuracy"])
-    if threats and not certified.manifest.defense.views.hides:
+    if threats:
         drawn["heatmap"] = draw_run(open_run(store.out, store.run_id), threats).picture
     return drawn
 
@@ -152,6 +160,6 @@ def _print_places(settled: Settled, store: VotesStore, console: Console) -> None
         **settled.pictures,
     }
     if settled.uri is not None:
-        places["MLflow"] = f"mlflow ui --backend-store-uri {redact(settled.uri)}"
+        places["MLflow"] = how_to_look(settled.uri)
     for name, place in places.items():
         console.print(f"{name + ':':14}{place}", soft_wrap=True, markup=False)

@@ -22,7 +22,8 @@ class ClassesConfig(AsksPatches):
     Attributes:
         run_id: Which run, or the beginning of its id; may be left out where --out holds one only.
         patch: Only certificates against these, as in certify [all that are stored].
-        rule: Only certificates of this rule, or all [exact; of a --randomized run, randomized].
+        rule: Only certificates of this rule [the tightest asked: exact, of masks two-location, of a
+            --randomized run randomized].
         sort: Classes in order, or those of the lowest accuracy in the last column first.
         out: Folder of all results, local or s3://.
         json: Print JSON instead of a table, with every certificate.

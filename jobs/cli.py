@@ -137,6 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"patchcert: {error}", file=sys.stderr)
         return code
+    finally:
+        app.config = ()  # this request's
     return result if isinstance(result, int) else 0
 
 

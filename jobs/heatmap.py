@@ -6,10 +6,9 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from jobs.patches import AsksPatches
-from models.views.threats import Threat
 from pipeline.analysis import open_run
 from pipeline.report.analysis_tables import print_maps
-from pipeline.runs.resolve import default_patches
+from pipeline.runs.resolve import default_threats
 
 
 @Parameter(name="*")
@@ -20,7 +19,7 @@ class HeatmapConfig(AsksPatches):
     Attributes:
         run_id: Which run, or the beginning of its id; may be left out where --out holds one only.
         patch: Sides of square patches in pixels, or 16x48 (height x width) [23 32 39, or 2 4 5 on
-            the CIFAR-10 grid].
+            the CIFAR-10 grid; of masks, what they cover].
         out: Folder of all results, local or s3://.
     """
 
@@ -33,14 +32,15 @@ def heatmap(*, what: HeatmapConfig = HeatmapConfig()) -> int:
     """Draw where a patch leaves most images uncertified, and store the numbers.
 
     Raises:
-        ConfigError: There is no such run, or no such place of such a patch.
+        ConfigError: There is no such run, no such place of such a patch, or its votes do not tell
+            places apart.
         ManifestError, StoreError: The votes are absent, incomplete or contradictory.
     """
     # matplotlib: --help must not wait for it.
     from pipeline.report.plots import draw_run  # noqa: PLC0415
 
     run = open_run(what.out, what.run_id)
-    threats = what.threats or tuple(map(Threat.square, default_patches(run.ablation)))
+    threats = what.threats or tuple(default_threats(run.views))
     drawn = draw_run(run, threats, named=True)
     console = Console(highlight=False)
     print_maps(drawn.maps, console)

@@ -10,7 +10,7 @@ from pipeline.analysis import open_run
 from pipeline.config import ConfigError
 from pipeline.runs.resolve import hub_or_path
 from pipeline.runs.weight_files import local_weights
-from pipeline.tracking.certified import where_logged
+from pipeline.tracking.record import where_logged
 from pipeline.tracking.registry import register_weights
 
 

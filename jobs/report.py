@@ -7,7 +7,7 @@ from cyclopts import Parameter
 from pipeline import storage
 from pipeline.analysis import open_run
 from pipeline.config import ConfigError
-from pipeline.tracking import log_page, redact
+from pipeline.tracking import TrackingError, log_page, redact
 
 
 @Parameter(name="*")
@@ -50,7 +50,6 @@ def report(*runs: str, what: ReportConfig) -> int:
     Raises:
         ConfigError: There is no such run, or it has not been certified.
         ManifestError, StoreError: Votes or certificates are absent, incomplete or contradictory.
-        TrackingError: MLflow failed; the page is written.
     """
     # matplotlib: --help must not wait for it.
     from pipeline.report.page.writing import page_of  # noqa: PLC0415
@@ -63,7 +62,7 @@ def report(*runs: str, what: ReportConfig) -> int:
         try:
             uri = log_page(run.store, page, what.mlflow, what.experiment)
             said = redact(uri) if uri else f"run {run.run_id} was not logged"
-        except ConfigError as error:  # no server is known; the page is there all the same
+        except (ConfigError, TrackingError) as error:  # the page is there all the same
             said = str(error)
         print(f"MLflow: {said}")
         print(f"run_id={run.run_id}")

@@ -14,8 +14,6 @@ from models.errors import exit_code_of
 from pipeline.cluster.executor import Executor, find_executor
 from pipeline.config import ClaimsConfig, OutputConfig, VotesConfig
 from pipeline.preflight.checks import require_stores
-from pipeline.preflight.findings import look_at, require
-from pipeline.preflight.tracker import reach_tracker
 from pipeline.report.tables import print_sweep
 from pipeline.runs.resolve import resolve_defense
 from pipeline.runs.store import StoreError, VotesStore
@@ -56,8 +54,6 @@ def sweep(
     configs = configs_of(axes, fixed)
     for weights in dict.fromkeys(config.weights for config in configs):
         require_stores(next(one for one in configs if one.weights == weights), output)
-    if not dry_run:
-        require(look_at([("MLflow", lambda: reach_tracker(claims, output.out))]))
     with ExitStack() as stack:
         stack.enter_context(executor.join_for_job())
         found = origins(_points(configs, claims, output, executor, dry_run=dry_run), output.out)
@@ -71,7 +67,7 @@ def sweep(
         tracked = stack.enter_context(
             TrackedSweep(found[0].combination.wanted, asked, claims, output.out)
         )
-        rows, failures = _brought_to_end(found, claims, output, executor, tracked)
+        rows, failures = _brought_to_end(found, tracked.claims, output, executor, tracked)
         # First said, then logged: a server that has gone must not swallow it.
         _say(rows, failures, axes.varying, output)
         tracked.end([flat(row, claims_in(rows)) for row in rows], failed=any(failures))

@@ -18,7 +18,7 @@ def train(
     Raises:
         ConfigError, SourceError, WeightsError, UnknownModelError: The request is wrong.
         UnsupportedModelError: The network cannot be evaluated soundly as asked.
-        JobError, TrackingError: The job failed; run again to resume.
+        JobError: The job failed; run again to resume.
     """
     # torch: --help and usage errors must not wait for it.
     from pipeline.training.checkpoint import read_checkpoint, remove_checkpoint  # noqa: PLC0415

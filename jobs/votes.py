@@ -50,7 +50,7 @@ def checked_votes(
     plan = open_plan(what, defense, output, executor)
     if (known := found_votes(plan)) is not None:
         return known
-    check_plan(plan, claims, output)
+    check_plan(plan, output)
     return vote(plan, nullcontext() if claims is None else watched(plan.wanted, claims, output.out))
 
 

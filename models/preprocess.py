@@ -92,6 +92,21 @@ class Preprocess:
         height, width = self.crop_px
         return height * self.pixel_scale, width * self.pixel_scale
 
+    def resized_px(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width after the resize of a picture, in pixels.
+
+        The shorter side is ``resize``; the longer is truncated, as torchvision's.
+        """
+        if self.resize is None:
+            return height, width
+        if width <= height:
+            return int(self.resize * height / width), self.resize
+        return self.resize, int(self.resize * width / height)
+
+    def crop_corner(self, height: int, width: int) -> tuple[int, int]:
+        """Corner (y, x) of the crop in the resized picture, of a picture of height x width."""
+        return _centered(self.resized_px(height, width), self.crop_px)
+
     def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
         """Resize, crop and enlarge an RGB image; uint8 (*model_px, 3).
 
@@ -106,8 +121,12 @@ class Preprocess:
                     f"image is {image.width}x{image.height} px: scaled to {self.resize} px on its "
                     f"shorter side it would have more than {MAX_PIXELS:,} pixels"
                 )
-            image = _resize_shorter(image, self.resize, self.interpolation)
-            image = _center_crop(image, *self.crop_px)
+            height, width = self.resized_px(image.height, image.width)
+            if image.size != (width, height):
+                image = image.resize((width, height), _RESAMPLING[self.interpolation])
+            top, left = _centered((height, width), self.crop_px)
+            high, wide = self.crop_px
+            image = image.crop((left, top, left + wide, top + high))
         elif (image.height, image.width) != self.crop_px:
             height, width = self.crop_px
             raise WrongSizeError(
@@ -170,18 +189,7 @@ PRESETS: dict[str, Preprocess] = {
 }
 
 
-def _resize_shorter(image: Image.Image, side: int, interpolation: Interpolation) -> Image.Image:
-    """Scale so that the shorter side is ``side`` px; the longer is truncated, as torchvision's."""
-    width, height = image.size
-    if width <= height:
-        size = side, int(side * height / width)
-    else:
-        size = int(side * width / height), side
-    return image if size == image.size else image.resize(size, _RESAMPLING[interpolation])
-
-
-def _center_crop(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Cut the central ``height`` x ``width`` px, rounding half to even as torchvision does."""
-    left = round((image.width - width) / 2.0)
-    top = round((image.height - height) / 2.0)
-    return image.crop((left, top, left + width, top + height))
+def _centered(size: tuple[int, int], crop: tuple[int, int]) -> tuple[int, int]:
+    """Corner (y, x) of the central crop of a size, rounding half to even as torchvision does."""
+    (height, width), (high, wide) = size, crop
+    return round((height - high) / 2.0), round((width - wide) / 2.0)

@@ -32,8 +32,8 @@ class WeightsCard:
         num_classes: Length of the logits.
         classes: Class names in order.
         preprocess: The preprocessing the network was trained with.
-        ablation: ``kind``, ``size`` and ``stride`` (pixels of the attacker's grid) it was
-            trained for.
+        ablation: Views it was trained for, in pixels of the attacker's grid: ``kind``, ``size`` and
+            ``stride`` of ablations; ``kind``, ``covers`` and the ``family`` itself of masks.
         tokens: Token mode it was trained in.
         recipe: Free-form provenance: data, schedule, figures.
     """

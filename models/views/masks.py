@@ -128,19 +128,17 @@ class Masks(ViewFamily):
         *,
         height: int,
         width: int,
-        rows: Placement,
-        columns: Placement,
+        placements: Sequence[tuple[Placement, Placement]],
         pairs: bool,
         covers: Sequence[Patch] = (),
         pixel_scale: int = 1,
     ) -> "Masks":
-        """Make the masks of every combination of a vertical and a horizontal placement.
+        """Make the masks of every combination of vertical and horizontal starts.
 
         Args:
             height: As the attribute.
             width: As the attribute.
-            rows: Vertical extent and starts.
-            columns: Horizontal extent and starts.
+            placements: Vertical and horizontal extents and starts, of one or several sets of masks.
             pairs: As the attribute.
             covers: As the attribute; none takes the largest square that is covered.
             pixel_scale: As the attribute.
@@ -148,14 +146,16 @@ class Masks(ViewFamily):
         Raises:
             ValueError: As the class; or there is no square that the masks cover.
         """
-        masks = tuple(
-            Mask(y, x, rows.extent, columns.extent) for y, x in product(rows.starts, columns.starts)
+        masks = dict.fromkeys(
+            Mask(y, x, rows.extent, columns.extent)
+            for rows, columns in placements
+            for y, x in product(rows.starts, columns.starts)
         )
         made = cls(
             height=height,
             width=width,
             pixel_scale=pixel_scale,
-            masks=masks,
+            masks=tuple(masks),
             pairs=pairs,
             covers=tuple(covers),
         )
@@ -357,3 +357,25 @@ def _within(hidden_mn: BoolArray, edges: IntArray, extent: int) -> BoolArray:
 
 def _mask_words(mask: Mask) -> str:
     return f"mask of {mask.height}x{mask.width} px at y={mask.y}, x={mask.x}"
+
+
+def bounding_shapes(patches: Sequence[Patch], most: int) -> tuple[Patch, ...]:
+    """Few rectangles that hold all the given ones, with the least sum of areas.
+
+    Args:
+        patches: Rectangles in ascending order of height, and so in descending order of width, as
+            those of an area budget are.
+        most: Rectangles at most, each of which holds a group of neighbours.
+    """
+    # best[end]: least area, and shapes, that hold the first ``end`` rectangles.
+    best: dict[int, tuple[int, tuple[Patch, ...]]] = {0: (0, ())}
+    for _ in range(most):
+        longer = dict(best)
+        for start, (area, shapes) in best.items():
+            for end in range(start + 1, len(patches) + 1):
+                shape = Patch(patches[end - 1].height, patches[start].width)
+                total = area + shape.height * shape.width
+                if end not in longer or total < longer[end][0]:
+                    longer[end] = total, (*shapes, shape)
+        best = longer
+    return best[len(patches)][1]

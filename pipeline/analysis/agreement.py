@@ -29,7 +29,8 @@ class Place(NamedTuple):
     Attributes:
         image_id: The image.
         ablation: Number of the ablation.
-        y: Upper edge of what it shows, in pixels of the attacker's grid; 0 for columns.
+        y: Upper edge of what it shows, in pixels of the attacker's grid; 0 for columns, None for a
+            view that hides.
         x: Left edge; 0 for rows.
         first: Class that the first run votes for there.
         second: Class that the second run votes for.
@@ -37,8 +38,8 @@ class Place(NamedTuple):
 
     image_id: str
     ablation: int
-    y: int
-    x: int
+    y: int | None
+    x: int | None
     first: int
     second: int
 
@@ -84,10 +85,11 @@ class Agreement:
 
     Attributes:
         images: Those images.
-        ablations: Votes of each run on them.
+        ablations: Votes that both runs cast on them.
         equal: Those of them that are for the same class in both.
         images_differ: Images with a vote that differs.
-        predictions_differ: Images whose smoothed prediction differs.
+        predictions_differ: Images whose smoothed prediction differs; None of views that hide, where
+            the class with most votes answers nothing.
         gaps: Where votes differ; None where none does, or neither run stored gaps.
     """
 
@@ -95,7 +97,7 @@ class Agreement:
     ablations: int = 0
     equal: int = 0
     images_differ: int = 0
-    predictions_differ: int = 0
+    predictions_differ: int | None = 0
     gaps: DisputedGaps | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -141,9 +143,12 @@ def agreement(one: Outcomes, other: Outcomes, in_one: IntArray, in_other: IntArr
 
 
 class _Ballots(NamedTuple):
-    """Votes (N, V), smoothed predictions (N,), and gaps (N, V) where they are wanted."""
+    """Votes (N, V), smoothed predictions (N,), and gaps (N, V) where they are wanted.
 
-    votes: NDArray[np.uint16]
+    A vote of -1 was not cast.
+    """
+
+    votes: NDArray[np.int32]
     predictions: IntArray
     gaps: NDArray[np.float16] | None
 
@@ -170,14 +175,15 @@ def _read(outcomes: Outcomes, images: IntArray, *, gaps: bool) -> _Ballots:
     manifest, names = outcomes.run.manifest, ["votes", "prediction", *(["gaps"] if gaps else [])]
     parts = list(outcomes.tables(images, names))
     return _Ballots(
-        np.concatenate([votes_array(part, manifest.defense).astype(np.uint16) for part in parts]),
+        np.concatenate([votes_array(part, manifest.defense).astype(np.int32) for part in parts]),
         np.concatenate([part["prediction"].to_numpy().astype(np.int64) for part in parts]),
         np.concatenate([_gaps(part) for part in parts]) if gaps else None,
     )
 
 
 def _gaps(rows: pa.Table) -> NDArray[np.float16]:
-    flat: NDArray[np.float16] = rows["gaps"].combine_chunks().flatten().to_numpy()
+    cells = rows["gaps"].combine_chunks().flatten()
+    flat: NDArray[np.float16] = cells.to_numpy(zero_copy_only=False).astype(np.float16)
     return flat.reshape(rows.num_rows, -1)
 
 
@@ -193,25 +199,26 @@ class _Count:
 
     def add(self, images: IntArray, first: _Ballots, second: _Ballots) -> None:
         """Count some images of the first run, and their ballots in both."""
-        differ = first.votes != second.votes
+        cast = (first.votes >= 0) & (second.votes >= 0)
+        differ = cast & (first.votes != second.votes)
         self.found = Agreement(
             images=self.found.images + len(images),
-            ablations=self.found.ablations + differ.size,
-            equal=self.found.equal + int((~differ).sum()),
+            ablations=self.found.ablations + int(cast.sum()),
+            equal=self.found.equal + int((cast & ~differ).sum()),
             images_differ=self.found.images_differ + int(differ.any(axis=1).sum()),
-            predictions_differ=self.found.predictions_differ
+            predictions_differ=(self.found.predictions_differ or 0)
             + int((first.predictions != second.predictions).sum()),
         )
         gaps = second.gaps if first.gaps is None else first.gaps
         if gaps is None:
             return
         bits = gaps.view(np.uint16)
-        self.all += np.bincount(bits.ravel(), minlength=len(_FLOATS))
+        self.all += np.bincount(bits[cast], minlength=len(_FLOATS))
         self.disputed += np.bincount(bits[differ], minlength=len(_FLOATS))
         row, slot = np.unravel_index(np.where(differ, bits.astype(int), -1).argmax(), bits.shape)
         if differ[row, slot] and bits[row, slot] > self.largest[0]:
-            cast = int(first.votes[row, slot]), int(second.votes[row, slot])
-            self.largest = int(bits[row, slot]), int(images[row]), int(slot), *cast
+            votes = int(first.votes[row, slot]), int(second.votes[row, slot])
+            self.largest = int(bits[row, slot]), int(images[row]), int(slot), *votes
 
     def agreement(self, one: Outcomes, of_gaps: Run | None) -> Agreement:
         """Return the counts.
@@ -220,6 +227,8 @@ class _Count:
             one: Of the first run.
             of_gaps: The run whose gaps were counted, if any.
         """
+        if one.run.views.hides:
+            self.found = replace(self.found, predictions_differ=None)
         disputed = int(self.disputed.sum())
         if of_gaps is None or not disputed:
             return self.found
@@ -247,5 +256,8 @@ def _place(one: Outcomes, image: int, slot: int, first: int, second: int) -> Pla
     if one.run.manifest.defense.voting.draws is not None:
         (row,) = one.tables(np.array([image]), ["views"])
         ablation = row["views"][0].as_py()[slot]
-    y, x = one.run.ablation.positions[ablation].tolist()
-    return Place(one.ids[image].as_py(), ablation, y, x, first, second)
+    corner: tuple[int | None, int | None] = (None, None)
+    if not one.run.views.hides:
+        y, x = one.run.ablation.positions[ablation].tolist()
+        corner = y, x
+    return Place(one.ids[image].as_py(), ablation, *corner, first, second)

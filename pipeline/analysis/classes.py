@@ -48,12 +48,15 @@ class ClassRow:
 def columns(
     outcomes: Outcomes, threats: Sequence[Threat] | None = None, rule: str | None = None
 ) -> list[Measure]:
-    """The questions to show: plain, smoothed, and certificates that the prediction stays.
+    """The questions to show: plain, smoothed, and certificates that the answer stays.
+
+    A rule that owns its answer has its clean accuracy before each certificate.
 
     Args:
         outcomes: Of a run.
         threats: Only certificates against these; None for all.
-        rule: Only certificates of this rule; None for the tightest default one of such votes.
+        rule: Only certificates of this rule; None for the tightest of those asked: exact, or of
+            masks two-location.
 
     Raises:
         ConfigError: There is no such rule, or a threat, or the rule, has no certificate.
@@ -63,26 +66,34 @@ def columns(
             rule_named(rule)
         except ValueError as error:
             raise ConfigError(f"--{error}") from error
-    drawn = outcomes.run.manifest.defense.voting.draws is not None
-    wanted = rule or drawing_order(default_rules(randomized=drawn))[0]
-    certified = {
-        question.claim.threat: question
-        for question in outcomes.right
-        if question.claim
-        and question.claim.rule == wanted
-        and question.claim.top_k == 1
-        and question.claim.stride is None
-    }
+    run = outcomes.run
+    drawn = run.manifest.defense.voting.draws is not None
+    own = [
+        question
+        for question in sorted(outcomes.unattacked, key=lambda question: question.order)
+        if question.claim and question.claim.stride is None
+    ]
+    asked = {question.claim.rule for question in own if question.claim}
+    default = drawing_order(default_rules(run.views, randomized=drawn))
+    wanted = rule or next(filter(asked.__contains__, drawing_order()), default[0])
+    certified: dict[Threat, list[Measure]] = {}
+    for question in own:
+        assert question.claim is not None
+        if question.claim.rule == wanted:
+            clean = Measure("clean", question.claim)
+            shown = [clean] if clean in outcomes.right else []
+            certified.setdefault(question.claim.threat, []).extend([*shown, question])
+    threats = threats and [threat.on(run.views) for threat in threats]
     missing = [str(threat) for threat in threats or () if threat not in certified]
     if missing or (rule is not None and not certified):
         raise ConfigError(
-            f"run {outcomes.run.run_id} has no {wanted} certificate"
+            f"run {run.run_id} has no {wanted} certificate"
             + (f" against {', '.join(missing)} px" if missing else "")
             + "; `patchcert certify --patch ... --rule ...` computes one"
         )
-    shown = certified.values() if threats is None else [certified[threat] for threat in threats]
+    found = [one for threat in threats or certified for one in certified[threat]]
     first = [question for question in (PLAIN, SMOOTHED) if question in outcomes.right]
-    return [*first, *sorted(shown, key=lambda question: question.order)]
+    return [*first, *sorted(found, key=lambda question: question.order)]
 
 
 def by_class(outcomes: Outcomes) -> list[ClassRow]:

@@ -13,11 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.views.family import BoolArray, IntArray
+from models.views.threats import Threat
 from pipeline.analysis.agreement import Agreement, agreement, comparable
 from pipeline.analysis.outcomes import Measure, Outcomes, outcomes_of
 from pipeline.analysis.run import Run
+from pipeline.certificates.rules import drawing_order, rule_named
 from pipeline.config import ConfigError
 from pipeline.runs.manifest import AS_GIVEN
+from pipeline.scoring.claims import Claim
 from pipeline.scoring.intervals import Proportion
 
 
@@ -213,8 +216,8 @@ def compare(first: Run, second: Run, *, intersect: bool = False) -> Comparison:
         errors=(int(one.errors[in_one].sum()), int(other.errors[in_other].sum())),
         only=only,
         tables={
-            question: _paired(one.right[question][in_one], other.right[question][in_other])
-            for question in _common(one, other)
+            question: _paired(first_n[in_one], second_n[in_other])
+            for question, (first_n, second_n) in _common(one, other).items()
         },
         votes=votes,
         notes=tuple(_notes(one, other)),
@@ -265,17 +268,62 @@ def _check_labels(one: Outcomes, other: Outcomes, in_one: IntArray, in_other: In
         )
 
 
-def _common(one: Outcomes, other: Outcomes) -> list[Measure]:
-    """Questions that both runs answer, in order."""
-    shared = one.right.keys() & other.right.keys()
+def _common(one: Outcomes, other: Outcomes) -> dict[Measure, tuple[BoolArray, BoolArray]]:
+    """The images that either run has right, by question that both answer, in order.
+
+    Where they certify the same threat, and by no rule in common, each by its own.
+    """
+    found = {
+        question: (one.right[question], other.right[question])
+        for question in one.right.keys() & other.right.keys()
+    }
     if _grid(one.run) != _grid(other.run):
-        shared = {question for question in shared if question.claim is None}
-    return sorted(shared, key=lambda question: question.order)
+        found = {question: both for question, both in found.items() if question.claim is None}
+    elif one.run.views.hides or other.run.views.hides:
+        shared = {
+            (question.claim.threat, _kind(question.claim)) for question in found if question.claim
+        }
+        first, second = _own(one), _own(other)
+        for key in (first.keys() & second.keys()) - shared:
+            mine, theirs = first[key], second[key]
+            certified = [
+                outcomes.right[Measure("certified", claim)]
+                for outcomes, claim in ((one, mine), (other, theirs))
+            ]
+            clean = one.answer(mine), other.answer(theirs)
+            found[Measure("clean", mine, theirs)] = clean
+            found[Measure("certified", mine, theirs)] = certified[0], certified[1]
+    return dict(sorted(found.items(), key=lambda item: item[0].order))
+
+
+def _own(outcomes: Outcomes) -> dict[tuple[Threat, str], Claim]:
+    """The claim of a run's tightest rule, by threat and kind of rule."""
+    order = drawing_order()
+    claims = [
+        question.claim
+        for question in outcomes.unattacked
+        if question.claim and question.claim.stride is None
+    ]
+    # The tightest rule last, and of it the decision for the threat itself and of all views.
+    claims.sort(
+        key=lambda claim: (
+            -order.index(claim.rule),
+            claim.assumes == claim.threat,
+            claim.tau is None,
+        )
+    )
+    return {(claim.threat, _kind(claim)): claim for claim in claims}
+
+
+def _kind(claim: Claim) -> str:
+    """What a rule of its kind promises: an answer that stays, or an alert, and how surely."""
+    if claim.confidence is not None:
+        return f"confidence {claim.confidence}"
+    return "alert" if rule_named(claim.rule).alerts else "answer"
 
 
 def _grid(run: Run) -> tuple[int, int, int]:
-    ablation = run.ablation
-    return ablation.height, ablation.width, ablation.pixel_scale
+    return run.views.height, run.views.width, run.views.pixel_scale
 
 
 def _notes(one: Outcomes, other: Outcomes) -> list[str]:
@@ -295,7 +343,7 @@ def _notes(one: Outcomes, other: Outcomes) -> list[str]:
     if grids[0] != grids[1]:
         sizes = " and ".join(f"{h}x{w} px of {scale}x{scale} model px" for h, w, scale in grids)
         notes.append(f"certificates are not compared: patches are measured on grids of {sizes}")
-    elif not any(question.claim for question in one.right.keys() & other.right.keys()):
+    elif not any(question.claim for question in _common(one, other)):
         notes.append(
             "they have no certificate in common: run `patchcert certify` on both with equal --patch"
         )

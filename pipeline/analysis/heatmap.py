@@ -11,8 +11,10 @@ from models.views.family import Patch
 from models.views.threats import Threat
 from pipeline import storage
 from pipeline.analysis.run import Run
+from pipeline.certificates.batch import vote_batches
 from pipeline.certificates.locations import Breaking, breaking
-from pipeline.certificates.rules import margins, rule_of_locations
+from pipeline.certificates.rule import Rule, Terms
+from pipeline.certificates.rules import rule_of_locations
 from pipeline.config import ConfigError
 from pipeline.runs.labels import Labels
 from pipeline.runs.manifest import Manifest
@@ -31,20 +33,24 @@ _LONGEST_NAME = 100
 class BreakingMap:
     """Images of a run that a patch breaks, by location.
 
-    An image breaks at a place if its exact margin there is negative: votes of the ablations touched
-    there can be rewritten so that the prediction changes. Whether pixels exist that make the
+    An image breaks at a place if its margin there is negative (``Rule.margins_at``): the rule that
+    speaks of places has no certificate against a patch there. By the exact rule, votes of the
+    ablations touched there can be rewritten so that the prediction changes; by two-location, what
+    the place touches lies in no set that is a witness. Whether pixels exist that make the
     network do so is another question, so this counts missing certificates, not successful attacks.
 
     Attributes:
         run: The run.
         patch: Height and width of the patch.
-        right: Counts over the images that are classified correctly.
+        rule: The rule.
+        right: Counts over the images that its answer classifies correctly.
         wrong: Counts over the others that could be voted on, unlabelled ones too.
         labelled: Images with a known label among them all.
     """
 
     run: Run
     patch: Patch
+    rule: Rule
     right: Breaking
     wrong: Breaking
     labelled: int
@@ -75,7 +81,7 @@ class BreakingMap:
 
     def rows(self) -> pa.Table:
         """The numbers as rows of ``LOCATIONS``."""
-        varies_y, varies_x = self.run.ablation.varies
+        varies_y, varies_x = self.run.views.varies
         ys, xs = (axis.ravel() for axis in np.indices(self.right.counts_yx.shape))
         nowhere = pa.nulls(len(ys), pa.int32())
         right, wrong = self.right.counts_yx.ravel(), self.wrong.counts_yx.ravel()
@@ -105,29 +111,40 @@ def breaking_maps(run: Run, threats: Sequence[Threat]) -> list[BreakingMap]:
 
     Raises:
         ConfigError: A threat is no single rectangle or does not fit the image, the run's positions
-            were drawn at random, or none of its images could be voted on.
+            were drawn at random, its votes do not tell places apart, or none of its images could
+            be voted on.
         ManifestError, StoreError: The votes are absent, incomplete or contradictory.
     """
     run.check_fixed()
-    patches, rule = [_patch(threat, run) for threat in threats], rule_of_locations().name
+    patches = [_patch(threat, run) for threat in threats]
+    rules = [_rule(threat, run) for threat in threats]
     found: list[list[Breaking | None]] = [[None, None] for _ in patches]
     labelled = 0
+    classes = run.manifest.defense.network.voted_classes
     for table, votes in run.batches(_BATCH_VOTES):
         if not table.num_rows:
             continue
-        labels = Labels.of(table)
+        labels, numbered = Labels.of(table), run.renumbered(votes)
         labelled += int(labels.known.sum())
-        right = labels.accept(table["prediction"].to_numpy().astype(np.int64))
-        numbered = run.renumbered(votes)
-        for sums, patch in zip(found, patches, strict=True):
-            # Certified images break nowhere, which the rule finds faster than all places can.
-            breaks = margins(rule, numbered, run.ablation, patch, run.num_classes) < 0
+        plain_n = run.renumbered(
+            table["plain_prediction"].fill_null(-1).to_numpy().astype(np.int64)
+        )
+        for sums, patch, rule in zip(found, patches, rules, strict=True):
+            right, breaks = np.empty((2, len(numbered)), bool)
+            for images, batch in vote_batches(
+                numbered, run.views, run.num_classes, plain_n=plain_n.astype(np.int64)
+            ):
+                answers_n = classes[rule.predict(batch, Threat(patch))]
+                right[images] = Labels(labels.classes[images]).accept(answers_n)
+                # Certified images break nowhere, found faster than by all places.
+                breaks[images] = rule.margins(batch, Threat(patch)) < 0
             for number, chosen in enumerate((right, ~right)):
-                part = breaking(numbered[chosen & breaks], run.ablation, patch, run.num_classes)
+                broken = numbered[chosen & breaks]
+                part = breaking(broken, run.views, patch, run.num_classes, rule)
                 sums[number] = _added(sums[number], part._replace(images=int(chosen.sum())))
     maps = [
-        BreakingMap(run=run, patch=patch, right=right, wrong=wrong, labelled=labelled)
-        for patch, (right, wrong) in zip(patches, found, strict=True)
+        BreakingMap(run=run, patch=patch, rule=rule, right=right, wrong=wrong, labelled=labelled)
+        for patch, rule, (right, wrong) in zip(patches, rules, found, strict=True)
         if right is not None and wrong is not None
     ]
     if not maps:
@@ -136,16 +153,40 @@ def breaking_maps(run: Run, threats: Sequence[Threat]) -> list[BreakingMap]:
 
 
 def _patch(threat: Threat, run: Run) -> Patch:
+    threat = threat.on(run.views)
+    if threat.source:
+        raise ConfigError(
+            f"--patch {threat}: where it lies on the grid depends on the size of each picture; "
+            "give a patch on the grid, such as 32"
+        )
     if threat.patch is None or threat.count > 1:
         raise ConfigError(
             f"--patch {threat}: only one rectangle of a given shape has one place; give a side or "
             "height x width"
         )
     try:
-        run.ablation.check_patch(threat.patch)
+        run.views.check_patch(threat.patch)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return threat.patch
+
+
+def _rule(threat: Threat, run: Run) -> Rule:
+    """The rule of places for a threat, as the run's certificates ask it: of what it assumes."""
+    defense = run.manifest.defense
+    rule = rule_of_locations(run.views)
+    if rule.knows_patch:
+        entries = [] if run.summary is None else run.summary["certified_accuracy"]
+        claims = [Claim.from_dict(entry) for entry in entries if entry["rule"] == rule.name]
+        assumed = [claim.assumes for claim in claims if claim.threat == threat]
+        rule = rule.at(Terms(assumed=threat if threat in assumed or not assumed else assumed[0]))
+    try:
+        rule.check(run.views, threat, run.num_classes)
+        if defense.voting.early_exit:
+            rule.check_early(run.views, threat)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return rule
 
 
 def _added(sum_: Breaking | None, part: Breaking) -> Breaking:
@@ -161,14 +202,25 @@ def _added(sum_: Breaking | None, part: Breaking) -> Breaking:
 def threats_to_draw(manifest: Manifest, summary: Summary) -> list[Threat]:
     """The single rectangles that a run has certificates against; of many, six from end to end.
 
+    Of masks, those of the rule that speaks of places: others are about the image as a whole.
+
     None where it is not known what a patch at one place does (positions were drawn for each image,
     or there are no votes), and none of a run that would take minutes: it can be asked for.
     """
     voted = summary["images"] - summary["images_with_error"]
     if manifest.defense.voting.draws is not None or not 0 < voted <= _MOST_IMAGES:
         return []
-    claims = map(Claim.from_dict, summary["certified_accuracy"])
-    threats = {claim.threat for claim in claims if claim.threat.patch and claim.threat.count == 1}
+    views = manifest.defense.views
+    claims = [
+        claim
+        for claim in map(Claim.from_dict, summary["certified_accuracy"])
+        if not views.hides or claim.rule == rule_of_locations(views).name
+    ]
+    threats = {
+        claim.threat
+        for claim in claims
+        if claim.threat.patch and claim.threat.count == 1 and not claim.threat.source
+    }
     ordered = sorted(threats, key=lambda threat: threat.order)
     if len(ordered) <= _MOST_DRAWN:
         return ordered

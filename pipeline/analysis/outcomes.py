@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from models.views.family import BoolArray, IntArray
 from pipeline.analysis.run import Run
 from pipeline.analysis.stored import dataset
+from pipeline.certificates.rules import rule_named
 from pipeline.runs.labels import Labels
 from pipeline.runs.reading import columns_of
 from pipeline.runs.store import StoreError
@@ -25,23 +26,28 @@ class Measure(NamedTuple):
     """A question that an image can be right in.
 
     Attributes:
-        what: plain (the network on the whole image), smoothed or certified.
-        claim: Of certified: what is certified. Its stride is None for the run's own ablations, so
-            that runs of several strides have questions in common.
+        what: plain (the network on the whole image), smoothed, clean (the answer of a rule that has
+            one of its own, without a patch) or certified.
+        claim: Of clean and certified: what is certified. Its stride is None for the run's own
+            views, so that runs of several strides have questions in common.
+        against: Between two runs, the second one's claim where it is of another rule.
     """
 
     what: str
     claim: Claim | None = None
+    against: Claim | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON: what, and the claim's fields."""
-        return {"what": self.what, **(self.claim.to_dict() if self.claim else {})}
+        against = {"against": self.against.to_dict()} if self.against else {}
+        return {"what": self.what, **(self.claim.to_dict() if self.claim else {}), **against}
 
     @property
     def order(self) -> tuple[Any, ...]:
         """Sort key: no patch first, then as the claims."""
-        first = ("plain", "smoothed", "certified").index(self.what)
-        return first, self.claim.order if self.claim else ()
+        # The clean accuracy of a claim beside what it certifies.
+        first = {"plain": 0, "smoothed": 1}.get(self.what, 2)
+        return first, self.claim.order if self.claim else (), self.what == "certified"
 
 
 PLAIN, SMOOTHED = Measure("plain"), Measure("smoothed")
@@ -57,7 +63,8 @@ class Outcomes:
         labels: Right classes.
         errors: Images that could not be voted on; bool (N,).
         units: Which unit of the stored votes each image is in, ascending; int (N,).
-        right: By question, whether the image is right in it; bool (N,).
+        right: By question, whether the image is right in it; bool (N,). Views that hide have no
+            smoothed prediction: each rule answers for itself.
         unattacked: By certificate that the prediction stays, whether the prediction of its rule,
             which need not be the smoothed one, is right without a patch; bool (N,).
     """
@@ -69,6 +76,10 @@ class Outcomes:
     units: IntArray
     right: Mapping[Measure, BoolArray] = field(default_factory=dict)
     unattacked: Mapping[Measure, BoolArray] = field(default_factory=dict)
+
+    def answer(self, claim: Claim) -> BoolArray:
+        """Tell the images that the answer of a claim's rule classifies correctly; bool (N,)."""
+        return self.unattacked[Measure("certified", claim)]
 
     def tables(self, images: IntArray, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Read the stored rows of images by their places here, ascending; a table a unit."""
@@ -99,7 +110,7 @@ def outcomes_of(run: Run) -> Outcomes:
     right = {
         question: labels.accept(rows[column].fill_null(-1).to_numpy().astype(np.int64))
         for question, column in ((PLAIN, "plain_prediction"), (SMOOTHED, "prediction"))
-        if question != PLAIN or run.manifest.plain_known
+        if (run.manifest.plain_known if question == PLAIN else not run.views.hides)
     }
     ids, seen = rows["image_id"], dict[Measure, int]()
     unattacked: dict[Measure, BoolArray] = {}
@@ -120,6 +131,11 @@ def outcomes_of(run: Run) -> Outcomes:
                 f"run_id={run.run_id}: {count} certificates against {question.claim.threat} px for "
                 f"{rows.num_rows} images; run `patchcert certify` again"
             )
+    right |= {
+        Measure("clean", question.claim): clean
+        for question, clean in unattacked.items()
+        if question.claim and rule_named(question.claim.rule).owns_answer
+    }
     return Outcomes(
         run=run,
         ids=ids,

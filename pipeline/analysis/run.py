@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from models.views.ablations import Ablation
-from models.views.family import BoolArray, IntArray, Patch
+from models.views.family import BoolArray, IntArray, Patch, ViewFamily
 from models.views.threats import Threat
 from pipeline import storage
 from pipeline.analysis.stored import DATASETS, dataset
@@ -125,8 +125,17 @@ class Run:
         return self.store.read_summary()
 
     @property
+    def views(self) -> ViewFamily:
+        """The views that voted, or were drawn from, of any family."""
+        return self.manifest.defense.views
+
+    @property
     def ablation(self) -> Ablation:
-        """The views that voted, or were drawn from: what each shows and what a patch touches."""
+        """The same, for a question about ablations.
+
+        Raises:
+            ConfigError: The views hide instead.
+        """
         return self.manifest.defense.ablation
 
     @property
@@ -214,7 +223,7 @@ class Run:
         """Margin of each image of ``votes`` under a rule, certified iff >= 0; int64 (N,).
 
         Args:
-            rule: exact or uniform; of a randomized run, randomized.
+            rule: Name of a rule about such votes, such as exact; of masks two-location.
             threat: Side of a square in pixels, or a text such as 16x48, area:1024 or 2of32.
             confidence: Confidence for each image, for the randomized rule.
 
@@ -231,8 +240,8 @@ class Run:
         return margins(
             rule,
             self.renumbered(self.votes.votes),
-            self.ablation,
-            threat if isinstance(threat, Threat) else Threat.parse(threat),
+            self.views,
+            (threat if isinstance(threat, Threat) else Threat.parse(threat)).on(self.views),
             self.num_classes,
             randomized=self.manifest.defense.voting.draws is not None,
             confidence=confidence,
@@ -290,8 +299,9 @@ class Run:
 
 
 def _narrow(votes: VoteArray) -> VoteArray:
-    """Classes fit in two bytes, -1 needs a third."""
-    return votes.astype(np.uint16 if votes.ndim == 2 else np.int32)
+    """Classes fit in two bytes; -1, for an empty slot or a view not asked, needs a third."""
+    whole = votes.ndim == 2 and votes.min(initial=0) >= 0
+    return votes.astype(np.uint16 if whole else np.int32)
 
 
 def _stacked(parts: list[VoteArray]) -> VoteArray:

@@ -61,6 +61,8 @@ RUNS = pa.schema(
         pa.field("plain_accuracy", pa.float64()),
         pa.field("smoothed_accuracy", pa.float64()),
         pa.field("mean_ablation_accuracy", pa.float64()),
+        # Views asked of an image in the mean, where early exit asks fewer of some.
+        pa.field("views_asked", pa.float64()),
     ]
 )
 """One row a run: its manifest, and its summary where it has been certified."""
@@ -74,7 +76,15 @@ CLAIMS = pa.schema(
         pa.field("top_k", pa.int32()),
         pa.field("stride", pa.int32()),
         pa.field("confidence", pa.float64()),
+        pa.field("assumes", pa.string()),
+        pa.field("tau", pa.float64()),
+        # Share of the image's pixels that the threat may rewrite.
+        pa.field("image_share", pa.float64()),
         pa.field("images_certified", pa.int64()),
+        # Null of a rule that never raises one.
+        pa.field("alerts", pa.int64()),
+        # Of the labelled images, without a patch, by the rule's own answer.
+        pa.field("clean_accuracy", pa.float64()),
         # Certified and right, of the labelled images, with the 95 % Wilson interval.
         pa.field("hits", pa.int64()),
         pa.field("of", pa.int64()),
@@ -95,7 +105,9 @@ def _nullable(schema: pa.Schema) -> pa.Schema:
 
 
 DATASETS = {
-    "votes": _nullable(votes_schema(views=True, vote_sets=True, gaps=True, labels=True)),
+    "votes": _nullable(
+        votes_schema(views=True, vote_sets=True, gaps=True, labels=True, sizes=True)
+    ),
     "images": _nullable(IMAGES),
     "certificates": _nullable(CERTIFICATES),
     "detection": _nullable(DETECTION),
@@ -245,9 +257,18 @@ def _read_run(out: str, run_id: str) -> tuple[dict[str, Any] | None, list[dict[s
         "plain_accuracy": summary.get("plain_accuracy", {}).get("value"),
         "smoothed_accuracy": summary.get("smoothed_accuracy", {}).get("value"),
         "mean_ablation_accuracy": summary.get("mean_ablation_accuracy"),
+        "views_asked": summary.get("views_asked"),
     }
     entries = summary.get("certified_accuracy", [])
-    return row, [{**entry, "run_id": run_id, "accuracy": entry["value"]} for entry in entries]
+    return row, [
+        {
+            **entry,
+            "run_id": run_id,
+            "accuracy": entry["value"],
+            "clean_accuracy": entry.get("clean_accuracy", {}).get("value"),
+        }
+        for entry in entries
+    ]
 
 
 def _run_row(manifest: Manifest) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """The speed of the votes pass beside the speeds it is compared with, in one run.
 
 Contenders, each with all threads and a batch of its own: the plain network, a plain ResNet-50,
-hidden tokens dropped (at several strides), hidden tokens black, the published way of dropping, a
-CNN on black-masked images. Weights and pixels are random: speed does not depend on them.
+hidden tokens dropped (bands at several strides, and pairs of masks), hidden tokens black, the
+published way of dropping, a CNN on black-masked images. Weights and pixels are random: speed does
+not depend on them.
 """
 
 from collections.abc import Callable
@@ -22,9 +23,16 @@ from models.classifiers.drop import TokenDropViT
 from models.classifiers.smoothed import SmoothedClassifier
 from models.preprocess import PRESETS
 from models.views.ablations import Ablation
+from models.views.family import Patch, ViewFamily
+from models.views.masks import Masks, Placement
 from pipeline.bench.clock import side_by_side
 from pipeline.bench.hardware import peak_gpu_memory_mib
-from pipeline.bench.operations import matmul_tasks, operations_an_image, operations_of_matmul
+from pipeline.bench.operations import (
+    Operations,
+    matmul_tasks,
+    operations_an_image,
+    operations_of_matmul,
+)
 from pipeline.bench.stages import stage_seconds
 from pipeline.runs.numerics import pin_mkl
 
@@ -42,6 +50,8 @@ class EngineSettings:
         cnn: timm name of the convolutional network beside it.
         size: Width of the bands in pixels.
         strides: Distances of neighbouring bands in pixels; the first is compared with the others.
+        masks: Masks an axis, of pairs of masks to time beside the bands.
+        covers: Side of the largest patch that the masks cover, in pixels.
         dtypes: Types of arithmetic.
         device: Device of every contender.
         microbatch: Sequences a forward pass.
@@ -53,6 +63,8 @@ class EngineSettings:
     cnn: str = "resnet50"
     size: int = 19
     strides: tuple[int, ...] = (1, 16)
+    masks: tuple[int, ...] = (6, 3)
+    covers: int = 32
     dtypes: tuple[str, ...] = ("float32",)
     device: str = "cpu"
     microbatch: int = 64
@@ -68,7 +80,8 @@ class Pace:
         name: The contender.
         dtype: Its arithmetic.
         images_a_second: Whole votes passes a second, or plain forward passes.
-        ablations_a_second: Ablations classified a second; 0 for a plain network.
+        ablations_a_second: Views classified a second; 0 for a plain network.
+        full_passes: Nominal operations of one image over those of the whole image alone.
         share_nominal: Nominal operations a second over the machine's rate for large products.
         share_executed: The same for the operations that really ran.
         peak_gpu_memory_mib: Most memory of the GPU held during one call, in MiB, the weights of
@@ -79,6 +92,7 @@ class Pace:
     dtype: str
     images_a_second: float
     ablations_a_second: float = 0.0
+    full_passes: float | None = None
     share_nominal: float | None = None
     share_executed: float | None = None
     peak_gpu_memory_mib: float | None = None
@@ -130,6 +144,10 @@ def ratios(
         found[f"smoothed, stride {settings.strides[-1]}, over plain {settings.cnn}, {dtype}"] = (
             coarse.images_a_second / cnn[dtype].images_a_second
         )
+        for most in settings.masks:
+            found[f"{ours} over {masking(most)}, images, {dtype}"] = (
+                drop.images_a_second / speed[masking(most), dtype].images_a_second
+            )
         if (PUBLISHED, "float32") in speed:
             found[f"dropping, {dtype}, over the published path, float32"] = (
                 drop.ablations_a_second / speed[PUBLISHED, "float32"].ablations_a_second
@@ -148,6 +166,11 @@ def dropping(stride: int) -> str:
     return f"tokens dropped, stride {stride}"
 
 
+def masking(most: int) -> str:
+    """Name of the contender that drops the tokens of pairs of masks, at most so many an axis."""
+    return f"pairs of masks, {most} an axis"
+
+
 class _Contenders:
     """All contenders in one arithmetic, built once."""
 
@@ -164,11 +187,17 @@ class _Contenders:
         self.tasks: dict[str, Callable[[], object]] = {}
         self.images: dict[str, float] = {}
         self.ablations: dict[str, float] = {}
-        self.operations: dict[str, tuple[float, float]] = {}
-        self.voting: dict[int, tuple[SmoothedClassifier, NDArray[np.uint8]]] = {}
+        self.operations: dict[str, Operations] = {}
+        self.voting: list[tuple[SmoothedClassifier, NDArray[np.uint8]]] = []
         for stride in settings.strides:
-            self._add_votes(dropping(stride), self._classifier("drop", stride), stride)
-        self._add_dense(BLACK, self._classifier("black", settings.strides[0]))
+            ablation = self._ablation(stride)
+            # As many images at a coarse stride as keep the passes alike in length.
+            repeat = max(1, len(self._ablation(1)) // len(ablation) // 4)
+            self._add_votes(dropping(stride), ablation, len(pixels) * repeat)
+        bands = self.operations[dropping(settings.strides[0])]
+        for most in settings.masks:
+            self._add_votes(masking(most), self._masks(most), len(pixels), bands.full_passes)
+        self._add_dense(BLACK, self._classifier("black", self._ablation(settings.strides[0])))
         self._add_dense(CNN_MASKED, self._masked_cnn())
         self._add_plain(PLAIN, self.network, self._batch())
         self._add_plain_cnn()
@@ -184,26 +213,52 @@ class _Contenders:
             kind="column", size=self.settings.size, stride=stride, height=height, width=width
         )
 
-    def _classifier(self, tokens: Any, stride: int) -> TokenDropViT | BlackMasked:
-        classifier = base_classifier(self.network, self._ablation(stride), _LOOK, tokens)
+    def _masks(self, most: int) -> Masks:
+        (height, width), covered = _LOOK.crop_px, self.settings.covers
+        return Masks.placed(
+            height=height,
+            width=width,
+            placements=[
+                (
+                    Placement.covering(height, covered, most),
+                    Placement.covering(width, covered, most),
+                )
+            ],
+            pairs=True,
+            covers=(Patch.square(covered),),
+        )
+
+    def _classifier(self, tokens: Any, views: ViewFamily) -> TokenDropViT | BlackMasked:
+        classifier = base_classifier(self.network, views, _LOOK, tokens)
         return classifier.to(self.device).eval()
 
     def _masked_cnn(self) -> BlackMasked:
         ablation = self._ablation(self.settings.strides[0])
         return BlackMasked(self.cnn, ablation, _LOOK).to(self.device).eval()
 
-    def _add_votes(self, name: str, classifier: TokenDropViT | BlackMasked, stride: int) -> None:
-        """The whole votes pass of the engine: every ablation, and the plain prediction."""
-        smoothed = SmoothedClassifier(classifier, self.device, self.settings.microbatch)
-        # As many images at a coarse stride as keep the passes alike in length.
-        repeat = max(1, len(self._ablation(1)) // len(classifier.views) // 4)
-        pixels = np.concatenate([self.pixels] * repeat)
-        self.tasks[name] = lambda: smoothed(pixels)
-        self.images[name] = len(pixels)
-        self.ablations[name] = len(pixels) * len(classifier.views)
-        self.voting[stride] = smoothed, pixels
+    def _add_votes(
+        self, name: str, views: ViewFamily, images: int, full_passes: float | None = None
+    ) -> None:
+        """The whole votes pass of the engine: every view, and the plain prediction.
+
+        Args:
+            name: The contender.
+            views: Its views.
+            images: Images of one pass.
+            full_passes: Cost of an image for which that many images were meant: fewer are taken of
+                a family that costs more, so that the passes are alike in length.
+        """
+        classifier = self._classifier("drop", views)
         counts = operations_an_image(classifier)
-        self.operations[name] = (len(pixels) * counts.nominal, len(pixels) * counts.executed)
+        if full_passes is not None:
+            images = max(1, round(images * full_passes / counts.full_passes))
+        smoothed = SmoothedClassifier(classifier, self.device, self.settings.microbatch)
+        pixels = np.resize(self.pixels, (images, *self.pixels.shape[1:]))
+        self.tasks[name] = lambda: smoothed(pixels)
+        self.images[name] = images
+        self.ablations[name] = images * len(views)
+        self.operations[name] = counts
+        self.voting.append((smoothed, pixels))
 
     def _add_dense(self, name: str, classifier: TokenDropViT | BlackMasked) -> None:
         """One microbatch of the many that a dense pass takes: all of them are alike."""
@@ -245,7 +300,7 @@ class _Contenders:
 
     def _add_published(self) -> None:
         """Every 15th band: the path takes one at a time, so a fair sample is as good as all."""
-        classifier = self._classifier("drop", 15)
+        classifier = self._classifier("drop", self._ablation(15))
         if not isinstance(classifier, TokenDropViT):
             return
         published = PublishedDrop(classifier)
@@ -258,20 +313,21 @@ class _Contenders:
 
     def pace(self, name: str, seconds: float, rate: float) -> Pace:
         """The pace of a contender from its time and the machine's matmul rate."""
-        nominal, executed = self.operations.get(name, (None, None))
+        counts, images = self.operations.get(name), self.images[name]
         return Pace(
             name=name,
             dtype=str(self.dtype).removeprefix("torch."),
             images_a_second=self.images[name] / seconds,
             ablations_a_second=self.ablations.get(name, 0.0) / seconds,
-            share_nominal=None if nominal is None else nominal / seconds / rate,
-            share_executed=None if executed is None else executed / seconds / rate,
+            full_passes=counts and counts.full_passes,
+            share_nominal=counts and images * counts.nominal / seconds / rate,
+            share_executed=counts and images * counts.executed / seconds / rate,
             peak_gpu_memory_mib=peak_gpu_memory_mib(self.tasks[name], self.device),
         )
 
     def stages(self) -> dict[str, float]:
         """Seconds of each stage of the votes pass at the first stride."""
-        smoothed, pixels = self.voting[self.settings.strides[0]]
+        smoothed, pixels = self.voting[0]
         if not isinstance(smoothed.classifier, TokenDropViT):
             return {}
         return stage_seconds(smoothed, pixels, self.device)

@@ -22,10 +22,22 @@ _SHAPES = ((4096, 768, 3072), (4096, 3072, 768), (8192, 1024, 1024), (2048, 2048
 
 
 class Operations(NamedTuple):
-    """Operations of the votes pass of one image: every ablation, and the whole image once."""
+    """Operations of the votes pass of one image: every view, and the whole image once.
+
+    Attributes:
+        nominal: Of the network on the kept tokens, every token in every block.
+        executed: Those that the engine computes.
+        whole: Nominal ones of the whole image alone.
+    """
 
     nominal: float
     executed: float
+    whole: float
+
+    @property
+    def full_passes(self) -> float:
+        """Cost of the pass, in classifications of a whole image."""
+        return self.nominal / self.whole
 
 
 def operations_an_image(classifier: TokenDropViT | BlackMasked) -> Operations:
@@ -41,8 +53,11 @@ def operations_an_image(classifier: TokenDropViT | BlackMasked) -> Operations:
         tokens = classifier.tokens(image)
     image_s = torch.zeros(1, dtype=torch.int64, device=device)
 
+    def whole() -> float:
+        return counted(partial(classifier.whole, tokens, image_s))
+
     def executed() -> float:
-        total = counted(partial(classifier.whole, tokens, image_s))
+        total = whole()
         for _, views in classifier.groups():
             view_s = torch.from_numpy(views[:1]).to(device)
             total += len(views) * counted(partial(classifier, tokens, image_s, view_s))
@@ -52,10 +67,10 @@ def operations_an_image(classifier: TokenDropViT | BlackMasked) -> Operations:
     encoder: Any = getattr(classifier, "encoder", None)
     last = getattr(encoder, "last", None)
     if last is None:
-        return Operations(done, done)
+        return Operations(done, done, whole())
     try:
         encoder.last = None
-        return Operations(executed(), done)
+        return Operations(executed(), done, whole())
     finally:
         encoder.last = last
 

@@ -17,7 +17,7 @@ def print_bench(result: dict[str, Any], console: Console) -> None:
     )
     paces = result["engine"]["paces"]
     on_gpu = any(pace["peak_gpu_memory_mib"] is not None for pace in paces)
-    heads = ("what", "dtype", "images/s", "ablations/s", "nominal", "executed")
+    heads = ("what", "dtype", "images/s", "views/s", "full passes", "nominal", "executed")
     for name in (*heads, *(["GPU MiB"] if on_gpu else [])):
         table.add_column(name, justify="left" if name in ("what", "dtype") else "right")
     for pace in paces:
@@ -26,6 +26,7 @@ def print_bench(result: dict[str, Any], console: Console) -> None:
             pace["dtype"],
             f"{pace['images_a_second']:.3g}",
             f"{pace['ablations_a_second']:.4g}" if pace["ablations_a_second"] else "",
+            "" if pace["full_passes"] is None else f"{pace['full_passes']:.3g}",
             percent(pace["share_nominal"], 0, unknown=""),
             percent(pace["share_executed"], 0, unknown=""),
             *([f"{pace['peak_gpu_memory_mib']:.0f}"] if on_gpu else []),
@@ -35,6 +36,11 @@ def print_bench(result: dict[str, Any], console: Console) -> None:
         console.print(f"large products, {dtype}: {rate:.1f} GFLOP/s; shares above are of this")
     for name, ratio in result["engine"]["ratios"].items():
         console.print(f"{name}: {ratio:.2f}x")
+    for run in result["early_exit"]:
+        console.print(
+            f"early exit, run {run['run_id']}, {run['views']}: {run['views_asked']:.4g} of "
+            f"{run['of']} views asked of an image, {percent(run['share_saved'])} left out"
+        )
     for dtype, stages in result["engine"]["stages"].items():
         total = sum(stages.values())
         shares = ", ".join(f"{name} {percent(s / total, 0)}" for name, s in stages.items())

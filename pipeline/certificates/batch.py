@@ -144,6 +144,7 @@ class VoteBatch:
         num_classes: Number of classes C.
         fallback_n: The answer of a decision that finds none: the plain prediction, or the class
             with most votes where no plain prediction is known; int64 (N,).
+        gaps_nv: Gap of the two largest logits of every view, where a question needs it; (N, V).
         slots: T, the most classes that one view can vote for.
         votes_per_image: Views that voted on each image: V, or the number drawn.
         ranked: The classes with their votes, strongest first.
@@ -155,7 +156,9 @@ class VoteBatch:
         views: ViewFamily,
         num_classes: int,
         slots: int | None = None,
+        *,
         plain_n: IntArray | None = None,
+        gaps_nv: NDArray[np.floating] | None = None,
     ) -> None:
         """Count a chunk of checked votes (``check_votes``); arguments as ``vote_batches``."""
         self.views = views
@@ -163,9 +166,11 @@ class VoteBatch:
         self.slots = slots or (votes.shape[2] if votes.ndim == 3 else 1)
         self.votes_per_image = votes.shape[1]
         self.ranked: Ranking = rank_votes(votes, num_classes)
-        self._votes_nvt = votes if votes.ndim == 3 else votes[..., None]
+        self._are_sets = votes.ndim == 3
+        self._votes_nvt = votes if self._are_sets else votes[..., None]
         self._kept: dict[int, CountArray] = {}
         self._results: dict[Hashable, Any] = {}
+        self.gaps_nv = gaps_nv
         self.fallback_n = self.ranked.predictions
         if plain_n is not None:
             self.fallback_n = np.where(plain_n >= 0, plain_n, self.fallback_n)
@@ -182,9 +187,30 @@ class VoteBatch:
         return cast("Ablation", self.views)
 
     @property
+    def votes(self) -> VoteArray:
+        """The votes as they were given; integers (N, V) or (N, V, T)."""
+        return self._votes_nvt if self._are_sets else self._votes_nvt[..., 0]
+
+    @property
     def labels_nv(self) -> VoteArray:
-        """The one label of every view, -1 where it was not asked; integers (N, V)."""
-        return self._votes_nvt[..., 0]
+        """The one label of every view, -1 where it was not asked; integers (N, V).
+
+        Raises:
+            ValueError: The views voted for sets of classes.
+        """
+        if self.votes.ndim == 3:
+            raise ValueError(
+                "these are sets of votes, and this rule is about one label a view; use two-location"
+            )
+        return self.votes
+
+    def of_views(self, family: ViewFamily, numbers: IntArray) -> "VoteBatch":
+        """The batch of some of the views, which are a family of their own."""
+        gaps_nv = None if self.gaps_nv is None else self.gaps_nv[:, numbers]
+        return self.once(
+            ("views", family),
+            lambda: VoteBatch(self.votes[:, numbers], family, self.num_classes, gaps_nv=gaps_nv),
+        )
 
     def once(self, key: Hashable, compute: Callable[[], _Result]) -> _Result:
         """Compute a result about the batch once, for all questions that need it."""
@@ -258,7 +284,7 @@ class VoteBatch:
 
     def unknown(self, images: IntArray) -> BoolArray | None:
         """Tell the views that some images were not asked about; bool (V, N), None for no view."""
-        if self.slots > 1:  # an empty set of votes is an answer
+        if self._are_sets:  # an empty set of votes is an answer
             return None
         unknown_vn: BoolArray = self._votes_tvn[0].take(images, axis=1) == EMPTY
         return unknown_vn if unknown_vn.any() else None
@@ -275,10 +301,11 @@ class _PartOfBatch(VoteBatch):
         self._whole, self._images = whole, images
         self._results: dict[Hashable, Any] = {}
         self.fallback_n = whole.fallback_n[images]
+        self.gaps_nv = None if whole.gaps_nv is None else whole.gaps_nv[images]
 
     @property
-    def labels_nv(self) -> VoteArray:
-        return self._whole.labels_nv[self._images]
+    def votes(self) -> VoteArray:
+        return self._whole.votes[self._images]
 
     def take(self, images: IntArray) -> VoteBatch:
         return self._whole.take(self._images[images])
@@ -308,6 +335,7 @@ def vote_batches(
     slots: int | None = None,
     drawn: bool = False,
     plain_n: IntArray | None = None,
+    gaps_nv: NDArray[np.floating] | None = None,
 ) -> Iterator[tuple[slice, VoteBatch]]:
     """The images a chunk at a time, counted, in bounded memory.
 
@@ -320,14 +348,24 @@ def vote_batches(
             no view of these did; None takes T.
         drawn: Whether the votes are those of views drawn at random for each image, however many.
         plain_n: The prediction of each whole image, -1 where it is unknown; integers (N,).
+        gaps_nv: Gap of the two largest logits of every view; (N, V).
 
     Raises:
         ValueError: The votes are malformed or not this family's.
     """
     votes = check_votes(votes, num_classes, None if drawn else len(views), partial=views.hides)
     for images in chunks(len(votes), votes_per_image(votes) + len(views)):
-        plain = None if plain_n is None else plain_n[images]
-        yield images, VoteBatch(votes[images], views, num_classes, slots, plain)
+        yield (
+            images,
+            VoteBatch(
+                votes[images],
+                views,
+                num_classes,
+                slots,
+                plain_n=None if plain_n is None else plain_n[images],
+                gaps_nv=None if gaps_nv is None else gaps_nv[images],
+            ),
+        )
 
 
 def margins_of(

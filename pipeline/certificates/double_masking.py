@@ -69,5 +69,5 @@ class DoubleMasking(Rule):
 
     def margins(self, batch: VoteBatch, threat: Threat) -> IntArray:
         """Minus the labels that differ from the most frequent one; int64 (N,)."""
-        margins: IntArray = batch.ranked.counts_nk[:, 0] - len(batch.views)
+        margins: IntArray = batch.ranked.counts_nk[:, 0] - batch.labels_nv.shape[1]
         return margins

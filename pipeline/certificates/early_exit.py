@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from models.views.family import BoolArray, IntArray
 from models.views.masks import Masks
-from models.views.threats import Threat
 from pipeline.certificates.largest_sets import largest_sets
 
 # Views asked of an image before its labels are looked at again.
@@ -39,13 +38,12 @@ class EarlyExit:
       be one for the plain prediction, which the fallback answers anyway.
 
     Args:
-        views: Pairs of masks, for one covered patch.
+        views: Pairs of masks.
     """
 
     def __init__(self, views: Masks) -> None:
-        assert len(views.covers) == 1, "resolve asks for early exit of no others"
         self.views = views
-        self.untouched_sv = ~largest_sets(views, Threat(views.covers[0]))
+        self.untouched_sv = ~largest_sets(views, views.covers)
 
     @cached_property
     def critical_sv(self) -> BoolArray:

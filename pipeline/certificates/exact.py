@@ -13,7 +13,7 @@ from pipeline.certificates.attack_sets import attack_sets, check_count
 from pipeline.certificates.batch import VoteBatch, margins_of
 from pipeline.certificates.rule import Rule
 from pipeline.certificates.top_k import check_places, top_k
-from pipeline.certificates.touched import CountArray, TouchedViews
+from pipeline.certificates.touched import CountArray, Locations, TouchedViews
 from pipeline.certificates.uniform import Uniform
 from pipeline.certificates.votes import VoteArray
 
@@ -137,9 +137,9 @@ class Exact(Rule):
         """See ``top_k``."""
         return top_k(batch, threat, k, classes_n)
 
-    def margins_at(self, batch: VoteBatch, touched: TouchedViews) -> tuple[CountArray, CountArray]:
+    def margins_at(self, batch: VoteBatch, where: Locations) -> tuple[CountArray, CountArray]:
         """See ``exact_at``."""
-        return exact_at(batch, touched)
+        return exact_at(batch, where.grid)
 
 
 def exact_margins(

@@ -11,16 +11,23 @@ from functools import lru_cache
 
 import numpy as np
 
-from models.views.family import BoolArray, ViewFamily
+from models.views.family import BoolArray, Patch, ViewFamily
+from models.views.masks import Masks
 from models.views.threats import Threat
 
 # Products S * S * V above which one image takes longer than about 0.1 s.
 _MOST_WORK = 1 << 32
+# The same of all sets, which are compared once, and bytes of one bool a location and view.
+_MOST_COMPARED, _MOST_BYTES = 1 << 36, 1 << 29
 
 
 @lru_cache(maxsize=256)
-def largest_sets(views: ViewFamily, threat: Threat) -> BoolArray:
+def largest_sets(views: ViewFamily, threat: Threat | tuple[Patch, ...]) -> BoolArray:
     """The distinct sets of views that one rectangle touches, of nested ones the largest.
+
+    Args:
+        views: The views.
+        threat: What the attacker may do, or the rectangles, any one of which he may use.
 
     Returns:
         The touched views of each set; bool (S, V), read-only.
@@ -29,7 +36,7 @@ def largest_sets(views: ViewFamily, threat: Threat) -> BoolArray:
         ValueError: The threat does not fit the image.
     """
     kept = np.zeros((0, len(views)), bool)
-    for patch in threat.patches(views):
+    for patch in threat.patches(views) if isinstance(threat, Threat) else threat:
         kept = _largest(np.concatenate([kept, views.touched_sets(patch).touched_sv]))
     kept.flags.writeable = False
     return kept
@@ -55,6 +62,8 @@ def check_sets(views: ViewFamily, threat: Threat, *, pairs: bool) -> None:
     Raises:
         ValueError: It cannot; the message says why, and what can be asked instead.
     """
+    for patch in threat.patches(views):
+        _check_size(views, patch)
     touched_sv = largest_sets(views, threat)
     if touched_sv.all(axis=1).any():
         raise ValueError(
@@ -64,16 +73,38 @@ def check_sets(views: ViewFamily, threat: Threat, *, pairs: bool) -> None:
     if not pairs:
         return
     if len(touched_sv) ** 2 * len(views) > _MOST_WORK:
-        raise ValueError(
-            f"patch {threat}: {len(touched_sv)} distinct locations of {len(views)} views are too "
-            "many pairs to look at; use a coarser --stride, or the exact rule"
-        )
+        raise _too_many(views, threat, len(touched_sv))
     untouched_sv = (~touched_sv).astype(np.float32)
     if views.hides and not (untouched_sv @ untouched_sv.T).all():
+        covering = isinstance(views, Masks) and views.pairs
+        remedy = (
+            "choose a smaller --patch, or masks that cover it (--covers)"
+            if covering
+            else "vote on --views mask-pair, or ask for detection of one patch with --rule "
+            "one-location"
+        )
         raise ValueError(
             f"patch {threat}: some two locations are hidden together by no view, which this needs; "
-            "vote on --views mask-pair, or ask for detection of one patch with --rule one-location"
+            f"{remedy}"
         )
+
+
+def _check_size(views: ViewFamily, patch: Patch) -> None:
+    """Raise ValueError where the touched sets are too many to list, before they are."""
+    ys, xs = views.edges(patch)
+    locations = len(ys) * len(xs)
+    if locations * len(views) > _MOST_BYTES:
+        raise _too_many(views, patch, locations)
+    distinct = len(views.touched_sets(patch).touched_sv)
+    if distinct**2 * len(views) > _MOST_COMPARED:
+        raise _too_many(views, patch, distinct)
+
+
+def _too_many(views: ViewFamily, patch: Patch | Threat, locations: int) -> ValueError:
+    return ValueError(
+        f"patch {patch}: {locations} locations of {len(views)} views are too many pairs to look "
+        "at; use a coarser --stride, or the exact rule"
+    )
 
 
 def within(inner_sv: BoolArray, outer_sv: BoolArray) -> BoolArray:

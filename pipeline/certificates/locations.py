@@ -1,6 +1,7 @@
 """Effect of a patch on each image at each location: margins and closest rivals.
 
-They are those of ``rules.rule_of_locations``, whose margin is the smallest of them. Questions about
+They are those of a rule (``Rule.margins_at``) whose margin is the smallest of them, by default
+``rules.rule_of_locations``. Questions about
 *where* a prediction breaks are answered here: the picture of one image, the map of a run's breaking
 locations, and the witnesses (``witness``).
 
@@ -15,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.views.ablations import Ablation
-from models.views.family import IntArray, Patch
+from models.views.family import IntArray, Patch, ViewFamily
 from models.views.threats import Threat
 from pipeline.certificates.batch import vote_batches
+from pipeline.certificates.rule import Rule
 from pipeline.certificates.rules import rule_of_locations
-from pipeline.certificates.touched import CountArray, TouchedViews
+from pipeline.certificates.touched import CountArray, Locations
 from pipeline.certificates.votes import VoteArray, chunks
 
 
@@ -38,35 +40,6 @@ class LocationMargins(NamedTuple):
     rivals_nyx: NDArray[np.int32]
 
 
-class Locations(NamedTuple):
-    """Every location of a patch, by the set of views that it touches.
-
-    Attributes:
-        patch: The patch.
-        touched: The S distinct sets.
-        sets_yx: Which of them each location touches; int64 (Ly, Lx).
-    """
-
-    patch: Patch
-    touched: TouchedViews
-    sets_yx: IntArray
-
-    @classmethod
-    def of(cls, ablation: Ablation, patch: Patch) -> "Locations":
-        """All locations of ``patch`` wholly inside the image.
-
-        Raises:
-            ValueError: The patch does not fit.
-        """
-        # TouchedViews numbers its sets by np.unique too.
-        row_y, column_x = (
-            np.unique(touched_lv, axis=0, return_inverse=True)[1].ravel()
-            for touched_lv in ablation.touched_grid(patch)
-        )
-        sets_yx = row_y[:, None] * (column_x.max() + 1) + column_x[None, :]
-        return cls(patch, TouchedViews.of(ablation, patch), sets_yx)
-
-
 def touched_counts(ablation: Ablation, patch: Patch) -> IntArray:
     """|I|: the number of views that the patch touches at each location; int64 (Ly, Lx).
 
@@ -74,7 +47,7 @@ def touched_counts(ablation: Ablation, patch: Patch) -> IntArray:
         ValueError: The patch does not fit the image.
     """
     where = Locations.of(ablation, patch)
-    return where.touched.sizes_l[where.sets_yx]
+    return where.grid.sizes_l[where.sets_yx]
 
 
 def location_margins(
@@ -95,8 +68,9 @@ def location_margins(
     where = Locations.of(ablation, patch)
     expanded = 2 * where.sets_yx.size
     for images, predictions_n, margins_sn, rivals_sn in margins_by_set(
-        votes, ablation, where, num_classes, expanded
+        votes, where, num_classes, more=expanded
     ):
+        assert rivals_sn is not None, "the exact rule names a rival"
         flat = where.sets_yx.ravel()
         shape = (len(predictions_n), *where.sets_yx.shape)
         margins_nyx = margins_sn.T[:, flat].astype(np.int32).reshape(shape)
@@ -118,14 +92,24 @@ class Breaking(NamedTuple):
     anywhere: int
 
 
-def breaking(votes: VoteArray, ablation: Ablation, patch: Patch, num_classes: int) -> Breaking:
+def breaking(
+    votes: VoteArray, views: ViewFamily, patch: Patch, num_classes: int, rule: Rule | None = None
+) -> Breaking:
     """Count the images whose prediction a patch can change, location by location.
 
-    Arguments and errors: ``location_margins``.
+    Args:
+        votes: As ``location_margins``; of views that hide, -1 where one was not asked.
+        views: The views that voted.
+        patch: As ``location_margins``.
+        num_classes: As ``location_margins``.
+        rule: A rule with margins of locations; None for the views' own.
+
+    Raises:
+        ValueError: As ``location_margins``.
     """
-    where = Locations.of(ablation, patch)
-    counts_s, anywhere = np.zeros(int(where.sets_yx.max()) + 1, np.int64), 0
-    for _, _, margins_sn, _ in margins_by_set(votes, ablation, where, num_classes):
+    where = Locations.of(views, patch)
+    counts_s, anywhere = np.zeros(where.sets, np.int64), 0
+    for _, _, margins_sn, _ in margins_by_set(votes, where, num_classes, rule):
         breaks_sn = margins_sn < 0
         counts_s += breaks_sn.sum(axis=1)
         anywhere += int(breaks_sn.any(axis=0).sum())
@@ -133,26 +117,30 @@ def breaking(votes: VoteArray, ablation: Ablation, patch: Patch, num_classes: in
 
 
 def margins_by_set(
-    votes: VoteArray, ablation: Ablation, where: Locations, num_classes: int, more: int = 0
-) -> Iterator[tuple[slice, IntArray, CountArray, CountArray]]:
+    votes: VoteArray,
+    where: Locations,
+    num_classes: int,
+    rule: Rule | None = None,
+    more: int = 0,
+) -> Iterator[tuple[slice, IntArray, CountArray, CountArray | None]]:
     """Slices of the images with predictions (N,), margins (S, N) and rivals (S, N).
 
     Args:
-        votes: As ``location_margins``.
-        ablation: The views that voted.
-        where: The locations.
+        votes: As ``breaking``.
+        where: The locations, and the views that voted.
         num_classes: Number of classes C.
+        rule: As ``breaking``.
         more: Numbers that the caller will hold for each image.
 
     Raises:
         ValueError: As ``location_margins``.
     """
-    rule, threat = rule_of_locations(), Threat(where.patch)
-    for images, batch in vote_batches(votes, ablation, num_classes):
+    rule, threat = rule or rule_of_locations(where.views), Threat(where.patch)
+    for images, batch in vote_batches(votes, where.views, num_classes):
         # A batch may hold more images than their margins everywhere should be held of.
-        for part in chunks(len(batch), 8 * len(where.touched.sizes_l) + more):
+        for part in chunks(len(batch), 8 * where.sets + more):
             some = batch.take(np.arange(len(batch))[part])
             start = images.start + part.start
-            found = rule.margins_at(some, where.touched)
+            found = rule.margins_at(some, where)
             assert found is not None, "the rule has margins of locations"
             yield slice(start, start + len(some)), rule.predict(some, threat), *found

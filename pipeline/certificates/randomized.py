@@ -13,7 +13,7 @@ from models.views.ablations import Ablation
 from models.views.family import BoolArray, IntArray, Patch
 from models.views.threats import Threat
 from pipeline.certificates.batch import VoteBatch, vote_batches
-from pipeline.certificates.rule import Rule
+from pipeline.certificates.rule import Rule, Terms
 from pipeline.certificates.uniform import max_touched_views
 from pipeline.certificates.votes import VoteArray
 
@@ -167,9 +167,9 @@ class Randomized(Rule):
         """See ``randomized_certificates``."""
         return randomized(batch, threat, self.confidence)
 
-    def at(self, confidence: float | None = None, assumed: Threat | None = None) -> "Randomized":
+    def at(self, terms: Terms) -> "Randomized":
         """Return the rule at another confidence."""
-        return self if confidence is None else Randomized(confidence)
+        return self if terms.confidence is None else Randomized(terms.confidence)
 
 
 def _certify(batch: VoteBatch, threat: Threat, confidence: float) -> RandomizedCertificates:

@@ -4,12 +4,27 @@ Shape suffixes: N images, S distinct sets of touched views.
 """
 
 from abc import ABC, abstractmethod
-from typing import Self
+from typing import NamedTuple, Self
 
 from models.views.family import BoolArray, IntArray, ViewFamily
 from models.views.threats import Threat
 from pipeline.certificates.batch import VoteBatch
-from pipeline.certificates.touched import CountArray, TouchedViews
+from pipeline.certificates.touched import CountArray, Locations
+
+
+class Terms(NamedTuple):
+    """The terms of a claim beside its threat; a rule ignores those that it does not have.
+
+    Attributes:
+        confidence: Probability, for each image, that the certificate is true; None for a proof.
+        assumed: The largest threat, for a decision that is built for one; None takes that of the
+            claim.
+        tau: Gap of the two largest logits up to which a view has no say; None lets all speak.
+    """
+
+    confidence: float | None = None
+    assumed: Threat | None = None
+    tau: float | None = None
 
 
 class Rule(ABC):
@@ -27,6 +42,7 @@ class Rule(ABC):
         ranks_places: True where ``top_k_margins`` exists.
         about_masks: True where the rule may be asked about views that hide.
         knows_patch: True where the decision is built for a largest patch, which it assumes.
+        takes_tau: True where views of a small gap may be left out (``Terms.tau``).
         alerts: True where the decision may raise an alert (``ALERT``) instead of an answer.
         covers: Names of rules that predict the same and certify nothing that this one does not:
             where there is room for one, this one is shown.
@@ -41,6 +57,7 @@ class Rule(ABC):
     ranks_places: bool = False
     about_masks: bool = False
     knows_patch: bool = False
+    takes_tau: bool = False
     alerts: bool = False
     covers: frozenset[str] = frozenset()
     confidence: float | None = None
@@ -49,6 +66,11 @@ class Rule(ABC):
     def by_location(self) -> bool:
         """True where ``margins_at`` has an answer."""
         return type(self).margins_at is not Rule.margins_at
+
+    @property
+    def owns_answer(self) -> bool:
+        """True where its answer need not be the class with the most votes."""
+        return type(self).predict is not Rule.predict
 
     def check(self, views: ViewFamily, threat: Threat, num_classes: int, top_k: int = 1) -> None:
         """Check that the rule can certify against a threat, before anything is computed.
@@ -120,13 +142,13 @@ class Rule(ABC):
         raise NotImplementedError(f"the rule {self.name!r} speaks of the prediction alone")
 
     def margins_at(
-        self, batch: VoteBatch, touched: TouchedViews
-    ) -> tuple[CountArray, CountArray] | None:
-        """Compute margins by the distinct sets of views that a patch touches.
+        self, batch: VoteBatch, where: Locations
+    ) -> tuple[CountArray, CountArray | None] | None:
+        """Compute margins by the sets of views that a patch touches, of which ``margins`` is least.
 
         Returns:
-            The margins, (S, N), and the rival of the prediction that attains each, (S, N); None
-            where the rule has no margins of locations.
+            The margins, (S, N), and the rival of the prediction that attains each, (S, N), or None
+            for a rule that knows no rivals; None where the rule has no margins of locations.
         """
         return None
 
@@ -137,8 +159,8 @@ class Rule(ABC):
         """
         return None
 
-    def at(self, confidence: float | None = None, assumed: Threat | None = None) -> Self:
-        """Return the rule at a confidence, for an assumed threat: itself, where it has none."""
+    def at(self, terms: Terms) -> Self:
+        """Return the rule under the terms of a claim: itself, where it has none of them."""
         return self
 
 

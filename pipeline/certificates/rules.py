@@ -9,12 +9,12 @@ from collections.abc import Iterable
 from models.nearest import did_you_mean
 from models.views.family import IntArray, Patch, ViewFamily
 from models.views.threats import Threat
-from pipeline.certificates.batch import margins_of
+from pipeline.certificates.batch import VoteBatch, margins_of
 from pipeline.certificates.double_masking import DoubleMasking
 from pipeline.certificates.exact import Exact
 from pipeline.certificates.one_location import OneLocation
 from pipeline.certificates.randomized import CONFIDENCE, Randomized
-from pipeline.certificates.rule import RULES, Rule
+from pipeline.certificates.rule import RULES, Rule, Terms
 from pipeline.certificates.two_location import TwoLocation
 from pipeline.certificates.uniform import Uniform
 from pipeline.certificates.votes import VoteArray
@@ -56,6 +56,7 @@ def rule_for(
     randomized: bool,
     confidence: float = CONFIDENCE,
     assumed: Threat | None = None,
+    tau: float | None = None,
 ) -> Rule:
     """The rule of this name, if its theorem holds for the votes of a run.
 
@@ -64,6 +65,7 @@ def rule_for(
         randomized: True where the run drew the positions of each image at random.
         confidence: Confidence for each image, for the rule that has one.
         assumed: The largest patch, for a decision that is built for one; None takes each threat.
+        tau: Gap up to which a view has no say, for the rule that has one.
 
     Raises:
         ValueError: There is no such rule, or it is not one for such votes.
@@ -81,7 +83,7 @@ def rule_for(
             )
             + f"; choose {', '.join(fitting)}"
         )
-    return rule.at(confidence, assumed)
+    return rule.at(Terms(confidence, assumed, tau))
 
 
 def default_rules(
@@ -111,9 +113,14 @@ def largest_rules(views: ViewFamily | None = None, *, randomized: bool) -> list[
     return [rule for rule in default_rules(randomized=False) if rule.monotone]
 
 
-def rule_of_locations() -> Rule:
-    """The rule that says where a patch breaks an image, and by which rival."""
-    return next(rule for rule in default_rules(randomized=False) if rule.by_location)
+def rule_of_locations(views: ViewFamily | None = None) -> Rule:
+    """The rule that says where a patch breaks an image; of ablations, by which rival as well.
+
+    Args:
+        views: The views that vote; None stands for any ablations.
+    """
+    hides = views is not None and views.hides
+    return next(rule for rule in RULES.values() if rule.by_location and rule.about_masks >= hides)
 
 
 def drawing_order(rules: Iterable[Rule] | None = None) -> list[str]:
@@ -159,4 +166,9 @@ def margins(
         ValueError: There is no such rule, or the rule refuses its input.
     """
     rule = rule_for(rule_name, randomized=randomized, confidence=confidence)
-    return margins_of(rule.margins, votes, views, threat, num_classes, drawn=randomized)
+
+    def checked(batch: VoteBatch, threat: Threat) -> IntArray:
+        rule.check(views, threat, num_classes)
+        return rule.margins(batch, threat)
+
+    return margins_of(checked, votes, views, threat, num_classes, drawn=randomized)

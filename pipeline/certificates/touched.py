@@ -5,13 +5,15 @@ views' grid and the locations along the two axes. Arrays have the images last, s
 operation on views or locations is one on whole contiguous rows.
 """
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.views.ablations import Ablation
-from models.views.family import BoolArray, IntArray, Patch
+from models.views.family import BoolArray, IntArray, Patch, ViewFamily
 
 # Votes of a chunk, in as few bytes as their number allows.
 CountArray = NDArray[np.signedinteger[Any]]
@@ -129,6 +131,56 @@ class TouchedViews(NamedTuple):
         """The same from ``prefix_sums`` of the chosen views, which many questions can share."""
         counts = _along(_along(prefix, self.rows, 0), self.columns, 1)
         return counts.reshape(counts.shape[0] * counts.shape[1], counts.shape[2])
+
+
+@dataclass(frozen=True)
+class Locations:
+    """Every location of a patch, by the set of views that it touches: S sets, of any family.
+
+    Attributes:
+        views: The views.
+        patch: The patch.
+        sets_yx: The set of each location, each number below S at some; int64 (Ly, Lx).
+    """
+
+    views: ViewFamily
+    patch: Patch
+    sets_yx: IntArray
+
+    @classmethod
+    def of(cls, views: ViewFamily, patch: Patch) -> "Locations":
+        """All locations of ``patch`` wholly inside the image.
+
+        Raises:
+            ValueError: The patch does not fit.
+        """
+        if not isinstance(views, Ablation):
+            return cls(views, patch, views.touched_sets(patch).sets_yx)
+        # TouchedViews numbers its sets by np.unique too.
+        row_y, column_x = (
+            np.unique(touched_lv, axis=0, return_inverse=True)[1].ravel()
+            for touched_lv in views.touched_grid(patch)
+        )
+        return cls(views, patch, row_y[:, None] * (column_x.max() + 1) + column_x[None, :])
+
+    @property
+    def sets(self) -> int:
+        """Number of sets S."""
+        return int(self.sets_yx.max()) + 1
+
+    @cached_property
+    def grid(self) -> TouchedViews:
+        """The sets of ablations, counted along the axes of their grid."""
+        assert isinstance(self.views, Ablation), "masks have no grid of offsets"
+        return TouchedViews.of(self.views, self.patch)
+
+    @cached_property
+    def touched_sv(self) -> BoolArray:
+        """The sets one by one; bool (S, V)."""
+        first_s = np.unique(self.sets_yx, return_index=True)[1]
+        found = self.views.touched_sets(self.patch)
+        touched_sv: BoolArray = found.touched_sv[found.sets_yx.ravel()[first_s]]
+        return touched_sv
 
 
 def prefix_sums(ablation: Ablation, chosen_vn: NDArray[Any], dtype: "np.dtype[Any]") -> CountArray:

@@ -9,13 +9,14 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from models.views.family import IntArray, ViewFamily
+from models.views.family import BoolArray, IntArray, ViewFamily
 from models.views.masks import Masks
 from models.views.threats import Threat
 from pipeline.certificates.batch import VoteBatch
 from pipeline.certificates.largest_sets import check_assumed, check_sets, largest_sets, within
 from pipeline.certificates.leads import least_leads, least_outside_two, plurality_outside
-from pipeline.certificates.rule import Rule
+from pipeline.certificates.rule import Rule, Terms
+from pipeline.certificates.touched import CountArray, Locations
 
 
 class Decision(NamedTuple):
@@ -99,6 +100,55 @@ def two_location(batch: VoteBatch, assumed: Threat) -> Decision:
     return Decision(answers_n, margins_sn)
 
 
+class Pair(NamedTuple):
+    """Two sets of touched views outside which a class is closest to losing, on one image.
+
+    Attributes:
+        sets: Their numbers.
+        rival: The class that comes closest there.
+        margin: r_y - r_j - [j < y]; negative: that class is another one's, and no certificate.
+        view: A view outside both; one that says the rival where there is one.
+    """
+
+    sets: tuple[int, int]
+    rival: int
+    margin: int
+    view: int
+
+
+def closest_pair(untouched_sv: BoolArray, labels_v: IntArray, answer: int) -> Pair:
+    """Find the first two sets outside which an answer has the least lead.
+
+    Args:
+        untouched_sv: The views outside each largest set.
+        labels_v: The labels of one image, -1 where a view was not asked: pairs with such a view
+            outside them are left aside, as long as there are others.
+        answer: The class y.
+    """
+    weights_sv = untouched_sv.astype(np.float32)
+
+    def counts(chosen_v: BoolArray) -> NDArray[np.float32]:
+        found: NDArray[np.float32] = (weights_sv * chosen_v) @ weights_sv.T
+        return found
+
+    rivals = sorted({*labels_v[labels_v >= 0].tolist(), int(answer == 0)} - {answer})
+    ours_ss = counts(labels_v == answer)
+    leads = np.stack([ours_ss - counts(labels_v == j) - (j < answer) for j in rivals])
+    least_ss = leads.min(axis=0)
+    open_ss = counts(labels_v < 0) > 0
+    if not open_ss.all():
+        least_ss = np.where(open_ss, np.inf, least_ss)
+    one, other = np.unravel_index(least_ss.argmin(), least_ss.shape)
+    views = np.flatnonzero(untouched_sv[one] & untouched_sv[other])
+    # Of equally close rivals the one with most labels there.
+    rival = min(
+        zip(leads[:, one, other], rivals, strict=True),
+        key=lambda near: (near[0], -np.count_nonzero(labels_v[views] == near[1])),
+    )[1]
+    first = int((labels_v[views] == rival).argmax())
+    return Pair((int(one), int(other)), rival, int(leads[:, one, other].min()), int(views[first]))
+
+
 @dataclass(frozen=True)
 class TwoLocation(Rule):
     """``two_location`` as a rule: recovery, for any family of views.
@@ -118,9 +168,9 @@ class TwoLocation(Rule):
 
     assumed: Threat | None = None
 
-    def at(self, confidence: float | None = None, assumed: Threat | None = None) -> Self:
+    def at(self, terms: Terms) -> Self:
         """Return the rule for an assumed patch."""
-        return replace(self, assumed=assumed)
+        return replace(self, assumed=terms.assumed)
 
     def check(self, views: ViewFamily, threat: Threat, num_classes: int, top_k: int = 1) -> None:
         """Raise ValueError unless the decision can be built, and holds the threat."""
@@ -138,12 +188,13 @@ class TwoLocation(Rule):
     def check_early(self, views: ViewFamily, threat: Threat) -> None:
         """Raise ValueError for another patch than the one that the masks cover."""
         assert isinstance(views, Masks), "only masks are asked with early exit"
-        covered = Threat(views.covers[0])
-        if (self.assumed or threat) != covered or threat != covered:
-            raise ValueError(
-                f"patch {threat}: these votes were cast only as far as the decision for {covered} "
-                "needs them; ask about that patch, or vote with --all-views"
-            )
+        for one in (threat, self.assumed or threat):
+            if one.patches(views) != views.covers:
+                raise ValueError(
+                    f"patch {one}: these votes were cast only as far as the decision "
+                    f"{views.describe().places} needs them; ask about that patch, or vote with "
+                    "--all-views"
+                )
 
     def default_for(self, views: ViewFamily) -> bool:
         """Return True for views that hide any two locations together."""
@@ -155,12 +206,22 @@ class TwoLocation(Rule):
 
     def margins(self, batch: VoteBatch, threat: Threat) -> IntArray:
         """Compute the least w(s) that an attack may leave; int64 (N,), certified iff >= 0."""
-        assumed = self.assumed or threat
-        margins_sn = self._decision(batch, threat).witness_margins_sn
-        holds_ps = within(largest_sets(batch.views, threat), largest_sets(batch.views, assumed))
-        best_pn = [margins_sn[holds_s].max(axis=0) for holds_s in holds_ps]
-        margins_n: IntArray = np.min(best_pn, axis=0).astype(np.int64)
+        left_pn = self._left(batch, threat, largest_sets(batch.views, threat))
+        margins_n: IntArray = left_pn.min(axis=0).astype(np.int64)
         return margins_n
+
+    def margins_at(self, batch: VoteBatch, where: Locations) -> tuple[CountArray, None]:
+        """Compute the largest w(s) of the sets s that hold what a location touches; (S, N).
+
+        Negative iff none of these is a witness, so that the location leaves the image uncertified.
+        """
+        return self._left(batch, Threat(where.patch), where.touched_sv), None
+
+    def _left(self, batch: VoteBatch, threat: Threat, touched_pv: BoolArray) -> NDArray[np.int32]:
+        """The largest w(s) of the sets s that hold each touched set; int32 (P, N)."""
+        margins_sn = self._decision(batch, threat).witness_margins_sn
+        holds_ps = within(touched_pv, largest_sets(batch.views, self.assumed or threat))
+        return np.stack([margins_sn[holds_s].max(axis=0) for holds_s in holds_ps])
 
     def _decision(self, batch: VoteBatch, threat: Threat) -> Decision:
         assumed = self.assumed or threat

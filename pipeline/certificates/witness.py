@@ -13,7 +13,8 @@ from models.views.family import BoolArray, IntArray, Patch
 from models.views.threats import Threat
 from pipeline.certificates.batch import VoteBatch
 from pipeline.certificates.largest_sets import largest_sets, within
-from pipeline.certificates.locations import Locations, margins_by_set
+from pipeline.certificates.locations import margins_by_set
+from pipeline.certificates.touched import Locations
 from pipeline.certificates.two_location import two_location
 from pipeline.certificates.votes import EMPTY, VoteArray
 
@@ -56,9 +57,8 @@ def witnesses(votes: VoteArray, ablation: Ablation, patch: Patch, num_classes: i
     first_s = np.unique(where.sets_yx, return_index=True)[1]
     order = np.argsort(first_s)
     found = Witnesses(*(np.empty(len(votes), np.int64) for _ in Witnesses._fields))
-    for images, predictions_n, margins_sn, rivals_sn in margins_by_set(
-        votes, ablation, where, num_classes
-    ):
+    for images, predictions_n, margins_sn, rivals_sn in margins_by_set(votes, where, num_classes):
+        assert rivals_sn is not None, "the exact rule names a rival"
         worst_n = order[margins_sn[order].argmin(axis=0)]
         inside = np.arange(len(predictions_n))
         found.predictions_n[images] = predictions_n

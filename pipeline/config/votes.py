@@ -64,7 +64,7 @@ class VotesConfig:
         stride: Distance of neighbouring offsets in pixels [the weights' own, else 1; of masks of a
             given size, that size].
         covers: The largest patch for which masks are cut, in pixels: 32, or 16x48 (height x
-            width); a decision over them assumes no larger one.
+            width), or area:500 (any rectangle of it); a decision over them assumes no larger one.
         masks: Masks an axis, at most: 6, or 4x8 (down x across); 1x6 hides full-height bands [6].
         wrap: Let masks of a given size go on round the edges of the image.
         all_views: Ask every view of every image; without it, views that hide two masks are asked

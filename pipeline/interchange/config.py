@@ -1,11 +1,11 @@
 """Options of export and import; imports neither Arrow nor torch."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from models.views.ablations import AblationKind
+from models.views.family import ViewsKind
 from pipeline.config import ConfigError
 
 VotesFormat = Literal["parquet"]
@@ -20,7 +20,8 @@ class ExportConfig:
         to: Folder to write, local or s3://; it must not be there yet.
         patch: What the attacker may do, as in certify: 32, 16x48, area:1024, 2of32 [what the run
             was certified for, else 23 32 39, or 2 4 5 on the CIFAR-10 grid].
-        rule: Certificates: exact, uniform [both; of a --randomized run, randomized].
+        rule: Certificates, as in certify [exact and uniform; of masks two-location and
+            one-location; of a --randomized run randomized].
         votes: Write the votes too, in a file that `patchcert import` reads.
         overwrite: Replace an earlier export; a folder that holds anything else is refused.
         out: Folder of all results, local or s3://.
@@ -40,9 +41,16 @@ class ImportConfig:
     """Description of the votes. Files of `patchcert export --votes` hold it themselves.
 
     Attributes:
-        ablation: Shape of what an ablation shows.
-        size: Width of a band, or side of a block, in pixels.
-        stride: Distance of neighbouring offsets in pixels [1].
+        views: What a view shows or hides: it shows one column, row or block and hides the rest, or
+            it hides one mask (mask) or up to two (mask-pair) and shows the rest.
+        size: Width of a band, or side of a block or mask, in pixels [of masks what --covers and
+            --masks need].
+        stride: Distance of neighbouring offsets in pixels [1; of masks of a given size, that
+            size].
+        covers: The largest patch for which masks are cut, in pixels: 32, or 16x48 (height x
+            width), or area:500 (any rectangle of it).
+        masks: Masks an axis, at most: 6, or 4x8 (down x across) [6].
+        wrap: Masks of a given size go on round the edges of the image.
         positions: random:N, where the votes are of this program's N fixed random positions.
         seed: Which random positions [0].
         image_size: Image on which patches are measured, in pixels: a side, or HEIGHTxWIDTH.
@@ -54,9 +62,12 @@ class ImportConfig:
         model: Name of the model that voted, for tables [imported].
     """
 
-    ablation: AblationKind | None = None
+    views: Annotated[ViewsKind | None, Parameter(name=["--views", "--ablation"])] = None
     size: int | None = None
     stride: int | None = None
+    covers: str | None = None
+    masks: str | None = None
+    wrap: bool = False
     positions: str | None = None
     seed: int | None = None
     image_size: str | None = None
@@ -81,6 +92,12 @@ class ImportConfig:
             raise ConfigError(
                 f"--num-classes {self.num_classes}: a prediction needs a rival, so at least 2"
             )
+
+    @property
+    def of_masks(self) -> dict[str, Any]:
+        """The options that only masks have, where they are given."""
+        options = {"covers": self.covers, "masks": self.masks, "wrap": self.wrap or None}
+        return {name: value for name, value in options.items() if value is not None}
 
     @property
     def random(self) -> int | None:

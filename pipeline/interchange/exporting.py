@@ -13,15 +13,16 @@ from models.views.threats import Threat
 from pipeline import storage
 from pipeline.analysis.run import Run
 from pipeline.certificates.randomized import CONFIDENCE
+from pipeline.certificates.rule import Terms
 from pipeline.certificates.rules import rule_named
-from pipeline.config import ClaimsConfig
+from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.interchange.config import ExportConfig
 from pipeline.interchange.folder import SIGN, atomic_folder
 from pipeline.interchange.formats import SPEC
 from pipeline.interchange.spec import Spec
 from pipeline.runs.manifest import AS_GIVEN, Manifest
 from pipeline.runs.reading import tables, vote_columns
-from pipeline.runs.schema import Summary
+from pipeline.runs.schema import CertifiedEntry, Summary
 from pipeline.runs.versions import program_version
 from pipeline.scoring.claims import Claim, Claims, resolve_claims
 from pipeline.scoring.score import Scored, score_votes
@@ -89,7 +90,16 @@ def _claims(run: Run, config: ExportConfig) -> ClaimsConfig:
     except (ValueError, KeyError, TypeError):
         earlier = frozenset()  # written by an older version, or never certified
     own = run.manifest.defense.own_stride
-    known = [claim for claim in earlier if claim.top_k == 1 and claim.stride == own]
+    known = [
+        claim
+        for claim in earlier
+        if claim.top_k == 1 and claim.stride == own and not claim.threat.source
+    ]
+    if any(threat.source for threat in ClaimsConfig(patch=config.patch).threats or ()):
+        raise ConfigError(
+            "--patch source:...: an export can be checked without the pictures' sizes, which such "
+            "certificates depend on; name patches on the grid, such as 32"
+        )
     threats = sorted({claim.threat for claim in known}, key=lambda threat: threat.order)
     confidences = [claim.confidence for claim in known if claim.confidence is not None]
     return ClaimsConfig(
@@ -137,6 +147,8 @@ def image_rows(table: pa.Table, scored: Scored, questions: Claims) -> pa.Table:
     }
     for claim, rows in _by_claim(scored.certificates, questions, table.num_rows):
         name = f"{claim.rule}_{threat_slug(claim)}"
+        if rule_named(claim.rule).about_masks:
+            columns[f"answer_{name}"] = rows["prediction"]
         columns[f"certified_{name}"] = rows["certified"]
         columns[f"margin_{name}"] = rows["margin"]
     for name in ("largest_exact_px", "largest_uniform_px", "error"):
@@ -192,6 +204,8 @@ def headline(
         files: The other files of the folder, with their sha256.
     """
     certified = summary["certified_accuracy"]
+    views = manifest.defense.views
+    asked = {} if "views_asked" not in summary else {"views_asked": summary["views_asked"]}
     return {
         "format": FORMAT,
         "exported_by": f"patchcert {version}",
@@ -199,8 +213,9 @@ def headline(
         "votes": AS_GIVEN if manifest.imported else _COMPUTED,
         "model": manifest.defense.to_identity()["model"],
         "data": {"kind": manifest.data.kind, "fingerprint": manifest.data.fingerprint},
-        **manifest.defense.views.to_identity(),
+        **views.to_identity(),
         "ablations": summary["ablations"],
+        **asked,
         "tokens": manifest.defense.tokens,
         "versions": manifest.numerics.versions,
         "images": summary["images"],
@@ -209,7 +224,7 @@ def headline(
         "interval": "95 % Wilson score interval",
         "patches": list(dict.fromkeys(entry["threat"] for entry in certified)),
         "rules": {
-            name: rule_named(name).at(confidence).guarantee
+            name: rule_named(name).at(Terms(confidence)).guarantee
             for name, confidence in sorted({(e["rule"], e["confidence"]) for e in certified})
         },
         "figures": [
@@ -218,18 +233,15 @@ def headline(
                 summary["plain_accuracy"],
                 f"the network classifies the whole image correctly; share {_OF}",
             ),
-            _figure(
-                "smoothed_accuracy",
-                summary["smoothed_accuracy"],
-                f"the class with most votes (the lowest on ties) is right; share {_OF}",
+            *([] if views.hides else _figures_of_votes(summary)),
+            *(
+                figure
+                for entry in certified
+                for figure in (
+                    *_clean_figure(entry),
+                    _figure("certified_accuracy", entry, _claim(entry, manifest)),
+                )
             ),
-            {
-                "figure": "mean_ablation_accuracy",
-                "claim": "share of single ablations that vote for a right class, over the labelled "
-                "images",
-                "value": summary["mean_ablation_accuracy"],
-            },
-            *(_figure("certified_accuracy", entry, _claim(entry, manifest)) for entry in certified),
         ],
         "files": {name: dict(facts) for name, facts in files.items()},
     }
@@ -237,6 +249,43 @@ def headline(
 
 def _figure(name: str, entry: Mapping[str, Any], claim: str) -> dict[str, Any]:
     return {"figure": name, "claim": claim, **entry}
+
+
+def _figures_of_votes(summary: Summary) -> list[dict[str, Any]]:
+    """Return the accuracies of the majority and of single views, which of masks answer nothing."""
+    return [
+        _figure(
+            "smoothed_accuracy",
+            summary["smoothed_accuracy"],
+            f"the class with most votes (the lowest on ties) is right; share {_OF}",
+        ),
+        {
+            "figure": "mean_ablation_accuracy",
+            "claim": "share of single ablations that vote for a right class, over the labelled "
+            "images",
+            "value": summary["mean_ablation_accuracy"],
+        },
+    ]
+
+
+def _clean_figure(entry: CertifiedEntry) -> list[dict[str, Any]]:
+    """Return the clean accuracy of a rule with an answer of its own."""
+    rule = rule_named(entry["rule"])
+    if not rule.about_masks:
+        return []
+    without = ", without an alert" if rule.alerts else ""
+    claim = (
+        f"the answer of {rule.name} to the clean image is right{without}{_assumption(entry)}; "
+        f"share {_OF}"
+    )
+    of = {"rule": entry["rule"], "threat": entry["threat"], "assumes": entry["assumes"]}
+    return [_figure("clean_accuracy", {**of, **entry["clean_accuracy"]}, claim)]
+
+
+def _assumption(entry: Mapping[str, Any]) -> str:
+    if entry["assumes"] is None:
+        return ""
+    return f", by a decision that assumes a patch of at most {entry['assumes']} px"
 
 
 def _claim(entry: Mapping[str, Any], manifest: Manifest) -> str:
@@ -253,7 +302,17 @@ def _claim(entry: Mapping[str, Any], manifest: Manifest) -> str:
     if entry["confidence"] is not None:
         # A probabilistic certificate must not be taken for a proof.
         sure = f", with confidence {entry['confidence']:g} an image, of the ideal classifier"
-    return (
-        f"the smoothed prediction is right and stays so whatever is written into {where} of the "
-        f"{views.height}x{views.width} px image, wherever{sure}; share {_OF}"
+    written = (
+        f"whatever is written into {where} of the {views.height}x{views.width} px image, wherever"
     )
+    rule = rule_named(entry["rule"])
+    if rule.alerts:
+        what = (
+            f"the answer of {rule.name} to the clean image is right, and {written}, the answer "
+            "stays or an alert is raised"
+        )
+    elif rule.about_masks:
+        what = f"the answer of {rule.name} is right and stays so {written}"
+    else:
+        what = f"the smoothed prediction is right and stays so {written}{sure}"
+    return f"{what}{_assumption(entry)}; share {_OF}"

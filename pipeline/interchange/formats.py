@@ -1,6 +1,6 @@
 """Read files of votes as arrays: npz, without opening any pickle, and Parquet.
 
-Shape suffixes: N images of a file, V ablations, K labels of an image.
+Shape suffixes: N images of a file, V views, K labels of an image.
 """
 
 import io
@@ -33,8 +33,8 @@ class Columns(NamedTuple):
     """Contents of a file of votes, whatever its format.
 
     Attributes:
-        votes_nv: Class that each ablation voted for, -1 where an image has an error; integers
-            (N, V).
+        votes_nv: Class that each view voted for, -1 where an image has an error or the view was
+            not asked; integers (N, V).
         labels: Right class of each image, -1 where unknown, int64 (N,); or its right classes, -1
             in empty slots, int64 (N, K).
         ids: Image ids; None where the file has none.
@@ -192,9 +192,9 @@ def _parquet_lists(
             "image has one vote of each ablation"
         )
     cells = kept.flatten()
-    if cells.null_count:
+    if cells.null_count and not equally_long:
         raise ConfigError(f"{path}: column {name} has a null inside a list; give every class")
-    if equally_long and len(kept) == len(column):
+    if equally_long and len(kept) == len(column) and not cells.null_count:
         in_own_type: NDArray[Any] = cells.to_numpy(zero_copy_only=False)
         return in_own_type.reshape(len(column), width)
     rows = np.full((len(column), max(width, 1)), -1, np.int64)

@@ -14,7 +14,7 @@ from pipeline.config import ConfigError
 from pipeline.interchange.config import ImportConfig
 from pipeline.interchange.spec import Spec, spec_from
 from pipeline.interchange.votes_file import VotesFile, check_votes_file, read_votes_file
-from pipeline.runs.defense import Defense, Network
+from pipeline.runs.defense import Defense, Network, Voting
 from pipeline.runs.lease import hold_lease
 from pipeline.runs.manifest import Execution, Manifest, utc_now
 from pipeline.runs.rows import ranked_counts
@@ -90,6 +90,7 @@ class _Contents:
         fingerprint: Digest of the images and their votes, whatever the files' format.
         several_labels: True if an image may have several right classes.
         plain: True if the network's class of the whole image is known.
+        early_exit: True if some views were not asked.
     """
 
     spec: Spec
@@ -97,6 +98,7 @@ class _Contents:
     fingerprint: str
     several_labels: bool
     plain: bool
+    early_exit: bool
 
 
 def _check_files(paths: Sequence[str], config: ImportConfig) -> _Contents:
@@ -109,6 +111,7 @@ def _check_files(paths: Sequence[str], config: ImportConfig) -> _Contents:
     path_of_id: dict[str, str] = {}
     files: list[dict[str, Any]] = []
     first: dict[str, Any] = {}
+    partial = False
     for path in paths:
         file = read_votes_file(path)
         spec = spec_from(config, file.columns.spec, path)
@@ -126,6 +129,7 @@ def _check_files(paths: Sequence[str], config: ImportConfig) -> _Contents:
                     f"{path}: {what}: {value}, in {paths[0]}: {first[what]}; files of one run "
                     "agree, others are imported apart"
                 )
+        partial |= spec.early_exit or bool(file.unasked_nv.any())
         file.add_to(digest)
         files.append({"path": path, "sha256": file.sha256, "images": len(file)})
     if not path_of_id:
@@ -136,6 +140,7 @@ def _check_files(paths: Sequence[str], config: ImportConfig) -> _Contents:
         fingerprint=digest.hexdigest(),
         several_labels=first["several labels an image"],
         plain=first["plain predictions"],
+        early_exit=partial,
     )
 
 
@@ -161,7 +166,13 @@ def _manifest(contents: _Contents) -> Manifest:
         weights_sha256=_UNKNOWN,
         classes=spec.classes,
     )
-    defense = Defense(preprocess=None, network=network, views=spec.ablation, tokens=_UNKNOWN)
+    defense = Defense(
+        preprocess=None,
+        network=network,
+        views=spec.views,
+        tokens=_UNKNOWN,
+        voting=Voting(early_exit=contents.early_exit),
+    )
     identity = {
         "data": {
             "kind": "imported",
@@ -246,10 +257,11 @@ def _votes_table(
         for votes, voted in zip(votes_nv, voted_n, strict=True)
     ]
     ends = np.cumsum(np.where(voted_n, manifest.defense.votes_per_image, 0))
+    cast = votes_nv[voted_n].ravel()
     columns = {
         "votes": pa.ListArray.from_arrays(
             pa.array(np.append(0, ends), pa.int32()),
-            pa.array(votes_nv[voted_n].astype(np.uint16).ravel()),
+            pa.array(cast.astype(np.uint16), mask=cast < 0),
             mask=pa.array(~voted_n),
         ),
         "counts": counts,

@@ -1,19 +1,25 @@
-"""The ablations and classes that votes are of, as flags or the file itself state them."""
+"""The views and classes that votes are of, as flags or the file itself state them."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from models.networks.weights import WeightsCard
+from models.preprocess import Preprocess
 from models.views.ablations import Ablation
-from pipeline.config import ConfigError
+from models.views.family import ViewFamily
+from models.views.masks import Masks
+from pipeline.config import ConfigError, VotesConfig
 from pipeline.interchange.config import ImportConfig, sides_of
 from pipeline.runs.manifest import Manifest
+from pipeline.runs.resolve import resolve_views
 from pipeline.runs.schema import MAX_CLASSES
 from pipeline.sources.class_names import class_subset
 
+_OF_VOTER = {"num_classes": "--num-classes", "classes": "--classes", "model": "--model"}
 _FLAGS = {
-    "kind": "--ablation",
+    "kind": "--views",
     "size": "--size",
     "stride": "--stride",
     "random": "--positions",
@@ -21,11 +27,12 @@ _FLAGS = {
     "height": "--image-size",
     "width": "--image-size",
     "pixel_scale": "--model-size",
-    "num_classes": "--num-classes",
-    "classes": "--classes",
-    "model": "--model",
+    **_OF_VOTER,
 }
+# The family itself, and whether some of its views were not asked.
+_OF_MASKS = {"masks", "early_exit", *_OF_VOTER}
 _NEEDED = ("kind", "size", "height", "num_classes")
+_NEEDED_OF_MASKS = ("height", "num_classes")
 _DEFAULTS: dict[str, Any] = {
     "stride": 1,
     "random": None,
@@ -41,23 +48,26 @@ class Spec:
     """Meaning of a matrix of votes.
 
     Attributes:
-        ablation: Family of ablations; one column of votes for each, in their order.
+        views: Family of views; one column of votes for each, in their order.
         num_classes: Length of the logits.
         classes: Classes that could be voted for, ascending; None for all.
         model: Name of the model that voted.
+        early_exit: Whether views were asked only as far as a decision needs them; the others have
+            no vote.
     """
 
-    ablation: Ablation
+    views: ViewFamily
     num_classes: int
     classes: tuple[int, ...] | None = None
     model: str = "imported"
+    early_exit: bool = False
 
     @classmethod
     def of(cls, manifest: Manifest) -> "Spec":
         """Describe the votes of a run.
 
         Raises:
-            ConfigError: They are not one vote of each ablation of a fixed family.
+            ConfigError: They are not one vote of each view of a fixed family.
         """
         if manifest.defense.voting.vote_sets:
             raise ConfigError(
@@ -71,16 +81,22 @@ class Spec:
                 "--votes"
             )
         return cls(
-            ablation=manifest.defense.ablation,
+            views=manifest.defense.views,
             num_classes=manifest.defense.network.num_classes,
             classes=manifest.defense.network.classes,
             model=manifest.defense.network.name,
+            early_exit=manifest.defense.voting.early_exit,
         )
 
     def facts(self) -> dict[str, Any]:
-        """Return everything as one flat JSON object, which ``spec_from`` reads."""
+        """Return everything as one JSON object, which ``spec_from`` reads."""
+        views = (
+            {**self.views.to_identity(), "early_exit": self.early_exit}
+            if self.views.hides
+            else asdict(self.views)  # type: ignore[call-overload]
+        )
         return {
-            **asdict(self.ablation),
+            **views,
             "num_classes": self.num_classes,
             "classes": None if self.classes is None else list(self.classes),
             "model": self.model,
@@ -104,33 +120,42 @@ def spec_from(config: ImportConfig, text: str | None, path: str) -> Spec:
         SourceError: ``--classes`` names no classes.
     """
     facts = _facts_of_file(text, path)
-    for name, value in _facts_of_flags(config, facts).items():
+    flags = _facts_of_flags(config, facts)
+    if "masks" in facts or flags.get("kind") in ("mask", "mask-pair"):
+        flags = _with_masks(config, flags, facts, path)
+    elif config.of_masks:
+        flag = f"--{next(iter(config.of_masks))}"
+        raise ConfigError(f"{flag}: only masks have it; leave it out, or add --views mask-pair")
+    for name, value in flags.items():
         if text is not None and name != "model" and facts.get(name) != value:
             raise ConfigError(
                 f"{_FLAGS[name]}: {path} says of itself that {name} is {facts.get(name)}, the "
                 f"flag says {value}; leave the flag out, or give the right file"
             )
         facts[name] = value
-    missing = [_FLAGS[name] for name in _NEEDED if name not in facts]
+    missing = [] if "masks" in facts else [_FLAGS[name] for name in _NEEDED if name not in facts]
     if missing:
         raise ConfigError(
             f"{path} does not say what voted: give {', '.join(missing)} (and --stride where it "
             "is not 1)"
         )
     facts = _DEFAULTS | facts
-    classes = facts.pop("classes")
+    classes, early_exit = facts.pop("classes"), facts.pop("early_exit", False)
     num_classes, model = facts.pop("num_classes"), facts.pop("model")
     if not 2 <= num_classes <= MAX_CLASSES:
         raise ConfigError(f"--num-classes {num_classes}: votes name 2 to {MAX_CLASSES} classes")
     try:
-        ablation = Ablation(**facts)
-    except ValueError as error:
+        views = Masks.from_identity(facts["masks"]) if "masks" in facts else Ablation(**facts)
+    except (ValueError, TypeError, KeyError) as error:
+        if "masks" in facts:
+            raise _unreadable(path) from error
         raise ConfigError(str(error)) from error
     return Spec(
-        ablation=ablation,
+        views=views,
         num_classes=num_classes,
         classes=None if classes is None else tuple(classes),
         model=model,
+        early_exit=early_exit,
     )
 
 
@@ -139,27 +164,36 @@ def _facts_of_file(text: str | None, path: str) -> dict[str, Any]:
         return {}
     try:
         facts = json.loads(text)
-        if set(facts) != set(_FLAGS) or not _plausible(facts):
+        if set(facts) not in (set(_FLAGS), _OF_MASKS) or not _plausible(facts):
             raise ValueError
         facts["model"].encode()  # JSON may hold half a character
     except (ValueError, TypeError) as error:
-        raise ConfigError(
-            f"{path}: its spec cannot be read; export it again, or take the spec out of the file "
-            "and give flags"
-        ) from error
+        raise _unreadable(path) from error
     return dict(facts)
 
 
+def _unreadable(path: str) -> ConfigError:
+    return ConfigError(
+        f"{path}: its spec cannot be read; export it again, or take the spec out of the file "
+        "and give flags"
+    )
+
+
 def _plausible(facts: Mapping[str, Any]) -> bool:
-    """Return True if every value of a file's spec has its type."""
-    numbers = {n: value for n, value in facts.items() if n not in ("kind", "classes", "model")}
-    if numbers["random"] is None:  # offsets at a stride
-        del numbers["random"]
+    """Return True if every value of a file's spec has its type; masks are read later."""
+    if "masks" in facts:
+        numbers = {"num_classes": facts["num_classes"]}
+        of_views = isinstance(facts["masks"], dict) and isinstance(facts["early_exit"], bool)
+    else:
+        numbers = {n: value for n, value in facts.items() if n not in ("kind", "classes", "model")}
+        of_views = isinstance(facts["kind"], str)
+        if numbers["random"] is None:  # offsets at a stride
+            del numbers["random"]
     classes = facts["classes"]
     return (
-        all(type(number) is int for number in numbers.values())
+        of_views
+        and all(type(number) is int for number in numbers.values())
         and isinstance(facts["model"], str)
-        and isinstance(facts["kind"], str)
         and (
             classes is None
             or (
@@ -174,7 +208,7 @@ def _plausible(facts: Mapping[str, Any]) -> bool:
 def _facts_of_flags(config: ImportConfig, in_file: Mapping[str, Any]) -> dict[str, Any]:
     """Return the facts that the flags state, by the names of ``Spec.facts``."""
     facts: dict[str, Any] = {
-        "kind": config.ablation,
+        "kind": config.views,
         "size": config.size,
         "stride": config.stride,
         "random": config.random,
@@ -192,6 +226,52 @@ def _facts_of_flags(config: ImportConfig, in_file: Mapping[str, Any]) -> dict[st
             raise ConfigError("--classes: it names some of --num-classes; give both")
         facts["classes"] = list(class_subset(config.classes, num_classes))
     return facts
+
+
+def _with_masks(
+    config: ImportConfig, flags: Mapping[str, Any], in_file: Mapping[str, Any], path: str
+) -> dict[str, Any]:
+    """Return the facts of flags with the family of masks in place of the flags that make it.
+
+    Raises:
+        ConfigError: A flag is missing or means nothing, or the file holds another family.
+    """
+    voter = {name: value for name, value in flags.items() if name in _OF_VOTER}
+    of_views = set(flags) - set(voter)
+    if in_file and not (of_views or config.of_masks):
+        return voter
+    known = in_file.get("masks", {})
+    given = {**known, **flags}
+    needed = {"height": "--image-size", "num_classes": "--num-classes"}
+    missing = [flag for name, flag in needed.items() if name not in {**in_file, **given}]
+    if missing:
+        raise ConfigError(f"{path} does not say what voted: give {', '.join(missing)}")
+    grid = Preprocess(
+        resize=None,
+        crop=(given["height"], given["width"]),
+        interpolation="nearest",
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+        pixel_scale=given.get("pixel_scale", 1),
+    )
+    asked = VotesConfig(
+        data=path,
+        weights=path,
+        views=config.views or ("mask-pair" if known.get("pairs") else "mask"),
+        size=config.size,
+        stride=config.stride,
+        positions=config.positions,
+        seed=config.seed or 0,
+        **config.of_masks,
+    )
+    family = resolve_views(asked, WeightsCard(), grid)
+    if known and family.to_identity().get("masks") != known:
+        raise ConfigError(
+            f"--views: {path} says of itself that its votes are of "
+            f"{Masks.from_identity(known)}, the flags say {family}; leave the flags out, or give "
+            "the right file"
+        )
+    return {**voter, **family.to_identity()}
 
 
 def _scale(image: str, model: str | None) -> int | None:

@@ -1,6 +1,6 @@
 """One file of votes cast elsewhere, every number checked.
 
-Shape suffixes: N images of a file, V ablations, K labels of an image.
+Shape suffixes: N images of a file, V views, K labels of an image.
 """
 
 import hashlib
@@ -13,12 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.views.ablations import Ablation
+from models.views.family import ViewFamily
+from models.views.masks import Masks, Placement
 from pipeline import storage
+from pipeline.certificates.early_exit import EarlyExit
 from pipeline.config import ConfigError
 from pipeline.interchange.formats import PICKLE, Columns, read_npz, read_parquet
 from pipeline.interchange.spec import Spec
 from pipeline.runs.proof import add_images
 
+# Numbers of masks an axis to look through for the one that was meant.
+_MOST_MASKS = 33
 _READERS = {".npz": read_npz, ".parquet": read_parquet}
 
 
@@ -47,6 +52,12 @@ class VotesFile:
     def voted_n(self) -> NDArray[np.bool_]:
         """Images with votes; bool (N,)."""
         return np.array([error is None for error in self.errors], bool)
+
+    @property
+    def unasked_nv(self) -> NDArray[np.bool_]:
+        """Views without a vote of images with votes; bool (N, V)."""
+        missing_nv: NDArray[np.bool_] = (self.columns.votes_nv == -1) & self.voted_n[:, None]
+        return missing_nv
 
     @property
     def several_labels(self) -> bool:
@@ -121,7 +132,7 @@ def check_votes_file(file: VotesFile, spec: Spec) -> None:
     """
     votes_nv, voted_n = file.columns.votes_nv, file.voted_n
     if voted_n.any():
-        _require_all_views(file.path, votes_nv.shape[1], spec.ablation)
+        _require_all_views(file.path, votes_nv.shape[1], spec.views)
     contradictory_n = ~voted_n & (votes_nv != -1).any(axis=1)
     if contradictory_n.any():
         raise ConfigError(
@@ -129,7 +140,10 @@ def check_votes_file(file: VotesFile, spec: Spec) -> None:
             "votes; the votes of an image with an error are -1 (null in Parquet)"
         )
     every = range(spec.num_classes)
-    _require_allowed(file, "vote", votes_nv, spec.classes or every, voted_n)
+    classes = spec.classes or every
+    if _all_are_needless(file, spec.views):
+        votes_nv = np.where(file.unasked_nv, classes[0], votes_nv)
+    _require_allowed(file, "vote", votes_nv, classes, voted_n)
     labels = file.columns.labels
     labels_nk = labels if file.several_labels else labels[:, None]
     all_n = np.ones(len(file), bool)
@@ -138,26 +152,79 @@ def check_votes_file(file: VotesFile, spec: Spec) -> None:
         _require_allowed(file, "plain prediction", file.columns.plain_n[:, None], every, voted_n)
 
 
-def _require_all_views(path: str, views: int, ablation: Ablation) -> None:
-    """Raise ConfigError unless there is one vote for each ablation; the message says what fits."""
-    if views == len(ablation):
+def _require_all_views(path: str, votes: int, views: ViewFamily) -> None:
+    """Raise ConfigError unless there is one vote for each view; the message says what fits."""
+    if votes == len(views):
         return
-    limit = min(ablation.lengths)
-    fixed = replace(ablation, random=None, seed=0)
+    if isinstance(views, Masks):
+        of, remedy = _masks_remedy(votes, views)
+    else:
+        assert isinstance(views, Ablation), "no other family can be imported"
+        of, remedy = _stride_remedy(votes, views)
+    raise ConfigError(f"{path}: {votes} votes an image, and {of} are {len(views)}; {remedy}")
+
+
+def _stride_remedy(votes: int, views: Ablation) -> tuple[str, str]:
+    """Describe ablations, and the strides of which there are so many."""
+    fixed = replace(views, random=None, seed=0)
     fitting = [
-        stride for stride in range(1, limit + 1) if len(replace(fixed, stride=stride)) == views
+        stride
+        for stride in range(1, min(views.lengths) + 1)
+        if len(replace(fixed, stride=stride)) == votes
     ]
     remedy = "give the --ablation, --stride and --image-size that voted"
     if fitting:
-        remedy = f"{views} would be --stride {fitting[0]}"
+        remedy = f"{votes} would be --stride {fitting[0]}"
         if len(fitting) > 1:
             remedy += f" to {fitting[-1]}, of which only its owner knows the right one"
-    of = f"{ablation.random} random" if ablation.random else f"stride {ablation.stride}"
-    raise ConfigError(
-        f"{path}: {views} votes an image, and {ablation.kind} ablations of a "
-        f"{ablation.height}x{ablation.width} px image at {of} positions are {len(ablation)}; "
-        + remedy
-    )
+    of = f"{views.random} random" if views.random else f"stride {views.stride}"
+    image = f"{views.height}x{views.width} px image"
+    return f"{views.kind} ablations of a {image} at {of} positions", remedy
+
+
+def _masks_remedy(votes: int, views: Masks) -> tuple[str, str]:
+    """Describe masks, and the number of them an axis of which there are so many views."""
+    remedy = "give the --views, --covers and --masks, or --size and --stride, that voted"
+    patch = views.covers[0]
+    for most in range(1, _MOST_MASKS) if len(views.covers) == 1 else ():
+        rows, columns = (
+            Placement.covering(length, extent, most)
+            for length, extent in zip((views.height, views.width), patch, strict=True)
+        )
+        masks = len(rows.starts) * len(columns.starts)
+        if votes == (masks * (masks + 1) // 2 if views.pairs else masks):
+            remedy = f"{votes} would be --covers {patch.height}x{patch.width} --masks {most}"
+            break
+    return f"views of {views}", remedy
+
+
+def _all_are_needless(file: VotesFile, views: ViewFamily) -> bool:
+    """Tell whether views have no vote, all of them such as early exit does not ask.
+
+    Raises:
+        ConfigError: One of them is needed, or nobody can tell.
+    """
+    unasked_nv = file.unasked_nv
+    if not unasked_nv.any() or not isinstance(views, Masks) or not views.pairs:
+        return False
+    images = np.flatnonzero(unasked_nv.any(axis=1))
+    if file.columns.plain_n is None:
+        raise ConfigError(
+            f"{file.path}, image {file.ids[images[0]]}: views without a vote (-1, or null in "
+            "Parquet), and no plain predictions, which the decision then needs; give either"
+        )
+    exits = EarlyExit(views)
+    no_gaps_v = np.zeros(len(views))
+    for image in images:
+        labels_v = file.columns.votes_nv[image].astype(np.int64)
+        needed_v = exits.next(labels_v, no_gaps_v, int(file.columns.plain_n[image]))
+        if needed_v is not None:
+            view = needed_v[labels_v[needed_v] < 0][0]
+            raise ConfigError(
+                f"{file.path}, image {file.ids[image]}: view {view} has no vote (-1, or null in "
+                f"Parquet), and the two-location decision needs it; give it"
+            )
+    return True
 
 
 def _require_allowed(
@@ -180,6 +247,8 @@ def _require_allowed(
         rule = f"it is none of the {len(allowed)} classes that could be voted for (--classes)"
     elif allowed[0] < 0:
         rule += ", and -1 is unknown"
+    if what == "vote" and classes_nk[image, place] == -1 and file.path.endswith(".parquet"):
+        rule = f"column votes has a null inside a list, or instead of one; {rule}"
     raise ConfigError(
         f"{file.path}, image {file.ids[image]}{f', ablation {place}' * (what == 'vote')}: {what} "
         f"{classes_nk[image, place]}: {rule}; give the classes of the model that voted, from 0, "

@@ -4,11 +4,10 @@ import json
 import sys
 
 from pipeline.cluster.executor import Executor
-from pipeline.config import ClaimsConfig, EstimateConfig, OutputConfig, VotesConfig
+from pipeline.config import EstimateConfig, OutputConfig, VotesConfig
 from pipeline.preflight.estimate import estimate
 from pipeline.preflight.findings import Check, look_at, require
 from pipeline.preflight.stores import probe_output, reach_stores
-from pipeline.preflight.tracker import reach_tracker
 from pipeline.preflight.workers import check_token, try_weights_on_worker
 from pipeline.runs.defense import Defense
 from pipeline.voting.plan import VotesPlan, check_weights_header, plan_each
@@ -23,15 +22,13 @@ def require_stores(what: VotesConfig, output: OutputConfig) -> None:
     require(look_at([("stores", lambda: reach_stores([what.data, what.weights, output.out]))]))
 
 
-def check_plan(plan: VotesPlan, claims: ClaimsConfig | None, output: OutputConfig) -> None:
-    """Check output, tracking server and cluster, once there is something to compute.
+def check_plan(plan: VotesPlan, output: OutputConfig) -> None:
+    """Check output and cluster, once there is something to compute.
 
     Raises:
         PreflightError: Naming what is wrong.
     """
     checks: list[Check] = [("output", lambda: probe_output(output.out))]
-    if claims is not None:
-        checks.append(("MLflow", lambda: reach_tracker(claims, output.out)))
     if plan.executor.address:
         # Without a cluster, this process has tried the weights by now, and Ray is its own.
         checks += [

@@ -1,38 +1,34 @@
 """Check of the tracking server."""
 
-import os
-from unittest.mock import patch
-
 from pipeline.config import ClaimsConfig
 from pipeline.preflight.findings import CheckError
 from pipeline.tracking import redact, tracking_uri
-
-# MLflow's own patience with a server is minutes.
-_BRIEF = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+from pipeline.tracking.database import check_database, file_of
+from pipeline.tracking.server import first_contact, in_words
 
 
 def reach_tracker(claims: ClaimsConfig, out: str) -> str:
-    """Ask the tracking server for its experiments.
+    """Ask the tracking server for its experiments, or look at its sqlite file.
 
     Raises:
         CheckError: It does not answer, or refuses.
         ConfigError: No server is given where one is needed.
+        DatabaseError: The file cannot be used.
     """
     uri = tracking_uri(claims, out)
     if uri is None:
         return "nothing is logged (--mlflow none)"
-    if claims.mlflow is None:
-        return "an sqlite file in --out"
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    import mlflow  # noqa: PLC0415  (two seconds, and unneeded where tracking is off)
-    from mlflow.exceptions import MlflowException  # noqa: PLC0415
-
+    if (path := file_of(uri)) is not None:
+        if path.exists():
+            check_database(path)
+        return "an sqlite file in --out" if claims.mlflow is None else f"an sqlite file, {path}"
     try:
-        with patch.dict(os.environ, _BRIEF):
-            mlflow.MlflowClient(uri).search_experiments(max_results=1)
-    except (MlflowException, OSError) as error:
+        first_contact(uri)
+    except Exception as error:
+        if (said := in_words(error)) is None:
+            raise
         raise CheckError(
-            f"MLflow at {redact(uri)} does not answer ({redact(str(error).splitlines()[0])}); "
+            f"MLflow at {redact(uri)} does not answer ({said}); "
             "start it, correct --mlflow, or give --mlflow none"
         ) from error
     return f"{redact(uri)} answers"

@@ -14,7 +14,7 @@ from pipeline.analysis.heatmap import BreakingMap
 from pipeline.analysis.outcomes import Measure
 from pipeline.analysis.run import Run
 from pipeline.report import words
-from pipeline.scoring.words import claim, location, percent
+from pipeline.scoring.words import location, percent, series
 from pipeline.scoring.words import run as run_words
 
 # Wider than any table.
@@ -38,7 +38,7 @@ def print_comparison(found: Comparison, console: Console) -> None:
         title=f"{found.images} images, the same in both", caption=_caption(found), **_STYLE
     )
     table.add_column("patch", justify="right", no_wrap=True)
-    table.add_column("what", min_width=10)
+    table.add_column("what", min_width=14)
     table.add_column("first", justify="right", no_wrap=True)
     table.add_column("second", justify="right", no_wrap=True)
     table.add_column("difference (95 %)", justify="right", no_wrap=True)
@@ -106,7 +106,7 @@ def _classes(
 ) -> Table:
     """The table; ``between`` a share and its interval, None for shares alone."""
     errors = sum(row.errors for row in rows)
-    rules = {claim(one.to_dict()) for _, one in questions if one is not None}
+    rules = {series(one.claim.to_dict()) for one in questions if one.claim is not None}
     intervals = " (95 % interval)" if between else ""
     notes = [f"{errors} images with errors count as wrong"] if errors else []
     notes += [] if between else ["95 % intervals: --json, a wider terminal, or fewer --patch"]
@@ -122,6 +122,8 @@ def _classes(
         table.add_column("errors", justify="right", no_wrap=True)
     for question in questions:
         header = words.patch(question) if question.claim else question.what
+        if question.what == "clean":
+            header = f"clean, {header}"
         if not between:
             header = header.removesuffix(" px")
         table.add_column(header, justify="right", no_wrap=True)
@@ -148,7 +150,7 @@ def print_maps(maps: Sequence[BreakingMap], console: Console) -> None:
         numbers = (counts.max(), counts.min(), found.shown.anywhere)
         table.add_row(
             str(found.patch),
-            location(*found.run.ablation.coordinates(y, x)),
+            location(*found.run.views.coordinates(y, x)),
             *(f"{n} ({percent(n / max(1, shown.images))})" for n in map(int, numbers)),
         )
     console.print(table)

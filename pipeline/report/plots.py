@@ -13,7 +13,7 @@ from models.views.threats import Threat
 from pipeline import storage
 from pipeline.analysis.heatmap import BreakingMap, breaking_maps, picture_path, write_maps
 from pipeline.analysis.run import Run
-from pipeline.certificates.rules import drawing_order, largest_rules
+from pipeline.certificates.rules import drawing_order, largest_rules, rule_named
 from pipeline.report.style import (
     ALERTS,
     LINES,
@@ -26,12 +26,15 @@ from pipeline.report.style import (
 )
 from pipeline.runs.schema import AlertName, CertifiedEntry, DetectionCurve, Summary
 from pipeline.scoring.intervals import Proportion
-from pipeline.scoring.words import claim, percent, threat
+from pipeline.scoring.words import percent, series, threat
 from pipeline.scoring.words import run as run_words
 
 _MARKERS = ("o", "s", "^", "D")
 _INK = "#555555"
 _PANEL_INCHES = 3.7
+_LETTERS_AN_INCH = 11
+# Longer labels have no room side by side.
+_LONG_LABEL = 45
 
 CURVES = drawing_order(largest_rules(randomized=False))
 """Rules of which the largest certified square of each image is known, the tightest first."""
@@ -107,6 +110,26 @@ def draw_points(axes: Axes, points: Points, **style: Any) -> None:
     axes.errorbar(sides, values, yerr=np.abs(bounds - values), capsize=3, **style)
 
 
+def draw_clean(axes: Axes, entries: Iterable[CertifiedEntry]) -> None:
+    """Draw the clean accuracy of rules that own their answer, as dashes above the sizes."""
+    owned = [
+        (entry["patch_px"], entry["clean_accuracy"]["value"] or 0.0, number_of(entry["rule"]))
+        for entry in entries
+        if entry["patch_px"] is not None and entry["of"] and rule_named(entry["rule"]).owns_answer
+    ]
+    for place, (side, clean, number) in enumerate(owned):
+        axes.plot(
+            [side],
+            [clean],
+            marker="_",
+            markersize=14,
+            markeredgewidth=2,
+            linestyle="none",
+            color=SERIES[number % len(SERIES)],
+            label=None if place else "dash: clean, by the same rule",
+        )
+
+
 def draw_unattacked(axes: Axes, summary: Summary, colour: str) -> None:
     """Draw the accuracies without a patch as horizontal lines."""
     shares = {"smoothed": summary["smoothed_accuracy"], "plain": summary["plain_accuracy"]}
@@ -135,7 +158,7 @@ def draw_bands(
         worst = int(share.argmax())
         axes.plot(share, color=colour, linestyle=line, drawstyle="steps-mid", label=label)
         axes.plot(worst, share[worst], "o", color=colour, markeredgecolor=paper)
-    varies_y, _ = maps[0].run.ablation.varies
+    varies_y, _ = maps[0].run.views.varies
     edge = "upper" if varies_y else "left"
     axes.set(xlabel=f"{edge} edge of the patch (px)", ylabel="uncertified by this place")
     axes.set_ylim(0, None)
@@ -178,13 +201,14 @@ def draw_certified_accuracy(summary: Summary, title: str) -> bytes:
     panels = 2 if summary["detection"] else 1
     figure = Figure(figsize=(7 * panels, 5), layout="constrained")
     axes = figure.subplots(1, panels, squeeze=False)[0]
-    figure.suptitle(title)
+    figure.suptitle(_wrapped(title, figure))
     _draw_sizes(axes[0], summary)
     if summary["detection"]:
         _draw_detection(axes[1], summary)
     for one in axes:
         one.yaxis.set_major_formatter(PERCENT)
         integers(one.xaxis)
+        one.set_xlim(0, None)
         one.set_ylim(0, 1)
         one.grid(alpha=0.3)
     return png(figure)
@@ -195,13 +219,13 @@ def _draw_sizes(axes: Axes, summary: Summary) -> None:
     largest, labelled = summary["largest"], summary["images"] - summary["images_without_label"]
     draw_rules(axes, summary)
     coarser = {entry["stride"] for entry in summary["coarser"]}
-    series: dict[str, list[CertifiedEntry]] = {}
+    drawn: dict[str, list[CertifiedEntry]] = {}
     for entry in summary["certified_accuracy"]:
         if entry["patch_px"] is None or entry["value"] is None:
             continue
-        words = claim(entry, stride=entry["stride"] in coarser)
-        series.setdefault(words, []).append(entry)
-    for place, (words, entries) in enumerate(series.items()):
+        words = series(entry, stride=entry["stride"] in coarser)
+        drawn.setdefault(words, []).append(entry)
+    for place, (words, entries) in enumerate(drawn.items()):
         rule, plain = entries[0]["rule"], "top" not in words and "stride" not in words
         number = number_of(rule)
         draw_points(
@@ -216,6 +240,7 @@ def _draw_sizes(axes: Axes, summary: Summary) -> None:
             linestyle="none" if plain and rule in largest["hits"] else LINES[number % len(LINES)],
             label=words,
         )
+    draw_clean(axes, [entry for entries in drawn.values() for entry in entries])
     draw_unattacked(axes, summary, _INK)
     axes.set(
         xlabel="side of the square patch (pixels)",
@@ -257,11 +282,12 @@ def _shown(summary: Summary) -> list[DetectionCurve]:
 
 
 def _legend(axes: Axes, handles: list[Any]) -> None:
+    long = max(len(str(handle.get_label())) for handle in handles) > _LONG_LABEL
     axes.legend(
         handles=handles,
         loc="upper center",
         bbox_to_anchor=(0.5, -0.13),
-        ncols=2,
+        ncols=1 if long else 2,
         fontsize="small",
     )
 
@@ -307,9 +333,15 @@ def draw_maps(maps: Sequence[BreakingMap]) -> bytes:
     Args:
         maps: Of one run, a patch each, at least one.
     """
-    figure = _blocks(maps) if all(maps[0].run.ablation.varies) else _bands(maps)
-    figure.suptitle(_title(maps[0]), fontsize="medium")
+    figure = _blocks(maps) if all(maps[0].run.views.varies) else _bands(maps)
+    figure.suptitle(_wrapped(_title(maps[0]), figure), fontsize="medium")
     return png(figure)
+
+
+def _wrapped(title: str, figure: Figure) -> str:
+    """A title in lines that fit above a figure."""
+    width = int(_LETTERS_AN_INCH * figure.get_size_inches()[0])
+    return "\n".join(textwrap.fill(line, width) for line in title.splitlines())
 
 
 def _title(found: BreakingMap) -> str:

@@ -12,7 +12,7 @@ from pipeline.certificates.rules import uncovered
 from pipeline.runs.schema import DetectionCurve, Summary
 from pipeline.scoring.claims import Alert, Claim, Claims
 from pipeline.scoring.intervals import Proportion
-from pipeline.scoring.words import claim, interval, percent, threat
+from pipeline.scoring.words import alerts, claim, interval, percent, threat, views, views_asked
 
 # Of the images right without any alert, the shares that detection is shown at.
 _ANSWERED = (1.0, 0.95, 0.9, 0.8, 0.6)
@@ -29,23 +29,28 @@ def print_summary(summary: Summary, console: Console, claims: Claims | None = No
     summary, others = _answers_to(claims, summary)
     images = summary["images"]
     table = Table(
-        title=f"{images} images, {summary['ablations']} ablations each",
+        title=f"{images} images, {summary['ablations']} {views(summary)} each",
         title_justify="left",
         caption=_caption(summary),
         caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
     table.add_column("patch", justify="right")
-    table.add_column("what")
+    table.add_column("what", min_width=10)
+    table.add_column("clean", justify="right")
     table.add_column("accuracy", justify="right")
     table.add_column("95 % interval", justify="right")
     table.add_column("images", justify="right")
-    smoothed = summary["smoothed_accuracy"]
+    smoothed, labelled = summary["smoothed_accuracy"], images - summary["images_without_label"]
     for name, of in (("plain", summary["plain_accuracy"]), ("smoothed", smoothed)):
         # Imported votes may come without plain predictions.
-        known = of["of"] or not smoothed["of"]
-        table.add_row("none", name, *(_cells(of) if known else ("unknown", "", "")))
+        known = of["of"] or not labelled
+        if name != "smoothed" or not summary.get("hides"):
+            table.add_row("none", name, "", *(_cells(of) if known else ("unknown", "", "")))
     mean = summary["mean_ablation_accuracy"]
-    table.add_row("none", "mean over ablations", percent(mean), "", "")
+    if not summary.get("hides"):
+        table.add_row("none", "mean over ablations", "", percent(mean), "", "")
     table.add_section()
     coarser = {entry["stride"]: entry for entry in summary["coarser"]}
     named = set()
@@ -54,11 +59,11 @@ def print_summary(summary: Summary, console: Console, claims: Claims | None = No
         if stride in coarser and stride not in named:
             named.add(stride)
             table.add_section()
-            table.add_row(
-                "none", f"smoothed, stride {stride}", *_cells(coarser[stride]["smoothed_accuracy"])
-            )
-        what = claim(entry, stride=stride in coarser)
-        table.add_row(threat(entry), what, *_cells(entry))
+            of = coarser[stride]["smoothed_accuracy"]
+            table.add_row("none", f"smoothed, stride {stride}", "", *_cells(of))
+        what = claim(entry, stride=stride in coarser) + alerts(entry, ", {}")
+        clean = percent(entry["clean_accuracy"]["value"])
+        table.add_row(threat(entry), what, clean, *_cells(entry))
     console.print(table)
     for curve in summary["detection"]:
         console.print(_detection(curve, threat(curve, stride=curve["stride"] in coarser)))
@@ -109,7 +114,9 @@ def _detection(curve: DetectionCurve, against: str) -> Table:
 
 
 def _caption(summary: Summary) -> str:
-    parts = []
+    parts = ["clean: right without a patch, by the rule's own answer"]
+    if asked := views_asked(summary):
+        parts.append(f"views asked: {asked}")
     if summary["images_with_error"]:
         parts.append(f"{summary['images_with_error']} images with errors count as wrong")
     if summary["images_without_label"]:
@@ -216,8 +223,11 @@ def print_sweep(
         box=box.SIMPLE_HEAD,
         caption_justify="left",
     )
-    others = ("weights", "ablation", "tokens", "voting", "dtype")
-    axes = [*(name for name in others if name in varying), "size", "stride"]
+    others = {"weights": "weights", "views": "ablation"}
+    others |= {name: name for name in ("tokens", "voting", "dtype")}
+    axes = [column for name, column in others.items() if name in varying]
+    sizes = ("size", "stride", "covers", "masks")
+    axes += [name for name in sizes if any(row[name] is not None for row in rows)]
     for name in [*axes, "views", "smoothed", *shown, "images/s"]:
         words = name.split()
         table.add_column(
@@ -227,7 +237,7 @@ def print_sweep(
         )
     table.add_column("votes\nof", no_wrap=True)
     for row, failure in zip(rows, failures, strict=True):
-        cells = [str(row[name]) for name in (*axes, "views")]
+        cells = ["" if row[name] is None else str(row[name]) for name in (*axes, "views")]
         shares = [row["smoothed"], *(row["certified"].get(name) for name in shown)]
         cells += [percent(share, unknown="").removesuffix(" %") for share in shares]
         cells.append("" if row["images/s"] is None else f"{row['images/s']:.3g}")

@@ -5,10 +5,11 @@ from decimal import ROUND_CEILING, Context
 from pipeline.analysis.agreement import Agreement
 from pipeline.analysis.comparison import Comparison, Paired
 from pipeline.analysis.outcomes import Measure
+from pipeline.analysis.run import Run
 from pipeline.runs.manifest import Manifest
 from pipeline.runs.schema import ClaimEntry, Summary
 from pipeline.scoring.intervals import Proportion
-from pipeline.scoring.words import NO_LABELS, claim, location, positions
+from pipeline.scoring.words import NO_LABELS, claim, location, other_size, positions, threat
 
 
 def number(value: float) -> str:
@@ -29,7 +30,13 @@ def patch(of: Measure) -> str:
 
 def claim_of(of: Measure) -> str:
     """Name the claim of a question, or the kind of prediction."""
-    return claim(of.claim.to_dict(), stride=True) if of.claim else of.what
+    if of.claim is None:
+        return of.what
+    words = claim(of.claim.to_dict(), stride=True, what=of.what)
+    if of.against is None:
+        return words
+    # Each run by a rule of its own.
+    return f"{words} | {claim(of.against.to_dict(), what='').removeprefix(', ')}"
 
 
 def question(of: Measure) -> str:
@@ -39,13 +46,17 @@ def question(of: Measure) -> str:
 
 def heading(entry: ClaimEntry, own_stride: int | None) -> str:
     """Name a claim without its rule, as the heading of a row."""
-    parts = [f"{entry['threat']} px"]
+    parts = [threat(entry)]
     if entry["top_k"] != 1:
         parts.append(f"top {entry['top_k']}")
     if entry["stride"] != own_stride:
         parts.append(f"stride {entry['stride']}")
     if entry["confidence"] is not None:
         parts.append(f"confidence {100 * entry['confidence']:g} %")
+    if entry["tau"] is not None:
+        parts.append(f"tau {entry['tau']:g}")
+    if other_size(entry):
+        parts.append(f"assumed up to {entry['assumes']} px")
     return ", ".join(parts)
 
 
@@ -68,8 +79,9 @@ def paired_cells(paired: Paired) -> tuple[str, ...]:
 def votes(found: Comparison) -> str:
     """Say how far two runs cast the same votes."""
     if found.votes is None:
+        what = "views" if found.first.views.hides or found.second.views.hides else "ablations"
         return (
-            "Votes: not compared one by one, since the two vote on other ablations, not on all of "
+            f"Votes: not compared one by one, since the two vote on other {what}, not on all of "
             "them, or not for one class each."
         )
     return agreement(found.votes)
@@ -79,26 +91,35 @@ def agreement(same: Agreement) -> str:
     """Say how far runs over the same ablations cast the same votes."""
     if not same.ablations:
         return "Votes: no image was voted on in both."
-    of = f"{same.ablations:,} ablations of {same.images:,} images"
+    what = "views" if same.predictions_differ is None else "ablations"
+    of = f"{same.ablations:,} {what} of {same.images:,} images"
     differ = same.ablations - same.equal
     if not differ:
         return f"Votes: all {of} vote equally."
     counts = (
         f"Votes: {100 * same.equal / same.ablations:.2f} % of {of} vote equally; {differ:,} "
-        f"differ, on {same.images_differ:,} images, and {same.predictions_differ:,} smoothed "
-        "predictions."
+        f"differ, on {same.images_differ:,} images"
     )
+    if same.predictions_differ is not None:
+        counts += f", and {same.predictions_differ:,} smoothed predictions"
+    counts += "."
     gaps = same.gaps
     if gaps is None:
         return f"{counts} A run with --gaps says how near a tie they are."
     where = gaps.where
-    place = location(*gaps.run.ablation.coordinates(where.y, where.x))
+    place = ""
+    if where.y is not None and where.x is not None:
+        place = f" ({location(*gaps.run.views.coordinates(where.y, where.x))})"
     return (
         f"{counts}\nWhere they differ, the top two logits of {gaps.run.run_id} ({gaps.run.dtype}) "
         f"are less than {_rounded_up(gaps.below)} apart, {gaps.median:.4g} at the median; so are "
         f"{100 * gaps.as_near / same.ablations:.2f} % of all. The farthest: {where.image_id}, "
-        f"ablation {where.ablation} ({place}), class {where.first} or {where.second}."
+        f"{_view(gaps.run)} {where.ablation}{place}, class {where.first} or {where.second}."
     )
+
+
+def _view(run: Run) -> str:
+    return "view" if run.views.hides else "ablation"
 
 
 def _rounded_up(bound: float) -> str:
@@ -118,8 +139,9 @@ def outline(manifest: Manifest) -> str:
     known = {"drop": "dropped", "black": "black"}
     tokens = known.get(manifest.defense.tokens, "unknown")
     which = positions(manifest) + (" px" if manifest.defense.own_stride is not None else "")
+    what = f"{views.describe().views} {'on' if views.hides else 'of'}"
     return (
-        f"{manifest.defense.network.name}, {views.describe().views} of "
+        f"{manifest.defense.network.name}, {what} "
         f"{views.height} × {views.width}, {which}, hidden tokens {tokens}"  # noqa: RUF001
         f"{voting(manifest)}"
     )

@@ -200,6 +200,7 @@ class Manifest:
             vote_sets=voting.vote_sets,
             gaps=voting.gaps,
             labels=self.data.several_labels,
+            sizes=not self.imported,
         )
 
     def to_json(self) -> bytes:

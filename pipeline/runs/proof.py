@@ -161,7 +161,9 @@ def _add_votes(digest: "hashlib._Hash", table: pa.Table) -> None:
         *(table[name].to_pylist() for name in (*names, "plain_prediction", "error")), strict=True
     )
     lists = table["votes"].combine_chunks()
-    flat, offsets = lists.values.to_numpy().astype("<i4"), lists.offsets.to_numpy()
+    # Views that were not asked have no vote.
+    flat = lists.values.cast(pa.int32()).fill_null(-1).to_numpy().astype("<i4")
+    offsets = lists.offsets.to_numpy()
     add_images(digest, facts, (flat[start:end] for start, end in pairwise(offsets)))
 
 

@@ -11,8 +11,8 @@ from models.networks.systems import TokenMode
 from models.networks.weights import HUB, WeightsCard, is_hub_name, read_card, sha256_of
 from models.preprocess import PRESETS, Preprocess, check_unit_range
 from models.views.ablations import Ablation
-from models.views.family import Patch, ViewFamily, ViewsKind
-from models.views.masks import Masks, Placement
+from models.views.family import ViewFamily, ViewsKind
+from models.views.masks import Mask, Masks, Placement, bounding_shapes
 from models.views.threats import Threat
 from pipeline import storage
 from pipeline.config import ConfigError, VotesConfig, lengths_of
@@ -27,6 +27,8 @@ _SMALL_GRID = 32  # pixels of CIFAR-10's side
 _PAPER_THETA = 0.2  # Levine & Feizi 2020, on ImageNet
 # PatchCleanser's default: 36 masks.
 DEFAULT_MASKS = 6
+# An area budget is covered by the masks of so many rectangles.
+MOST_SHAPES = 6
 # 1, 2 and 3 % of a 224 x 224 image; 2x2, 4x4 and 5x5 on CIFAR-10.
 _PAPER_PATCHES, _PAPER_PATCHES_CIFAR = (23, 32, 39), (2, 4, 5)
 
@@ -113,37 +115,62 @@ def _masks(
     """Masks of a given size and stride, or those that cover a patch with so many an axis."""
     config.check_masks(kind)
     height, width = preprocess.crop_px
+    asked = (config.covers, config.masks, config.size)
+    if "family" in of_card and asked == (None, None, None):
+        family = Masks.from_identity(of_card["family"])
+        if (family.height, family.width) != (height, width):
+            raise ConfigError(
+                f"--views {kind}: the weights are for masks of a {family.height}x{family.width} px "
+                f"image, not {height}x{width}; say for which patch to cut others, with --covers"
+            )
+        return family
     covers = config.covers or of_card.get("covers")
     threat = None if covers is None else Threat.parse(covers)
-    if threat is not None and (threat.patch is None or threat.count > 1):
-        raise ConfigError(f"--covers {covers}: give one square or rectangle, such as 32 or 16x48")
-    patch = None if threat is None else threat.patch
+    if threat is not None and threat.count > 1:
+        raise ConfigError(f"--covers {covers}: masks are cut for one patch, such as 32 or 16x48")
+    grid = {"height": height, "width": width, "pixel_scale": preprocess.pixel_scale}
+    whole = Masks(**grid, masks=(Mask(0, 0, height, width),), pairs=False, covers=())
+    patches = () if threat is None else threat.patches(whole)
     if config.size is not None:
         stride = config.stride or config.size
-        rows, columns = (
-            Placement.at_stride(length, min(config.size, length), stride, wraps=config.wrap)
-            for length in (height, width)
-        )
-    elif patch is None:
+        placements = [
+            tuple(
+                Placement.at_stride(length, min(config.size, length), stride, wraps=config.wrap)
+                for length in (height, width)
+            )
+        ]
+    elif not patches:
         raise ConfigError(
             f"--views {kind}: say for which patch the masks are cut, such as --covers 32, or give "
             "their --size and --stride"
         )
     else:
-        most = lengths_of(config.masks or str(of_card.get("masks") or DEFAULT_MASKS))
-        rows, columns = (
-            Placement.covering(length, extent, count)
-            for length, extent, count in zip((height, width), patch, most, strict=True)
-        )
+        most = lengths_of(config.masks or str(DEFAULT_MASKS))
+        placements = [
+            tuple(
+                Placement.covering(length, extent, count)
+                for length, extent, count in zip((height, width), shape, most, strict=True)
+            )
+            for shape in bounding_shapes(patches, MOST_SHAPES)
+        ]
     return Masks.placed(
-        height=height,
-        width=width,
-        rows=rows,
-        columns=columns,
+        placements=[(rows, columns) for rows, columns in placements],
         pairs=kind == "mask-pair",
-        covers=() if patch is None else (Patch(*patch),),
-        pixel_scale=preprocess.pixel_scale,
+        covers=patches,
+        **grid,
     )
+
+
+def card_of(views: ViewFamily) -> dict[str, Any]:
+    """What the card of weights says of the views they are for, as ``resolve_views`` reads it."""
+    shape, size, stride, *_ = views.describe()
+    if not isinstance(views, Masks):
+        return {"kind": shape, "size": size, "stride": stride}
+    return {
+        "kind": shape,
+        "covers": str(default_threats(views)[0]),
+        "family": views.to_identity()["masks"],
+    }
 
 
 def _exits_early(config: VotesConfig, views: ViewFamily) -> bool:
@@ -176,7 +203,9 @@ def default_threats(views: ViewFamily) -> list[Threat]:
         views: The views that vote.
     """
     if isinstance(views, Masks):
-        return [Threat(patch) for patch in views.covers]
+        # Of several rectangles the threat is their area, which is that of the largest one.
+        areas = [patch.height * patch.width for patch in views.covers]
+        return [Threat(views.covers[0]) if len(areas) == 1 else Threat(area=max(areas))]
     return [Threat.square(side) for side in default_patches(views)]
 
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from models.views.family import IntArray
 from pipeline.certificates.votes import EMPTY, pad_sets
@@ -27,7 +28,8 @@ def votes_table(
     """Rows of the votes dataset from a ballot.
 
     Args:
-        rows: ``image_id``, ``label``, ``labels`` and ``error`` of all images, R rows.
+        rows: What is known of all images beside their votes, R rows: ``image_id``, ``label``,
+            ``labels``, ``error``, ``height`` and ``width``.
         readable: Which of the rows were voted on, ascending; int (B,).
         ballot: Their votes.
         schema: Columns of the run.
@@ -36,9 +38,7 @@ def votes_table(
             threshold.
     """
     columns: dict[str, Any] = {
-        name: [None] * rows.num_rows
-        for name in schema.names
-        if name not in ("image_id", "label", "labels", "error")
+        name: [None] * rows.num_rows for name in schema.names if name not in rows.schema.names
     }
     for index, row in enumerate(readable):
         cast = ballot.votes_bv[index] if ballot.vote_sets is None else ballot.vote_sets[index]
@@ -94,3 +94,17 @@ def votes_array(table: pa.Table, defense: Defense) -> IntArray:
     sets = cells.flatten()
     sizes = sets.value_lengths().to_numpy().reshape(len(cells), -1).astype(np.int64)
     return pad_sets(sets.flatten().to_numpy(), sizes).astype(np.int64)
+
+
+def gaps_array(table: pa.Table) -> NDArray[np.floating]:
+    """Top-two gaps of the rows without an error, NaN where a view was not asked; (N, V)."""
+    cells = table["gaps"].drop_null().combine_chunks()
+    flat = cells.flatten().cast(pa.float32())
+    gaps: NDArray[np.floating] = flat.to_numpy(zero_copy_only=False)
+    return gaps.reshape(len(cells), -1)
+
+
+def plain_array(table: pa.Table) -> IntArray:
+    """Predictions of the whole images, -1 where there is none; (N,)."""
+    plain_n: IntArray = table["plain_prediction"].fill_null(-1).to_numpy().astype(np.int64)
+    return plain_n

@@ -27,6 +27,8 @@ _VIEWS = pa.field("views", pa.list_(pa.uint32()))
 _VOTE_SETS = pa.field("vote_sets", pa.list_(pa.list_(pa.uint16())))
 _GAPS = pa.field("gaps", pa.list_(pa.float16()))
 _LABELS = pa.field("labels", pa.list_(pa.int32()))
+SIZES = (pa.field("height", pa.int32()), pa.field("width", pa.int32()))
+"""Of the decoded picture, before the resize, in pixels; null where it could not be used."""
 
 
 def votes_schema(
@@ -35,6 +37,7 @@ def votes_schema(
     vote_sets: bool = False,
     gaps: bool = False,
     labels: bool = False,
+    sizes: bool = False,
 ) -> pa.Schema:
     """Columns of a run's votes: ``VOTES`` and those its settings add.
 
@@ -43,9 +46,11 @@ def votes_schema(
         vote_sets: Add the classes that each ablation voted for, ascending; ``votes`` is null.
         gaps: Add the gap between the two largest logits of each ablation, rounded down.
         labels: Add every right class of an image, where there may be several; ``label`` is null.
+        sizes: Add height and width of the decoded picture.
     """
     added = ((views, _VIEWS), (vote_sets, _VOTE_SETS), (gaps, _GAPS), (labels, _LABELS))
-    return pa.schema([*VOTES, *(field for wanted, field in added if wanted)])
+    of_run = [field for wanted, field in added if wanted]
+    return pa.schema([*VOTES, *of_run, *(SIZES if sizes else ())])
 
 
 CERTIFICATES = pa.schema(
@@ -56,7 +61,7 @@ CERTIFICATES = pa.schema(
         pa.field("prediction", pa.int32()),
         # Side of the patch where the threat is one square; else null.
         pa.field("patch_px", pa.int32()),
-        # 32x32, 16x48, area<=1024, 2 of 32x32, in pixels.
+        # 32x32, 16x48, area<=1024, 2 of 32x32, in pixels; source:50 in those of the picture.
         pa.field("threat", pa.string(), nullable=False),
         pa.field("rule", pa.string(), nullable=False),
         # 1: the prediction stays; k: a right class stays among the k with most votes.
@@ -72,6 +77,11 @@ CERTIFICATES = pa.schema(
         pa.field("confidence", pa.float64()),
         # The largest patch that the rule's decision assumes; null where it assumes none.
         pa.field("assumes", pa.string()),
+        # Of a threat on the source picture: what it was certified as, the rectangle of the grid
+        # that holds all it can change in a picture of this size; else null.
+        pa.field("on_grid", pa.string()),
+        # Gap of the two largest logits up to which a view has no say; null where every view has.
+        pa.field("tau", pa.float64()),
     ]
 )
 """One row an image and claim: threat, rule, top_k, stride, confidence."""
@@ -177,7 +187,8 @@ LOCATIONS = pa.schema(
         # Images that could be voted on, and those of them that are predicted rightly.
         pa.field("images", pa.int64(), nullable=False),
         pa.field("images_right", pa.int64(), nullable=False),
-        # Those without a certificate against a patch at this location: exact margin < 0.
+        # Those without a certificate against a patch at this location, by the exact rule; of masks
+        # by two-location.
         pa.field("uncertified", pa.int64(), nullable=False),
         pa.field("uncertified_right", pa.int64(), nullable=False),
     ]
@@ -208,15 +219,29 @@ class ClaimEntry(TypedDict):
     stride: int | None
     confidence: float | None
     assumes: str | None
+    tau: float | None
 
 
-class CertifiedEntry(ClaimEntry, Share):
+class SourceEntry(TypedDict, total=False):
+    """What a certified accuracy has where its threat is on the source picture."""
+
+    # Images by the rectangle that the threat is on the grid.
+    on_grid: dict[str, int]
+    # Images that are not certified because the rule has no decision for their rectangle.
+    images_too_large: int
+
+
+class CertifiedEntry(ClaimEntry, Share, SourceEntry):
     """Certified accuracy of a claim: labelled images that are right and certified."""
 
     # Labelled images that the rule's own answer classifies correctly, without an attack.
     clean_accuracy: Share
     # Views that the attacker can touch at most.
     max_touched: int
+    # Share of the image's pixels that the attacker may rewrite.
+    image_share: float
+    # Images, labelled or not, at which the rule raises an alert; null where it never does.
+    alerts: int | None
     # Images certified, right or wrong, labelled or not.
     images_certified: int
 
@@ -261,6 +286,8 @@ class Summary(TypedDict):
     images_with_error: int
     images_without_label: int
     ablations: int
+    # True where the views hide: then no class of most votes answers, but each rule for itself.
+    hides: bool
     # Mean over the images, where early exit asks fewer of some.
     views_asked: NotRequired[float]
     plain_accuracy: Share

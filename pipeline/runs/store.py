@@ -21,7 +21,7 @@ from pipeline import storage
 from pipeline.runs.error_images import ErrorImages
 from pipeline.runs.manifest import Manifest, ManifestError, canonical
 from pipeline.runs.proof import Proof, prove
-from pipeline.runs.schema import Summary
+from pipeline.runs.schema import SIZES, Summary
 from pipeline.runs.unit_files import StoreError, check_rows, unit_bytes
 from pipeline.sources.stored_files import StoredFile, list_directory
 from pipeline.storage.parallel import in_threads
@@ -304,9 +304,18 @@ class VotesStore:
         return {}
 
     def read_unit(self, unit: int, columns: list[str] | None = None) -> pa.Table:
-        """The rows of one unit."""
-        data = storage.read_bytes(self._unit_path(unit))
-        return pq.read_table(io.BytesIO(data), columns=columns).replace_schema_metadata(None)
+        """The rows of one unit; sizes of pictures are null where an earlier version kept none."""
+        with pq.ParquetFile(io.BytesIO(storage.read_bytes(self._unit_path(unit)))) as file:
+            absent = [
+                field
+                for field in SIZES
+                if field.name in (columns or ()) and field.name not in file.schema_arrow.names
+            ]
+            there = columns and [name for name in columns if name not in {f.name for f in absent}]
+            table = file.read(columns=there).replace_schema_metadata(None)
+        for field in absent:
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+        return table if columns is None else table.select(columns)
 
     def _unit_path(self, unit: int) -> str:
         return storage.join(self.folder, f"unit-{unit:05d}.parquet")

@@ -96,7 +96,13 @@ def certify_votes(
     parts = parts_of(manifest)
     files = [part_path(folder, part) for folder in folders.values() for part in range(len(parts))]
     bond = bond_of(questions, proof).items()
-    if earlier and asked <= known and all(bond <= metadata_of(path).items() for path in files):
+    if (
+        earlier
+        # That of an older program may lack some.
+        and Summary.__required_keys__ <= earlier.keys()
+        and asked <= known
+        and all(bond <= metadata_of(path).items() for path in files)
+    ):
         return done(earlier, computed=False)
     # Pictures are not bound to votes: what is known of them is what lies beside them.
     gone = any(metadata_of(path).get(BOND) not in (None, proof.bond[BOND]) for path in files)

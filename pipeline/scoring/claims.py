@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 
 from models.views.threats import Threat
 from pipeline.certificates.detection import check_detection
+from pipeline.certificates.rule import Terms
 from pipeline.certificates.rules import default_rules, rule_for
 from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.runs.defense import Defense
 from pipeline.runs.resolve import default_threats
 from pipeline.runs.schema import ClaimEntry
+from pipeline.scoring.source import check_source, stand_in
 
 
 class Claim(NamedTuple):
@@ -25,6 +27,7 @@ class Claim(NamedTuple):
         stride: Of the ablations whose votes count; None for random positions.
         confidence: Of a probabilistic rule, for each image; None for a proof.
         assumes: The largest patch, for a decision that is built for one; else None.
+        tau: Gap of the two largest logits up to which a view has no say; None lets all speak.
     """
 
     rule: str
@@ -33,6 +36,12 @@ class Claim(NamedTuple):
     stride: int | None = None
     confidence: float | None = None
     assumes: Threat | None = None
+    tau: float | None = None
+
+    @property
+    def terms(self) -> Terms:
+        """The terms under which the rule is asked."""
+        return Terms(self.confidence, self.assumes, self.tau)
 
     def to_dict(self) -> ClaimEntry:
         """Plain JSON, as in the summary and the columns of the certificates."""
@@ -44,6 +53,7 @@ class Claim(NamedTuple):
             "confidence": self.confidence,
             "patch_px": self.threat.side,
             "assumes": None if self.assumes is None else str(self.assumes),
+            "tau": self.tau,
         }
 
     @classmethod
@@ -65,6 +75,7 @@ class Claim(NamedTuple):
             self.rule,
             self.confidence or 0.0,
             () if self.assumes is None else self.assumes.order,
+            -1.0 if self.tau is None else self.tau,
         )
 
 
@@ -96,6 +107,11 @@ class Claims:
 
     claims: frozenset[Claim] = frozenset()
     alerts: frozenset[Alert] = frozenset()
+
+    @property
+    def need_gaps(self) -> bool:
+        """True where some claim looks at the gaps of the views."""
+        return any(claim.tau is not None for claim in self.claims)
 
     def __or__(self, other: "Claims") -> "Claims":
         return Claims(self.claims | other.claims, self.alerts | other.alerts)
@@ -144,25 +160,47 @@ def resolve_claims(defense: Defense, claims: ClaimsConfig, stride: int | None = 
     found, alerts = set(), set()
     try:
         views = defense.views_at(stride)
-        for threat in claims.threats or default_threats(views):
-            for k, name in _places_and_rules(defense, claims):
+        assumed = claims.assumed and claims.assumed.on(views)
+        for given in claims.threats or default_threats(views):
+            threat = given.on(views)
+            if threat.source:
+                check_source(defense, threat)
+            asked = product(_places_and_rules(defense, claims), _taus(defense, claims))
+            for (k, name), tau in asked:
                 rule = rule_for(
                     name,
                     randomized=randomized,
                     confidence=claims.confidence,
-                    assumed=claims.assumed,
+                    assumed=assumed,
+                    tau=tau,
                 )
-                rule.check(views, threat, classes, k)
+                if tau is not None and not rule.takes_tau:
+                    continue
+                # On the source the rule is held against each picture's own rectangle later.
+                on_grid = stand_in(views, assumed) if threat.source else threat
+                rule.check(views, on_grid, classes, k)
                 if defense.voting.early_exit:
-                    rule.check_early(views, threat)
-                assumes = (claims.assumed or threat) if rule.knows_patch else None
-                found.add(Claim(name, threat, k, stride, rule.confidence, assumes))
+                    rule.check_early(views, on_grid)
+                # Early exit answers for the covered patch alone.
+                of_all = threat.source and defense.voting.early_exit
+                built_for = assumed or (on_grid if of_all else threat)
+                assumes = built_for if rule.knows_patch else None
+                found.add(Claim(name, threat, k, stride, rule.confidence, assumes, tau))
             if claims.detect:
                 _check_alert(threat, defense)
                 alerts.add(Alert(threat, stride))
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return Claims(frozenset(found), frozenset(alerts))
+
+
+def _taus(defense: Defense, claims: ClaimsConfig) -> tuple[float | None, ...]:
+    """The gaps that are asked about, after None, which lets every view speak."""
+    if claims.tau and not defense.voting.gaps:
+        raise ConfigError(
+            "--tau: these votes were cast without gaps; vote with --gaps, which is another run"
+        )
+    return (None, *(claims.tau or ()))
 
 
 def _places_and_rules(defense: Defense, claims: ClaimsConfig) -> list[tuple[int, str]]:

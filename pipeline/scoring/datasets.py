@@ -22,6 +22,7 @@ from pipeline.runs.schema import CERTIFICATES, DETECTION, IMAGES
 from pipeline.runs.store import VotesStore
 from pipeline.scoring.claims import Claims
 from pipeline.scoring.score import Scored, score_votes
+from pipeline.scoring.source import SIZE_COLUMNS
 from pipeline.scoring.summary import Totals
 from pipeline.storage.tables import parquet_writer
 
@@ -104,7 +105,9 @@ def score_batches(
     threads: int | None = None,
 ) -> Iterator[Scored]:
     """The units a batch at a time, in order, judged side by side: numpy and Parquet share cores."""
-    columns = vote_columns(manifest, "plain_prediction")
+    sizes = SIZE_COLUMNS if any(claim.threat.source for claim in questions.claims) else ()
+    gaps = ["gaps"] if questions.need_gaps else []
+    columns = vote_columns(manifest, "plain_prediction", *sizes, *gaps)
     step = max(1, _BATCH_IMAGES // _unit_images(manifest))
     threads = threads or len(os.sched_getaffinity(0))
 

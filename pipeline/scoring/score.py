@@ -8,6 +8,7 @@ Shape suffixes: R rows, N of them with votes.
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from models.views.family import IntArray
+from models.views.threats import Threat
 from pipeline.certificates.batch import VoteBatch, vote_batches
 from pipeline.certificates.detection import Leads, detection
 from pipeline.certificates.largest import largest
@@ -24,10 +26,11 @@ from pipeline.certificates.subsets import coarser
 from pipeline.certificates.votes import VoteArray, renumbered
 from pipeline.runs.labels import Labels
 from pipeline.runs.manifest import Manifest
-from pipeline.runs.rows import votes_array
+from pipeline.runs.rows import gaps_array, plain_array, votes_array
 from pipeline.runs.schema import CERTIFICATES, DETECTION, IMAGES
 from pipeline.runs.store import StoreError
 from pipeline.scoring.claims import Claim, Claims
+from pipeline.scoring.source import OnGrid, among, certifiable, on_grids, stand_in
 from pipeline.scoring.summary import Totals, leads_by_tau
 
 NO_MARGIN = np.iinfo(np.int32).min
@@ -44,6 +47,8 @@ class BatchResults:
         margins: By claim.
         leads_3n: The ``Leads`` by alert; int (3, N).
         largest: Largest certified side, by rule; none of votes at drawn positions.
+        on_grids: The images by what they make of a threat on the source, by threat.
+        too_large_n: Images for whose rectangle a rule has no decision, by claim on the source.
     """
 
     def __init__(self, images: int, questions: Claims, manifest: Manifest) -> None:
@@ -62,6 +67,10 @@ class BatchResults:
             manifest.defense.views, randomized=manifest.defense.voting.draws is not None
         )
         self.largest = {rule.name: np.zeros(images, np.int64) for rule in rules}
+        self.on_grids: dict[Threat, list[OnGrid]] = {}
+        self.too_large_n = {
+            claim: np.zeros(images, bool) for claim in claims if claim.threat.source
+        }
 
 
 def rows_of(table: pa.Table, answers: BatchResults) -> tuple[pa.Table, pa.Table, pa.Table]:
@@ -88,6 +97,7 @@ def rows_of(table: pa.Table, answers: BatchResults) -> tuple[pa.Table, pa.Table,
                 ),
                 "certified": _spread(margins_n, voted).fill_null(-1).to_numpy() >= 0,
                 "margin": _spread(margins_n, voted),
+                "on_grid": _texts(answers.on_grids.get(claim.threat, []), voted),
             },
         )
         for claim, margins_n in answers.margins.items()
@@ -138,6 +148,16 @@ def _spread(values_n: IntArray, voted: NDArray[np.bool_]) -> pa.Array:
     return pa.array(values, mask=values == NO_MARGIN)
 
 
+def _texts(groups: list[OnGrid], voted: NDArray[np.bool_]) -> pa.Array:
+    """The rectangle of each image as a column of all rows; null where there is none."""
+    texts_n = np.full(int(voted.sum()), None, object)
+    for patch, images in groups:
+        texts_n[images] = str(Threat(patch))
+    texts = np.full(len(voted), None, object)
+    texts[voted] = texts_n
+    return pa.array(texts, pa.string())
+
+
 class Scored(NamedTuple):
     """Rows of the datasets, and their counts.
 
@@ -168,10 +188,11 @@ def score_votes(table: pa.Table, manifest: Manifest, questions: Claims) -> Score
     voted = table.filter(table["error"].is_null())
     labels = Labels.of(voted)
     votes = votes_array(voted, manifest.defense)
-    plain_n = voted["plain_prediction"].fill_null(-1).to_numpy().astype(np.int64)
     answers = BatchResults(len(votes), questions, manifest)
+    for threat in {claim.threat for claim in answers.too_large_n}:
+        answers.on_grids[threat] = on_grids(voted, threat, manifest.defense)
     if len(votes):
-        _ask(answers, votes, plain_n, labels, manifest)
+        _ask(answers, votes, voted, labels, manifest)
     differs = answers.predictions[manifest.defense.own_stride] != voted["prediction"].to_numpy()
     if differs.any():
         raise StoreError(
@@ -182,7 +203,7 @@ def score_votes(table: pa.Table, manifest: Manifest, questions: Claims) -> Score
         images=table.num_rows,
         errors=table.num_rows - voted.num_rows,
         unlabelled=table.num_rows - int(Labels.of(table).known.sum()),
-        plain_right=int(labels.accept(plain_n).sum()),
+        plain_right=int(labels.accept(plain_array(voted)).sum()),
     )
     if len(votes):
         accepted = labels.accept(votes)
@@ -194,14 +215,16 @@ def score_votes(table: pa.Table, manifest: Manifest, questions: Claims) -> Score
 
 
 def _ask(
-    answers: BatchResults, votes: IntArray, plain_n: IntArray, labels: Labels, manifest: Manifest
+    answers: BatchResults, votes: IntArray, voted: pa.Table, labels: Labels, manifest: Manifest
 ) -> None:
     """Fill in the answers."""
     classes = manifest.defense.network.voted_classes
     votes, right_nk, plain_n = (
         renumbered(given, manifest.defense.network.classes)
-        for given in (votes, labels.classes, plain_n)
+        for given in (votes, labels.classes, plain_array(voted))
     )
+    # Read where a claim looks at them.
+    gaps_nv = gaps_array(voted) if "gaps" in voted.column_names else None
     slots = manifest.defense.voting.most_votes
     for stride, predictions_n in answers.predictions.items():
         counted: VoteArray = votes
@@ -215,16 +238,20 @@ def _ask(
             slots=slots,
             drawn=manifest.defense.voting.draws is not None,
             plain_n=plain_n,
+            gaps_nv=gaps_nv if views is manifest.defense.views else None,
         ):
             predictions_n[images] = classes[batch.ranked.predictions]
             for claim, margins_n in answers.margins.items():
                 if claim.stride == stride:
-                    rule = rule_named(claim.rule).at(claim.confidence, claim.assumes)
-                    decided_n = rule.predict(batch, claim.threat)
+                    on_grid = among(answers.on_grids.get(claim.threat, []), images)
+                    early = manifest.defense.voting.early_exit
+                    found = _answer(claim, batch, right_nk[images], on_grid, early=early)
                     answers.decided[claim][images] = np.where(
-                        decided_n == ALERT, ALERT, classes[decided_n]
+                        found.decided_n == ALERT, ALERT, classes[found.decided_n]
                     )
-                    margins_n[images] = _margins(batch, rule, claim, right_nk[images])
+                    margins_n[images] = found.margins_n
+                    if claim.threat.source:
+                        answers.too_large_n[claim][images] = found.too_large_n
             for alert, leads_3n in answers.leads_3n.items():
                 if alert.stride == stride:
                     leads_3n[:, images] = detection(batch, alert.threat)
@@ -237,15 +264,62 @@ def _ask(
                     sides_n[images] = least_n = largest(batch, rule_named(name), least_n)
 
 
-def _margins(batch: VoteBatch, rule: Rule, claim: Claim, right_nk: IntArray) -> IntArray:
+class Answer(NamedTuple):
+    """What a rule says of N images.
+
+    Attributes:
+        decided_n: Its answer, or ``ALERT``; int64 (N,).
+        margins_n: Margins; int64 (N,).
+        too_large_n: Images for whose rectangle it has no decision; bool (N,).
+    """
+
+    decided_n: IntArray
+    margins_n: IntArray
+    too_large_n: NDArray[np.bool_]
+
+
+def _answer(
+    claim: Claim, batch: VoteBatch, right_nk: IntArray, on_grid: Iterable[OnGrid], *, early: bool
+) -> Answer:
+    """Answer a claim about the images of a batch.
+
+    Args:
+        claim: The claim.
+        batch: Their votes.
+        right_nk: Their right classes.
+        on_grid: The images by their rectangles, of a threat on the source.
+        early: Whether the votes were cast with early exit.
+    """
+    assumed = None if claim.assumes == claim.threat else claim.assumes
+    rule = rule_named(claim.rule).at(claim.terms._replace(assumed=assumed))
+    nothing = np.zeros(len(batch), np.int64)
+    answer = Answer(nothing, nothing.copy(), nothing.astype(bool))
+    if not claim.threat.source:
+        margins_n = _margins(batch, rule, claim, right_nk, claim.threat)
+        return answer._replace(decided_n=rule.predict(batch, claim.threat), margins_n=margins_n)
+    for patch, images in on_grid:
+        part, wanted = batch.take(images), Threat(patch, count=claim.threat.count)
+        threat = certifiable(rule, batch.views, wanted, batch.num_classes, claim.top_k, early=early)
+        built_for = threat or stand_in(batch.views, assumed)
+        answer.decided_n[images] = rule.predict(part, built_for)
+        answer.too_large_n[images] = threat is None
+        answer.margins_n[images] = (
+            NO_MARGIN if threat is None else _margins(part, rule, claim, right_nk[images], threat)
+        )
+    return answer
+
+
+def _margins(
+    batch: VoteBatch, rule: Rule, claim: Claim, right_nk: IntArray, threat: Threat
+) -> IntArray:
     """Margins of a claim, by its rule, about some images; int (N,)."""
     if claim.top_k == 1:
-        return rule.margins(batch, claim.threat)
+        return rule.margins(batch, threat)
     margins_n = np.full(len(batch), NO_MARGIN, np.int64)
     # Of several right classes it is enough that one cannot be evicted.
     for right_n in right_nk.T:
         images = np.flatnonzero(right_n >= 0)
-        stays_n = rule.top_k_margins(batch.take(images), claim.threat, claim.top_k, right_n[images])
+        stays_n = rule.top_k_margins(batch.take(images), threat, claim.top_k, right_n[images])
         margins_n[images] = np.maximum(margins_n[images], stays_n)
     return margins_n
 
@@ -259,9 +333,14 @@ def _count(totals: Totals, answers: BatchResults, labels: Labels, manifest: Mani
         totals.certified[claim] = int(holds.sum())
         clean = labels.accept(answers.decided[claim])
         totals.clean_right[claim] = int(clean.sum())
+        totals.alerts[claim] = int((answers.decided[claim] == ALERT).sum())
         # Above top_k 1 the claim is about a right class.
         rightly = holds & clean if claim.top_k == 1 else holds
         totals.certified_right[claim] = int(rightly.sum())
+    for claim, too_large_n in answers.too_large_n.items():
+        totals.too_large[claim] = int(too_large_n.sum())
+        for patch, images in answers.on_grids[claim.threat]:
+            totals.on_grid[claim.threat, patch] = len(images)
     own = right[manifest.defense.own_stride]
     sides = min(manifest.defense.views.height, manifest.defense.views.width) + 1
     for rule, sides_n in answers.largest.items():

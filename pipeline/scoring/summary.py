@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from models.views.family import IntArray
+from models.views.family import IntArray, Patch
+from models.views.threats import Threat
 from pipeline.certificates.detection import Leads
+from pipeline.certificates.rules import rule_named
 from pipeline.certificates.uniform import max_touched_views
 from pipeline.runs.manifest import AS_GIVEN, Manifest
-from pipeline.runs.schema import DetectionCurve, LargestEntry, Summary
+from pipeline.runs.schema import DetectionCurve, LargestEntry, SourceEntry, Summary
 from pipeline.scoring.claims import Alert, Claim
 from pipeline.scoring.intervals import Proportion
 
@@ -59,8 +61,11 @@ class Totals:
         views_asked: Views that were asked, over images without an error.
         smoothed_right: Per stride, labelled images whose smoothed prediction is right.
         clean_right: Per claim, labelled images that its rule's answer classifies correctly.
+        alerts: Per claim, images at which its rule raises an alert.
         certified_right: Per claim, labelled images that are right and certified.
         certified: Per claim, images certified, right or wrong, labelled or not.
+        on_grid: Per threat on the source and rectangle of the grid, images with that rectangle.
+        too_large: Per claim on the source, images for whose rectangle there is no decision.
         largest_right: Per rule, labelled images that are right by the largest side they are
             certified against; int (sides + 1,).
         leads_right: Per alert, labelled images that are right, as ``leads_by_tau``.
@@ -74,8 +79,11 @@ class Totals:
     views_asked: int = 0
     smoothed_right: Counter[int | None] = field(default_factory=Counter)
     clean_right: Counter[Claim] = field(default_factory=Counter)
+    alerts: Counter[Claim] = field(default_factory=Counter)
     certified_right: Counter[Claim] = field(default_factory=Counter)
     certified: Counter[Claim] = field(default_factory=Counter)
+    on_grid: Counter[tuple[Threat, Patch]] = field(default_factory=Counter)
+    too_large: Counter[Claim] = field(default_factory=Counter)
     largest_right: dict[str, IntArray] = field(default_factory=dict)
     leads_right: dict[Alert, IntArray] = field(default_factory=dict)
 
@@ -101,6 +109,7 @@ class Totals:
             "images_with_error": self.errors,
             "images_without_label": self.unlabelled,
             "ablations": manifest.defense.votes_per_image,
+            "hides": manifest.defense.views.hides,
             "plain_accuracy": (
                 Proportion(self.plain_right, labelled) if manifest.plain_known else Proportion(0, 0)
             ).to_dict(),
@@ -116,10 +125,21 @@ class Totals:
                 {
                     **claim.to_dict(),
                     "clean_accuracy": Proportion(self.clean_right[claim], labelled).to_dict(),
-                    "max_touched": max_touched_views(
-                        manifest.defense.views_at(claim.stride), claim.threat
+                    "max_touched": max(
+                        (
+                            max_touched_views(manifest.defense.views_at(claim.stride), threat)
+                            for threat in self._on_grid(claim.threat)
+                        ),
+                        default=0,
                     ),
+                    # Of a threat on the source, the largest of what it is on the grid.
+                    "image_share": max(
+                        (threat.pixels for threat in self._on_grid(claim.threat)), default=0
+                    )
+                    / _pixels(manifest),
+                    "alerts": self.alerts[claim] if rule_named(claim.rule).alerts else None,
                     "images_certified": self.certified[claim],
+                    **self._source_entry(claim),
                     **Proportion(self.certified_right[claim], labelled).to_dict(),
                 }
                 for claim in sorted(self.certified, key=lambda claim: claim.order)
@@ -148,6 +168,22 @@ class Totals:
             summary["basis"] = AS_GIVEN
         return summary
 
+    def _on_grid(self, threat: Threat) -> list[Threat]:
+        """What a threat is on the grid: itself, or the rectangles of one on the source."""
+        if not threat.source:
+            return [threat]
+        return [Threat(patch, count=threat.count) for of, patch in self.on_grid if of == threat]
+
+    def _source_entry(self, claim: Claim) -> SourceEntry:
+        """What a claim's entry says beside the others where its threat is on the source."""
+        if not claim.threat.source:
+            return {}
+        sizes = sorted((patch, n) for (of, patch), n in self.on_grid.items() if of == claim.threat)
+        return {
+            "on_grid": {str(Threat(patch)): images for patch, images in sizes},
+            "images_too_large": self.too_large[claim],
+        }
+
     def _largest(self, labelled: int) -> LargestEntry:
         """Certified and right against every side, up to the first that leaves no image."""
         hits = {rule: _at_least(counts_s) for rule, counts_s in sorted(self.largest_right.items())}
@@ -159,6 +195,11 @@ class Totals:
             "patch_px": list(shown),
             "hits": {rule: [int(hits_s[side]) for side in shown] for rule, hits_s in hits.items()},
         }
+
+
+def _pixels(manifest: Manifest) -> int:
+    views = manifest.defense.views
+    return views.height * views.width
 
 
 def _at_least(counts: IntArray) -> IntArray:

@@ -23,19 +23,78 @@ def interval(entry: Mapping[str, Any]) -> str:
     return f"{100 * entry['low']:.1f} - {100 * entry['high']:.1f}"
 
 
-def threat(entry: Mapping[str, Any], *, stride: bool = False) -> str:
-    """Name the threat of an entry, and the stride of its views where ``stride`` asks for it."""
-    return f"{entry['threat']} px" + _stride(entry, named=stride)
+def threat(entry: Mapping[str, Any], *, stride: bool = False, share: bool = True) -> str:
+    """Name the threat of an entry and its share of the image, such as ``32x32 px, 2.0 %``.
+
+    Args:
+        entry: The entry; the share is left out where it does not say it.
+        stride: Name the stride of the views, too.
+        share: Name the share, which beside another share would be taken for it.
+    """
+    # Of a patch on the source, the share of the grid would be taken for one of the picture.
+    of = entry.get("image_share") if share and "source:" not in entry["threat"] else None
+    of_image = "" if of is None else f", {percent(of)}"
+    unit = "" if entry["threat"].endswith("%") else " px"
+    return f"{entry['threat']}{unit}{of_image}" + _stride(entry, named=stride)
 
 
-def claim(entry: Mapping[str, Any], *, stride: bool = False) -> str:
-    """Name what is certified, without its threat; the stride where ``stride`` asks for it."""
+def claim(entry: Mapping[str, Any], *, stride: bool = False, what: str = "certified") -> str:
+    """Name what is certified and what that assumes, without its threat.
+
+    Args:
+        entry: A claim.
+        stride: Name the stride of the views, too.
+        what: certified, or clean for the rule's answer without a patch.
+    """
     places = "" if entry["top_k"] == 1 else f" top {entry['top_k']}"
-    words = f"certified{places}, {entry['rule']}"
+    words = f"{what}{places}, {entry['rule']}"
     if entry["confidence"] is not None:
         # Never let a probabilistic certificate pass for a proof.
         words += f" (confidence {100 * entry['confidence']:g} % an image)"
-    return words + _stride(entry, named=stride)
+    if entry.get("tau") is not None:
+        words += f", tau {entry['tau']:g}"
+    # Never let a decision that knows the patch pass for one that need not.
+    return words + _stride(entry, named=stride) + assumption(entry, ", {}")
+
+
+def series(entry: Mapping[str, Any], *, stride: bool = False) -> str:
+    """Name what entries for several patches have in common, as ``claim``."""
+    if entry["assumes"] is None or other_size(entry):
+        return claim(entry, stride=stride)
+    return (
+        f"{claim({**entry, 'assumes': None}, stride=stride)}, assumes a patch of at most that size"
+    )
+
+
+def other_size(entry: Mapping[str, Any]) -> str | None:
+    """The patch that a claim assumes, where it is another than the one it is about."""
+    assumed: str | None = entry["assumes"]
+    return None if assumed == entry["threat"] else assumed
+
+
+def assumption(entry: Mapping[str, Any], within: str = "{}") -> str:
+    """Say what size of patch a claim's decision assumes, within other words; empty for none."""
+    assumed = entry.get("assumes")
+    return "" if assumed is None else within.format(f"assumes a patch of at most {assumed} px")
+
+
+def alerts(entry: Mapping[str, Any], within: str = "{}") -> str:
+    """Count the alerts of a rule that raises them, within other words; empty for another rule."""
+    count = entry.get("alerts")
+    return "" if count is None else within.format(f"{count:,} alert{'' if count == 1 else 's'}")
+
+
+def views_asked(summary: Mapping[str, Any]) -> str:
+    """Say how many views were asked of an image, ``31.2 of 45 (69 %)``; empty where all were."""
+    asked = summary.get("views_asked")
+    if asked is None:
+        return ""
+    return f"{asked:.1f} of {summary['ablations']} ({100 * asked / summary['ablations']:.0f} %)"
+
+
+def views(summary: Mapping[str, Any]) -> str:
+    """Name the views of a summary in the plural: ablations, or those that hide."""
+    return "views" if summary.get("hides") else "ablations"
 
 
 def _stride(entry: Mapping[str, Any], *, named: bool) -> str:

@@ -26,7 +26,16 @@ def prepared(data: bytes | None, preprocess: Preprocess) -> NDArray[np.uint8]:
     Raises:
         UndecodableError, WrongSizeError: The image cannot be used; the reason.
     """
-    return preprocess(decode(data, preprocess.resize if preprocess.scaled_decode else None))
+    return preprocess(decode_for(data, preprocess))
+
+
+def decode_for(data: bytes | None, preprocess: Preprocess) -> Image.Image:
+    """Decode an image as ``preprocess`` takes it.
+
+    Raises:
+        UndecodableError: The image cannot be used; the reason.
+    """
+    return decode(data, preprocess.resize if preprocess.scaled_decode else None)
 
 
 def decode(data: bytes | None, at_least: int | None = None) -> Image.Image:

@@ -122,9 +122,20 @@ def configs_of(axes: Axes, fixed: FixedConfig) -> list[VotesConfig]:
         chosen = {**vars(fixed), **dict(zip(given, values, strict=True))}
         if chosen.get("voting", "argmax") != "threshold" and "threshold" in (axes.voting or ()):
             chosen["theta"] = None  # it belongs to the others
+        chosen |= dict.fromkeys(_of_others(axes, chosen.get("views")))
         try:
             configs.append(VotesConfig(**chosen))
         except ConfigError as error:
             point = " ".join(f"{name}={value}" for name, value in zip(given, values, strict=True))
             raise ConfigError(f"sweep at {point}: {error}") from error
-    return configs
+    return list(dict.fromkeys(configs))
+
+
+def _of_others(axes: Axes, views: ViewsKind | None) -> tuple[str, ...]:
+    """Name the options that belong to views of the other sort, where a sweep has both."""
+    masks = {"mask", "mask-pair"} & set(axes.views or ())
+    if not masks or masks == set(axes.views or ()):
+        return ()
+    if views not in masks:
+        return "covers", "masks"
+    return () if axes.covers is None else ("size", "stride")

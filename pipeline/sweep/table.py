@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, TypeVar
 
+from models.views.masks import Masks
 from pipeline.runs.manifest import Manifest
+from pipeline.runs.resolve import default_threats
 from pipeline.runs.schema import CertifiedEntry, DetectionCurve, Summary
 from pipeline.sweep.grid import Origin
 
@@ -57,11 +59,14 @@ def row_of(origin: Origin, manifest: Manifest | None, summary: Summary | None) -
         summary: Summary at the combination's stride, as from ``summary_at``.
     """
     wanted, config = origin.combination.wanted, origin.combination.config
+    views = wanted.defense.views
     row: dict[str, Any] = {
         "weights": PurePath(config.weights).name,
-        "ablation": wanted.defense.views.describe().shape,
-        "size": wanted.defense.views.describe().size,
+        "ablation": views.describe().shape,
+        "size": views.describe().size,
         "stride": origin.combination.stride,
+        "covers": None,
+        "masks": None,
         "tokens": wanted.defense.tokens,
         "voting": config.voting,
         "dtype": wanted.numerics.dtype,
@@ -70,9 +75,13 @@ def row_of(origin: Origin, manifest: Manifest | None, summary: Summary | None) -
         "run_id": origin.run_id,
         "votes of": None if origin.stride is None else "finer stride",
         "smoothed": None,
+        "clean": {},
         "certified": {},
         "images/s": None,
     }
+    if isinstance(views, Masks):
+        row["covers"] = ", ".join(map(str, default_threats(views)))
+        row["masks"] = len(views.masks)
     if summary is None or manifest is None:
         return row
     seconds = manifest.execution.voting_seconds
@@ -81,6 +90,12 @@ def row_of(origin: Origin, manifest: Manifest | None, summary: Summary | None) -
     elif seconds:
         row["images/s"] = summary["images"] / seconds
     row["smoothed"] = summary["smoothed_accuracy"]["value"]
+    # Of the others it is the smoothed accuracy.
+    row["clean"] = {
+        _claim(entry): entry["clean_accuracy"]["value"]
+        for entry in summary["certified_accuracy"]
+        if entry["assumes"] is not None
+    }
     row["certified"] = {_claim(entry): entry["value"] for entry in summary["certified_accuracy"]}
     return row
 
@@ -92,8 +107,9 @@ def _claim(entry: Mapping[str, Any]) -> str:
 
 def flat(row: Mapping[str, Any], claims: Sequence[str]) -> dict[str, Any]:
     """Give a row a column for each claim, for tables without nesting."""
-    plain = {name: value for name, value in row.items() if name != "certified"}
-    return plain | {claim: row["certified"].get(claim) for claim in claims}
+    plain = {name: value for name, value in row.items() if name not in ("clean", "certified")}
+    clean = {f"clean {claim}": row["clean"][claim] for claim in claims if claim in row["clean"]}
+    return plain | clean | {claim: row["certified"].get(claim) for claim in claims}
 
 
 def claims_in(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -1,8 +1,9 @@
 """A certified run in MLflow: one MLflow run per ``run_id``, logged by the driver."""
 
-import json
+import shlex
 import tempfile
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 
 from pipeline import storage
@@ -11,6 +12,7 @@ from pipeline.runs.manifest import Manifest, flatten
 from pipeline.runs.schema import Summary
 from pipeline.runs.store import VotesStore
 from pipeline.scoring.certify import Certified
+from pipeline.storage.addresses import redact
 from pipeline.tracking.description import (
     DESCRIPTION,
     RUN_ID,
@@ -20,18 +22,21 @@ from pipeline.tracking.description import (
     tags_of,
 )
 from pipeline.tracking.points import Point, points_of
-from pipeline.tracking.server import Tracker, connect, failures_as_text, tracking_uri
-from pipeline.tracking.tables import claims_table, log_table
-
-_AGAIN = (
-    "Votes, certificates and summary are written; run `patchcert certify` again once it answers"
+from pipeline.tracking.record import where_logged
+from pipeline.tracking.server import (
+    Tracker,
+    connect,
+    failures_as_text,
+    failures_said,
+    tracking_uri,
 )
+from pipeline.tracking.tables import claims_table, log_table
 
 
 def log_run(
     certified: Certified, pictures: Mapping[str, bytes], claims: ClaimsConfig, out: str
-) -> str | None:
-    """Log a certified run, adding to its MLflow run where there is one; the tracking URI.
+) -> bool:
+    """Log a certified run, adding to its MLflow run where there is one.
 
     Args:
         certified: The run.
@@ -39,15 +44,16 @@ def log_run(
         claims: Where to log it.
         out: Folder of all results.
 
-    Raises:
-        TrackingError: MLflow failed.
+    Returns:
+        False where MLflow failed, of which standard error has a line with the remedy.
     """
     if tracking_uri(claims, out) is None:
-        return None
-    with failures_as_text(claims, out, _AGAIN):
+        return True
+    manifest, summary = certified.manifest, certified.summary
+    remedy = f"Votes and certificates are written; then log them: `{again(manifest, claims, out)}`"
+    with failures_said(claims, out, remedy):
         tracker = connect(claims, out)
         assert tracker is not None
-        manifest, summary = certified.manifest, certified.summary
         run = open_mlflow_run(tracker, manifest)
         log_summary(tracker, run, manifest, summary)
         tracker.log_points(run, pace_of(manifest))
@@ -57,7 +63,22 @@ def log_run(
         for name, picture in pictures.items():
             log_bytes(tracker, run, f"{name}.png", picture)
         tracker.finish(run)
-    return tracker.uri
+        return True
+    return False
+
+
+def again(manifest: Manifest, claims: ClaimsConfig, out: str) -> str:
+    """The command that logs a run later, which computes nothing that is there already."""
+    words = ["patchcert", "certify", "--run-id", manifest.run_id]
+    words += ["--out", storage.full_path(out)]
+    for field in fields(claims):
+        value = getattr(claims, field.name)
+        if value == field.default:
+            continue
+        words.append("--" + field.name.replace("_", "-"))
+        if value is not True:
+            words += [redact(str(one)) for one in (value if isinstance(value, tuple) else [value])]
+    return shlex.join(words)
 
 
 def open_mlflow_run(tracker: Tracker, manifest: Manifest) -> str:
@@ -114,7 +135,9 @@ def log_page(
     claims = where_logged(store, mlflow, experiment)
     if tracking_uri(claims, store.out) is None:
         return None
-    with failures_as_text(claims, store.out, "The page is written"):
+    with failures_as_text(
+        claims, store.out, "The page is written; then give the same command again"
+    ):
         tracker = connect(claims, store.out)
         assert tracker is not None
         found = tracker.find({RUN_ID: store.run_id})
@@ -122,17 +145,3 @@ def log_page(
             return None
         log_bytes(tracker, found.info.run_id, "report.html", page)
     return tracker.uri
-
-
-def where_logged(store: VotesStore, mlflow: str | None, experiment: str | None) -> ClaimsConfig:
-    """The server and experiment asked for; those a run was last logged to where nothing is."""
-    path = storage.join(store.out, "summary", f"run_id={store.run_id}.tracked.json")
-    known = json.loads(storage.read_bytes(path)) if storage.exists(path) else {}
-    uri = known.get("uri", "none")
-    # What was logged to cannot be used where its password was not kept or its file has gone.
-    file = Path(uri.removeprefix("sqlite:///"))
-    usable = file.is_file() if uri.startswith("sqlite:///") else "***" not in uri
-    return ClaimsConfig(
-        mlflow=uri if mlflow is None and usable else mlflow,
-        experiment=experiment or known.get("experiment", ClaimsConfig.experiment),
-    )

@@ -7,9 +7,9 @@ from typing import Any
 
 from pipeline.certificates.rules import uncovered
 from pipeline.runs.manifest import Manifest
-from pipeline.runs.schema import ClaimEntry, Summary
+from pipeline.runs.schema import CertifiedEntry, ClaimEntry, Summary
 from pipeline.runs.versions import git_revision
-from pipeline.scoring.words import percent, threat
+from pipeline.scoring.words import alerts, assumption, percent, threat
 
 RUN_ID = "patchcert.run_id"
 STRIDE = "patchcert.stride"
@@ -87,14 +87,22 @@ def description(summary: Summary, before: str | None) -> str | None:
         return None
     shown = uncovered(entry["rule"] for entry in claims)
     parts = [
-        f"{percent(entry['value'])} at {threat(entry)} ({entry['rule']}{sure_of(entry)})"
+        f"{percent(entry['value'])} at {threat(entry, share=False)} ({_how(entry, summary)})"
         for entry in claims
         if entry["rule"] in shown
     ]
-    smoothed = summary["smoothed_accuracy"]
+    smoothed = percent(summary["smoothed_accuracy"]["value"])
+    unattacked = "" if summary["hides"] else f"Without a patch: {smoothed} smoothed. "
+    return f"{_OURS}{', '.join(parts)}. {unattacked}{claims[0]['of']:,} images." + (
+        f" {summary['basis']}." if "basis" in summary else ""
+    )
+
+
+def _how(entry: CertifiedEntry, summary: Summary) -> str:
+    """The rule of a claim and what it assumes; of views that hide, its clean accuracy, too."""
+    clean = f", clean {percent(entry['clean_accuracy']['value'])}" if summary["hides"] else ""
     return (
-        f"{_OURS}{', '.join(parts)}. Without a patch: {percent(smoothed['value'])} smoothed. "
-        f"{smoothed['of']:,} images." + (f" {summary['basis']}." if "basis" in summary else "")
+        f"{entry['rule']}{sure_of(entry)}{assumption(entry, ', {}')}{alerts(entry, ', {}')}{clean}"
     )
 
 

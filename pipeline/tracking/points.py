@@ -7,7 +7,9 @@ least interesting; each claim is therefore there as a figure of its own too.
 
 from typing import NamedTuple, get_args
 
+from pipeline.certificates.rules import rule_named
 from pipeline.runs.schema import AlertName, ClaimEntry, Summary
+from pipeline.scoring.words import other_size
 
 _ALERTS: tuple[AlertName, ...] = get_args(AlertName)
 
@@ -26,6 +28,8 @@ def points_of(summary: Summary) -> list[Point]:
     points = [
         Point(name, float(summary[name])) for name in ("images", "images_with_error", "ablations")
     ]
+    if "views_asked" in summary:
+        points.append(Point("views_asked", summary["views_asked"]))
     if not labelled:
         return points
     figures = [
@@ -37,9 +41,15 @@ def points_of(summary: Summary) -> list[Point]:
             for entry in summary["coarser"]
         ),
     ]
-    # Imported votes may come without plain predictions.
+    # Imported votes may come without plain predictions, and views that hide have none by vote.
     points += [Point(name, value) for name, value in figures if value is not None]
-    return points + certified_figures(summary) + _curves(summary) + _detected(summary)
+    return (
+        points
+        + certified_figures(summary)
+        + _answers(summary)
+        + _curves(summary)
+        + _detected(summary)
+    )
 
 
 def certified_figures(summary: Summary) -> list[Point]:
@@ -49,6 +59,18 @@ def certified_figures(summary: Summary) -> list[Point]:
         for entry in summary["certified_accuracy"]
         if entry["value"] is not None
     ]
+
+
+def _answers(summary: Summary) -> list[Point]:
+    """Clean accuracy and alerts of rules that own their answer, named as what they certify."""
+    points = []
+    for entry in summary["certified_accuracy"]:
+        name, clean = f"{_rule(entry, summary)}_{_plain(entry['threat'])}", entry["clean_accuracy"]
+        if rule_named(entry["rule"]).owns_answer and clean["value"] is not None:
+            points.append(Point(f"clean_at/{name}", clean["value"]))
+        if entry["alerts"] is not None:
+            points.append(Point(f"alerts_at/{name}", entry["alerts"]))
+    return points
 
 
 def _curves(summary: Summary) -> list[Point]:
@@ -75,6 +97,10 @@ def _rule(entry: ClaimEntry, summary: Summary) -> str:
     name = str(entry["rule"])
     if entry["confidence"] is not None:
         name += f"_{entry['confidence']:g}"
+    if entry["tau"] is not None:
+        name += f"_tau{entry['tau']:g}"
+    if other_size(entry):
+        name += f"_assumes_{_plain(entry['assumes'] or '')}"
     if entry["top_k"] > 1:
         name += f"_top{entry['top_k']}"
     if entry["stride"] in {coarser["stride"] for coarser in summary["coarser"]}:
@@ -98,4 +124,5 @@ def _detected(summary: Summary) -> list[Point]:
 
 def _plain(threat: str) -> str:
     """A threat without what names of metrics may not have."""
-    return threat.replace("<=", "_").replace(" ", "_")
+    plain = threat.replace("<=", "_").replace(" ", "_")
+    return plain.replace("%", "_percent").replace(":", "_")

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.runs.manifest import Manifest
 from pipeline.runs.schema import Share, Summary
-from pipeline.scoring.words import interval, threat
+from pipeline.scoring.words import assumption, interval, threat
 from pipeline.storage.addresses import redact
 from pipeline.tracking.description import RUN_ID, origin, run_name, sure_of
 from pipeline.tracking.points import certified_figures
@@ -115,6 +115,7 @@ def describe(manifest: Manifest, summary: Summary) -> str:
         (
             f"certified {threat(entry)}, {entry['rule']}"
             + sure_of(entry)
+            + assumption(entry, ", {}")
             + (f", top {entry['top_k']}" if entry["top_k"] > 1 else "")
             + (
                 f", stride {entry['stride']}"

@@ -7,7 +7,7 @@ no votes of their own get a child that says whose votes answer them.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,7 +16,7 @@ from pipeline.runs.manifest import Manifest, canonical, flatten
 from pipeline.runs.schema import Summary
 from pipeline.tracking.certified import log_summary
 from pipeline.tracking.description import RUN_ID, STRIDE, dataset_name, origin, run_name, tags_of
-from pipeline.tracking.server import Tracker, connect, failures_as_text, tracking_uri
+from pipeline.tracking.server import Tracker, connect, failures_said, tracking_uri
 from pipeline.tracking.tables import log_table
 
 _SWEEP, _ANSWERED_FROM, _PARENT = (
@@ -24,7 +24,7 @@ _SWEEP, _ANSWERED_FROM, _PARENT = (
     "patchcert.answered_from",
     "mlflow.parentRunId",
 )
-_REMEDY = "Votes and certificates are written; run the same sweep again once it answers"
+_REMEDY = "Votes and certificates are written; run the same sweep again to log what is absent"
 
 
 class TrackedSweep:
@@ -36,18 +36,21 @@ class TrackedSweep:
         claims: Where to log.
         out: Folder of all results.
 
-    Raises:
-        TrackingError: MLflow failed.
+    Attributes:
+        claims: The same for the points; nothing is logged of them where MLflow fails at the start.
+            Whatever it raises is said on standard error, and ends no sweep.
     """
 
     def __init__(
         self, wanted: Manifest, axes: Mapping[str, Any], claims: ClaimsConfig, out: str
     ) -> None:
         self._claims, self._out, self._failed = claims, out, False
+        self.claims = claims
         self._tracker: Tracker | None = None
         if tracking_uri(claims, out) is None:
             return
-        with failures_as_text(claims, out, "Nothing is computed yet; correct --mlflow"):
+        remedy = "The sweep begins all the same; run it again to log it"
+        with failures_said(claims, out, remedy):
             tracker = connect(claims, out)
             assert tracker is not None
             key = hashlib.sha256(canonical(asdict(wanted.data))).hexdigest()[:16]
@@ -62,6 +65,9 @@ class TrackedSweep:
             tracker.set(self._parent, tags=data | origin(), params={})
             tracker.client.update_run(self._parent, status="RUNNING")
             self._tracker = tracker
+        if self._tracker is None:
+            # Every point would wait for it in turn.
+            self.claims = replace(claims, mlflow="none")
 
     def __enter__(self) -> Self:
         return self
@@ -75,14 +81,14 @@ class TrackedSweep:
         if self._tracker is None:
             return
         status = "FAILED" if error is not None or self._failed else "FINISHED"
-        with failures_as_text(self._claims, self._out, _REMEDY):
+        with failures_said(self._claims, self._out, _REMEDY):
             self._tracker.client.set_terminated(self._parent, status=status)
 
     def adopt(self, run_id: str) -> None:
         """Nest the MLflow run of a run, unless it is another sweep's."""
         if self._tracker is None:
             return
-        with failures_as_text(self._claims, self._out, _REMEDY):
+        with failures_said(self._claims, self._out, _REMEDY):
             found = self._tracker.find({RUN_ID: run_id})
             if found is not None and _PARENT not in found.data.tags:
                 self._tracker.client.set_tag(found.info.run_id, _PARENT, self._parent)
@@ -99,7 +105,7 @@ class TrackedSweep:
         if self._tracker is None:
             return
         tracker = self._tracker
-        with failures_as_text(self._claims, self._out, _REMEDY):
+        with failures_said(self._claims, self._out, _REMEDY):
             key = {_ANSWERED_FROM: manifest.run_id, STRIDE: str(stride)}
             name = f"{run_name(wanted)} (from s{manifest.defense.own_stride})"
             found = tracker.find(key) or tracker.create(name, {**key, _PARENT: self._parent})
@@ -119,5 +125,5 @@ class TrackedSweep:
         self._failed = failed
         if self._tracker is None:
             return
-        with failures_as_text(self._claims, self._out, _REMEDY):
+        with failures_said(self._claims, self._out, _REMEDY):
             log_table(self._tracker, self._parent, "sweep", rows)

@@ -26,7 +26,10 @@ def log_table(tracker: Tracker, run: str, name: str, rows: Sequence[Mapping[str,
 
 def claims_table(summary: Summary) -> list[dict[str, Any]]:
     """One row a claim: what is certified of how many images, with the 95 % interval."""
-    claim = ("threat", "rule", "top_k", "stride", "confidence")
-    names = (*claim, "value", "low", "high", "hits", "of", "images_certified")
-    rows: list[dict[str, Any]] = [{**entry} for entry in summary["certified_accuracy"]]
+    claim = ("threat", "rule", "top_k", "stride", "confidence", "assumes", "tau")
+    names = (*claim, "clean", "value", "low", "high", "hits", "of", "images_certified", "alerts")
+    rows: list[dict[str, Any]] = [
+        {**entry, "clean": entry["clean_accuracy"]["value"]}
+        for entry in summary["certified_accuracy"]
+    ]
     return [{name: row[name] for name in names} for row in rows]

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.config import ClaimsConfig
 from pipeline.runs.manifest import Manifest
 from pipeline.tracking.certified import open_mlflow_run
-from pipeline.tracking.server import Tracker, connect, failures_as_text, tracking_uri
+from pipeline.tracking.server import Tracker, connect, failures_said, tracking_uri
 
 # MLflow's own switch.
 _SWITCH = "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"
@@ -22,33 +22,32 @@ def watched(manifest: Manifest, claims: ClaimsConfig, out: str) -> Iterator[None
 
     CPU, memory, disk and network of the driver's machine are logged every 10 s under ``system/``
     (GPUs too where nvidia-ml-py is installed), unless MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING is
-    false. A server that goes away meanwhile does not end the votes.
-
-    Raises:
-        TrackingError: MLflow failed before the body began.
+    false. Nothing that MLflow raises ends the votes, or keeps them from beginning.
     """
     if tracking_uri(claims, out) is None:
         yield
         return
-    with failures_as_text(claims, out, "Nothing is computed yet; correct --mlflow, or give none"):
+    begun: tuple[Tracker, str, Any | None] | None = None
+    with failures_said(claims, out, "The votes begin all the same; at their end it is tried again"):
         tracker = connect(claims, out)
         assert tracker is not None
         run = open_mlflow_run(tracker, manifest)
         tracker.client.update_run(run, status="RUNNING")
-        monitor = _monitor(run, tracker.uri)
+        begun = tracker, run, _monitor(run, tracker.uri)
+    status = "FAILED"
     try:
         yield
-    except BaseException:
-        _end(tracker, run, monitor, "FAILED")
-        raise
-    _end(tracker, run, monitor, "FINISHED")
+        status = "FINISHED"
+    finally:
+        if begun is not None:
+            _end(*begun, status)
 
 
 def _end(tracker: Tracker, run: str, monitor: Any | None, status: str) -> None:
-    if monitor is not None:
-        monitor.finish()
     # What is logged afterwards says so where the server has gone for good.
     with suppress(Exception):
+        if monitor is not None:
+            monitor.finish()
         tracker.client.set_terminated(run, status=status)
 
 

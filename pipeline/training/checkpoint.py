@@ -12,6 +12,7 @@ from models.networks.weights import WeightsCard
 from pipeline import storage
 from pipeline.config import ConfigError
 from pipeline.runs.manifest import canonical, flatten
+from pipeline.runs.resolve import card_of
 from pipeline.runs.versions import git_revision, installed_version
 from pipeline.training.recipe import Recipe
 
@@ -68,14 +69,14 @@ def write_weights(
         weights: Tensors of the network.
         history: Figures after each epoch, for the record.
     """
-    defense, views = recipe.defense, recipe.defense.views.describe()
+    defense = recipe.defense
     dtype = getattr(torch, recipe.config.save_as)
     card = WeightsCard(
         model=defense.network.name,
         num_classes=defense.network.num_classes,
         classes=recipe.classes,
         preprocess=defense.model_input,
-        ablation={"kind": views.shape, "size": views.size, "stride": views.stride},
+        ablation=card_of(defense.views),
         tokens=defense.tokens,
         recipe=recipe.identity()
         | {"init": recipe.init, "made_by": provenance(), "history": history},

@@ -4,13 +4,13 @@ Imports neither torch nor ray, like ``pipeline.config``.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from models.networks.systems import TokenMode
 from models.preprocess import PresetName
-from models.views.ablations import AblationKind
+from models.views.family import ViewsKind
 from pipeline.config import ConfigError, Device, Dtype, at_least
 from pipeline.config.flags import Advanced
 
@@ -38,15 +38,22 @@ class TrainConfig:
         label_column: Parquet column of class numbers.
         label_map: File that gives class folders, or labels as the data have them, their class
             numbers (JSON, TSV or CSV).
-        ablation: Shape of what an ablation shows [the weights' own, else column].
-        size: Width of a band, or side of a block, in pixels [the weights' own, else 19, or 4 on
-            the CIFAR-10 grid].
-        stride: Distance of neighbouring offsets in pixels [the weights' own, else 1].
+        views: What a view shows or hides: it shows one column, row or block and hides the rest, or
+            it hides one mask (mask) or up to two (mask-pair) and shows the rest [the weights'
+            own, else column].
+        size: Width of a band, or side of a block or mask, in pixels [the weights' own, else 19,
+            or 4 on the CIFAR-10 grid; of masks what --covers and --masks need].
+        stride: Distance of neighbouring offsets in pixels [the weights' own, else 1; of masks of a
+            given size, that size].
+        covers: The largest patch for which masks are cut, in pixels: 32, or 16x48 (height x
+            width), or area:500 (any rectangle of it); the estimates assume no larger one.
+        masks: Masks an axis, at most: 6, or 4x8 (down x across) [6].
+        wrap: Let masks of a given size go on round the edges of the image.
         tokens: Hidden tokens are dropped, or enter black [the weights' own, else drop].
         preprocess: Preset of size and normalization [the weights' own, else the model's].
         epochs: Passes over the training images.
         batch: Images a step, over all workers.
-        views: Ablations of each image a step, spread evenly over the family.
+        views_per_image: Views of each image a step, spread evenly over the family.
         optimizer: AdamW; SGD with momentum 0.9; or Muon, which steps matrices along the
             orthogonalized momentum of their gradients, and the rest by AdamW at half its rate.
         lr: Peak learning rate of a batch.
@@ -57,12 +64,12 @@ class TrainConfig:
         layer_decay: Learning rate of a layer, relative to the one above it; 1: all alike.
         clip: Largest norm of a step's gradient.
         drop_path: Rate of stochastic depth.
-        token_dropout: Share of the tokens of each ablation left out at random while training, which
+        token_dropout: Share of the tokens of each view left out at random while training, which
             makes a step as much cheaper (PatchDropout, arXiv 2208.07220).
         label_smoothing: Share of the target spread over all classes.
-        margin: Lead of the true class over the next, as a share of the votes, that the `views` of
-            an image are to reach together; what is missing adds to the loss (0: nothing does).
-            A patch that touches D of V views needs more than 2D/V.
+        margin: Lead of the true class over the next, as a share of the votes, that the views of
+            an image in a step are to reach together; what is missing adds to the loss (0: nothing
+            does). A patch that touches D of V views needs more than 2D/V.
         margin_weight: Weight of what is missing, beside the cross-entropy.
         augment: none, crop (and flip), rand (RandAugment after it), trivial (TrivialAugment).
         mix: Blend pairs of images and labels: mixup or cutmix.
@@ -86,14 +93,17 @@ class TrainConfig:
     image_column: Advanced[str | None] = None
     label_column: Advanced[str | None] = None
     label_map: Advanced[str | None] = None
-    ablation: AblationKind | None = None
+    views: Annotated[ViewsKind | None, Parameter(name=["--views", "--ablation"])] = None
     size: int | None = None
     stride: int | None = None
+    covers: str | None = None
+    masks: str | None = None
+    wrap: Advanced[bool] = False
     tokens: Advanced[TokenMode | None] = None
     preprocess: Advanced[PresetName | None] = None
     epochs: int = 30
     batch: int = 128
-    views: int = 1
+    views_per_image: int = 1
     optimizer: Advanced[OptimizerName] = "adamw"
     lr: float = 3e-4
     schedule: Advanced[Schedule] = "cosine"
@@ -129,7 +139,7 @@ class TrainConfig:
             stride=self.stride,
             epochs=self.epochs,
             batch=self.batch,
-            views=self.views,
+            views_per_image=self.views_per_image,
         )
         at_least(2, num_classes=self.num_classes)
         below_one = ("drop_path", "token_dropout", "label_smoothing", "margin", "average")
@@ -144,8 +154,10 @@ class TrainConfig:
         for name in ("teacher_weight", "layer_decay"):
             if getattr(self, name) > 1:
                 raise ConfigError(f"{_flag(name)} {getattr(self, name)}: it must be at most 1")
-        if self.margin and self.views == 1:
-            raise ConfigError("--margin: one view has no vote to lead; give --views 2 or more")
+        if self.margin and self.views_per_image == 1:
+            raise ConfigError(
+                "--margin: one view has no vote to lead; give --views-per-image 2 or more"
+            )
         if self.teacher == "self" and not self.average:
             raise ConfigError("--teacher self: the teacher is the average; give --average")
         if self.select == "best" and not (self.validation and self.estimate):

@@ -149,7 +149,7 @@ class Learner:
     def meters(self) -> tuple[float, float]:
         """Return mean loss and ablation accuracy of this worker since the epoch began."""
         config = self.recipe.config
-        share = config.batch // self.world * config.views
+        share = config.batch // self.world * config.views_per_image
         steps = max(1, self.metered)
         return float(self.loss_sum) / steps, float(self.right_sum) / (steps * share)
 
@@ -179,8 +179,9 @@ class Learner:
         Drawn for the whole batch, so that they do not depend on how it is shared out.
         """
         config, family = self.recipe.config, len(self.recipe.defense.views)
+        per_image = config.views_per_image
         first_b = _rng(config.seed, self.done, 0).integers(family, size=config.batch)
-        spread_n = np.arange(config.views) * family // config.views
+        spread_n = np.arange(per_image) * family // per_image
         views = (first_b[:, None] + spread_n) % family
         mine = views[self.rank * count : (self.rank + 1) * count]
         return torch.from_numpy(mine).to(self.device)

@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from pipeline.training.checkpoint import read_checkpoint, write_checkpoint, write_weights
 from pipeline.training.config import TrainingPlace
-from pipeline.training.estimate import HeldOut, estimate
+from pipeline.training.estimate import HeldOut, assumption, estimate
 from pipeline.training.feed import Feed
 from pipeline.training.learner import Learner
 from pipeline.training.recipe import Recipe
@@ -64,6 +64,9 @@ class Training:
         """
         steps = self.recipe.order.steps
         progress = TrainingProgress(self.learner, self.reporter)
+        assumed = assumption(self.recipe.defense.views)
+        if assumed is not None and self.held_out is not None:
+            self.reporter.say(f"train: of the estimates, {assumed}")
         for epoch in range(self.learner.done // steps, self.recipe.config.epochs):
             first = self.learner.done - epoch * steps
             if first == 0:

@@ -9,6 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from models.networks.weights import WeightsCard, is_hub_name, read_card, sha256_of
+from models.views.family import ViewFamily
 from pipeline import storage
 from pipeline.config import ConfigError, VotesConfig
 from pipeline.runs.defense import Defense
@@ -22,6 +23,8 @@ from pipeline.training.order import EpochOrder, stratified_split
 
 # The identity has digests of these instead.
 _BY_CONTENT = ("data", "init", "teacher")
+# The identity has the family that they make instead.
+_OF_VIEWS = ("views", "size", "stride", "covers", "masks", "wrap")
 
 _Path = TypeVar("_Path", str, str | None)
 
@@ -78,9 +81,8 @@ class Recipe:
         settings = {
             field.name: getattr(self.config, field.name)
             for field in fields(self.config)
-            if field.name not in _BY_CONTENT
+            if field.name not in (*_BY_CONTENT, *_OF_VIEWS, "views_per_image")
         }
-        views = self.defense.views.describe()
         return settings | {
             "data": {"fingerprint": self.listing.fingerprint, "images": len(self.listing)},
             "init": self.init["sha256"],
@@ -88,10 +90,10 @@ class Recipe:
             "model": self.defense.network.name,
             "num_classes": self.defense.network.num_classes,
             "preprocess": self.defense.model_input.to_dict(),
-            "ablation": views.shape,
-            "size": views.size,
-            "stride": views.stride,
             "tokens": self.defense.tokens,
+            # The name that it had when the first checkpoints were written.
+            "views": self.config.views_per_image,
+            **_family(self.defense.views),
         }
 
     @property
@@ -123,9 +125,7 @@ def resolve_recipe(config: TrainConfig) -> Recipe:
             weights=config.init,
             model=config.model,
             num_classes=num_classes,
-            views=config.ablation,
-            size=config.size,
-            stride=config.stride,
+            **{name: getattr(config, name) for name in _OF_VIEWS},
             tokens=config.tokens,
             preprocess=config.preprocess,
         )
@@ -153,6 +153,13 @@ def resolve_recipe(config: TrainConfig) -> Recipe:
         train=train,
         held_out=held_out,
     )
+
+
+def _family(views: ViewFamily) -> dict[str, Any]:
+    """Name the family of views in an identity: ablations by three facts, masks one by one."""
+    shape, size, stride, *_ = views.describe()
+    facts = {"ablation": shape, "size": size, "stride": stride}
+    return facts | (views.to_identity() if views.hides else {})
 
 
 def _absolute(weights: _Path) -> _Path:

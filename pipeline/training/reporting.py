@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from pipeline.config import EstimateConfig
 from pipeline.training.curves import Curves
+from pipeline.training.estimate import assumption
 from pipeline.training.learner import Learner
 from pipeline.training.recipe import Recipe
 
@@ -107,7 +108,10 @@ def forecast(
         f"network:       {network.name}, {network.num_classes} classes, "
         f"tokens {recipe.defense.tokens}"
     )
-    yield (f"views:         {views}: {len(views)} of an image, {config.views} of them a step")
+    drawn = config.views_per_image
+    yield f"views:         {views}: {len(views)} of an image, {drawn} of them a step"
+    if (assumed := assumption(views)) is not None:
+        yield f"estimates:     {assumed}"
     yield (
         f"steps:         {config.epochs} epochs x {recipe.order.steps:,} steps of "
         f"{config.batch:,} images = {steps:,}"

@@ -3,12 +3,14 @@
 Imports neither torch nor timm, so that decoding workers stay light.
 """
 
+from typing import NamedTuple
+
 import pyarrow as pa
 
 from models.errors import WrongSizeError
 from models.preprocess import Preprocess
 from pipeline.sources.base import SourceOptions
-from pipeline.sources.decode import UndecodableError, prepared
+from pipeline.sources.decode import UndecodableError, decode_for
 from pipeline.sources.reading import read_bytes_of
 
 DECODED = pa.schema(
@@ -19,6 +21,9 @@ DECODED = pa.schema(
         pa.field("labels", pa.list_(pa.int32())),
         # Model input, uint8 (*model_px, 3); null where the image has an error.
         pa.field("pixels", pa.binary()),
+        # Of the decoded picture; null where the image has an error.
+        pa.field("height", pa.int32()),
+        pa.field("width", pa.int32()),
         pa.field("error", pa.string()),
     ]
 )
@@ -36,30 +41,42 @@ class DecodeUnit:
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Listing rows with their ``unit`` to decoded rows, in order."""
-        pixels: list[bytes | None] = []
+        pictures: list[_Picture] = []
         errors: list[str | None] = []
         for data in read_bytes_of(rows.drop_columns(["unit"]), self.options):
             try:
-                pixels.append(prepared(data, self.preprocess).tobytes())
+                image = decode_for(data, self.preprocess)
+                pixels = self.preprocess(image).tobytes()
+                pictures.append(_Picture(pixels, image.height, image.width))
                 errors.append(None)
             except (UndecodableError, WrongSizeError) as error:
-                pixels.append(None)
+                pictures.append(_Picture())
                 errors.append(str(error))
-        return _decoded(rows, pixels, errors)
+        return _decoded(rows, pictures, errors)
 
     def failed(self, rows: pa.Table, reason: str) -> pa.Table:
         """Decoded rows of images that cannot be handled, for one reason."""
-        return _decoded(rows, [None] * rows.num_rows, [reason] * rows.num_rows)
+        return _decoded(rows, [_Picture()] * rows.num_rows, [reason] * rows.num_rows)
 
 
-def _decoded(rows: pa.Table, pixels: list[bytes | None], errors: list[str | None]) -> pa.Table:
+class _Picture(NamedTuple):
+    """A decoded picture as the model's input, and its size before; nothing of one with an error."""
+
+    pixels: bytes | None = None
+    height: int | None = None
+    width: int | None = None
+
+
+def _decoded(rows: pa.Table, pictures: list[_Picture], errors: list[str | None]) -> pa.Table:
     return pa.table(
         {
             "unit": rows["unit"],
             "image_id": rows["image_id"],
             "label": rows["label"],
             "labels": rows["labels"],
-            "pixels": pa.array(pixels, pa.binary()),
+            "pixels": pa.array([picture.pixels for picture in pictures], pa.binary()),
+            "height": pa.array([picture.height for picture in pictures], pa.int32()),
+            "width": pa.array([picture.width for picture in pictures], pa.int32()),
             "error": pa.array(errors, pa.string()),
         },
         schema=DECODED,

@@ -62,7 +62,7 @@ class Read:
         """Rows of the listing to decoded rows without pixels, in order."""
         encoded = read_bytes_of(rows.drop_columns(["unit"]), self.options)
         assert all(encoded), "every image has bytes"
-        nothing = {"pixels": pa.nulls(len(encoded), pa.binary()), "error": pa.nulls(len(encoded))}
+        nothing = {name: pa.nulls(len(encoded)) for name in ("pixels", "height", "width", "error")}
         columns = {name: nothing[name] if name in nothing else rows[name] for name in DECODED.names}
         return pa.table(columns).cast(DECODED)
 

@@ -161,3 +161,39 @@ def test_register_refuses_other_weights_and_names(swept, tmp_path, capsys):
     assert main([*given, "--experiment", "another"]) == 2
     assert "is not in experiment another" in capsys.readouterr().err
     assert main(["register", "--name", "a/b", "--out", str(swept)]) == 2
+
+
+def test_families_of_masks_are_swept(shards, tiny_weights, tmp_path, capsys, monkeypatch):
+    stages_here(monkeypatch)
+    out = tmp_path / "out"
+    more = ["--views", "mask-pair", "--covers", "24", "40", "--masks", "1", "2"]
+    more += ["--mlflow", "none", "--json"]
+    assert main(["sweep", *flags(shards, tiny_weights, out, *more)]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["covers"], row["masks"], row["views"]) for row in rows] == [
+        ("24x24", 1, 1),
+        ("24x24", 4, 10),
+        ("40x40", 1, 1),
+        ("40x40", 4, 10),
+    ]
+    assert len({row["run_id"] for row in rows}) == 4
+    for row in rows:
+        assert (row["failure"], row["smoothed"], row["stride"]) == (None, None, None)
+        claims = {f"{rule} {row['covers']}" for rule in ("two-location", "one-location")}
+        assert set(row["certified"]) == set(row["clean"]) == claims
+        assert all(row["certified"][claim] <= row["clean"][claim] for claim in claims)
+    assert main(["sweep", *flags(shards, tiny_weights, out, *more[:-1])]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "covers masks views" in said
+    assert "24x24 4 10" in said
+
+
+def test_bands_and_masks_are_swept_side_by_side(shards, tiny_weights, tmp_path, capsys):
+    """Each with the options of its own; a dry run says that no point is there twice."""
+    more = ["--views", "column", "mask-pair", "--size", "24", "--stride", "16", "80"]
+    more += ["--covers", "24", "--masks", "1", "2", "--rule", "two-location", "--patch", "24"]
+    asked = flags(shards, tiny_weights, tmp_path / "out", *more, "--dry-run")
+    assert main(["sweep", *asked]) == 0
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert len(lines) == 5
+    assert [" column " in line for line in lines[:4]] == [True, True, False, False]

@@ -92,8 +92,8 @@ def test_another_configuration_is_refused_and_overwrite_starts_again(trained, ca
     [
         (["--init", "absent.safetensors"], "absent.safetensors: no such file"),
         (["--model", "test_vitt"], "did you mean test_vit"),
-        (["--views", "0"], "--views 0: it must be at least 1"),
-        (["--margin", "0.3"], "give --views 2 or more"),
+        (["--views-per-image", "0"], "--views-per-image 0: it must be at least 1"),
+        (["--margin", "0.3"], "give --views-per-image 2 or more"),
         (["--checkpoint-minutes", "5"], "add --no-ray"),
         (["--model", "resnet18"], "do not fit resnet18"),
     ],

@@ -11,12 +11,13 @@ from pipeline.analysis.outcomes import Measure, Outcomes, outcomes_of
 from pipeline.analysis.run import Run
 from pipeline.certificates.rules import drawing_order
 from pipeline.config import ConfigError
-from pipeline.report.page.gallery import Gallery, data_uri, gallery_of, pixels_of
+from pipeline.report.page.gallery import Gallery, gallery_of, pictured, pixels_of
 from pipeline.report.page.margins import MarginCounts, detection_curve, margin_counts
 from pipeline.report.plots import CURVES, curve_of
 from pipeline.runs.manifest import Manifest, flatten
 from pipeline.runs.schema import CertifiedEntry, DetectionCurve, Summary
 from pipeline.scoring.claims import Claim, Claims
+from pipeline.scoring.words import other_size
 from pipeline.sources.base import SourceError
 
 T = TypeVar("T")
@@ -221,8 +222,7 @@ class Chapter:
         return tuple(
             entry
             for entry in self.summary["certified_accuracy"]
-            if entry["patch_px"] is not None
-            and Claim.from_dict(entry)._replace(threat=wanted.threat) == wanted
+            if entry["patch_px"] is not None and _kind(Claim.from_dict(entry)) == _kind(wanted)
         )
 
     @property
@@ -232,6 +232,12 @@ class Chapter:
             return None
         threat = str(self.focus.claim.threat)
         return next(entry for entry in self.squares if entry["threat"] == threat)
+
+
+def _kind(claim: Claim) -> tuple[Any, ...]:
+    """A claim but for its threat, and for a decision that assumes that very threat."""
+    assumes = "itself" if claim.assumes == claim.threat else claim.assumes
+    return claim.rule, claim.top_k, claim.stride, claim.confidence, claim.tau, assumes
 
 
 def chapter_of(run: Run, letter: str, *, images: bool = True, data: str | None = None) -> Chapter:
@@ -272,16 +278,27 @@ def chapter_of(run: Run, letter: str, *, images: bool = True, data: str | None =
         classes=of_focus(lambda given: _class_table(outcomes, given, name_of, named=bool(names))),
         places=of_focus(lambda given: breaking_maps(run, given.threats)),
         gallery=gallery,
-        cost=unless_refused(lambda: cost_of(run.manifest)),
+        cost=unless_refused(lambda: cost_of(run.manifest, _votes_cast(summary))),
         settings=flatten(run.manifest.identity),
         records=flatten(run.manifest.execution.to_dict()),
     )
+
+
+def _votes_cast(summary: Summary) -> int | None:
+    """Votes of a run that did not ask all views; None of one that did."""
+    asked = summary.get("views_asked")
+    if asked is None:
+        return None
+    return round(asked * (summary["images"] - summary["images_with_error"]))
 
 
 def _summary_of(run: Run) -> Summary:
     try:
         summary = run.summary
         Claims.from_summary(summary or {})
+        missing = Summary.__required_keys__ - (summary or {}).keys()
+        if missing:  # an older program wrote it
+            raise KeyError(*missing)
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(
             f"run {run.run_id} has no certificates yet; `patchcert certify --run-id {run.run_id}` "
@@ -309,10 +326,7 @@ def _with_pictures(run: Run, gallery: Gallery, data: str | None, *, wanted: bool
     pixels = unless_refused(lambda: pixels_of(run, ids, data))
     if isinstance(pixels, Missing):
         return replace(gallery, pictureless=pixels.reason)
-    pictures = zip(gallery.images, pixels, strict=True)
-    return replace(
-        gallery, images=tuple(replace(shown, source=data_uri(one)) for shown, one in pictures)
-    )
+    return pictured(run, gallery, pixels)
 
 
 def focus_of(manifest: Manifest, summary: Summary) -> Focus:
@@ -337,7 +351,8 @@ def focus_of(manifest: Manifest, summary: Summary) -> Focus:
             "`patchcert certify --patch ...` computes one"
         )
     # A later claim of the same square, at another confidence, says it again.
-    of_rule = {claim.threat: claim for claim in squares if claim.rule == rule}
+    asked = [claim for claim in squares if claim.rule == rule]
+    of_rule = {claim.threat: claim for claim in asked if _kind(claim) == _kind(asked[-1])}
     ordered = [of_rule[threat] for threat in sorted(of_rule, key=lambda threat: threat.order)]
     middle = len(ordered) // 2
     shown = sorted({0, middle, len(ordered) - 1})
@@ -348,7 +363,10 @@ def certified_table(summary: Summary) -> CertifiedTable:
     """The certified accuracies of a summary."""
     rows: dict[tuple[Any, ...], dict[str, CertifiedEntry]] = {}
     for entry in summary["certified_accuracy"]:
-        key = tuple(entry[name] for name in ("threat", "top_k", "stride", "confidence"))
+        key = (
+            *(entry[name] for name in ("threat", "top_k", "stride", "confidence", "tau")),
+            other_size(entry),
+        )
         rows.setdefault(key, {})[entry["rule"]] = entry
     rules = dict.fromkeys(entry["rule"] for entry in summary["certified_accuracy"])
     return CertifiedTable(

@@ -1,6 +1,7 @@
 """The figures of the page, each with a sentence that says what it shows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup
@@ -8,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from models.views.family import BoolArray, ViewFamily
 from pipeline.analysis.heatmap import BreakingMap
 from pipeline.report.page.chapter import Chapter
 from pipeline.report.page.margins import GROUPS, MarginCounts
@@ -18,6 +20,7 @@ from pipeline.report.plots import (
     curve_of,
     draw_alert,
     draw_bands,
+    draw_clean,
     draw_curve,
     draw_map,
     draw_points,
@@ -26,28 +29,75 @@ from pipeline.report.plots import (
     points_of,
     tightest_curve,
 )
-from pipeline.report.style import LINES, PERCENT, SERIES, integers
-from pipeline.runs.schema import AlertName, DetectionCurve
+from pipeline.report.style import LINES, PERCENT, SERIES, integers, number_of
+from pipeline.runs.schema import AlertName, CertifiedEntry, DetectionCurve
 from pipeline.scoring.words import percent, threat
 
 _MOST_BARS = 48
+_SHOWN_VIEWS = 6
 _NOT_CERTIFIED = "← not certified", "right", -0.6
+
+
+class Box(NamedTuple):
+    """A rectangle of hidden pixels."""
+
+    y: int
+    x: int
+    height: int
+    width: int
+
+
+def some_views(views: ViewFamily) -> Sequence[Sequence[Box]]:
+    """What some views hide, from the first to the last; none of ablations."""
+    if not views.hides:
+        return ()
+    numbers = np.unique(np.linspace(0, len(views) - 1, _SHOWN_VIEWS).astype(int))
+    rows_vkh, columns_vkw, _ = views.rectangles
+    return [
+        [
+            Box(y, x, high, wide)
+            for rows_h, columns_w in zip(rows_vkh[view], columns_vkw[view], strict=True)
+            for y, high in _runs(rows_h)
+            for x, wide in _runs(columns_w)
+        ]
+        for view in numbers
+    ]
+
+
+def _runs(taken: BoolArray) -> list[tuple[int, int]]:
+    """Begin and length of each run of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], taken, [False]]).astype(int)))
+    return [(int(begin), int(end - begin)) for begin, end in edges.reshape(-1, 2)]
+
+
+def series_of(chapter: Chapter) -> Mapping[str, Sequence[CertifiedEntry]]:
+    """Entries of labelled images for squares, by rule, of the run's own views."""
+    found: dict[str, list[CertifiedEntry]] = {}
+    for entry in chapter.summary["certified_accuracy"]:
+        own = entry["top_k"] == 1 and entry["stride"] == chapter.own_stride
+        if own and entry["patch_px"] is not None and entry["of"]:
+            found.setdefault(entry["rule"], []).append(entry)
+    return found
 
 
 def accuracy_chart(chapter: Chapter) -> Markup | None:
     """Certified accuracy against patch size, by rule; None where there is nothing to draw."""
-    points = _points(chapter)
     sides = [side for rule in CURVES for side, _ in curve_of(chapter.summary, rule)]
-    if not points and not sides:
+    series = {
+        rule: one for rule, one in series_of(chapter).items() if not curve_of(chapter.summary, rule)
+    }
+    if not series and not sides:
         return None
     with drawing(3.3) as figure:
         axes = figure.subplots()
         draw_rules(axes, chapter.summary, labelled=True)
-        _draw_points(axes, points)
+        for rule, entries in series.items():
+            _draw_points(axes, points_of(entries), number_of(rule), rule)
+        draw_clean(axes, [entry for entries in series.values() for entry in entries])
         draw_unattacked(axes, chapter.summary, INK)
         _finish_accuracy(axes, figure)
         alt = "Certified accuracy against the side of the patch. " + "; ".join(
-            f"{threat(entry)}: {percent(entry['value'])}"
+            f"{threat(entry, share=False)}: {percent(entry['value'])}"
             for entry in chapter.squares
             if entry["value"] is not None
         )
@@ -91,7 +141,7 @@ def _points(chapter: Chapter) -> Points:
     return points_of(chapter.squares)
 
 
-def _draw_points(axes: Axes, points: Points, number: int = 2, label: str = "certified") -> None:
+def _draw_points(axes: Axes, points: Points, number: int, label: str) -> None:
     if points:
         colour, line = SERIES[number % len(SERIES)], LINES[number % len(LINES)]
         draw_points(axes, points, marker="o", color=colour, linestyle=line, label=label)
@@ -117,7 +167,7 @@ def margin_chart(counts: MarginCounts, name: str) -> Markup:
     with drawing(2.9) as figure:
         axes = figure.subplots()
         below = np.zeros(len(lefts))
-        for number, group in enumerate(GROUPS):
+        for number, group in enumerate(GROUPS[: len(counts.counts)]):
             heights = np.bincount(bars_n, counts.counts[number], len(lefts))
             if not heights.any():
                 continue
@@ -128,7 +178,7 @@ def margin_chart(counts: MarginCounts, name: str) -> Markup:
                 below,
                 align="edge",
                 color=SERIES[number],
-                hatch=("", "////", "....")[number],
+                hatch=("", "////", "....", "xxxx")[number],
                 edgecolor=PAPER,
                 linewidth=0.4,
                 label=group,
@@ -186,7 +236,7 @@ def detection_chart(curve: DetectionCurve, name: str) -> Markup:
 
 def places_chart(maps: Sequence[BreakingMap], name: str) -> Markup:
     """Draw the images uncertified at each location: curves for bands, maps for blocks."""
-    plane = all(maps[0].run.ablation.varies)
+    plane = all(maps[0].run.views.varies)
     with drawing(2.6 if plane else 3.1) as figure:
         if plane:
             _draw_maps(figure, maps)

@@ -10,6 +10,8 @@ from pipeline.analysis.outcomes import Outcomes
 from pipeline.analysis.run import Run
 from pipeline.analysis.stored import dataset
 from pipeline.certificates.detection import detection_leads
+from pipeline.certificates.rule import ALERT
+from pipeline.certificates.rules import rule_named
 from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.runs.labels import Labels
 from pipeline.runs.schema import DetectionCurve, Summary
@@ -18,7 +20,7 @@ from pipeline.scoring.summary import Totals, leads_by_tau
 
 # Votes held at a time.
 _VOTES = 1 << 20
-GROUPS = ("classified correctly", "classified wrongly", "without a label")
+GROUPS = ("classified correctly", "classified wrongly", "without a label", "alert, no answer")
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class MarginCounts:
     Attributes:
         claim: The claim, certified iff the margin is >= 0.
         values: Margins that occur, ascending; int (M,).
-        counts: Images with each of them by group, of ``GROUPS``; int (3, M).
+        counts: Images with each of them by group, of ``GROUPS``; int (G, M), the last group there
+            only where the rule raises alerts.
         errors: Images with an error, which have no margin.
     """
 
@@ -47,7 +50,7 @@ def margin_counts(outcomes: Outcomes, claim: Claim) -> MarginCounts:
     run, ids = outcomes.run, outcomes.ids.combine_chunks()
     fits = [
         pc.field(name).is_null() if value is None else pc.field(name) == value
-        for name, value in claim._replace(threat=str(claim.threat))._asdict().items()  # type: ignore[arg-type]
+        for name, value in claim.to_dict().items()
     ]
     chosen = fits[0]
     for fit in fits[1:]:
@@ -58,8 +61,9 @@ def margin_counts(outcomes: Outcomes, claim: Claim) -> MarginCounts:
     )
     for batch in batches:
         labels = Labels(outcomes.labels.classes[pc.index_in(batch["image_id"], ids).to_numpy()])
-        right_b = labels.accept(batch["prediction"].to_numpy().astype(np.int64))
-        group_b = np.where(right_b, 0, np.where(labels.known, 1, 2))
+        answers_b = batch["prediction"].fill_null(ALERT).to_numpy().astype(np.int64)
+        group_b = np.where(labels.accept(answers_b), 0, np.where(labels.known, 1, 2))
+        group_b[answers_b == ALERT] = 3
         pairs, counts = np.unique(
             np.stack([batch["margin"].to_numpy(), group_b]), axis=1, return_counts=True
         )
@@ -70,7 +74,8 @@ def margin_counts(outcomes: Outcomes, claim: Claim) -> MarginCounts:
             f"run {run.run_id}: no margin of its certificates against {claim.threat} px is stored"
         )
     values = np.array(sorted({margin for margin, _ in seen}))
-    table = np.array([[seen.get((int(v), g), 0) for v in values] for g in range(len(GROUPS))])
+    groups = len(GROUPS) if rule_named(claim.rule).alerts else len(GROUPS) - 1
+    table = np.array([[seen.get((int(v), g), 0) for v in values] for g in range(groups)])
     return MarginCounts(claim, values, table, int(outcomes.errors.sum()))
 
 

@@ -11,12 +11,13 @@ from markupsafe import Markup
 
 from pipeline.analysis.comparison import Comparison, compare
 from pipeline.analysis.run import Run
+from pipeline.certificates.rules import rule_named
 from pipeline.config import ConfigError
 from pipeline.report import words
 from pipeline.report.page import charts
 from pipeline.report.page.chapter import Chapter, Missing, chapter_of, unless_refused
 from pipeline.report.style import SERIES
-from pipeline.scoring.words import interval, percent
+from pipeline.scoring.words import alerts, assumption, interval, percent, views_asked
 
 _LETTERS = "ABCDEF"
 _TEMPLATES = "template"
@@ -96,8 +97,19 @@ def _environment() -> Environment:
         "words": words,
         "percent": percent,
         "interval": interval,
+        "alerts": alerts,
+        "assuming": _assuming,
+        "assumption": assumption,
+        "views_asked": views_asked,
+        "owns_answer": lambda rule: rule_named(rule).owns_answer,
     }
     return environment
+
+
+def _assuming(chapters: Sequence[Chapter]) -> bool:
+    """Tell whether some decision assumes a largest patch."""
+    entries = (entry for chapter in chapters for entry in chapter.summary["certified_accuracy"])
+    return any(entry["assumes"] is not None for entry in entries)
 
 
 def typeset(text: str) -> str:

@@ -38,7 +38,7 @@ def masks_of(side: int, covers: int, rows: int, columns: int, *, pairs: bool = T
     down, across = (Placement.covering(side, covers, most) for most in (rows, columns))
     patch = Patch.square(covers)
     return Masks.placed(
-        height=side, width=side, rows=down, columns=across, pairs=pairs, covers=(patch,)
+        height=side, width=side, placements=[(down, across)], pairs=pairs, covers=(patch,)
     )
 
 
@@ -49,8 +49,8 @@ def families_of(side: int) -> dict[str, Masks]:
     return {
         "pairs": masks_of(side, side // 5, 2, 3),
         "alone": masks_of(side, side // 5, 2, 3, pairs=False),
-        "full height": Masks.placed(**plain, rows=whole, columns=third, pairs=True),
-        "wrapped": Masks.placed(**plain, rows=wrapped, columns=wrapped, pairs=False),
+        "full height": Masks.placed(**plain, placements=[(whole, third)], pairs=True),
+        "wrapped": Masks.placed(**plain, placements=[(wrapped, wrapped)], pairs=False),
     }
 
 

@@ -1,7 +1,6 @@
 """Runs as the votes job stores them, from votes made up here: no network, no Ray."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from models.views.ablations import Ablation
+from models.views.family import ViewFamily
 from pipeline.runs.manifest import Execution, Manifest
 from pipeline.runs.rows import ranked_counts
 from pipeline.runs.schema import ATTACKS
@@ -18,7 +18,7 @@ COLUMNS = Ablation(kind="column", size=2, stride=1, height=10, width=10)
 
 
 def identity(
-    ablation: Ablation, classes: int, model: str, restricted: Sequence[int] | None, **more
+    views: ViewFamily, classes: int, model: str, restricted: Sequence[int] | None, **more
 ) -> dict:
     """Everything that a manifest's identity must have; ``more`` replaces or adds entries."""
     return {
@@ -29,7 +29,7 @@ def identity(
             "weights_sha256": "ab" * 32,
             "classes": restricted,
         },
-        "ablation": asdict(ablation),
+        **views.to_identity(),
         "tokens": "drop",
         "voting": {"theta": None, "gaps": False},
         "randomized": {"draws": None, "seed": 0},
@@ -43,7 +43,7 @@ def write_run(
     labels: Sequence,
     *,
     ids: Sequence[str] | None = None,
-    ablation: Ablation = COLUMNS,
+    ablation: ViewFamily = COLUMNS,
     classes: int = 4,
     model: str = "tiny",
     restricted: Sequence[int] | None = None,
@@ -51,6 +51,7 @@ def write_run(
     errors: Sequence[int] = (),
     gaps: np.ndarray | None = None,
     unit_images: int = 4,
+    sizes: Sequence[tuple[int, int]] | None = None,
     **more,
 ) -> str:
     """Write a complete run; its id.
@@ -68,6 +69,7 @@ def write_run(
         errors: Images that could not be voted on.
         gaps: Top-two gaps, (N, V), stored if the identity says so; by default a half each.
         unit_images: Rows of a file.
+        sizes: Height and width of each decoded picture; null where left out, as of old runs.
         more: Entries of the identity.
     """
     manifest = Manifest(
@@ -83,6 +85,7 @@ def write_run(
     )
     rows = [
         _row(image, votes[image], labels[image], ids, plain, errors)
+        | ({} if sizes is None else dict(zip(("height", "width"), sizes[image], strict=True)))
         | ({} if gaps is None or image in errors else {"gaps": gaps[image].astype(np.float16)})
         for image in range(len(votes))
     ]

@@ -1,18 +1,23 @@
 """Paired comparison and classes: by hand, against the summaries, and what is refused."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from models.views.ablations import Ablation
+from models.views.family import Patch
+from models.views.masks import Masks, Placement
 from models.views.threats import Threat
 from pipeline.analysis import open_run
 from pipeline.analysis.classes import by_class, class_names, columns
 from pipeline.analysis.comparison import Paired, compare
 from pipeline.analysis.outcomes import PLAIN, SMOOTHED, outcomes_of
 from pipeline.config import ClaimsConfig, ConfigError
+from pipeline.report.analysis_tables import print_comparison
 from pipeline.runs.store import StoreError, VotesStore
 from pipeline.scoring.certify import certify_votes
 from tests.pipeline.analysis.stored_runs import write_run
@@ -222,3 +227,77 @@ def test_columns_that_are_not_stored(pair):
         columns(outcomes, (Threat.square(5),))
     with pytest.raises(ConfigError, match="no randomized certificate"):
         columns(outcomes, rule="randomized")
+
+
+MASKS = Masks.placed(
+    height=10,
+    width=10,
+    placements=[(Placement.covering(10, 2, 2), Placement.covering(10, 2, 2))],
+    pairs=True,
+    covers=[Patch.square(2)],
+)
+
+
+def pair_of(first: int, second: int) -> int:
+    """Number of the view that hides two masks."""
+    return int(np.flatnonzero((MASKS.first_v == first) & (MASKS.second_v == second))[0])
+
+
+@pytest.fixture
+def masked(tmp_path, pair):
+    """Beside the bands: pairs of masks; one pair dissents on image 0, two of them on image 4."""
+    votes = np.repeat([[1], [1], [2], [2], [3], [3], [1], [2]], len(MASKS), axis=1)
+    votes[0, pair_of(0, 3)] = 2
+    votes[4, [pair_of(0, 3), pair_of(1, 2)]] = 0
+    run_id = write_run(tmp_path, votes, LABELS, ablation=MASKS, plain=[1, 1, 2, 2, 1, 3, 1, 2])
+    certify_votes(VotesStore(str(tmp_path), run_id), ClaimsConfig())
+    return open_run(tmp_path, run_id)
+
+
+def test_bands_and_masks_are_compared_each_by_its_own_rule(pair, masked):
+    found = compare(pair[0], masked)
+    tables = {(q.what, q.claim and q.claim.rule, q.against and q.against.rule): t
+              for q, t in found.tables.items()}  # fmt: skip
+    both = "exact", "two-location"
+    assert set(tables) == {("plain", None, None), ("clean", *both), ("certified", *both)}
+    # Masks 1 and 2 are witnesses on image 0; on image 4 none is, and the plain prediction is wrong.
+    assert tables["clean", *both] == Paired(both=5, only_first=0, only_second=0, neither=2)
+    # Bands certify 0, 1, 2 and 5, masks 1, 2, 3 and 5.
+    assert tables["certified", *both] == Paired(both=3, only_first=1, only_second=1, neither=2)
+    (entry,) = [q.to_dict() for q in found.tables if q.what == "certified"]
+    assert (entry["assumes"], entry["against"]["assumes"]) == (None, "2x2")
+    console = Console(file=io.StringIO(), width=80)
+    print_comparison(found, console)
+    said = " ".join(console.file.getvalue().split())
+    assert "two-location" in said
+    assert "smoothed" not in said
+    back = compare(masked, pair[0])
+    assert list(back.tables.values())[-1] == Paired(both=3, only_first=1, only_second=1, neither=2)
+
+
+def test_two_mask_runs_are_compared_by_the_same_rule(pair, masked, tmp_path):
+    votes = np.repeat([[1], [1], [2], [2], [3], [3], [1], [1]], len(MASKS), axis=1)
+    other = write_run(tmp_path, votes, LABELS, ablation=MASKS, model="other")
+    certify_votes(VotesStore(str(tmp_path), other), ClaimsConfig())
+    found = compare(masked, open_run(tmp_path, other))
+    assert {q.claim.rule for q in found.tables if q.claim} == {"one-location", "two-location"}
+    assert all(q.against is None for q in found.tables)
+    # Three dissenters, and all views of the last image.
+    assert found.votes.ablations - found.votes.equal == 3 + len(MASKS)
+    assert found.votes.predictions_differ is None
+
+
+def test_classes_of_masks_show_the_answer_of_the_rule(masked):
+    outcomes = outcomes_of(masked)
+    questions = columns(outcomes)
+    assert [(q.what, q.claim and q.claim.rule) for q in questions] == [
+        ("plain", None),
+        ("clean", "two-location"),
+        ("certified", "two-location"),
+    ]
+    hits = {row.label: [row.shares[q].hits for q in questions] for row in by_class(outcomes)}
+    assert hits == {1: [2, 2, 1], 2: [2, 2, 2], 3: [1, 1, 1]}
+    answers = columns(outcomes, rule="one-location")[1:]
+    hits = {row.label: [row.shares[q].hits for q in answers] for row in by_class(outcomes)}
+    # What is answered is certified.
+    assert hits == {1: [2, 2], 2: [2, 2], 3: [2, 2]}

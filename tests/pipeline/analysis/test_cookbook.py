@@ -2,16 +2,24 @@
 
 import re
 from collections import defaultdict
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from models.preprocess import PRESETS
+from models.views.ablations import Ablation
 from models.views.family import Patch
 from pipeline.analysis import open_run
 from pipeline.analysis.sql import VIEWS, Answer, connect
 from pipeline.certificates import exact_margins, uniform_margins
+from pipeline.config import ClaimsConfig
+from pipeline.runs.store import VotesStore
+from pipeline.scoring.certify import certify_votes
 from tests.conftest import REPOSITORY
+from tests.pipeline.analysis.conftest import wavering_votes
+from tests.pipeline.analysis.stored_runs import write_run
 
 TEXT = (REPOSITORY / "docs/cookbook.md").read_text()
 SECTIONS = dict(part.split("\n", 1) for part in re.split(r"^## ", TEXT, flags=re.MULTILINE)[1:])
@@ -20,6 +28,7 @@ SQL = {
     for title, body in SECTIONS.items()
     if "```sql" in body
 }
+DELIVERED = "Patches on the picture as it is delivered"
 # No image has a certificate against larger ones.
 SIDES = range(1, 140)
 
@@ -54,10 +63,29 @@ def images(answered):
     return found
 
 
-def test_every_recipe_answers(answered):
+@pytest.fixture(scope="module")
+def delivered(tmp_path_factory) -> SimpleNamespace:
+    """A run over pictures of two sizes, certified against a patch on them."""
+    out = tmp_path_factory.mktemp("delivered") / "out"
+    views = Ablation(kind="column", size=19, stride=10, height=224, width=224)
+    truth = np.random.default_rng(0).integers(0, 5, 30)
+    run_id = write_run(
+        out,
+        wavering_votes(truth, len(views), 0.3, seed=1),
+        truth.tolist(),
+        ablation=views,
+        classes=5,
+        sizes=[(375, 500) if image % 3 else (256, 256) for image in range(30)],
+        preprocess=PRESETS["imagenet"].to_dict(),
+    )
+    certify_votes(VotesStore(str(out), run_id), ClaimsConfig(patch=("source:40", "32")))
+    return SimpleNamespace(out=out)
+
+
+def test_every_recipe_answers(answered, delivered):
     assert len(SQL) >= 12
     for title in SQL:
-        assert ask(answered, title), title
+        assert ask(delivered if title == DELIVERED else answered, title), title
 
 
 def test_the_table_of_views_is_complete():
@@ -98,6 +126,21 @@ def test_certified_accuracy_at_every_size(answered, images):
             for i in labelled
         ]
         assert row["accuracy"] == pytest.approx(np.mean(right))
+
+
+def test_patches_on_the_picture(delivered):
+    """40x40 px of 256x256 are that many on the grid; of 375x500 px they shrink, with a rim."""
+    rows = ask(delivered, DELIVERED)
+    assert {row["on_grid"] for row in rows} == {"29x29", "40x40"}
+    run = open_run(delivered.out)
+    heights = run.table("votes").sort_by("image_id")["height"].to_numpy()
+    certified = {side: run.certified("exact", side) for side in (29, 40)}
+    for row in rows:
+        side = int(row["on_grid"][:2])
+        holds = certified[side][heights == (256 if side == 40 else 375)]
+        assert row["images"] == len(holds)
+        if row["rule"] == "exact":
+            assert row["certified"] == pytest.approx(np.mean(holds))
 
 
 def test_gained_by_the_exact_rule(answered, images):

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from models.views.ablations import Ablation
 from models.views.family import Patch
+from models.views.masks import Masks, Placement
 from models.views.threats import Threat
 from pipeline.analysis import heatmap, open_run
 from pipeline.analysis.heatmap import breaking_maps, threats_to_draw, write_maps
@@ -82,6 +83,84 @@ def test_picture(kind, tmp_path):
     picture = Image.open(io.BytesIO(draw_maps(breaking_maps(run, PATCHES)))).convert("RGB")
     assert min(picture.size) > 400
     assert len(picture.getcolors(2**24)) > 50
+
+
+MASKS = Masks.placed(
+    height=8,
+    width=9,
+    placements=[(Placement.covering(8, 2, 2), Placement.covering(9, 2, 2))],
+    pairs=True,
+    covers=[Patch.square(2)],
+)
+
+
+def _less(one: tuple, other: tuple) -> bool:
+    return one != other and all(a <= b for a, b in zip(one, other, strict=True))
+
+
+def masked(tmp_path, **more):
+    """A run of mask pairs: images of many right labels, with plain predictions of their own."""
+    rng = np.random.default_rng(1)
+    votes = np.where(
+        rng.random((24, len(MASKS))) < 0.5 * rng.random((24, 1)) ** 2,
+        rng.integers(0, 3, (24, len(MASKS))),
+        1,
+    )
+    run_id = write_run(
+        tmp_path,
+        votes,
+        [1, 1, 0] * 8,
+        ablation=MASKS,
+        plain=[1, 2, 0] * 8,
+        unit_images=6,
+        **more,
+    )
+    return open_run(tmp_path, run_id), votes
+
+
+@pytest.mark.parametrize("side", [1, 2])
+def test_masks_break_where_no_witness_holds_the_place(side, tmp_path):
+    run, votes = masked(tmp_path)
+    certify_votes(run.store, ClaimsConfig(patch=(side,), assume="2", mlflow="none"))
+    run = open_run(tmp_path, run.run_id)
+    (found,) = breaking_maps(run, [Threat.square(side)])
+    touched_lv, sets = (
+        MASKS.touched(Patch.square(side)),
+        set(map(tuple, MASKS.touched(Patch.square(2)))),
+    )
+    # The decision looks at the largest sets alone.
+    assumed_sv = np.array([s for s in sets if not any(_less(s, other) for other in sets)])
+
+    def phi(labels):
+        return int(np.bincount(labels, minlength=3).argmax())
+
+    broken, answers = np.zeros((len(votes), len(touched_lv)), bool), []
+    for image, cast in enumerate(votes):
+        named = [{phi(cast[~s & ~t]) for t in assumed_sv} for s in assumed_sv]
+        witness = np.array([len(classes) == 1 for classes in named])
+        answer = named[int(witness.argmax())] if witness.any() else {[1, 2, 0][image % 3]}
+        answers.append(answer.pop())
+        for place, touched_v in enumerate(touched_lv):
+            holds = (touched_v <= assumed_sv).all(axis=1)
+            broken[image, place] = not (witness & holds).any()
+    right = np.array(answers) == [1, 1, 0] * 8
+    np.testing.assert_array_equal(found.right.counts_yx.ravel(), broken[right].sum(axis=0))
+    np.testing.assert_array_equal(found.wrong.counts_yx.ravel(), broken[~right].sum(axis=0))
+    assert found.right.counts_yx.shape == (8 - side + 1, 9 - side + 1)
+    assert 0 < found.right.anywhere < found.right.images < len(votes)
+    (entry,) = [one for one in run.summary["certified_accuracy"] if one["rule"] == "two-location"]
+    assert entry["hits"] == found.right.images - found.right.anywhere
+    assert entry["clean_accuracy"]["hits"] == found.right.images
+    assert draw_maps([found]).startswith(b"\x89PNG")
+
+
+def test_masks_alone_have_no_places(tmp_path):
+    votes = np.ones((4, len(MASKS.masks)), int)
+    run_id = write_run(tmp_path, votes, [1] * 4, ablation=MASKS.one_mask_views)
+    run = open_run(tmp_path, run_id)
+    assert threats_to_draw(run.manifest, certify_votes(run.store, ClaimsConfig()).summary) == []
+    with pytest.raises(ConfigError, match="vote on --views mask-pair"):
+        breaking_maps(run, [Threat.square(2)])
 
 
 def test_without_labels_all_images_count(tmp_path):

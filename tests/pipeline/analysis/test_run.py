@@ -56,7 +56,7 @@ def test_tables(out, monkeypatch):
     run = open_run(out)
     assert isinstance(run.table("votes"), pa.Table)
     assert run.table("images").num_rows == 0  # not certified
-    assert run.table("votes", into="pandas").shape == (6, 12)
+    assert run.table("votes", into="pandas").shape == (6, 14)
     with pytest.raises(ConfigError, match="choose votes, images"):
         run.table("image")
     monkeypatch.setitem(sys.modules, "polars", None)

@@ -197,9 +197,9 @@ def small_masks() -> list[Masks]:
     wide, patch = Placement.at_stride(9, 5, 2), Patch.square(2)
     given = {"height": 9, "width": 9, "pairs": True, "covers": (patch,)}
     return [
-        Masks.placed(**given, rows=third, columns=half),
-        Masks.placed(**given, rows=half, columns=half),
-        Masks.placed(**given, rows=wide, columns=Placement(9, (0,))),
+        Masks.placed(**given, placements=[(third, half)]),
+        Masks.placed(**given, placements=[(half, half)]),
+        Masks.placed(**given, placements=[(wide, Placement(9, (0,)))]),
     ]
 
 

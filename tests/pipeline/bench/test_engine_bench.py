@@ -20,6 +20,7 @@ from pipeline.bench.engine import (
     PublishedDrop,
     compiled,
     dropping,
+    masking,
     measure_engine,
 )
 from pipeline.bench.operations import (
@@ -73,6 +74,7 @@ def test_operations_are_those_of_the_network(network):
     expected = by_hand(14 * 14) + sum(n * by_hand(count) for count, n in views.items())
     counts = operations_an_image(classifier)
     assert counts.nominal == pytest.approx(expected, rel=1e-6)
+    assert counts.full_passes == pytest.approx(expected / by_hand(14 * 14), rel=1e-6)
     assert 0.8 * counts.nominal < counts.executed < counts.nominal
     assert operations_an_image(classifier).executed == counts.executed  # nothing stays changed
     black = operations_an_image(classifier_of(network, "black"))
@@ -94,14 +96,24 @@ def test_the_least_time_counts_and_tasks_take_turns():
 
 def test_a_whole_measurement_is_json_with_every_contender():
     settings = EngineSettings(
-        model="test_vit", cnn="test_resnet", strides=(45, 112), images=2, rounds=1, microbatch=16
+        model="test_vit",
+        cnn="test_resnet",
+        strides=(45, 112),
+        masks=(2,),
+        images=2,
+        rounds=1,
+        microbatch=16,
     )
     result = json.loads(json.dumps(measure_engine(settings)))
     paces = {pace["name"]: pace for pace in result["paces"]}
-    assert {dropping(45), dropping(112), BLACK, PUBLISHED} < set(paces)
+    assert {dropping(45), dropping(112), masking(2), BLACK, PUBLISHED} < set(paces)
     assert all(pace["images_a_second"] > 0 for pace in paces.values())
     drop = paces[dropping(45)]
     assert drop["ablations_a_second"] == pytest.approx(5 * drop["images_a_second"])
+    # Ten views of half of the image and more, against five bands.
+    pairs = paces[masking(2)]
+    assert pairs["ablations_a_second"] == pytest.approx(10 * pairs["images_a_second"])
+    assert drop["full_passes"] < 2.5 < pairs["full_passes"] < 11
     assert 0 < drop["share_executed"] < drop["share_nominal"]
     ratio = drop["ablations_a_second"] / paces[BLACK]["ablations_a_second"]
     assert result["ratios"]["dropping over black tokens, float32"] == pytest.approx(ratio)

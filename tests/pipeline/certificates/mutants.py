@@ -26,6 +26,7 @@ import pytest
 SAMPLING = "models.views.sampling"
 FAMILY = "models.views.family"
 ABLATIONS = "models.views.ablations"
+MASKS = "models.views.masks"
 CERTIFICATES = "pipeline.certificates."
 THREATS = "models.views.threats"
 VOTES = CERTIFICATES + "votes"
@@ -42,11 +43,17 @@ RULES = CERTIFICATES + "rules"
 LOCATIONS = CERTIFICATES + "locations"
 LARGEST = CERTIFICATES + "largest"
 SUBSETS = CERTIFICATES + "subsets"
+LARGEST_SETS = CERTIFICATES + "largest_sets"
+LEADS_OUTSIDE = CERTIFICATES + "leads"
+TWO_LOCATION = CERTIFICATES + "two_location"
+ONE_LOCATION = CERTIFICATES + "one_location"
+DOUBLE_MASKING = CERTIFICATES + "double_masking"
 # Every module of the proof, in order of import.
 MODULES = (
     SAMPLING,
     FAMILY,
     ABLATIONS,
+    MASKS,
     THREATS,
     VOTES,
     TOUCHED,
@@ -57,6 +64,11 @@ MODULES = (
     TOP_K,
     EXACT_RULE,
     RANDOMIZED_RULE,
+    LARGEST_SETS,
+    LEADS_OUTSIDE,
+    TWO_LOCATION,
+    ONE_LOCATION,
+    DOUBLE_MASKING,
     DETECTION,
     RULES,
     LOCATIONS,

@@ -10,7 +10,6 @@ from types import ModuleType
 
 import numpy as np
 
-from models.views.ablations import Ablation
 from models.views.family import Patch
 from tests.pipeline.certificates.bruteforce import (
     Geometry,
@@ -21,7 +20,7 @@ from tests.pipeline.certificates.bruteforce import (
 )
 from tests.pipeline.certificates.cases import some_votes
 
-LINE = Ablation(kind="column", size=1, stride=1, height=1, width=12)
+LINE = {"kind": "column", "size": 1, "stride": 1, "height": 1, "width": 12}
 
 
 def at_least(votes: int, draws: int, share: float) -> float:
@@ -40,7 +39,8 @@ def bounds(module: ModuleType) -> int:
         if others and num_classes == 2:
             continue
         votes = np.array([[0] * winner + [1] * rival + [2] * others])
-        found = module.randomized_certificates(votes, LINE, Patch(1, 1), num_classes, confidence)
+        line = module.Ablation(**LINE)
+        found = module.randomized_certificates(votes, line, Patch(1, 1), num_classes, confidence)
         tail = (1 - confidence) / (2 * num_classes)
         lower, upper = found.lower_n[0], found.rival_upper_n[0]
         # Just right: the bound does what it must, and one a trifle nearer does not.
@@ -63,7 +63,8 @@ def coverage(module: ModuleType) -> int:
         votes = np.array(outcomes)
         counts = class_counts(votes, num_classes)
         ways = [np.prod([comb(sum(n[: j + 1]), n[j]) for j in range(len(n))]) for n in counts]
-        found = module.randomized_certificates(votes, LINE, Patch(1, 1), num_classes, 1 - alpha)
+        line = module.Ablation(**LINE)
+        found = module.randomized_certificates(votes, line, Patch(1, 1), num_classes, 1 - alpha)
         chosen = predictions(votes, num_classes)[:, None] == np.arange(num_classes)
         for dealt in combinations_with_replacement(range(num_classes), 12):
             share = np.bincount(dealt, minlength=num_classes) / 12
@@ -94,7 +95,9 @@ def ideal(module: ModuleType) -> int:
         votes = some_votes(views, num_classes, limit=120)
         drawn = np.repeat(votes, often, axis=1)
         patch = Patch(g.patch_height, g.patch_width)
-        found = module.randomized_certificates(drawn, Ablation(**g.ablation), patch, num_classes)
+        found = module.randomized_certificates(
+            drawn, module.Ablation(**g.ablation), patch, num_classes
+        )
         counts = np.sort(class_counts(votes, num_classes), axis=1)
         expected = counts[:, -1] - counts[:, -2] > 2 * max(map(len, sets))
         assert set(expected.tolist()) == {True, False}

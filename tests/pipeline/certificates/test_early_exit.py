@@ -19,7 +19,7 @@ def covering(height: int, width: int, patch: Patch, rows: int, columns: int) -> 
     down = Placement.covering(height, patch.height, rows)
     across = Placement.covering(width, patch.width, columns)
     return Masks.placed(
-        height=height, width=width, rows=down, columns=across, pairs=True, covers=(patch,)
+        height=height, width=width, placements=[(down, across)], pairs=True, covers=(patch,)
     )
 
 
@@ -52,10 +52,10 @@ def families() -> dict[str, Masks]:
             covers=(Patch.square(2),),
         ),
         "one for all": Masks.placed(
-            height=8, width=8, rows=whole, columns=whole, pairs=True, covers=(Patch.square(2),)
+            height=8, width=8, placements=[(whole, whole)], pairs=True, covers=(Patch.square(2),)
         ),
         "single pixels": Masks.placed(
-            height=8, width=8, rows=whole, columns=quarters, pairs=True, covers=(Patch.square(1),)
+            height=8, width=8, placements=[(whole, quarters)], pairs=True, covers=(Patch.square(1),)
         ),
     }
 

@@ -11,7 +11,7 @@ from pipeline.certificates import RULES, largest_certified, margins
 from pipeline.certificates import votes as module
 from pipeline.certificates.batch import vote_batches
 from pipeline.certificates.largest import largest
-from tests.pipeline.certificates.agreement import DETERMINISTIC
+from tests.pipeline.certificates.agreement import MONOTONE
 from tests.pipeline.certificates.cases import clustered_votes, some_sets, some_votes
 
 SHAPES = [
@@ -29,7 +29,7 @@ def side_by_side(rule, votes, ablation, num_classes):
     return np.array([margins(rule, votes, ablation, Patch.square(s), num_classes) for s in sides])
 
 
-@pytest.mark.parametrize("rule", DETERMINISTIC)
+@pytest.mark.parametrize("rule", MONOTONE)
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{s['kind']}-{s['stride']}")
 def test_the_largest_side_is_that_of_the_rule_asked_size_by_size(rule, shape):
     ablation = Ablation(**shape)
@@ -54,7 +54,7 @@ def test_margins_never_rise_with_the_patch(data):
     large = Patch(data.draw(st.integers(1, height)), data.draw(st.integers(1, width)))
     small = Patch(data.draw(st.integers(1, large.height)), data.draw(st.integers(1, large.width)))
     votes = clustered_votes(len(ablation), 4, 20, seed=data.draw(st.integers(0, 99)))
-    for rule in DETERMINISTIC:
+    for rule in MONOTONE:
         margin = margins(rule, votes, ablation, small, 4)
         assert (margin >= margins(rule, votes, ablation, large, 4)).all()
 

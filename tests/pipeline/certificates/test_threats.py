@@ -30,6 +30,14 @@ TEXTS = {
     "3 of 4x5": "3 of 4x5",
     "area<=1024": "area<=1024",
     "area:1024": "area<=1024",
+    "2%": "2%",
+    "2.50 %": "2.5%",
+    "2of2%": "2 of 2%",
+    "source:50": "source:50",
+    "source:50x50": "source:50",
+    "source: 40x60": "source:40x60",
+    "source:2%": "source:2%",
+    "2 of source:5": "2 of source:5",
 }
 
 
@@ -54,7 +62,48 @@ def test_texts_that_mean_nothing(text):
         Threat.parse(text)
 
 
-@pytest.mark.parametrize("text", ["0", "0x3", "area:0", "0of3"])
+@pytest.mark.parametrize(
+    ("text", "height", "width", "side"),
+    [
+        ("2%", 224, 224, 32),
+        ("1%", 100, 100, 10),
+        ("10%", 32, 32, 11),
+        ("100%", 3, 5, 4),
+        ("0.0001%", 10, 10, 1),
+        ("source:2%", 375, 500, 62),
+    ],
+)
+def test_a_share_is_the_smallest_square_that_has_it(text, height, width, side):
+    threat = Threat.parse(text).of_picture(height, width)
+    assert threat.patch == Patch.square(side)
+    assert threat.source == ("source" in text)
+    share = float(text.removeprefix("source:").removesuffix("%")) / 100
+    assert (side - 1) ** 2 < share * height * width <= side**2
+
+
+def test_a_share_of_the_grid_is_a_patch_and_one_of_the_source_is_none():
+    views = Ablation(kind="column", size=19, stride=1, height=224, width=224)
+    assert Threat.parse("2%").on(views) == Threat.square(32)
+    assert Threat.parse("2%").patches(views) == (Patch.square(32),)
+    on_source = Threat.parse("source:2%")
+    assert on_source.on(views) == on_source
+    assert on_source.side is Threat.parse("source:50").side is None
+    with pytest.raises(ValueError, match=r"source:2%: .*size of each picture.*, such as 32"):
+        on_source.patches(views)
+
+
+@pytest.mark.parametrize("text", ["0%", "100.5%", "source:0%"])
+def test_shares_that_are_none(text):
+    with pytest.raises(ValueError, match="above 0 % and up to 100 %"):
+        Threat.parse(text)
+
+
+def test_an_area_of_the_source_is_refused():
+    with pytest.raises(ValueError, match=r"source:area<=9.*such as source:50"):
+        Threat.parse("source:area<=9")
+
+
+@pytest.mark.parametrize("text", ["0", "0x3", "area:0", "0of3", "source:0"])
 def test_nothing_is_no_threat(text):
     with pytest.raises(ValueError, match="at least 1"):
         Threat.parse(text)
@@ -69,9 +118,21 @@ def test_contradictions_are_refused():
 
 
 def test_threats_are_ordered_squares_first():
-    texts = ["2 of 1x1", "area<=9", "area<=3", "2x1", "1x3", "10", "9"]
+    texts = [
+        "source:2%",
+        "source:1%",
+        "source:9",
+        "2 of 1x1",
+        "area<=9",
+        "area<=3",
+        "2x1",
+        "1x3",
+        "10",
+        "9",
+    ]
     ordered = sorted(map(Threat.parse, texts), key=lambda threat: threat.order)
-    expected = ["9x9", "10x10", "2x1", "1x3", "area<=3", "area<=9", "2 of 1x1"]
+    expected = ["9x9", "10x10", "2x1", "1x3", "area<=3", "area<=9"]
+    expected += ["source:1%", "source:2%", "source:9", "2 of 1x1"]
     assert list(map(str, ordered)) == expected
 
 

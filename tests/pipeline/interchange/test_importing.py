@@ -95,7 +95,7 @@ def test_votes_come_back_as_they_were_given(votes, data, tmp_path_factory):
         (
             Ablation(kind="column", size=3, stride=5, height=8, width=16, pixel_scale=7),
             {
-                "ablation": "column",
+                "views": "column",
                 "size": 3,
                 "stride": 5,
                 "image_size": "8x16",
@@ -104,16 +104,16 @@ def test_votes_come_back_as_they_were_given(votes, data, tmp_path_factory):
         ),
         (
             Ablation(kind="row", size=2, stride=1, height=6, width=9),
-            {"ablation": "row", "size": 2, "image_size": "6x9"},
+            {"views": "row", "size": 2, "image_size": "6x9"},
         ),
         (
             Ablation(kind="block", size=3, stride=2, height=8, width=8),
-            {"ablation": "block", "size": 3, "stride": 2, "image_size": "8"},
+            {"views": "block", "size": 3, "stride": 2, "image_size": "8"},
         ),
         (
             Ablation(kind="column", size=3, stride=1, height=20, width=20, random=9, seed=4),
             {
-                "ablation": "column",
+                "views": "column",
                 "size": 3,
                 "positions": "random:9",
                 "seed": 4,
@@ -453,7 +453,7 @@ def test_pickles_and_broken_files_are_not_opened(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({}, r"does not say what voted: give --ablation, --size, --image-size, --num-classes"),
+        ({}, r"does not say what voted: give --views, --size, --image-size, --num-classes"),
         ({"stride": 20}, r"needs a stride from 1 to 8 px"),
         ({"model_size": "20"}, r"--model-size 20: it is no exact enlargement"),
         ({"model_size": "16x24"}, r"no exact enlargement"),

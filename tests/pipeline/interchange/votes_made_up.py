@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from pipeline.interchange.config import ImportConfig
 
 VIEWS, CLASSES, SIDE = 8, 5, 8
-COLUMNS = ImportConfig(ablation="column", size=2, image_size=str(SIDE), num_classes=CLASSES)
+COLUMNS = ImportConfig(views="column", size=2, image_size=str(SIDE), num_classes=CLASSES)
 
 
 def wavering(images: int, views: int = VIEWS, classes: int = CLASSES, seed: int = 0):

@@ -362,7 +362,7 @@ def test_imported_votes_are_held_against_the_files_they_came_from(tmp_path, monk
     rng = np.random.default_rng(3)
     votes = rng.integers(0, 5, (600, 10)).astype(np.uint16)
     np.savez("v.npz", votes=votes, labels=rng.integers(-1, 5, 600))
-    config = ImportConfig(ablation="column", size=2, stride=1, image_size="10", num_classes=5)
+    config = ImportConfig(views="column", size=2, stride=1, image_size="10", num_classes=5)
     imported = import_votes(["v.npz"], config, "out")
     run = open_run("out")
     proof = run.store.proof(run.manifest)
@@ -439,3 +439,17 @@ def test_a_kill_at_a_commit_leaves_no_file_without_its_digest(moment, made, tiny
         assert store.proof(manifest).committed == len(there)
         vote(tmp_path, tiny_weights)
     assert store.proof(store.manifest()) == open_run(made / "out").store.proof(manifest)
+
+
+def test_certificates_written_before_a_column_existed_hold(run, capsys):
+    (path,) = Path(run.out, "certificates").glob("*/part-*.parquet")
+    table = pq.read_table(path)
+    assert table["on_grid"].null_count == table.num_rows
+    earlier = table.drop_columns(["on_grid"])
+    pq.write_table(earlier, path)
+    assert main(["verify", "--out", run.out]) == 0
+    place = earlier.schema.get_field_index("margin")
+    wrong = pa.array([99] * table.num_rows, pa.int32())
+    pq.write_table(earlier.set_column(place, earlier.schema.field(place), wrong), path)
+    assert main(["verify", "--out", run.out]) == 1
+    assert "its rows are not those of the votes" in capsys.readouterr().out

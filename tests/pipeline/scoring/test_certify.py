@@ -113,6 +113,8 @@ def test_certificates_dataset(store):
         "margin": None,
         "confidence": None,
         "assumes": None,
+        "on_grid": None,
+        "tau": None,
     }
 
 

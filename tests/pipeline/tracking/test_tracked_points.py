@@ -1,15 +1,20 @@
 """Figures of a summary as metrics: which names, which steps, nothing lost and nothing invented."""
 
 import copy
+import re
 
 import numpy as np
 import pytest
 
+from models.preprocess import PRESETS
+from models.views.family import Patch
+from models.views.masks import Masks, Placement
 from pipeline.config import ClaimsConfig
 from pipeline.runs.store import VotesStore
 from pipeline.scoring.certify import certify_votes
 from pipeline.sweep.table import summary_at
 from pipeline.tracking import redact
+from pipeline.tracking.description import description
 from pipeline.tracking.points import certified_figures, points_of
 from tests.pipeline.analysis.stored_runs import write_run
 
@@ -63,6 +68,17 @@ def test_other_strides_places_and_threats_are_told_apart(store):
     assert all(set(name) <= legal for name in names), names
 
 
+def test_names_are_those_that_mlflow_takes(tmp_path):
+    look = PRESETS["imagenet"].to_dict() | {"resize": None, "crop": 10}
+    run_id = write_run(
+        tmp_path, np.ones((2, 10), int), [1, 1], sizes=[(10, 10)] * 2, preprocess=look
+    )
+    summary = summary_of(VotesStore(str(tmp_path), run_id), "source:2%", "source:1x3", "area:4")
+    names = set(by_name(summary))
+    assert {"certified_at/exact_source_2_percent", "certified_at/exact_source_1x3"} <= names
+    assert all(re.fullmatch(r"[\w./ -]+", name) for name in names)
+
+
 def test_what_a_coarser_stride_says_alone(store):
     summary = summary_of(store, 1, stride=5)
     manifest = store.manifest()
@@ -109,3 +125,35 @@ def test_a_lost_figure_would_be_seen(store):
 def test_no_password_of_an_address_is_shown(uri, shown):
     """Rather too little of an address than a part of a password."""
     assert redact(uri) == shown
+
+
+def test_rules_of_masks_have_their_own_clean_accuracy_and_alerts(tmp_path):
+    masks = Masks.placed(
+        height=10,
+        width=10,
+        placements=[(Placement.covering(10, 2, 2), Placement.covering(10, 2, 2))],
+        pairs=True,
+        covers=[Patch.square(2)],
+    )
+    votes = np.ones((4, len(masks)), int)
+    votes[3, ::2] = 2
+    store = VotesStore(str(tmp_path), write_run(tmp_path, votes, [1, 1, 0, 1], ablation=masks))
+    summary = summary_of(store, 2)
+    summary_of(store, 1, assume="2")
+    found = by_name(summary_of(store, 2))
+    for name, value in {
+        "certified_at/two-location_2x2": 0.5,
+        "clean_at/two-location_2x2": 0.75,
+        "certified_at/two-location_assumes_2x2_1x1": 0.5,
+        "clean_at/one-location_2x2": 0.5,
+        "alerts_at/one-location_2x2": 1,
+    }.items():
+        assert found[name] == {0: value}, name
+    assert not [name for name in found if "smoothed" in name or name.startswith("alerts_at/two")]
+    said = description(summary, None)
+    assert (
+        "50.0 % at 2x2 px (two-location, assumes a patch of at most 2x2 px, clean 75.0 %)" in said
+    )
+    assert "(one-location, assumes a patch of at most 2x2 px, 1 alert, clean 50.0 %)" in said
+    assert "smoothed" not in said
+    assert "no labels" not in said

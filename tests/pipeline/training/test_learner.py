@@ -60,7 +60,7 @@ def test_sizes_that_disagree_are_a_mistake_of_the_request(tmp_path):
 
 
 def test_views_are_spread_and_do_not_depend_on_how_the_batch_is_shared(tmp_path):
-    recipe = toy_recipe(tmp_path, views=5)
+    recipe = toy_recipe(tmp_path, views_per_image=5)
     whole = Learner(recipe, CPU)
     views = whole._views(12).numpy()
     family = len(recipe.defense.views)
@@ -90,14 +90,14 @@ def test_lower_layers_learn_slower_with_layer_decay(tmp_path):
     [
         {"teacher": "self"},
         {"mix": "mixup"},
-        {"mix": "cutmix", "views": 3},
+        {"mix": "cutmix", "views_per_image": 3},
         {"tokens": "black"},
         {"optimizer": "sgd", "schedule": "step", "lr": 0.01},
         {"optimizer": "muon", "layer_decay": 0.9},
-        {"dtype": "bfloat16", "views": 2},
+        {"dtype": "bfloat16", "views_per_image": 2},
         {"drop_path": 0.2},
         {"token_dropout": 0.5, "teacher": "self"},
-        {"margin": 0.9, "views": 3},
+        {"margin": 0.9, "views_per_image": 3},
     ],
 )
 def test_every_option_learns_and_repeats(tmp_path, option):
@@ -120,7 +120,7 @@ def test_every_option_learns_and_repeats(tmp_path, option):
 @pytest.mark.parametrize("tokens", ["drop", "black"])
 def test_threads_do_not_decide_in_which_order_gradients_are_summed(tmp_path, tokens):
     """Of a position that many sequences have, which two threads would add to as they come."""
-    recipe = toy_recipe(tmp_path, views=3, tokens=tokens)
+    recipe = toy_recipe(tmp_path, views_per_image=3, tokens=tokens)
     threads, results = torch.get_num_threads(), []
     torch.set_num_threads(2)
     try:

@@ -76,7 +76,7 @@ def written(recipe):
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     told = Told()
-    recipe = toy_recipe(folder, epochs=4, views=2)
+    recipe = toy_recipe(folder, epochs=4, views_per_image=2)
     return recipe, load_file(train_locally(recipe, toy_place(folder), told)), told
 
 

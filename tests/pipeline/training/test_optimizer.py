@@ -25,9 +25,11 @@ def steps_of(learner):
 
 def test_muon_steps_every_direction_of_a_gradient_alike(tmp_path):
     name = "blocks.0.mlp.fc1.weight"
-    plain = toy_recipe(tmp_path, optimizer="sgd", lr=LR, warmup=0, weight_decay=0.0, views=3)
+    plain = toy_recipe(
+        tmp_path, optimizer="sgd", lr=LR, warmup=0, weight_decay=0.0, views_per_image=3
+    )
     gradient = torch.linalg.svdvals(steps_of(Learner(plain, CPU))[name])
-    step = steps_of(Learner(muon(tmp_path, views=3), CPU))[name]
+    step = steps_of(Learner(muon(tmp_path, views_per_image=3), CPU))[name]
     turned = torch.linalg.svdvals(step) / (LR * 0.2 * max(step.shape) ** 0.5)
     assert gradient[5] < 0.3 * gradient[0]
     assert 0.6 < turned[5] <= turned[0] < 1.4

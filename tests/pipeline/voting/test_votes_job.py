@@ -17,7 +17,7 @@ from models.networks.zoo import load_network
 from pipeline.config import ConfigError, OutputConfig, VotesConfig
 from pipeline.runs.manifest import ManifestError
 from pipeline.runs.resolve import resolve_defense
-from pipeline.runs.schema import VOTES
+from pipeline.runs.schema import votes_schema
 from pipeline.runs.store import VotesStore
 from pipeline.sources.base import SourceError
 from pipeline.voting.plan import count_votes
@@ -105,14 +105,17 @@ def test_images_that_cannot_be_read_are_rows_with_an_error(finished):
 def test_other_tools_read_the_votes_without_this_project(finished):
     out, outcome = finished
     folder = out / "votes" / f"run_id={outcome.run_id}"
-    assert pq.read_schema(next(iter(folder.glob("*.parquet")))).equals(VOTES)
+    assert pq.read_schema(next(iter(folder.glob("*.parquet")))).equals(votes_schema(sizes=True))
     count = duckdb.connect().execute(
         f"select count(*), count(distinct image_id), max(len(votes)) from '{folder}/*.parquet'"
     )
     assert count.fetchall() == [(23, 23, 10)]
     frame = pd.read_parquet(folder)
     assert len(frame) == 23
-    assert list(frame.columns) == VOTES.names
+    assert list(frame.columns) == votes_schema(sizes=True).names
+    voted = frame[frame["error"].isna()]
+    assert set(zip(voted["height"], voted["width"], strict=True)) == {(160, 160)}
+    assert frame[frame["error"].notna()][["height", "width"]].isna().all(axis=None)
 
 
 def test_a_second_call_computes_nothing(finished, shards, tiny_weights):

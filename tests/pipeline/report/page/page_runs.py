@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from models.views.ablations import Ablation
+from models.views.family import Patch
+from models.views.masks import Masks, Placement
 from pipeline.analysis import Run, open_run
 from pipeline.config import ClaimsConfig
 from pipeline.scoring.certify import certify_votes
@@ -21,6 +23,13 @@ FAMILIES = {
     "row": Ablation(kind="row", size=3, stride=2, height=12, width=14),
     "block": Ablation(kind="block", size=4, stride=2, height=12, width=12),
 }
+MASKS = Masks.placed(
+    height=12,
+    width=12,
+    placements=[(Placement.covering(12, 2, 3), Placement.covering(12, 2, 3))],
+    pairs=True,
+    covers=[Patch.square(2)],
+)
 # Closed as elements of HTML are without a closing tag.
 VOID = {"meta", "br"}
 
@@ -57,6 +66,24 @@ def certified_run(
     )
     run = open_run(out, run_id)
     certify_votes(run.store, ClaimsConfig(patch=patch))
+    return run
+
+
+def masked_run(out: Path, **more) -> Run:
+    """A certified run of mask pairs whose plain predictions are right; image 5 has an error."""
+    rng, labels = np.random.default_rng(3), made_up_votes(1)[1]
+    noise = rng.random((IMAGES, len(MASKS))) < 0.3 * rng.random((IMAGES, 1)) ** 2
+    votes = np.where(
+        noise, rng.integers(0, CLASSES, (IMAGES, len(MASKS))), np.array(labels)[:, None]
+    )
+    run_id = write_run(
+        out,
+        votes,
+        labels,
+        **{"ablation": MASKS, "errors": (5,), "classes": CLASSES, "plain": labels} | more,
+    )
+    run = open_run(out, run_id)
+    certify_votes(run.store, ClaimsConfig(patch=(2,)))
     return run
 
 

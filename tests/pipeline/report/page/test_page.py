@@ -64,6 +64,11 @@ def pair(tmp_path_factory) -> Pair:
     return Pair(runs, page_of(runs), page_of(runs[:1]))
 
 
+def heading(entry) -> str:
+    """A threat with its share of the image, as set on the page."""
+    return f"{entry['threat']} px, {100 * entry['image_share']:.1f}\N{NO-BREAK SPACE}%"
+
+
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_every_section_says_what_the_run_says(kind, tmp_path):
     _, labels = made_up_votes(1)
@@ -85,7 +90,7 @@ def test_every_section_says_what_the_run_says(kind, tmp_path):
     rules = ["exact", "uniform"]
     assert ["patch", *(f"{rule} sound" for rule in rules)] in page.rows
     for entry in run.summary["certified_accuracy"]:
-        (row,) = (row for row in page.rows if row[0] == f"{entry['threat']} px")
+        (row,) = (row for row in page.rows if row[0] == heading(entry))
         cell = row[1 + rules.index(entry["rule"])]
         assert cell.startswith(f"{100 * entry['value']:.1f}\N{NO-BREAK SPACE}%")
         assert f"{entry['hits']} of 39, {entry['images_certified']}\N{NO-BREAK SPACE}kept" in cell
@@ -194,7 +199,7 @@ def test_a_randomized_run_never_passes_for_a_proof(tmp_path):
     assert "sound" not in said
     assert "Probabilistic certificate, confidence 99.9 % an image." in said
     assert "99.9 % confidence for each" in result
-    assert "2x2 px, confidence 99.9 %" in result
+    assert "2x2 px, 2.8 %, confidence 99.9 %" in result
     assert ["patch", "randomized probabilistic"] in page.rows
     assert said.count("drawn at random for each image") >= 2  # no places, no gallery
     assert "--detect: it counts the votes of all ablations" in said
@@ -243,9 +248,10 @@ def test_other_questions_have_rows_of_their_own(tmp_path):
     certify_votes(run.store, ClaimsConfig(patch=(2,)), stride=3)
     page = Page(page_of([open_run(tmp_path)]))
     rows = {row[0]: row for row in page.rows if row and row[0].startswith("2x2 px")}
-    assert rows.keys() == {"2x2 px", "2x2 px, top 2", "2x2 px, stride 3"}
+    patch = "2x2 px, 2.8\N{NO-BREAK SPACE}%"
+    assert rows.keys() == {patch, f"{patch}, top 2", f"{patch}, stride 3"}
     entry = next(e for e in open_run(tmp_path).summary["certified_accuracy"] if e["top_k"] == 2)
-    assert f"{entry['hits']} of 40" in rows["2x2 px, top 2"][1]
+    assert f"{entry['hits']} of 40" in rows[f"{patch}, top 2"][1]
 
 
 def test_classes_without_names_are_not_numbered_twice(pair):
@@ -311,4 +317,4 @@ def test_certificates_against_no_square_leave_the_rest(tmp_path):
     run = certified_run(tmp_path, patch=("2x3", "area:4"))
     page = Page(page_of([run]))
     assert page.text.count("no certificate against a square patch") >= 4
-    assert [row for row in page.rows if row[0] == "2x3 px"]
+    assert [row for row in page.rows if row[0] == "2x3 px, 4.2\N{NO-BREAK SPACE}%"]

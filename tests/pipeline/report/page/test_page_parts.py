@@ -15,15 +15,25 @@ from pipeline.analysis import open_run
 from pipeline.analysis.outcomes import outcomes_of
 from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.report.page.chapter import Missing, chapter_of, cost_of, focus_of
-from pipeline.report.page.gallery import data_uri, gallery_of
+from pipeline.report.page.gallery import data_uri, gallery_of, hidden
 from pipeline.report.page.margins import detection_curve, margin_counts
+from pipeline.report.page.writing import page_of
 from pipeline.runs.manifest import Execution, Manifest
 from pipeline.scoring.certify import certify_votes
 from pipeline.scoring.claims import Claim
 from pipeline.sources.base import SourceOptions
 from pipeline.sources.listing import list_images
 from tests.conftest import png, random_images, write_shard
-from tests.pipeline.report.page.page_runs import FAMILIES, IMAGES, certified_run, made_up_votes
+from tests.pipeline.report.page.page_runs import (
+    CLASSES,
+    FAMILIES,
+    IMAGES,
+    MASKS,
+    Page,
+    certified_run,
+    made_up_votes,
+    masked_run,
+)
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +111,64 @@ def test_the_gallery_shows_the_worst_place(kind, tmp_path):
         assert shown.prediction == f"class {predictions[image]}"
         row, column = run.ablation.touched_axes(Patch.square(2))
         assert shown.touched == (row[y] & column[x]).sum()
+
+
+def test_the_gallery_of_masks_shows_two_places_that_disagree(tmp_path):
+    run = masked_run(tmp_path)
+    asked = Claim("two-location", Threat.square(2), assumes=Threat.square(2))
+    found = gallery_of(outcomes_of(run), asked, "class {}".format)
+    margins = run.margins("two-location", 2)
+    assert (found.certified, found.broken) == ((margins >= 0).sum(), (margins < 0).sum())
+    assert len(found.images) == 12
+    touched_yxv = MASKS.touched(Patch.square(2)).reshape(11, 11, -1)
+    for shown in found.images:
+        image = list(run.votes.ids).index(shown.image_id)
+        assert shown.certified == (margins[image] >= 0)
+        both = ~touched_yxv[shown.y, shown.x] & ~touched_yxv[shown.second]
+        left = np.bincount(run.votes.votes[image][both], minlength=CLASSES)
+        answer, rival = (int(word.split()[1]) for word in (shown.prediction, shown.rival))
+        assert shown.margin == left[answer] - left[rival] - (rival < answer)
+        # By what these two places leave alone, the answer stands or falls.
+        assert (left.argmax() == answer) == shown.certified
+        assert both[shown.view]
+        if not shown.certified:
+            assert run.votes.votes[image][shown.view] == rival
+        for place in ((shown.y, shown.x), shown.second):
+            assert not MASKS.visible(shown.view)[place]
+
+
+def test_a_mask_run_never_speaks_of_a_vote(tmp_path):
+    run = masked_run(tmp_path)
+    page = Page(page_of([run]))
+    for said in ("smoothed", "ablation", "no labels"):
+        assert said not in page.text.lower()
+    two, one = (
+        next(e for e in run.summary["certified_accuracy"] if e["rule"] == rule)
+        for rule in ("two-location", "one-location")
+    )
+    assert "the decision assumes a patch of at most 2x2 px" in page.text
+    cells = {cell for row in page.rows for cell in row}
+    for entry in (one, two):
+        clean = f"clean {100 * entry['clean_accuracy']['value']:.1f}\N{NO-BREAK SPACE}%"
+        assert any(clean in cell and f"{entry['hits']} of 40" in cell for cell in cells)
+    assert any(f"{one['alerts']} alerts" in cell for cell in cells)
+    assert [svg for svg in page.svgs if "What a view hides" in svg]
+    assert any(f"2x2 px: {100 * two['value']:.1f} %" in svg for svg in page.svgs)
+    assert "Some of the 45 views" in page.text
+    assert "Sound certificate, which assumes a patch of at most the size in question." in page.text
+    assert "Assumes a patch of at most a size" in page.text
+
+
+def test_what_a_view_hides_is_seen_in_its_picture():
+    image = np.full((12, 12, 3), 200, np.uint8)
+    picture = hidden(MASKS, 1, image, (4, 4))
+    visible = MASKS.visible(1)
+    assert (picture[visible] == 200).all()
+    dropped = ~visible.reshape(3, 4, 3, 4).any(axis=(1, 3)).repeat(4, 0).repeat(4, 1)
+    assert dropped.any()
+    assert (picture[dropped] > 200).all()
+    assert (picture[~visible & ~dropped] < 50).all()
+    assert hidden(MASKS, None, image, None) is image
 
 
 @pytest.fixture(scope="module")

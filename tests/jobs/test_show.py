@@ -12,8 +12,9 @@ from PIL import Image
 from jobs.cli import main
 from models.views.ablations import Ablation
 from models.views.family import Patch
-from pipeline.report.one_image import Scene, smallest_margin
+from pipeline.report.one_image import Scene
 from pipeline.report.one_image_plot import draw_figure, explained
+from pipeline.report.worst_case import smallest_margin
 from tests.conftest import png, random_images
 
 
@@ -41,8 +42,22 @@ def draw(tmp_path, *flags: str) -> np.ndarray:
         ["--ablation", "block", "--size", "75", "--stride", "32", "--patch", "23"],
         ["--ablation", "block", "--size", "75", "--positions", "random:40", "--seed", "3"],
         ["--crop", "65", "--resize", "65", "--size", "65", "--patch", "65"],
+        ["--views", "mask-pair", "--covers", "32", "--masks", "3"],
+        ["--views", "mask", "--covers", "16x48", "--masks", "2x4"],
+        ["--views", "mask-pair", "--covers", "32", "--masks", "1x5"],
+        ["--views", "mask", "--size", "160", "--stride", "32", "--wrap", "--patch", "20"],
     ],
-    ids=["column", "row", "block", "random", "no token grid"],
+    ids=[
+        "column",
+        "row",
+        "block",
+        "random",
+        "no token grid",
+        "pairs",
+        "rectangles",
+        "full height",
+        "wrapped",
+    ],
 )
 def test_geometry_alone(image, tmp_path, capsys, flags):
     draw(tmp_path, "--image", image, *flags)
@@ -74,6 +89,23 @@ def test_only_the_allowed_classes_can_win_or_rival(image, tiny_weights, tmp_path
     assert named == {"3", "5"}
 
 
+MASKS = ["--views", "mask-pair", "--covers", "32", "--masks", "2"]
+
+
+def test_the_answer_over_masks_and_the_pair_that_fails(image, tiny_weights, tmp_path, capsys):
+    flags = ["--image", image, "--weights", str(tiny_weights)]
+    draw(tmp_path, *flags, *MASKS)
+    said = capsys.readouterr().out
+    for part in ("two-location, assumes a patch of at most 32x32 px", "of 10 views", "dashed"):
+        assert part in said
+    assert re.search(r"views? [\d, .]+ says? class \d: uncertified", said)
+    draw(tmp_path, *flags, *MASKS, "--classes", "3,5")
+    named = set(re.findall(r"(?:Answer:|says?) class (\d+)", capsys.readouterr().out))
+    assert named <= {"3", "5"}
+    draw(tmp_path, *flags, "--views", "mask", *MASKS[2:])
+    assert "one-location, assumes" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -90,6 +122,9 @@ def test_only_the_allowed_classes_can_win_or_rival(image, tiny_weights, tmp_path
         (["--model", "deit_tinny_patch16_224"], "did you mean deit_tiny"),
         (["--model", "swin_tiny_patch4_window7_224"], "use --tokens black"),
         (["--positions", "many"], "random:N"),
+        (["--masks", "3"], "only views that hide masks have it"),
+        (["--views", "mask-pair"], "--covers 32"),
+        (["--views", "mask-pair", "--covers", "300"], "300x300"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -5,8 +5,19 @@ import pytest
 
 from models.views.ablations import Ablation
 from models.views.family import Patch
+from models.views.masks import Masks, Placement
+from models.views.threats import Threat
+from pipeline.certificates.batch import VoteBatch
 from pipeline.certificates.exact import exact_margins
-from pipeline.report.one_image import caption_of, smallest_margin, worst_location
+from pipeline.certificates.rule import ALERT
+from pipeline.certificates.rules import RULES
+from pipeline.report.worst_case import (
+    caption_of,
+    caption_of_decision,
+    decided_case,
+    smallest_margin,
+    worst_location,
+)
 
 
 def cases():
@@ -83,3 +94,44 @@ def test_caption_where_the_prediction_wins_ties():
     said = caption_of(Patch.square(2), worst, ["cat", "dog"], 10)
     assert worst.margin == 2
     assert said.endswith("at worst 6 - (1 + 3): 2 votes to spare, certified.")
+
+
+def masks(*, pairs: bool) -> Masks:
+    third = Placement.covering(12, 3, 3)
+    plain = {"height": 12, "width": 12, "placements": [(third, third)]}
+    return Masks.placed(**plain, pairs=pairs, covers=(Patch.square(3),))
+
+
+@pytest.mark.parametrize("pairs", [True, False])
+def test_the_worst_case_of_a_decision_is_its_margin_and_fails_where_it_says(pairs):
+    views, patch, rng = masks(pairs=pairs), Patch.square(3), np.random.default_rng(0)
+    rule, seen = RULES["two-location" if pairs else "one-location"], set()
+    for _ in range(150):
+        votes = np.where(rng.random(len(views)) < rng.choice([0.0, 0.04, 0.4]), 2, 1)
+        plain = int(rng.integers(1, 3))
+        worst = decided_case(votes, plain, views, patch, 4)
+        batch = VoteBatch(votes[None], views, 4, plain_n=np.array([plain]))
+        answer = int(rule.predict(batch, Threat(patch))[0])
+        assert worst.rule == rule.name
+        assert worst.prediction == (None if answer == ALERT else answer)
+        (margin,) = rule.margins(batch, Threat(patch))
+        assert worst.margin == worst.landscape_yx.min()
+        # The rule of an alert may look at the lead of another class: no class leads everywhere.
+        assert worst.margin == margin if answer != ALERT else max(worst.margin, margin) < 0
+        hides = [view for view in range(len(views)) if not shown(views, view, patch, worst)]
+        assert worst.touched == len(views) - len(hides)
+        if worst.failing:
+            assert set(worst.failing) <= set(hides)
+            assert np.bincount(votes[list(worst.failing)]).argmax() == worst.rival != answer
+            assert (worst.other is not None) == pairs
+        assert not (worst.failing and worst.margin >= 0)
+        said = caption_of_decision(patch, worst, str, len(views))
+        assert ("uncertified" in said) == (worst.margin < 0)
+        assert ("alert," in said) == (not pairs and worst.margin >= 0)
+        seen.add((worst.margin >= 0, bool(worst.failing)))
+    assert {(True, False), (False, True)} <= seen
+
+
+def shown(views, view, patch, worst):
+    y, x = worst.y or 0, worst.x or 0
+    return views.visible(view)[y : y + patch.height, x : x + patch.width].any()

@@ -110,8 +110,8 @@ def test_the_list_says_of_each_command_what_its_docstring_says():
         ),
         (
             "train",
-            "data init model limit views size stride covers masks epochs batch views-per-image lr augment "
-            "out device workers overwrite mlflow dry-run",
+            "data init model limit views size stride covers masks epochs batch views-per-image lr "
+            "augment out device workers overwrite mlflow dry-run",
         ),
     ],
 )

@@ -30,7 +30,7 @@ _COMMANDS = {
         "weights.",
     },
     "Ask": {
-        "show": "Draw an image, some of its ablations with their tokens, and the worst patch.",
+        "show": "Draw an image, some of its views with their tokens, and the worst patch.",
         "verify": "Say what is proven of a stored run: its rows, ids, labels, and all that is made "
         "from them.",
         "sql": "Ask stored results a question in SQL (DuckDB), over all runs at once.",

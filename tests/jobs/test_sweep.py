@@ -140,7 +140,7 @@ def test_register_enters_the_weights_once(swept, tiny_weights, tmp_path, capsys)
     assert float(version.tags["certified_at.exact_8x8"]) == pytest.approx(
         runs[own()].data.metrics["certified_at/exact_8x8"], abs=1e-5
     )
-    assert "| certified 8x8 px, exact |" in version.description
+    assert "| certified 8x8 px, 0.2 %, exact, stride 80 |" in version.description
     # An address of a registered model is looked up at MLflow's own, process-wide server.
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(f"sqlite:///{swept}/mlflow.db")

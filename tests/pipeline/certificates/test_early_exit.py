@@ -25,7 +25,7 @@ def covering(height: int, width: int, patch: Patch, rows: int, columns: int) -> 
 
 def at_stride(side: int, extent: int, stride: int, covers: int, *, wraps: bool = False) -> Masks:
     one = Placement.at_stride(side, extent, stride, wraps=wraps)
-    plain = {"height": side, "width": side, "rows": one, "columns": one}
+    plain = {"height": side, "width": side, "placements": [(one, one)]}
     return Masks.placed(**plain, pairs=True, covers=(Patch.square(covers),))
 
 

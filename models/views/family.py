@@ -149,14 +149,27 @@ class ViewFamily(ABC):
         Raises:
             ValueError: The tokens do not tile the model's input.
         """
-        visible = self.visible(view)
-        for axis, token in enumerate(token_px):
-            model_px = visible.shape[axis] * self.pixel_scale
-            if model_px % token:
-                raise ValueError(f"tokens of {token} px do not tile {model_px} model pixels")
-            visible = visible.repeat(self.pixel_scale, axis=axis)
-        high, wide = token_px
-        tokens = visible.reshape(len(visible) // high, high, -1, wide).any(axis=(1, 3))
+        for length, token in zip((self.height, self.width), token_px, strict=True):
+            if length * self.pixel_scale % token:
+                raise ValueError(
+                    f"tokens of {token} px do not tile {length * self.pixel_scale} model pixels"
+                )
+        if self.hides:
+            visible = self.visible(view).repeat(self.pixel_scale, 0).repeat(self.pixel_scale, 1)
+            high, wide = token_px
+            tokens = visible.reshape(len(visible) // high, high, -1, wide).any(axis=(1, 3))
+            return np.flatnonzero(tokens).astype(np.int64)
+        # A token meets a rectangle iff it does so along both axes, so no pixel need be looked at:
+        # there are up to 50,176 blocks.
+        rows_kt, columns_kt = (
+            shown_kl.repeat(self.pixel_scale, axis=1).reshape(len(shown_kl), -1, token).any(axis=2)
+            for shown_kl, token in zip(
+                (self.rectangles.rows_vkh[view], self.rectangles.columns_vkw[view]),
+                token_px,
+                strict=True,
+            )
+        )
+        tokens = (rows_kt[:, :, None] & columns_kt[:, None, :]).any(axis=0)
         return np.flatnonzero(tokens).astype(np.int64)
 
     def check_patch(self, patch: Patch) -> None:

@@ -18,8 +18,8 @@ from pipeline.certificates import rules
 from pipeline.certificates.batch import VoteBatch, vote_batches
 from pipeline.certificates.locations import location_margins
 from pipeline.certificates.rule import ALERT, Rule
+from pipeline.certificates.two_location import margins_of_sets
 from pipeline.certificates.votes import VoteArray, renumbered
-from pipeline.certificates.witness import margins_of_sets
 from pipeline.config import ConfigError
 from pipeline.runs.defense import Defense
 

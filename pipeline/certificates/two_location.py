@@ -149,6 +149,28 @@ def closest_pair(untouched_sv: BoolArray, labels_v: IntArray, answer: int) -> Pa
     return Pair((int(one), int(other)), rival, int(leads[:, one, other].min()), int(views[first]))
 
 
+def decision_of(batch: VoteBatch, assumed: Threat) -> Decision:
+    """``two_location``, computed once for all questions about a batch."""
+    return batch.once(("two-location", assumed), lambda: two_location(batch, assumed))
+
+
+def margins_of_sets(batch: VoteBatch, assumed: Threat, touched_pv: BoolArray) -> IntArray:
+    """Witness margins of touched sets; int64 (P, N).
+
+    Each is the largest w(s) of the sets s of the decision that hold it: negative iff none of these
+    is a witness, so that a patch that touches the set leaves the image uncertified.
+
+    Args:
+        batch: The labels.
+        assumed: The threat for which the decision is built.
+        touched_pv: Views that some location touches; bool (P, V).
+    """
+    margins_sn = decision_of(batch, assumed).witness_margins_sn
+    holds_ps = within(touched_pv, largest_sets(batch.views, assumed))
+    margins = [margins_sn[holds_s].max(axis=0) for holds_s in holds_ps]
+    return np.stack(margins).astype(np.int64)
+
+
 @dataclass(frozen=True)
 class TwoLocation(Rule):
     """``two_location`` as a rule: recovery, for any family of views.
@@ -202,12 +224,13 @@ class TwoLocation(Rule):
 
     def predict(self, batch: VoteBatch, threat: Threat) -> IntArray:
         """Answer each image; int64 (N,)."""
-        return self._decision(batch, threat).answers_n
+        return decision_of(batch, self.assumed or threat).answers_n
 
     def margins(self, batch: VoteBatch, threat: Threat) -> IntArray:
         """Compute the least w(s) that an attack may leave; int64 (N,), certified iff >= 0."""
-        left_pn = self._left(batch, threat, largest_sets(batch.views, threat))
-        margins_n: IntArray = left_pn.min(axis=0).astype(np.int64)
+        touched_pv = largest_sets(batch.views, threat)
+        left_pn = margins_of_sets(batch, self.assumed or threat, touched_pv)
+        margins_n: IntArray = left_pn.min(axis=0)
         return margins_n
 
     def margins_at(self, batch: VoteBatch, where: Locations) -> tuple[CountArray, None]:
@@ -215,14 +238,5 @@ class TwoLocation(Rule):
 
         Negative iff none of these is a witness, so that the location leaves the image uncertified.
         """
-        return self._left(batch, Threat(where.patch), where.touched_sv), None
-
-    def _left(self, batch: VoteBatch, threat: Threat, touched_pv: BoolArray) -> NDArray[np.int32]:
-        """The largest w(s) of the sets s that hold each touched set; int32 (P, N)."""
-        margins_sn = self._decision(batch, threat).witness_margins_sn
-        holds_ps = within(touched_pv, largest_sets(batch.views, self.assumed or threat))
-        return np.stack([margins_sn[holds_s].max(axis=0) for holds_s in holds_ps])
-
-    def _decision(self, batch: VoteBatch, threat: Threat) -> Decision:
-        assumed = self.assumed or threat
-        return batch.once((self.name, assumed), lambda: two_location(batch, assumed))
+        assumed = self.assumed or Threat(where.patch)
+        return margins_of_sets(batch, assumed, where.touched_sv), None

@@ -10,12 +10,8 @@ import numpy as np
 
 from models.views.ablations import Ablation
 from models.views.family import BoolArray, IntArray, Patch
-from models.views.threats import Threat
-from pipeline.certificates.batch import VoteBatch
-from pipeline.certificates.largest_sets import largest_sets, within
 from pipeline.certificates.locations import margins_by_set
 from pipeline.certificates.touched import Locations
-from pipeline.certificates.two_location import two_location
 from pipeline.certificates.votes import EMPTY, VoteArray
 
 
@@ -116,19 +112,3 @@ def touched_at(ablation: Ablation, patch: Patch, yx_n2: IntArray) -> BoolArray:
     # Ablations that cannot tell rows (columns) apart have one entry for all of them.
     touched_nv: BoolArray = rows[ys % len(rows)] & columns[xs % len(columns)]
     return touched_nv
-
-
-def margins_of_sets(batch: VoteBatch, assumed: Threat, touched_sv: BoolArray) -> IntArray:
-    """Witness margins of touched sets, under the two-location decision; int64 (S, N).
-
-    Each is the largest of the sets of the decision that hold it: negative iff none of these is a
-    witness, so that a patch that touches the set leaves the image uncertified.
-
-    Args:
-        batch: The labels.
-        assumed: The threat for which the decision is built.
-        touched_sv: Views that some location touches; bool (S, V).
-    """
-    margins_tn = two_location(batch, assumed).witness_margins_sn
-    holds_st = within(touched_sv, largest_sets(batch.views, assumed))
-    return np.stack([margins_tn[holds_t].max(axis=0) for holds_t in holds_st]).astype(np.int64)

@@ -13,7 +13,8 @@ from pipeline.certificates.leads import least_leads, sums_outside
 from pipeline.certificates.locations import location_margins, touched_counts
 from pipeline.certificates.rule import ALERT
 from pipeline.certificates.rules import default_rules, rule_named
-from pipeline.certificates.witness import margins_of_sets, touched_at
+from pipeline.certificates.two_location import margins_of_sets
+from pipeline.certificates.witness import touched_at
 from pipeline.scoring.words import location
 
 

@@ -253,3 +253,13 @@ def _no_hub(weights: str, repository: str, error: Exception) -> WeightsError:
 def _at_most_ten(items: Iterable[str]) -> str:
     listed = list(items)
     return ", ".join(listed[:10]) + (", ..." if len(listed) > 10 else "")
+
+
+def token_px(model_name: str) -> tuple[int, int] | None:
+    """Height and width of a model's tokens, in pixels; None where it has none.
+
+    Raises:
+        UnknownModelError: timm has no such model.
+    """
+    size = getattr(getattr(outline(model_name), "patch_embed", None), "patch_size", None)
+    return None if size is None else (int(size[0]), int(size[1]))

@@ -203,10 +203,9 @@ def _token_px(model: str | None, preprocess: Preprocess) -> tuple[int, int] | No
     if model is None:
         fits = all(length % _TOKEN_PX == 0 for length in preprocess.model_px)
         return (_TOKEN_PX, _TOKEN_PX) if fits else None
-    from models.networks.zoo import outline  # noqa: PLC0415
+    from models.networks.zoo import token_px  # noqa: PLC0415
 
-    size = getattr(getattr(outline(model), "patch_embed", None), "patch_size", None)
-    return None if size is None else (int(size[0]), int(size[1]))
+    return token_px(model)
 
 
 def _class_names(defense: Defense | None) -> Callable[[int], str]:

@@ -204,12 +204,11 @@ def token_px_of(manifest: Manifest) -> tuple[int, int] | None:
         return None
     try:
         # torch and timm: the page of a run without tokens needs neither.
-        from models.networks.zoo import outline  # noqa: PLC0415
+        from models.networks.zoo import token_px  # noqa: PLC0415
 
-        size = getattr(outline(defense.network.name).patch_embed, "patch_size", None)
-    except (ImportError, AttributeError, RequestError):
+        return token_px(defense.network.name)
+    except (ImportError, RequestError):
         return None
-    return None if size is None else (int(size[0]), int(size[1]))
 
 
 def pictured(run: Run, gallery: Gallery, pixels: NDArray[np.uint8]) -> Gallery:

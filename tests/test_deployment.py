@@ -265,7 +265,7 @@ def test_the_version_of_kuberay_that_is_asked_for_has_every_field():
 
 
 def test_the_operators_own_rules_hold():
-    """What KubeRay refuses although each field is right, and the key that it reads."""
+    """Refusals of KubeRay although each field is right, and the key that it reads."""
     spec = rayjob()["spec"]
     ray = spec["rayClusterSpec"]
     assert Version(ray["rayVersion"]) >= Version("2.52.0")

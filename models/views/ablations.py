@@ -180,7 +180,7 @@ class Ablation(ViewFamily):
 
     @cached_property
     def rectangles(self) -> Rectangles:
-        """What every ablation shows."""
+        """The rows and columns that every ablation shows."""
         return Rectangles(self.visible_rows[:, None], self.visible_columns[:, None], hide=False)
 
     def __str__(self) -> str:

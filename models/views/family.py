@@ -109,7 +109,7 @@ class ViewFamily(ABC):
     @property
     @abstractmethod
     def rectangles(self) -> Rectangles:
-        """What every view shows, or hides."""
+        """The rectangles that every view shows, or hides."""
 
     @property
     def hides(self) -> bool:

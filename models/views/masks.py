@@ -230,7 +230,7 @@ class Masks(ViewFamily):
 
     @cached_property
     def rectangles(self) -> Rectangles:
-        """What every view hides."""
+        """The rectangles that every view hides."""
         rows_mh, columns_mw = self._hidden_axes
         hidden = [self.first_v, self.second_v] if self.pairs else [self.first_v]
         of_view = np.stack(hidden, axis=1)

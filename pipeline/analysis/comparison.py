@@ -316,7 +316,7 @@ def _own(outcomes: Outcomes) -> dict[tuple[Threat, str], Claim]:
 
 
 def _kind(claim: Claim) -> str:
-    """What a rule of its kind promises: an answer that stays, or an alert, and how surely."""
+    """The promise of a rule of this kind: an answer that stays, or an alert, and how surely."""
     if claim.confidence is not None:
         return f"confidence {claim.confidence}"
     return "alert" if rule_named(claim.rule).alerts else "answer"

@@ -1,4 +1,4 @@
-"""What a run does to its images, and which request, file or default decided each part of it."""
+"""The treatment of a run's images, and the request, file or default that decided each part."""
 
 import sys
 from collections.abc import Iterator

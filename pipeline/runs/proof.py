@@ -1,4 +1,4 @@
-"""What is proven of the votes of a run, and the digest that binds to them what is made from them.
+"""Proof of the votes of a run, and the digest that binds to them what is made from them.
 
 Every unit's file is held against its digest, and the ids and labels of all of them against the
 digest in the run's identity (of imported votes: the votes too). What was found is kept beside the
@@ -35,7 +35,7 @@ _UNITS_AT_ONCE = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
-    """What is known of the votes of a run, none of which breaks a rule.
+    """Facts about the votes of a run, none of which breaks a rule.
 
     Attributes:
         sha256: Digest of the votes: of the digests of all units, in order.

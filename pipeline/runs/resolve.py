@@ -162,7 +162,7 @@ def _masks(
 
 
 def card_of(views: ViewFamily) -> dict[str, Any]:
-    """What the card of weights says of the views they are for, as ``resolve_views`` reads it."""
+    """The card of weights about the views they are for, as ``resolve_views`` reads it."""
     shape, size, stride, *_ = views.describe()
     if not isinstance(views, Masks):
         return {"kind": shape, "size": size, "stride": stride}

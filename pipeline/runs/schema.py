@@ -223,7 +223,7 @@ class ClaimEntry(TypedDict):
 
 
 class SourceEntry(TypedDict, total=False):
-    """What a certified accuracy has where its threat is on the source picture."""
+    """The keys of a certified accuracy whose threat is on the source picture."""
 
     # Images by the rectangle that the threat is on the grid.
     on_grid: dict[str, int]

@@ -265,7 +265,7 @@ def _ask(
 
 
 class Answer(NamedTuple):
-    """What a rule says of N images.
+    """Answers of a rule about N images.
 
     Attributes:
         decided_n: Its answer, or ``ALERT``; int64 (N,).

@@ -169,13 +169,13 @@ class Totals:
         return summary
 
     def _on_grid(self, threat: Threat) -> list[Threat]:
-        """What a threat is on the grid: itself, or the rectangles of one on the source."""
+        """A threat on the grid: itself, or the rectangles of one on the source."""
         if not threat.source:
             return [threat]
         return [Threat(patch, count=threat.count) for of, patch in self.on_grid if of == threat]
 
     def _source_entry(self, claim: Claim) -> SourceEntry:
-        """What a claim's entry says beside the others where its threat is on the source."""
+        """The keys of a claim's entry that others lack, where its threat is on the source."""
         if not claim.threat.source:
             return {}
         sizes = sorted((patch, n) for (of, patch), n in self.on_grid.items() if of == claim.threat)

@@ -123,7 +123,7 @@ class FoundFiles(NamedTuple):
 
 @dataclass(frozen=True)
 class FileNotes:
-    """What is known of a file beside its images; all of it can be kept as JSON.
+    """Facts about a file beside its images; all of it can be kept as JSON.
 
     Attributes:
         passed_over: Members of an archive that are neither image nor label, by suffix.

@@ -125,7 +125,7 @@ def _own_labels(
 
 
 def _remedy(options: SourceOptions, kind: Kind) -> str:
-    """What to do about a label that is none of the model's classes."""
+    """The remedy for a label that is none of the model's classes."""
     if options.ground_truth is not None:
         return "give a --ground-truth of the model's own class numbers"
     if options.label_map is not None:

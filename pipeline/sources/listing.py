@@ -176,7 +176,7 @@ def _labels_from(
 
 
 def _hint(options: SourceOptions, kind: Kind, notes: FileNotes) -> str:
-    """Why an image may have no label, and what to do about it."""
+    """The reason why images have no label, and the remedy."""
     if options.ground_truth is not None:
         return "the ground truth has none (-1, or an empty list) for the others"
     if kind == "parquet" and notes.label_column is None:

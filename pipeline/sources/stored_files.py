@@ -60,7 +60,7 @@ def stat(path: str) -> StoredFile:
 
 
 def mistaken(head: bytes) -> str | None:
-    """What a file is in place of the data it is named for, by its first bytes, and the remedy."""
+    """Name what a file holds in place of its data, by its first bytes, and the remedy."""
     if head.startswith(b"version https://git-lfs.github.com/spec/"):
         return "a Git LFS pointer, not the file itself: fetch that with `git lfs pull`"
     if head.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html", b"<head")):

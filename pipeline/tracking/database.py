@@ -56,7 +56,7 @@ def file_of(uri: str) -> Path | None:
 
 
 def artifacts_beside(path: Path) -> str:
-    """Where the artifacts of a file in ``--out`` lie."""
+    """The place of the artifacts of a file in ``--out``."""
     return (path.absolute().parent / _ARTIFACTS).as_uri()
 
 

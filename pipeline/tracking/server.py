@@ -65,7 +65,7 @@ def tracking_uri(claims: ClaimsConfig, out: str) -> str | None:
 
 
 def how_to_look(uri: str) -> str:
-    """What shows the runs of a server: a command to paste, or the address of its pages."""
+    """The way to look at the runs of a server: a command to paste, or the address of its pages."""
     shown = redact(uri)
     if uri.startswith(("sqlite", *_DATABASES)):
         return f"mlflow ui --backend-store-uri {shlex.quote(shown)}"

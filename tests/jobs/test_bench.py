@@ -1,4 +1,4 @@
-"""What `patchcert bench` reads of stored runs: the views that early exit left out."""
+"""The views that early exit left out, as `patchcert bench` reads them of stored runs."""
 
 import pytest
 

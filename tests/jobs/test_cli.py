@@ -280,7 +280,7 @@ def test_a_dry_run_refuses_what_the_job_would(
 
 
 def test_a_dry_run_reads_the_weights(shards, tiny_weights, tmp_path, capsys):
-    """What no header tells: damage, numbers that are none, and no way to drop tokens."""
+    """Faults that no header tells: damage, numbers that are none, and no way to drop tokens."""
     state = load_file(tiny_weights)
     card = read_card(str(tiny_weights)).to_metadata()
     broken = state | {"head.bias": state["head.bias"] * torch.nan}

@@ -1,4 +1,4 @@
-"""What a start and a dry run say of the data, before any vote."""
+"""Words about the data at a start and in a dry run, before any vote."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq

@@ -48,7 +48,7 @@ class Box(NamedTuple):
 
 
 def some_views(views: ViewFamily) -> Sequence[Sequence[Box]]:
-    """What some views hide, from the first to the last; none of ablations."""
+    """The hidden parts of some views, from the first to the last; none of ablations."""
     if not views.hides:
         return ()
     numbers = np.unique(np.linspace(0, len(views) - 1, _SHOWN_VIEWS).astype(int))

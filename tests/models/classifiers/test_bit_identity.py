@@ -125,7 +125,7 @@ def leaks(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> bool:
-    """Whether any slot, beside neighbours of every sort, gives a view other logits."""
+    """Tell whether any slot, beside neighbours of every sort, gives a view other logits."""
     model.to(device, dtype)
     _, group = max(model.groups(), key=lambda group: len(group[1]))
     view_s = torch.from_numpy(group)[torch.arange(microbatch) % len(group)].to(device)

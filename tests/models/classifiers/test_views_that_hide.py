@@ -179,7 +179,7 @@ def half_sure():
 
 
 def asked(model, images):
-    """What early exit asks of images, with the logits behind it."""
+    """The questions of early exit to images, with the logits behind them."""
     recorder = Recorder(model)
     classifier = SmoothedClassifier(recorder, CPU, MICROBATCH, gaps=True)
     return classifier.ask(images, EarlyExit(model.views)), recorder

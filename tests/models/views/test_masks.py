@@ -305,7 +305,7 @@ def test_bands_in_pairs_are_the_cheap_end():
 
 
 def hides_two_by_pixels(masks: Masks) -> bool:
-    """Whether some view hides every two locations of the covered patches together."""
+    """Tell whether some view hides every two locations of the covered patches together."""
     views = hidden_by_views(masks)
     places = [
         patched(patch, *place)

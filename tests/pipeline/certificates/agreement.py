@@ -33,7 +33,7 @@ ATTACKERS: dict[str, Callable[[Geometry], set[ViewSet]]] = {
 DETERMINISTIC = [
     name for name, rule in RULES.items() if rule.deterministic and name != "double-masking"
 ]
-"""What every input of ablations is tried on."""
+"""The rules that every input of ablations is tried on."""
 
 MONOTONE = [name for name in DETERMINISTIC if RULES[name].monotone]
 """Those that certify every smaller patch with a larger one."""

@@ -166,7 +166,7 @@ def double_masking(modules: Modules, scene: Scene, num_classes: int, most: int |
 
 
 def _covered(scene: Scene) -> bool:
-    """Whether the patch lies within some mask, wherever it is."""
+    """Tell whether the patch lies within some mask, wherever it is."""
     shown = replace(scene, pairs=False).shown()
     return all(any(not (patch & one).any() for one in shown) for patch in patch_masks(scene.g))
 
@@ -226,7 +226,7 @@ def replace_covers(modules: Modules, family: Any, scene: Scene) -> Any:
 
 
 def refuses(rule: Any, family: Any, threat: Any, num_classes: int) -> bool:
-    """Whether a rule refuses a question."""
+    """Tell whether a rule refuses a question."""
     try:
         rule.check(family, threat, num_classes)
     except ValueError:

@@ -133,7 +133,7 @@ def every_vector(num_views: int, num_classes: int, most: int | None = None) -> n
 
 
 def counted(votes: np.ndarray, num_classes: int) -> np.ndarray:
-    """Whether each view names each class; int (V, N, C)."""
+    """Mark the class that each view names; int (V, N, C)."""
     sets = votes if votes.ndim == 3 else votes[:, :, None]
     named = [(sets == c).any(axis=2) for c in range(num_classes)]
     return np.stack(named, axis=2).transpose(1, 0, 2).astype(int)

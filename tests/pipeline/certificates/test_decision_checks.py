@@ -1,4 +1,4 @@
-"""What decisions refuse, in words with a remedy, and that the remedy is accepted."""
+"""Refusals of decisions, in words with a remedy, and the remedies accepted."""
 
 import time
 

@@ -190,7 +190,7 @@ def test_it_certifies_more_than_exact():
 
 
 def test_the_fallback_is_the_plain_prediction_or_the_majority():
-    """Where there is no witness; -1 stands for no plain prediction."""
+    """The fallback answers where there is no witness; -1 stands for no plain prediction."""
     scene = line(6, (0, 2), (2, 2), (4, 2))
     votes = every_vector(6, 3)
     pairs = Pairs.of(votes, largest(scene.touched()), 3)
@@ -221,7 +221,7 @@ def test_a_part_of_a_batch_has_its_own_answers():
 
 
 def lies_in(little: np.ndarray, large: np.ndarray) -> bool:
-    """Whether all pixels of one patch are pixels of another."""
+    """Tell whether all pixels of one patch are pixels of another."""
     return not (little & ~large).any()
 
 

@@ -18,7 +18,7 @@ from pipeline.cluster.executor import LOCAL, Executor, find_executor
 
 @pytest.fixture
 def starts(monkeypatch):
-    """What each start of a Ray does: raise an error, or nothing; ``starts.made`` counts them."""
+    """Scripted starts of Ray: each raises an error, or nothing; ``starts.made`` counts them."""
 
     class Starts(list):
         made = 0

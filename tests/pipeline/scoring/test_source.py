@@ -138,7 +138,7 @@ def _one_class_but(views, odd):
 
 
 def _decides(rule, patch, *, early):
-    """Whether there is a decision: after an early exit only for what the masks were cut for."""
+    """Tell if there is a decision: after an early exit only for what the masks were cut for."""
     if early:
         return patch.height <= 4 and patch.width <= 4
     if rule == "one-location":

@@ -17,7 +17,7 @@ _LISTING = b"""<?xml version="1.0" encoding="UTF-8"?>
 
 @pytest.fixture
 def signed(monkeypatch, tmp_path):
-    """Whether each request to a server of one public bucket was signed; nobody has credentials."""
+    """Signatures of the requests to a server of one public bucket; nobody has credentials."""
     found = []
 
     class Answer(BaseHTTPRequestHandler):

@@ -372,7 +372,7 @@ def reported_sources() -> Iterator[BadSource]:
 def outcomes_of_sources(
     folder: Path, cases: Iterable[BadSource]
 ) -> list[tuple[BadSource, Outcome, str]]:
-    """What becomes of each bad source: the case, its outcome, and with which words."""
+    """The outcome of each bad source: the case, what became of it, and with which words."""
     found: list[tuple[BadSource, Outcome, str]] = []
     for number, case in enumerate(cases):
         place = folder / str(number)

@@ -76,7 +76,7 @@ def test_labels_that_were_asked_are_those_of_all_views(stores):
 
 
 def test_units_change_no_question(stores):
-    """What an image is asked depends on it alone, not on those that share its unit."""
+    """The questions to an image depend on it alone, not on those that share its unit."""
     assert stores["early"].run_id == stores["other units"].run_id
     assert rows_of(stores["early"]) == rows_of(stores["other units"])
 

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from models.classifiers.build import ClassSubset, base_classifier
@@ -54,7 +55,7 @@ class VoteOnUnit:
     def _vote(self, decoded: pa.Table) -> pa.Table:
         start = time.monotonic()
         decoded = decoded.combine_chunks()
-        readable = np.flatnonzero(decoded["error"].is_null().to_numpy())
+        readable = np.flatnonzero(decoded["pixels"].is_valid().to_numpy())
         rows = decoded.take(pa.array(readable))
         images = np.empty((len(readable), *self.defense.model_input.model_px, 3), dtype=np.uint8)
         for image, cell in zip(images, rows["pixels"], strict=True):
@@ -93,11 +94,14 @@ class VoteOnUnit:
 
 
 def _with_error(decoded: pa.Table, lost: IntArray, reason: str) -> pa.Table:
-    """Decoded rows of which those numbered ``lost`` have an error."""
-    place, errors = decoded.schema.get_field_index("error"), decoded["error"].to_pylist()
-    for row in lost:
-        errors[row] = reason
-    return decoded.set_column(place, decoded.schema.field(place), pa.array(errors, pa.string()))
+    """Decoded rows of which those numbered ``lost`` have an error, and so no pixels."""
+    gone = np.zeros(decoded.num_rows, dtype=bool)
+    gone[lost] = True
+    for name, cell in (("error", reason), ("pixels", None)):
+        place = decoded.schema.get_field_index(name)
+        column = pc.if_else(gone, pa.scalar(cell, decoded[name].type), decoded[name])
+        decoded = decoded.set_column(place, decoded.schema.field(place), column)
+    return decoded
 
 
 class WorkerError(RuntimeError):

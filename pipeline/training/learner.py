@@ -14,7 +14,12 @@ from models.classifiers.determinism import reproducible_gradients
 from models.errors import JobError
 from pipeline.config import ConfigError
 from pipeline.training.forward import AblationLogits
-from pipeline.training.networks import starting_network, teacher_of
+from pipeline.training.networks import (
+    prefer_plain_attention,
+    set_token_dropout,
+    starting_network,
+    teacher_of,
+)
 from pipeline.training.objective import followed, loss_of, mixed, shortfall_of, target_of
 from pipeline.training.optimizer import optimizer_of, share_of_peak
 from pipeline.training.recipe import Recipe
@@ -22,6 +27,8 @@ from pipeline.training.recipe import Recipe
 _VIEWS = 3  # stream of random numbers; ``order`` and ``images`` have the others
 # The average's decay grows as 1 - step^-0.75, as timm advises for short trainings.
 _AVERAGE_POWER = 0.75
+# Share of the steps, the last, that see all tokens, as the votes will.
+_WHOLE = 0.25
 
 
 class DivergedError(JobError):
@@ -46,6 +53,8 @@ class Learner:
         self.recipe, self.device, self.rank, self.world = recipe, device, rank, world
         config, defense = recipe.config, recipe.defense
         self.network = starting_network(recipe)
+        if self.half and device.type == "cpu":
+            prefer_plain_attention(self.network)
         self.forward = AblationLogits(
             self.network, defense.views, defense.model_input, defense.tokens
         ).to(device)
@@ -89,6 +98,9 @@ class Learner:
     def _step(self, images_bhwc: Tensor, labels_b: Tensor) -> None:
         config = self.recipe.config
         self.forward.train()
+        if config.token_dropout:
+            early = self.done < (1 - _WHOLE) * self.steps
+            set_token_dropout(self.network, config.token_dropout if early else 0.0)
         # All random numbers of a step follow from its number, so that a resumed step is the same.
         views_bn = self._views(len(images_bhwc))
         torch.manual_seed(int(_rng(config.seed, self.done, 1 + self.rank).integers(2**63)))
@@ -176,15 +188,20 @@ class Learner:
     def _views(self, count: int) -> Tensor:
         """Draw ablations of this worker's images, evenly spread over the family; int64 (count, n).
 
-        Drawn for the whole batch, so that they do not depend on how it is shared out.
+        Drawn for the whole batch, so that they do not depend on how it is shared out. It is a
+        systematic sample of the family sorted by token count: every view is as likely as any, and
+        each count has as many sequences a step, but for one. oneDNN compiles every new shape of a
+        bfloat16 product, which otherwise took half of a step.
         """
         config, family = self.recipe.config, len(self.recipe.defense.views)
         per_image = config.views_per_image
-        first_b = _rng(config.seed, self.done, 0).integers(family, size=config.batch)
         spread_n = np.arange(per_image) * family // per_image
-        views = (first_b[:, None] + spread_n) % family
-        mine = views[self.rank * count : (self.rank + 1) * count]
-        return torch.from_numpy(mine).to(self.device)
+        views_vn = (np.arange(family)[:, None] + spread_n) % family
+        sorted_v = np.lexsort(self.forward.group_v.cpu().numpy()[views_vn].T)
+        rng = _rng(config.seed, self.done, 0)
+        sample_b = ((np.arange(config.batch) + rng.random()) * family / config.batch).astype(int)
+        mine = rng.permutation(sorted_v[sample_b])[self.rank * count : (self.rank + 1) * count]
+        return torch.from_numpy(views_vn[mine]).to(self.device)
 
 
 def check_network(recipe: Recipe) -> None:

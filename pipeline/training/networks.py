@@ -31,8 +31,12 @@ def starting_network(recipe: Recipe) -> nn.Module:
         state,
         drop_path_rate=recipe.config.drop_path,
     )
-    if recipe.config.token_dropout:
-        _set_token_dropout(network, recipe)
+    rate = recipe.config.token_dropout
+    if rate and type(network) not in ABSOLUTE:
+        raise ConfigError(
+            f"--token-dropout {rate:g}: {defense.network.name} has no dropout of tokens; choose a "
+            "ViT or DeiT model, or leave it out"
+        )
     own, of_head = network.state_dict(), parameters_of(network, "classifier")
     if any(key not in state or state[key].shape != own[key].shape for key in of_head):
         state |= {key: own[key] for key in of_head}
@@ -42,14 +46,19 @@ def starting_network(recipe: Recipe) -> nn.Module:
     return network
 
 
-def _set_token_dropout(network: Droppable, recipe: Recipe) -> None:
+def prefer_plain_attention(network: nn.Module) -> None:
+    """Let a network compute its attention by matrix products, which have a fast gradient.
+
+    The gradient of torch's fused attention in bfloat16 on CPUs takes half of a step; matrix
+    products use the processor's bfloat16 units.
+    """
+    for module in network.modules():
+        if hasattr(module, "fused_attn"):
+            setattr(module, "fused_attn", False)  # noqa: B010  (not declared by nn.Module)
+
+
+def set_token_dropout(network: Droppable, rate: float) -> None:
     """Set timm's own dropout of tokens; only networks of absolute positions have it."""
-    rate = recipe.config.token_dropout
-    if type(network) not in ABSOLUTE:
-        raise ConfigError(
-            f"--token-dropout {rate:g}: {recipe.defense.network.name} has no dropout of tokens; "
-            "choose a ViT or DeiT model, or leave it out"
-        )
     network.patch_drop = PatchDropout(rate, num_prefix_tokens=network.num_prefix_tokens)
 
 

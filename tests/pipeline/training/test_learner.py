@@ -136,6 +136,45 @@ def test_threads_do_not_decide_in_which_order_gradients_are_summed(tmp_path, tok
     assert not torch.are_deterministic_algorithms_enabled()
 
 
+def test_a_batch_has_every_view_as_often_and_each_token_count_as_many_sequences(tmp_path):
+    """A shape that changes from step to step is compiled again and again in bfloat16."""
+    recipe = toy_recipe(tmp_path, batch=24, views_per_image=2)
+    learner = Learner(recipe, CPU)
+    drawn = np.zeros((len(recipe.defense.views), 2), dtype=int)
+    sequences, first_images = set(), []
+    for learner.done in range(400):
+        views_bn = learner._views(24).numpy()
+        np.add.at(drawn, (views_bn, [0, 1]), 1)
+        sequences.add(tuple(np.bincount(learner.forward.group_v.numpy()[views_bn].flatten())))
+        first_images.append(views_bn[0, 0])
+    expected = 400 * 24 / len(drawn)
+    assert np.abs(drawn - expected).max() < 5 * np.sqrt(expected)
+    assert np.ptp(np.array(sorted(sequences)), axis=0).max() <= 2
+    assert len(set(first_images)) == len(drawn)
+
+
+def test_the_products_of_bfloat16_are_plain_and_those_of_float32_fused(tmp_path):
+    """Their logits are alike; the gradient of fused bfloat16 is what takes the time."""
+    fused, plain = (
+        Learner(toy_recipe(tmp_path, dtype=dtype), CPU) for dtype in ("float32", "bfloat16")
+    )
+    assert {block.attn.fused_attn for block in fused.network.blocks} == {True}
+    assert {block.attn.fused_attn for block in plain.network.blocks} == {False}
+    plain.network.load_state_dict(fused.network.state_dict())
+    images, views = batch()[0], torch.zeros(12, 1, dtype=torch.int64)
+    torch.testing.assert_close(fused.forward(images, views), plain.forward(images, views))
+
+
+def test_the_last_quarter_of_the_steps_sees_all_tokens(tmp_path):
+    learner = Learner(toy_recipe(tmp_path, token_dropout=0.5, epochs=4), CPU)
+    rates = []
+    for _ in range(learner.steps):
+        learner.step(*batch())
+        rates.append(learner.network.patch_drop.prob)
+    quarter = learner.steps // 4
+    assert rates == [0.5] * (learner.steps - quarter) + [0.0] * quarter
+
+
 def test_half_of_the_tokens_of_an_ablation_are_left_out_of_training_and_of_nothing_else(tmp_path):
     learners = [Learner(toy_recipe(tmp_path, token_dropout=rate), CPU) for rate in (0.0, 0.5)]
     seen: list[set[int]] = []

@@ -15,6 +15,7 @@ from models.views.family import BoolArray, IntArray, ViewFamily, ViewsKind
 from models.views.threats import Threat
 from pipeline.certificates.batch import vote_batches
 from pipeline.certificates.rules import default_rules, rule_for, uncovered
+from pipeline.certificates.votes import check_votes
 from pipeline.config import ConfigError, VotesConfig
 from pipeline.runs.resolve import resolve_views
 from pipeline.scoring.intervals import Proportion
@@ -105,7 +106,7 @@ def certify(
         (1.0, 0.5)
     """
     if not isinstance(views, ViewFamily):
-        views = _family(views, patch, image, family)
+        views = family_of(views, patch, image, family)
     elif family:
         raise ConfigError(f"{', '.join(family)}: the family of views says it; leave it out")
     labels_nv, truth_n, plain_n = np.asarray(labels), _classes(truth), _classes(plain)
@@ -116,8 +117,9 @@ def certify(
                 f"{len(labels_nv)} images"
             )
     named = [one for one in (labels_nv, truth_n, plain_n) if one is not None and one.size]
-    # One of the classes that nothing names has no vote: it is no stronger rival than those named.
+    # A class that nothing names has no vote, and is no stronger a rival than one that is named.
     num_classes = num_classes or max(2, 1 + max((int(one.max()) for one in named), default=0))
+    labels_nv = check_votes(labels_nv, num_classes, len(views), partial=views.hides)
     names = [one.name for one in default_rules(views, randomized=False)]
     rule = rule or next(name for name in names if name in uncovered(names))
     threat = Threat.parse(patch).on(views)
@@ -148,7 +150,7 @@ def _classes(given: ArrayLike | None) -> NDArray[np.int64] | None:
     return array.astype(np.int64)
 
 
-def _family(
+def family_of(
     kind: ViewsKind, patch: int | str, image: int | tuple[int, int], family: dict[str, Any]
 ) -> ViewFamily:
     """The family that the options of ``patchcert run`` name."""

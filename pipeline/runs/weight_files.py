@@ -60,7 +60,7 @@ def check_rebuildable(weights: str) -> None:
             "can be asked (certify, sql, report, heatmap, verify). For this command vote with a "
             "network that timm knows by name: save its weights, safetensors.torch.save_file("
             "model.state_dict(), 'model.safetensors'), and `patchcert run --model NAME --weights "
-            "model.safetensors`"
+            "model.safetensors` (--num-classes and --preprocess too, where they are not timm's)"
         )
 
 

@@ -3,12 +3,15 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import timm
 import torch
 from PIL import Image
 from pytest import fixture, mark, raises
+from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -178,6 +181,18 @@ def test_a_hooked_transformer_is_called_as_a_whole(evaluated, folder):
     module.register_forward_hook(lambda self, given, logits: -logits)
     found = evaluate(module, folder, preprocess=TINY_PREPROCESS, out=evaluated.out, **PATCH)
     assert found.run.manifest.defense.tokens == "black"
+
+
+def test_a_name_whose_tokens_cannot_be_dropped_sees_black_pixels(tmp_path):
+    weights = tmp_path / "resnet.safetensors"
+    save_file(timm.create_model("test_resnet").state_dict(), weights)
+    data = [(image, 0) for image in random_images(1, side=32)]
+    look = replace(SMALL, crop=32)
+    found = evaluate(
+        "test_resnet", data, weights=weights, patch=4, masks=1, preprocess=look, out=tmp_path
+    )
+    defense = found.run.manifest.defense
+    assert (defense.tokens, defense.model_input) == ("black", look)
 
 
 class _ByBatch(SmallNet):

@@ -9,7 +9,7 @@ from models.networks.weights import sha256_of
 from pipeline.analysis import open_run
 from pipeline.config import ConfigError
 from pipeline.runs.resolve import hub_or_path
-from pipeline.runs.weight_files import local_weights
+from pipeline.runs.weight_files import check_rebuildable, local_weights
 from pipeline.tracking.record import where_logged
 from pipeline.tracking.registry import register_weights
 
@@ -64,6 +64,7 @@ def register(run: str | None = None, /, *, what: RegisterConfig) -> int:
     asked = what.weights or manifest.execution.weights
     if asked is None:
         raise ConfigError(f"run {store.run_id} does not say where its weights lie: give --weights")
+    check_rebuildable(manifest.execution.weights or "")
     path = Path(local_weights(hub_or_path(asked)))
     if not path.is_file():
         raise ConfigError(f"weights {asked}: no such file; say with --weights where they lie now")

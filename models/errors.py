@@ -11,6 +11,14 @@ class JobError(RuntimeError):
     """The job failed: what it stored stays, and running again resumes; exit code 1."""
 
 
+class WorkersDiedError(JobError):
+    """Processes or nodes died more often than Ray restarts them; worth another pass."""
+
+
+class StalledError(WorkersDiedError):
+    """Nothing finished for too long: something hangs; worth another pass, or two."""
+
+
 class UnknownModelError(RequestError):
     """timm has no model of that name."""
 

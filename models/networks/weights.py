@@ -19,6 +19,9 @@ from models.preprocess import Preprocess
 HUB = "timm:"
 """Prefix of the name of weights on timm's hub, before the model's name."""
 
+MODULE = "module:"
+"""Prefix of what stands for the weights of a module of a Python program, before its class."""
+
 _KEY = "patchcert"
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 

@@ -45,7 +45,16 @@ def default_preprocess(name: str) -> Preprocess:
     Raises:
         ValueError: The config cannot be expressed (a non-square input, another crop mode).
     """
-    config = resolve_model_data_config(outline(name))  # type: ignore[no-untyped-call]
+    return preprocess_of(outline(name), name)
+
+
+def preprocess_of(network: nn.Module, name: str) -> Preprocess:
+    """The same of a network of timm's.
+
+    Raises:
+        ValueError: As ``default_preprocess``.
+    """
+    config = resolve_model_data_config(network)  # type: ignore[no-untyped-call]
     _, height, width = config["input_size"]
     # Of an input that is not square timm scales each side by itself.
     if height != width or config["crop_mode"] != "center":

@@ -36,7 +36,7 @@ from pipeline.runs.manifest import Manifest, flatten
 from pipeline.runs.numerics import Numerics, probe_machine, resolve_numerics
 from pipeline.runs.resolve import hub_or_path
 from pipeline.runs.store import StoreError, VotesStore
-from pipeline.runs.weight_files import local_weights
+from pipeline.runs.weight_files import check_rebuildable, local_weights
 from pipeline.sources.base import SourceOptions
 from pipeline.sources.listing import list_images
 from pipeline.storage.tables import write_parquet
@@ -92,6 +92,7 @@ def load_rerun(manifest: Manifest, config: AttackConfig) -> Rerun:
             "the weights and the images nothing can be voted on again; attack a run of "
             "`patchcert run`, or rewrite these votes with `patchcert witness`"
         )
+    check_rebuildable(manifest.execution.weights or "")
     weights = hub_or_path(config.weights or manifest.execution.weights or "")
     voted = manifest.defense.network.weights_sha256
     found = sha256_of(local_weights(weights))

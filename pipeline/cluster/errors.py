@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from ray.exceptions import ActorDiedError, RayError, RayTaskError, UserCodeException
 
-from models.errors import JobError
+from models.errors import JobError, StalledError, WorkersDiedError
 from pipeline.config import ConfigError
 
 # Between an exception and the one raised from it, in a traceback.
@@ -16,14 +16,6 @@ _WRAPPED = "\nThe above exception was the direct cause of the following exceptio
 _MODULE = re.compile(r"^(?:\w+\.)+(?=\w+(?::|$))")
 # Of ray.data.exceptions, which takes a second to import, and not in the oldest Ray that is allowed.
 _NO_PROGRESS = "ExecutionTimeoutError"
-
-
-class WorkersDiedError(JobError):
-    """Processes or nodes died more often than Ray restarts them; worth another pass."""
-
-
-class StalledError(WorkersDiedError):
-    """Nothing finished for too long: something hangs; worth another pass, or two."""
 
 
 @contextmanager

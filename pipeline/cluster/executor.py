@@ -1,4 +1,4 @@
-"""Executor of a job: a Ray of this machine, or the cluster that the environment names.
+"""Executor of a job: this process, a Ray of this machine, or the cluster that is named.
 
 Ray takes a second to import, and is imported when it is first needed.
 """
@@ -20,18 +20,22 @@ _Out = TypeVar("_Out")
 
 @dataclass(frozen=True, kw_only=True)
 class Executor:
-    """Ray that a job runs on.
+    """Ray that a job runs on, or this process.
 
     Attributes:
         address: The cluster to join; None for a Ray of this machine, started when it is needed.
         verbose: Show Ray's own log.
+        in_process: Compute in this process, one unit after the other, without Ray.
     """
 
     address: str | None = None
     verbose: bool = False
+    in_process: bool = False
 
     def join(self) -> AbstractContextManager[Mapping[str, float]]:
         """Join the cluster, or start a local one, for the block; yields its resources."""
+        if self.in_process:
+            return nullcontext(_ONE_ACTOR)
         from pipeline.cluster.connect import ray_cluster  # noqa: PLC0415
 
         return ray_cluster(self)
@@ -45,6 +49,7 @@ class Executor:
 
     def rejoin(self) -> None:
         """Leave and join again, so that nothing of a pass that failed lives on."""
+        assert not self.in_process, "no worker of this process can die and leave it"
         from pipeline.cluster.connect import rejoin  # noqa: PLC0415
 
         rejoin(self)
@@ -66,6 +71,8 @@ class Executor:
 
     def map(self, task: Callable[[_In], _Out], items: Iterable[_In]) -> Iterable[_Out]:
         """Apply a function to every item as tasks of one CPU; as the built-in, in any order."""
+        if self.in_process:
+            return map(task, items)
         from pipeline.cluster.tasks import map_on_ray  # noqa: PLC0415
 
         return map_on_ray(self, task, items)
@@ -73,6 +80,12 @@ class Executor:
 
 LOCAL = Executor()
 """A Ray of this machine."""
+
+IN_PROCESS = Executor(in_process=True)
+"""This process."""
+
+# What one copy of the network and the tasks beside it reserve.
+_ONE_ACTOR = {"CPU": 2.0, "GPU": 1.0}
 
 
 def find_executor(*, verbose: bool) -> Executor:

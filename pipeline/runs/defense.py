@@ -7,7 +7,7 @@ manifest of stored votes. Planning, voting, scoring and analysis all ask this on
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from models.views.masks import Masks
 from pipeline.certificates.subsets import coarser_places
 from pipeline.config import ConfigError
 
+if TYPE_CHECKING:  # torch is heavy, and most questions about a run need none
+    from torch import nn
+
 Json = Any
 
 
@@ -27,12 +30,14 @@ class Network:
     """A network and the classes that it may vote for.
 
     Attributes:
-        name: timm name of the network.
+        name: timm name of the network, or the class of a module of a Python program.
         num_classes: Length of its logits.
-        weights_sha256: Digest of the bytes of the weight file.
+        weights_sha256: Digest of the bytes of the weight file, or of the module.
         classes: Classes that the logits are restricted to, ascending; None for all.
         weights: Path of the weight file, or its s3:// address; open ``local_weights`` of it. The
-            digest identifies the weights, so their place takes no part in equality.
+            digest identifies the weights, so their place takes no part in equality. Of a module
+            ``module:`` and its class.
+        module: The module, in the program that made it; None elsewhere, and of a weight file.
     """
 
     name: str
@@ -40,6 +45,7 @@ class Network:
     weights_sha256: str = ""
     classes: tuple[int, ...] | None = None
     weights: str = field(default="", compare=False)
+    module: "nn.Module | None" = field(default=None, compare=False, repr=False)
 
     @cached_property
     def voted_classes(self) -> IntArray:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.errors import JobError
-from models.networks.weights import is_hub_name
+from models.networks.weights import HUB, MODULE
 from pipeline import storage
 from pipeline.config import VotesConfig
 from pipeline.runs.cpus import usable_cpus
@@ -307,7 +307,9 @@ def execution_of(config: VotesConfig, images: int) -> Execution:
     unit_images = config.unit_images or min(256, max(16, -(-images // 16)))
     return Execution(
         data=_lasting(config.data),
-        weights=config.weights if is_hub_name(config.weights) else _lasting(config.weights),
+        weights=config.weights
+        if config.weights.startswith((HUB, MODULE))
+        else _lasting(config.weights),
         images=images,
         unit_images=unit_images,
         units=-(-images // unit_images),

@@ -18,7 +18,7 @@ from pipeline import storage
 from pipeline.config import ConfigError, VotesConfig, lengths_of
 from pipeline.runs.defense import Defense, Network, Voting
 from pipeline.runs.waiting import waiting
-from pipeline.runs.weight_files import local_weights
+from pipeline.runs.weight_files import check_rebuildable, local_weights
 from pipeline.sources.class_names import class_subset
 
 # Salman et al. 2022: bands of 19 px at 224 px; 4 px on CIFAR-10's own 32-px grid.
@@ -34,8 +34,12 @@ _PAPER_PATCHES, _PAPER_PATCHES_CIFAR = (23, 32, 39), (2, 4, 5)
 
 
 @waiting("reading the weights")
-def resolve_defense(config: VotesConfig) -> Defense:
+def resolve_defense(config: VotesConfig, preprocess: Preprocess | None = None) -> Defense:
     """Fill in what ``config`` leaves open.
+
+    Args:
+        config: The request.
+        preprocess: The preprocessing, whatever the request, the weights and the model say of it.
 
     Raises:
         ConfigError: Something is neither given nor known, or does not fit the image.
@@ -51,18 +55,30 @@ def resolve_defense(config: VotesConfig) -> Defense:
         raise ConfigError(
             f"weights {config.weights} do not say which network they belong to: give --model"
         )
-    preprocess = _preprocess(config, card, model)
-    views = resolve_views(config, card, preprocess)
+    preprocess = preprocess or _preprocess(config, card, model)
     num_classes = _num_classes(config, card, model)
+    network = Network(
+        name=model,
+        num_classes=num_classes,
+        weights_sha256=sha256_of(file),
+        classes=class_subset(config.classes, num_classes) if config.classes else None,
+        weights=weights,
+    )
+    return defense_of(config, card, preprocess, network)
+
+
+def defense_of(
+    config: VotesConfig, card: WeightsCard, preprocess: Preprocess, network: Network
+) -> Defense:
+    """Fill in the views, the votes and the token mode of a network that is known.
+
+    Raises:
+        ConfigError: An option is missing, or does not fit the image or the others.
+    """
+    views = resolve_views(config, card, preprocess)
     return Defense(
         preprocess=preprocess,
-        network=Network(
-            name=model,
-            num_classes=num_classes,
-            weights_sha256=sha256_of(file),
-            classes=class_subset(config.classes, num_classes) if config.classes else None,
-            weights=weights,
-        ),
+        network=network,
         views=views,
         voting=Voting(
             theta=(config.theta or _PAPER_THETA) if config.voting == "threshold" else None,
@@ -182,8 +198,9 @@ def hub_or_path(weights: str) -> str:
     """The local copy of ``timm:NAME``; any path in full: workers may run in another directory.
 
     Raises:
-        UnknownModelError, WeightsError: It cannot be had from the hub.
+        UnknownModelError, WeightsError: It cannot be had from the hub, or is no file's.
     """
+    check_rebuildable(weights)
     if not is_hub_name(weights):
         return storage.full_path(weights)
     from models.networks.zoo import fetch_hub_weights  # noqa: PLC0415  (timm is heavy)

@@ -6,6 +6,7 @@ import posixpath
 from pathlib import Path
 
 from models.errors import JobError, WeightsError
+from models.networks.weights import MODULE
 from pipeline import storage
 from pipeline.config import ConfigError
 from pipeline.sources.stored_files import stat
@@ -48,6 +49,19 @@ def local_weights(path: str) -> str:
             )
         storage.write_atomically(str(copy), data)
     return str(copy)
+
+
+def check_rebuildable(weights: str) -> None:
+    """Raise WeightsError where no file holds the network: a Python program had it in memory."""
+    if weights.startswith(MODULE):
+        raise WeightsError(
+            f"the network of this run is a {weights.removeprefix(MODULE)} that a Python program "
+            "handed to pipeline.evaluate, so that it cannot be built again here; what is stored "
+            "can be asked (certify, sql, report, heatmap, verify). For this command vote with a "
+            "network that timm knows by name: save its weights, safetensors.torch.save_file("
+            "model.state_dict(), 'model.safetensors'), and `patchcert run --model NAME --weights "
+            "model.safetensors` (--num-classes and --preprocess too, where they are not timm's)"
+        )
 
 
 def weights_key(file: str) -> str | None:

@@ -8,13 +8,14 @@ as long as a pass commits something; what hangs is isolated in the third pass ov
 import contextlib
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 import pyarrow as pa
 
+from models.errors import StalledError, WorkersDiedError
 from pipeline.cluster.executor import Executor
 from pipeline.cluster.resources import plan_resources
 from pipeline.config import VotesConfig
@@ -96,9 +97,6 @@ def finish_run(job: VotesJob, wanted: Manifest, listing: Listing) -> Finished:
     if (found := store.finished()) is not None:  # by the job that was waited for
         return Finished(found, 0, 0.0)
     store.clean_up()
-    # Ray is not needed to say that a run is finished.
-    from pipeline.cluster.errors import StalledError  # noqa: PLC0415
-
     units = plan_units(listing.table, manifest.execution.unit_images)
     voted, barren, seconds = 0, 0, 0.0
     missing = store.missing(manifest)
@@ -136,9 +134,6 @@ def _vote_on(
     Returns:
         The seconds it took, and what ended it early if too many workers died.
     """
-    from pipeline.cluster.errors import WorkersDiedError  # noqa: PLC0415
-    from pipeline.voting.dataset import run_units  # noqa: PLC0415
-
     unit_rows = [unit.num_rows for unit in units]
     done = sum(unit_rows) - sum(unit.num_rows for unit in pending)
     schema = manifest.schema
@@ -152,7 +147,7 @@ def _vote_on(
         )
         start = time.monotonic()
         died = None
-        committed = run_units(
+        committed = _stages(job.executor)(
             pending,
             *job.handlers(schema),
             CommitUnit(job.store.anywhere(), unit_rows, schema, manifest.defense.votes_per_image),
@@ -172,6 +167,29 @@ def _vote_on(
             except WorkersDiedError as error:
                 died = error
         return time.monotonic() - start, died
+
+
+def _stages(executor: Executor) -> Callable[..., Generator[pa.Table, None, None]]:
+    """Return what sends units through the stages, here or on Ray, as ``dataset.run_units`` does."""
+    if executor.in_process:
+        return _units_here
+    # Ray is not needed to say that a run is finished.
+    from pipeline.voting.dataset import run_units  # noqa: PLC0415
+
+    return run_units
+
+
+def _units_here(
+    units: Sequence[pa.Table],
+    decode: Callable[[], Handler],
+    vote: Callable[[], Handler],
+    commit: CommitUnit,
+    *_: object,
+    **__: object,
+) -> Generator[pa.Table, None, None]:
+    decoding, voting = decode(), vote()
+    for unit in units:
+        yield commit(voting(decoding(unit)))
 
 
 def plan_units(table: pa.Table, unit_images: int) -> list[pa.Table]:

@@ -174,6 +174,8 @@ def open_plan(
     for plan in plan_each([(config, defense)], output, executor):
         if config.overwrite or plan.store.read_manifest() is None:
             # Weights that do not load should fail here, in words, before anything is written.
+            if not executor.in_process:
+                check_session()  # weights can take minutes, and Ray would fail after them
             _try_weights(defense, plan.numerics)
     return plan
 
@@ -231,7 +233,6 @@ def _outcome(plan: VotesPlan, done: Finished) -> VotesOutcome:
 
 
 def _try_weights(defense: Defense, numerics: Numerics) -> None:
-    check_session()  # weights can take minutes, and Ray would fail after them
     from pipeline.voting.vote import build_classifier  # noqa: PLC0415  (it imports torch)
 
     with _flags_named(), waiting("loading the network"):

@@ -5,6 +5,7 @@ end to end: read and decoded by a task, voted on by an actor, committed by a tas
 Units are the grain of progress, of retries and of resuming.
 """
 
+import copy
 import platform
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from torch import nn
 
 from models.classifiers.build import ClassSubset, base_classifier
 from models.classifiers.smoothed import SmoothedClassifier
@@ -23,7 +25,7 @@ from models.views.family import IntArray
 from models.views.masks import Masks
 from models.views.sampling import draw_positions
 from pipeline.certificates.early_exit import EarlyExit
-from pipeline.runs.defense import Defense
+from pipeline.runs.defense import Defense, Network
 from pipeline.runs.numerics import Numerics, pin_mkl, probe_machine
 from pipeline.runs.rows import votes_table
 from pipeline.runs.weight_files import local_weights
@@ -118,11 +120,7 @@ def check_worker(defense: Defense, numerics: Numerics) -> None:
     for name, ours, theirs in (
         ("device model", here.device_model, numerics.device_model),
         ("library versions", here.versions, numerics.versions),
-        (
-            "weights sha256",
-            sha256_of(local_weights(defense.network.weights)),
-            defense.network.weights_sha256,
-        ),
+        ("weights sha256", _found_sha256(defense.network), defense.network.weights_sha256),
     ):
         if ours != theirs:
             raise WorkerError(
@@ -130,6 +128,13 @@ def check_worker(defense: Defense, numerics: Numerics) -> None:
                 "would not be this run's. Use equal nodes (of GPUs: --accelerator-type), or run "
                 "again with what is there"
             )
+
+
+def _found_sha256(network: Network) -> str:
+    """Digest of the weights that this worker reads; a module is where its digest was taken."""
+    if network.module is not None:
+        return network.weights_sha256
+    return sha256_of(local_weights(network.weights))
 
 
 def build_classifier(defense: Defense, numerics: Numerics) -> SmoothedClassifier:
@@ -145,10 +150,7 @@ def build_classifier(defense: Defense, numerics: Numerics) -> SmoothedClassifier
     torch.backends.cudnn.benchmark = False
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-    weights = local_weights(defense.network.weights)
-    network = load_network(
-        defense.network.name, defense.network.num_classes, weights, defense.model_input.model_px
-    )
+    network = _network(defense)
     device = torch.device(numerics.device)
     network = network.to(device=device, dtype=getattr(torch, numerics.dtype))
     classifier = base_classifier(network, defense.views, defense.model_input, defense.tokens)
@@ -159,3 +161,13 @@ def build_classifier(defense: Defense, numerics: Numerics) -> SmoothedClassifier
         voting=None if defense.voting.theta is None else ThresholdVoting(defense.voting.theta),
         gaps=defense.voting.gaps,
     )
+
+
+def _network(defense: Defense) -> nn.Module:
+    """The network in evaluation mode: from its file, or a copy of the program's own module."""
+    given = defense.network
+    if given.module is not None:
+        # The program's own stays on its device, in its type and its mode.
+        return copy.deepcopy(given.module).eval()
+    weights = local_weights(given.weights)
+    return load_network(given.name, given.num_classes, weights, defense.model_input.model_px)

@@ -13,14 +13,17 @@ import models.preprocess
 import models.views.ablations
 import pipeline.analysis
 import pipeline.certificates
+import pipeline.notebook
 
 HEAD = """# Python interface
 
 What a notebook or another program may rely on. Made from the docstrings by
 `python -m tests.documentation.reference > docs/api.md`; a test holds them against each other.
-Nothing here needs a GPU, Ray or a model. [cookbook.md](cookbook.md) has examples.
+Nothing here needs Ray, and nothing but `evaluate` a model. [cookbook.md](cookbook.md) has examples,
+and so has [a notebook](../examples/notebook.ipynb).
 """
 PUBLIC: list[tuple[ModuleType, list[str]]] = [
+    (pipeline.notebook, ["evaluate", "Result", "certify", "CertifiedLabels"]),
     (pipeline.analysis, list(pipeline.analysis.__all__)),
     (pipeline.certificates, list(pipeline.certificates.__all__)),
     (models.views.ablations, ["Ablation", "Patch"]),

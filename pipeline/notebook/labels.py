@@ -1,0 +1,178 @@
+"""Labels of one's own, certified: arrays in, arrays out, no model and no images.
+
+Shapes: N images, V views.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from models.networks.weights import WeightsCard
+from models.preprocess import Preprocess
+from models.views.family import BoolArray, IntArray, ViewFamily, ViewsKind
+from models.views.threats import Threat
+from pipeline.certificates.batch import vote_batches
+from pipeline.certificates.rules import default_rules, rule_for, uncovered
+from pipeline.certificates.votes import check_votes
+from pipeline.config import ConfigError, VotesConfig
+from pipeline.runs.resolve import resolve_views
+from pipeline.scoring.intervals import Proportion
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertifiedLabels:
+    """Answers of a rule to labels, and those that no patch can change. Made by ``certify``.
+
+    Attributes:
+        rule: Name of the rule.
+        threat: What the attacker may do, in pixels.
+        views: The views that the labels are of.
+        prediction: The rule's answer to each image, -2 for an alert; int64 (N,).
+        margin: By how much each answer holds; int64 (N,).
+        truth: The right classes, -1 where unknown; int64 (N,), or None.
+    """
+
+    rule: str
+    threat: Threat
+    views: ViewFamily
+    prediction: IntArray
+    margin: IntArray
+    truth: IntArray | None = None
+
+    @property
+    def certified(self) -> BoolArray:
+        """Images whose answer no such patch can change, right or wrong; bool (N,)."""
+        holds: BoolArray = self.margin >= 0
+        return holds
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Share of the labelled images that are answered rightly; NaN without any."""
+        return self._share(np.ones(len(self.prediction), bool))
+
+    @property
+    def certified_accuracy(self) -> float:
+        """Share of the labelled images that are answered rightly and certified; NaN without any."""
+        return self._share(self.certified)
+
+    def _share(self, among: BoolArray) -> float:
+        truth = np.full(len(self.prediction), -1) if self.truth is None else self.truth
+        hits = among & (self.prediction == truth) & (truth >= 0)
+        share = Proportion(int(hits.sum()), int((truth >= 0).sum())).value
+        return float("nan") if share is None else share
+
+
+def certify(
+    labels: ArrayLike,
+    views: ViewFamily | ViewsKind,
+    *,
+    patch: int | str,
+    truth: ArrayLike | None = None,
+    plain: ArrayLike | None = None,
+    rule: str | None = None,
+    num_classes: int | None = None,
+    image: int | tuple[int, int] = 224,
+    **family: int | str,
+) -> CertifiedLabels:
+    """Answer images from the labels of their views, and say which answers no patch can change.
+
+    Args:
+        labels: The class of every view of every image, in the family's order, integers (N, V); -1
+            for a view that hides and was not asked.
+        views: The views: a family, or its kind (column, row, block, mask, mask-pair), with
+            ``image`` and ``family``.
+        patch: What the attacker may do: 32, 2%, 16x48, area:1024 or 2of32.
+        truth: The right class of each image, -1 where unknown; integers (N,).
+        plain: The class of each whole image, which a decision over masks answers where it finds
+            none; integers (N,). None takes the class of most views.
+        rule: Name of the rule; None takes two-location for views that hide, exact for the others.
+        num_classes: Number of classes; None takes the largest that is named, and at least 2.
+        image: Side of the image in pixels, or height and width, where ``views`` is a kind.
+        family: Options of a kind, as ``patchcert run`` has them: size, stride, covers [the patch],
+            masks.
+
+    Raises:
+        ValueError: The labels are not those of such views, or the rule refuses the question.
+
+    Example:
+        >>> from pipeline import certify
+        >>> labels = [[0, 0, 0, 0, 0, 0, 1, 0], [0, 1, 0, 1, 0, 1, 0, 0]]
+        >>> found = certify(labels, "column", image=8, size=2, patch=1, truth=[0, 0])
+        >>> found.rule, found.prediction.tolist(), found.certified.tolist()
+        ('exact', [0, 0], [True, False])
+        >>> found.clean_accuracy, found.certified_accuracy
+        (1.0, 0.5)
+    """
+    if not isinstance(views, ViewFamily):
+        views = family_of(views, patch, image, family)
+    elif family:
+        raise ConfigError(f"{', '.join(family)}: the family of views says it; leave it out")
+    labels_nv, truth_n, plain_n = np.asarray(labels), _classes(truth), _classes(plain)
+    for name, given in (("truth", truth_n), ("plain", plain_n)):
+        if given is not None and given.shape != labels_nv.shape[:1]:
+            raise ConfigError(
+                f"{name} has the shape {given.shape}: give one class for each of the "
+                f"{len(labels_nv)} images"
+            )
+    named = [one for one in (labels_nv, truth_n, plain_n) if one is not None and one.size]
+    # A class that nothing names has no vote, and is no stronger a rival than one that is named.
+    num_classes = num_classes or max(2, 1 + max((int(one.max()) for one in named), default=0))
+    labels_nv = check_votes(labels_nv, num_classes, len(views), partial=views.hides)
+    names = [one.name for one in default_rules(views, randomized=False)]
+    rule = rule or next(name for name in names if name in uncovered(names))
+    threat = Threat.parse(patch).on(views)
+    asked = rule_for(rule, randomized=False)
+    asked.check(views, threat, num_classes)
+    if labels_nv.ndim == 2 and (labels_nv < 0).any():
+        asked.check_early(views, threat)
+    prediction_n, margin_n = np.empty((2, len(labels_nv)), np.int64)
+    for images, batch in vote_batches(labels_nv, views, num_classes, plain_n=plain_n):
+        prediction_n[images] = asked.predict(batch, threat)
+        margin_n[images] = asked.margins(batch, threat)
+    return CertifiedLabels(
+        rule=rule,
+        threat=threat,
+        views=views,
+        prediction=prediction_n,
+        margin=margin_n,
+        truth=truth_n,
+    )
+
+
+def _classes(given: ArrayLike | None) -> NDArray[np.int64] | None:
+    if given is None:
+        return None
+    array = np.asarray(given)
+    if array.size and not np.issubdtype(array.dtype, np.integer):
+        raise ConfigError(f"classes of type {array.dtype}: give integers")
+    return array.astype(np.int64)
+
+
+def family_of(
+    kind: ViewsKind, patch: int | str, image: int | tuple[int, int], family: dict[str, Any]
+) -> ViewFamily:
+    """The family that the options of ``patchcert run`` name."""
+    given = {"covers": str(patch), **family} if needs_covers(kind, family) else family
+    look = Preprocess(
+        resize=None, crop=image, interpolation="nearest", mean=(0, 0, 0), std=(1, 1, 1)
+    )
+    try:
+        request = VotesConfig(data="-", weights="-", views=kind, **as_options(given))
+    except TypeError as error:
+        raise ConfigError(
+            f"{', '.join(given)}: a family has size, stride, covers, masks"
+        ) from error
+    return resolve_views(request, WeightsCard(), look)
+
+
+def needs_covers(kind: str, family: dict[str, Any]) -> bool:
+    """Return True for masks of which nothing says how large they are."""
+    return kind.startswith("mask") and not {"covers", "size"} & family.keys()
+
+
+def as_options(given: dict[str, Any]) -> dict[str, Any]:
+    """Options in the types in which the command line gives them: covers and masks are texts."""
+    texts = ("covers", "masks")
+    return {name: str(value) if name in texts else value for name, value in given.items()}

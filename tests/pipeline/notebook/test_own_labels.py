@@ -1,0 +1,120 @@
+"""``certify`` on arrays: the rules' own answers, and what every rewriting of labels says."""
+
+import doctest
+import itertools
+
+import numpy as np
+from pytest import mark, raises
+
+import pipeline.notebook.labels
+from models.views.masks import Masks, Placement
+from models.views.threats import Threat
+from pipeline import certify
+from pipeline.certificates import RULES, VoteBatch, margins
+from tests.conftest import tiny_ablation
+
+
+def tiny_masks() -> Masks:
+    """Three masks on a line of four pixels, alone and in pairs: six views."""
+    axes = (Placement.at_stride(1, 1, 1), Placement.covering(4, 1, 3))
+    return Masks.placed(height=1, width=4, placements=[axes], pairs=True)
+
+
+def test_answers_are_those_of_the_rules():
+    ablation, masks = tiny_ablation(), tiny_masks()
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 3, (20, len(ablation)))
+    found = certify(labels, ablation, patch=8, num_classes=4)
+    assert found.rule == "exact"
+    assert (found.margin == margins("exact", labels, ablation, Threat.parse(8), 4)).all()
+    labels = random.integers(0, 2, (20, len(masks)))
+    plain, truth = random.integers(0, 2, (2, 20))
+    batch, threat = VoteBatch(labels, masks, 2, plain_n=plain), Threat.parse(1)
+    for name in ("two-location", "one-location", "double-masking"):
+        found = certify(labels, masks, patch=1, rule=name, plain=plain, truth=truth)
+        assert (found.prediction == RULES[name].predict(batch, threat)).all()
+        assert (found.certified == (RULES[name].margins(batch, threat) >= 0)).all()
+        right = found.prediction == truth
+        assert found.clean_accuracy == right.mean()
+        assert found.certified_accuracy == (right & found.certified).mean()
+
+
+@mark.parametrize("kind", ["column", "mask-pair"])
+def test_no_rewriting_of_touched_labels_changes_a_certified_answer(kind):
+    options = {"size": 1} if kind == "column" else {"masks": 3}
+    width = 4 if kind == "column" else 5
+    every = {"patch": 1, "image": (1, width), "num_classes": 2, **options}
+    views = certify(np.zeros((1, 1), int)[:0].reshape(0, _count(kind, every)), kind, **every).views
+    labels = np.array(list(itertools.product(range(2), repeat=len(views))))
+    if len(labels) > 300:
+        labels = labels[np.random.default_rng(1).choice(len(labels), 300, replace=False)]
+    plain = None if kind == "column" else labels[:, 0]
+    found = certify(labels, kind, plain=plain, **every)
+    assert found.certified.any()
+    changed = np.zeros(len(labels), bool)
+    for touched in views.touched(views_patch()):
+        where = np.flatnonzero(touched)
+        for values in itertools.product(range(2), repeat=len(where)):
+            attacked = labels.copy()
+            attacked[:, where] = values
+            # The plain prediction sees the patch too; a certificate never rests on it.
+            for forged in (None,) if plain is None else (0, 1):
+                seen = None if forged is None else np.full(len(labels), forged)
+                answer = certify(attacked, kind, plain=seen, **every).prediction
+                changed |= answer != found.prediction
+    assert not (found.certified & changed).any()
+    if kind == "column":  # exact is tight
+        assert (found.certified == ~changed).all()
+
+
+def views_patch():
+    (patch,) = Threat.parse(1).patches(tiny_masks())
+    return patch
+
+
+def _count(kind, every):
+    family = pipeline.notebook.labels.family_of(
+        kind,
+        every["patch"],
+        every["image"],
+        {name: every[name] for name in ("size", "masks") if name in every},
+    )
+    return len(family)
+
+
+def test_views_that_were_not_asked_answer_for_the_covered_patch_alone():
+    masks = tiny_masks()
+    labels = np.zeros((1, len(masks)), int)
+    labels[0, -1] = -1
+    found = certify(labels, masks, patch=1)
+    assert found.prediction.tolist() == [0]
+    with raises(ValueError, match="all-views"):
+        certify(labels, masks, patch=1, rule="double-masking")
+
+
+@mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"labels": [[0.5] * 4]}, "2-D array of integers"),
+        ({"labels": [[0] * 3]}, "one for each of the 4"),
+        ({"truth": [0, 1]}, "truth has the shape"),
+        ({"truth": [0.5]}, "give integers"),
+        ({"patch": 5}, "fit the 4x4 px image"),
+        ({"patch": "source:1"}, "depends on the size of each picture"),
+        ({"rule": "exakt"}, "did you mean"),
+        ({"sise": 1}, "size, stride, covers, masks"),
+        ({"labels": [[-1, 0, 0, 0]]}, "vote -1 of image 0"),
+    ],
+)
+def test_mistakes_are_named(changes, says):
+    given = {"labels": [[0] * 4], "views": "column", "image": 4, "size": 1, "patch": 1} | changes
+    with raises(ValueError, match=says):
+        certify(**given)
+    with raises(ValueError, match="the family of views says it"):
+        certify([[0] * 6], tiny_masks(), patch=1, masks=3)
+
+
+def test_the_example_of_the_docstring_holds():
+    found = doctest.testmod(pipeline.notebook.labels)
+    assert found.attempted
+    assert not found.failed

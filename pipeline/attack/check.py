@@ -1,8 +1,9 @@
 """Check the effect of every patch against the certificates, and save what contradicts them.
 
-Three things can never happen while the certificates are sound: the unpatched copy of an image votes
-otherwise than before; a view that shows no pixel of the patch votes otherwise or has other logits;
-the prediction of a certified image changes.
+Four things can never happen while the certificates are sound: the unpatched copy of an image votes
+otherwise than before; a pixel of the grid changes outside the rectangle that the patch is said to
+reach, or that rectangle is larger than the certified one; a view that shows no pixel of it votes
+otherwise or has other logits; the prediction of a certified image changes.
 
 Shapes: N images, P patches, R images voted on, V views.
 """
@@ -17,13 +18,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from models.views.family import BoolArray, IntArray
+from models.views.threats import Threat
 from pipeline import storage
 from pipeline.attack import MEANING
+from pipeline.attack.canvas import rectangle
 from pipeline.attack.independent import changed_votes
 from pipeline.attack.patches import Patches
+from pipeline.attack.placements import Attempt
 from pipeline.attack.rerun import encode
 from pipeline.attack.selection import Selected
-from pipeline.attack.target import Target
+from pipeline.attack.target import UNDECIDED, Target
 from pipeline.certificates.rule import ALERT
 from pipeline.certificates.votes import VoteArray
 from pipeline.runs.labels import Labels
@@ -53,7 +57,7 @@ class Failure:
     """Something that cannot happen while the certificates are sound.
 
     Attributes:
-        kind: ``unpatched``, ``untouched`` or ``certified``.
+        kind: ``unpatched``, ``basis``, ``untouched`` or ``certified``.
         image: Number of the selected image.
         attempt: Number of the patch; None where no patch was needed.
         views: Views that changed though they may not; int (K,).
@@ -68,16 +72,17 @@ class Failure:
 
 
 def check_attacks(
-    patches: Patches, clean: AttackVotes, attacked: AttackVotes
+    patches: Patches, threat: Threat, clean: AttackVotes, attacked: AttackVotes
 ) -> tuple[pa.Table, list[Failure]]:
     """Return the rows of ATTACKS, and every failure.
 
     Args:
         patches: The patches and their images.
+        threat: What the attacker may do.
         clean: Votes on the unpatched copies, N of them.
         attacked: Votes on the patched images, P of them.
     """
-    selected, patch, attempts = patches.selected, patches.patch, patches.attempts
+    selected, attempts = patches.selected, patches.attempts
     image_p = np.array([attempt.image for attempt in attempts], dtype=np.int64)
     touched_pv: BoolArray = np.stack([attempt.touched_v for attempt in attempts])
     stored = selected.votes[image_p]
@@ -88,13 +93,23 @@ def check_attacks(
     before_p, after_p = selected.predictions_n[image_p], attacked.predictions_r
     certified_p, success_p = selected.certified_n[image_p], Target.changed(before_p, after_p)
     right_p = Labels(selected.labels.classes[image_p]).accept(after_p)
+    margin_p, outside_p = selected.margins_n[image_p], _outside(patches)
+    on_grid_p = [rectangle(*attempt.on_grid) for attempt in attempts]
     columns: dict[str, Any] = {
         "image_id": [selected.image_ids[image] for image in image_p],
         "certified": certified_p,
-        "margin": selected.margins_n[image_p],
-        "patch_px": np.full(len(image_p), patch.width),
+        "margin": pa.array(margin_p, mask=margin_p == UNDECIDED),
+        "threat": pa.repeat(str(threat), len(image_p)),
+        "patch_px": pa.repeat(pa.scalar(threat.side, pa.int32()), len(image_p)),
+        "height": [attempt.patch.height for attempt in attempts],
+        "width": [attempt.patch.width for attempt in attempts],
         "y": [attempt.y for attempt in attempts],
         "x": [attempt.x for attempt in attempts],
+        "grid_y": [rows.start for rows, _ in on_grid_p],
+        "grid_x": [columns.start for _, columns in on_grid_p],
+        "grid_height": [rows.stop - rows.start for rows, _ in on_grid_p],
+        "grid_width": [columns.stop - columns.start for _, columns in on_grid_p],
+        "outside_changed": outside_p,
         "rival": [attempt.rival for attempt in attempts],
         "success": success_p,
         "prediction_before": pa.array(before_p, mask=before_p == ALERT),
@@ -112,10 +127,21 @@ def check_attacks(
     for number, attempt in enumerate(attempts):
         wrong_v = (changed_pv[number] | logits_pv[number]) & ~touched_pv[number]
         refuted = certified_p[number] and success_p[number]
+        who = f"image_id={selected.image_ids[attempt.image]}"
+        of_picture = " of the picture" if threat.source else ""
+        what = f"a patch of {attempt.patch}{of_picture} at y = {attempt.y}, x = {attempt.x}"
+        if (spread := _spread(attempt, int(outside_p[number]))) is not None:
+            failures.append(
+                Failure(
+                    kind="basis",
+                    image=attempt.image,
+                    attempt=number,
+                    views=np.empty(0, np.int64),
+                    text=f"{who}: {what} {spread}",
+                )
+            )
         if not (wrong_v.any() or refuted):
             continue
-        who = f"image_id={selected.image_ids[attempt.image]}"
-        what = f"a patch of {patch} at y = {attempt.y}, x = {attempt.x}"
         if refuted:
             text = (
                 f"{who} is certified (margin {selected.margins_n[attempt.image]}), but {what} "
@@ -137,6 +163,37 @@ def check_attacks(
             )
         )
     return table, failures
+
+
+def _outside(patches: Patches) -> IntArray:
+    """Count the pixels of the grid that change outside the rectangle that a patch can reach; (P,).
+
+    Each patch counts with the pixels that it has, all black and all white: what spreads farthest.
+    """
+    counts = []
+    for number, attempt in enumerate(patches.attempts):
+        canvas, before = patches.canvases[attempt.image], patches.images[attempt.image]
+        picture, corner = canvas.read(), (attempt.y, attempt.x)
+        extremes = (canvas.grid(canvas.pasted(picture, corner, level)) for level in (0, 255))
+        changed = (patches.patched[number] != before).any(axis=2)
+        for after in extremes:
+            changed |= (after != before).any(axis=2)
+        changed[rectangle(*attempt.on_grid)] = False
+        counts.append(int(changed.sum()))
+    return np.array(counts, np.int64)
+
+
+def _spread(attempt: Attempt, outside: int) -> str | None:
+    """Say how a patch leaves the rectangle it may change; None where it does not."""
+    rows, columns = rectangle(*attempt.on_grid)
+    high, wide = rows.stop - rows.start, columns.stop - columns.start
+    where = f"{high}x{wide} px at y = {rows.start}, x = {columns.start} of the grid"
+    certified = attempt.target.patch
+    if outside:
+        return f"changes {outside} pixels of the grid outside {where}, all that it is said to reach"
+    if high > certified.height or wide > certified.width:
+        return f"reaches {where}, and was certified as no more than {certified}"
+    return None
 
 
 def _unpatched(selected: Selected, clean: AttackVotes) -> list[Failure]:
@@ -167,40 +224,42 @@ def save_counterexamples(
 ) -> list[str]:
     """Write the first failures, a folder each, and return their paths.
 
-    Each holds ``image.png`` and, where there was a patch, ``attacked.png``, both on the attacker's
-    grid, and ``counterexample.json``: the patch's location, votes before and after, the numbers of
-    the views that may not have changed, and the run's identity.
+    Each holds ``image.png`` and, where there was a patch, ``attacked.png``, both of what it was
+    pasted into, and ``counterexample.json``: the patch's location, votes before and after, the
+    numbers of the views that may not have changed, and the run's identity.
     """
     _clear(folder)
     selected = patches.selected
     paths = []
     for number, failure in enumerate(failures[:_MOST_SAVED]):
         path = storage.join(folder, f"{number:02d}-{failure.kind}")
+        margin = int(selected.margins_n[failure.image])
         facts = {
             "kind": failure.kind,
             "what": failure.text,
             "meaning": MEANING,
             "run_id": patches.manifest.run_id,
             "image_id": selected.image_ids[failure.image],
-            "patch": list(patches.patch),
-            "margin": int(selected.margins_n[failure.image]),
+            "margin": None if margin == UNDECIDED else margin,
             "prediction_before": int(selected.predictions_n[failure.image]),
             "votes_stored": selected.votes[failure.image].tolist(),
             "votes_unpatched": clean.votes[failure.image].tolist(),
             "ablations_that_may_not_change": failure.views.tolist(),
             "identity": dict(patches.manifest.identity),
         }
-        images = {"image.png": patches.images[failure.image]}
+        images = {"image.png": patches.canvases[failure.image].read()}
         if failure.attempt is not None:
             attempt = patches.attempts[failure.attempt]
             facts |= {
+                "patch": list(attempt.patch),
+                "on_grid": [list(interval) for interval in attempt.on_grid],
                 "y": attempt.y,
                 "x": attempt.x,
                 "ablations_that_see_the_patch": np.flatnonzero(attempt.touched_v).tolist(),
                 "prediction_after": int(attacked.predictions_r[failure.attempt]),
                 "votes_after": attacked.votes[failure.attempt].tolist(),
             }
-            images["attacked.png"] = patches.patched[failure.attempt]
+            images["attacked.png"] = patches.attacked(failure.attempt)
         for name, pixels in images.items():
             storage.write_atomically(storage.join(path, name), encode(pixels))
         text = json.dumps(facts, indent=2, sort_keys=True) + "\n"

@@ -5,7 +5,8 @@ from typing import Any
 
 from cyclopts import Parameter
 
-from pipeline.config import at_least
+from models.views.threats import Threat
+from pipeline.config import ConfigError, at_least
 
 
 @Parameter(name="*")
@@ -19,7 +20,9 @@ class AttackConfig:
         weights: Present place of the run's weights [where the run found them].
         label_column: The same as in the run, if it had one.
         label_map: The same as in the run, if it had one.
-        patch: Side of the square patch in pixels [the smallest that the run was certified for].
+        patch: Side of the square patch in pixels, or 2% or 16x48 (height x width); source:50,
+            source:40x60 or source:2% to paste it into the picture as it is delivered, before the
+            resize [the smallest square that the run was certified for].
         images: Images to attack: half of them certified, half right but not certified.
         steps: Gradient steps for each patch.
         locations: Locations on each image: the exact rule's worst; every fourth is random.
@@ -34,7 +37,7 @@ class AttackConfig:
     weights: str | None = None
     label_column: str | None = None
     label_map: str | None = None
-    patch: int | None = None
+    patch: int | str | None = None
     images: int = 50
     steps: int = 20
     locations: int = 4
@@ -43,9 +46,9 @@ class AttackConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        _ = self.threat  # fails where a text means nothing
         at_least(
             1,
-            patch=self.patch,
             images=self.images,
             steps=self.steps,
             locations=self.locations,
@@ -53,6 +56,28 @@ class AttackConfig:
             views=self.views,
         )
         at_least(0, seed=self.seed)
+
+    @property
+    def threat(self) -> Threat | None:
+        """The threat that ``patch`` names; None where it was left out.
+
+        Raises:
+            ConfigError: The text means nothing, or not one rectangle of a given shape.
+        """
+        if self.patch is None:
+            return None
+        if isinstance(self.patch, int):
+            at_least(1, patch=self.patch)
+        try:
+            threat = Threat.parse(self.patch)
+        except ValueError as error:
+            raise ConfigError(f"--{error}") from error
+        if threat.count > 1 or threat.area is not None:
+            raise ConfigError(
+                f"--patch {threat}: an attack writes into one rectangle of a given shape; give "
+                "one, such as 32, 16x48 or source:50"
+            )
+        return threat
 
     def settings(self) -> dict[str, Any]:
         """Return all that decides the patches, except the run, as plain JSON."""

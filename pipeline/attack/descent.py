@@ -1,6 +1,6 @@
 """Find the pixels of adversarial patches: projected gradient descent on rounded grey levels.
 
-Shapes: A attempts, h x w pixels of the patch, H x W of the attacker's grid.
+Shapes: A attempts, h x w pixels of the patch, H x W of the grid.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from models.classifiers.determinism import reproducible_gradients
 from models.classifiers.smoothed import SmoothedClassifier
 from models.views.family import BoolArray, IntArray
+from pipeline.attack.canvas import Canvas
 from pipeline.attack.gradient import VoteGradient
 from pipeline.attack.placements import Attempt
 from pipeline.attack.target import Target
@@ -25,12 +26,13 @@ class PatchDescent:
     """Makes patches against one smoothed classifier.
 
     Steps have the sign of the gradient, with momentum (Madry et al. 2018; Dong et al. 2018), and
-    end inside [0, 255]. The patch is rounded before it is measured, and the gradient at the rounded
-    pixels moves the exact ones, so the patch that is kept can be written to a file.
+    end inside [0, 255]. The patch is rounded before it is measured, and pasted into a picture that
+    is resized as in a run; the gradient there moves the exact pixels, so the patch that is kept can
+    be written to a file.
 
     Args:
         smoothed: The classifier; gradients of its parameters are switched off.
-        target: The answer to change, and the patch.
+        target: The answer to change.
         steps: Gradient steps of an attempt.
         views: Views asked in a step; where more show the patch, a new sample for each step.
     """
@@ -39,56 +41,70 @@ class PatchDescent:
         self, smoothed: SmoothedClassifier, target: Target, *, steps: int, views: int
     ) -> None:
         self.gradient = VoteGradient(smoothed, target)
-        self.patch, self.steps, self.views = target.patch, steps, views
+        self.steps, self.views = steps, views
 
     def __call__(
-        self, images_ahwc: NDArray[np.uint8], attempts: Sequence[Attempt]
+        self, canvases: Sequence[Canvas], attempts: Sequence[Attempt]
     ) -> tuple[NDArray[np.uint8], BoolArray]:
         """Make the best patch of each attempt, uint8 (A, h, w, 3); True where it wins, bool (A,).
 
         The best patch leaves the prediction the smallest lead, and among equal ones the rival the
         smallest loss; an attempt ends once it wins. Where too many views show the patch to ask them
-        all in a step, the last pixels are taken, and False is returned: their effect is unknown.
+        all in a step, the last pixels are taken, and False is returned: their effect is unknown. A
+        patch that no view shows keeps its first pixels.
 
         Args:
-            images_ahwc: The image of each attempt; uint8 (A, H, W, 3).
-            attempts: The patches to make.
+            canvases: The picture of each attempt.
+            attempts: The patches to make, all of one size.
         """
         with reproducible_gradients():
-            return self._descend(images_ahwc, list(attempts))
+            return self._descend(canvases, list(attempts))
 
     def _descend(
-        self, images_ahwc: NDArray[np.uint8], attempts: list[Attempt]
+        self, canvases: Sequence[Canvas], attempts: list[Attempt]
     ) -> tuple[NDArray[np.uint8], BoolArray]:
         rngs = [np.random.default_rng(attempt.seed) for attempt in attempts]
-        shape = (self.patch.height, self.patch.width, 3)
+        shape = (*attempts[0].patch, 3)
+        pictures = [canvas.read() for canvas in canvases]
         pixels = np.stack([rng.integers(0, 256, shape) for rng in rngs]).astype(np.float32)
         momentum = np.zeros_like(pixels)
         best = pixels.astype(np.uint8)
         best_lead, best_loss = np.full((2, len(attempts)), np.inf)
         wins = np.zeros(len(attempts), dtype=bool)
         whole = np.array([attempt.touched_v.sum() <= self.views for attempt in attempts])
-        active = np.arange(len(attempts))
+        active = np.flatnonzero([attempt.touched_v.any() for attempt in attempts])
         for step, size in enumerate(np.linspace(_FIRST_STEP, _LAST_STEP, self.steps + 1)):
+            if not len(active):  # no view shows any of them
+                break
             chosen = active.tolist()
-            rounded = pixels[active].round()
-            leads, losses, gradient = self.gradient(
-                images_ahwc[active],
-                rounded,
+            rounded = pixels[active].round().astype(np.uint8)
+            corners = [(attempts[index].y, attempts[index].x) for index in chosen]
+            grids = [
+                canvases[index].grid(canvases[index].pasted(pictures[index], yx, content))
+                for index, yx, content in zip(chosen, corners, rounded, strict=True)
+            ]
+            leads, losses, by_grid = self.gradient(
+                np.stack(grids),
                 [attempts[index] for index in chosen],
                 [self._asked(attempts[index], rngs[index]) for index in chosen],
             )
             # Leads from different samples of views are not comparable.
             better = ~whole[active] | (leads < best_lead[active])
             better |= (leads == best_lead[active]) & (losses <= best_loss[active])
-            best[active[better]] = rounded[better].astype(np.uint8)
+            best[active[better]] = rounded[better]
             best_lead[active[better]] = leads[better]
             best_loss[active[better]] = losses[better]
             wins[active] = whole[active] & (leads < 0)
             going = ~wins[active]
-            active, gradient = active[going], gradient[going]
+            active = active[going]
             if step == self.steps or not len(active):
                 break
+            gradient = np.stack(
+                [
+                    canvases[chosen[place]].pulled_back(by_grid[place], corners[place])
+                    for place in np.flatnonzero(going)
+                ]
+            )
             scale = np.abs(gradient).mean(axis=(1, 2, 3), keepdims=True)
             # A gradient of zeros stays zero.
             scale[scale == 0] = 1

@@ -2,14 +2,19 @@
 
 import hashlib
 import json
+import re
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from models.classifiers.smoothed import SmoothedClassifier
 from pipeline import storage
+from pipeline.attack.canvas import Canvas, Pixels
 from pipeline.attack.check import AttackVotes, check_attacks, save_counterexamples
 from pipeline.attack.config import AttackConfig
 from pipeline.attack.patches import Patches, make_patches
@@ -25,18 +30,19 @@ from pipeline.attack.rerun import (
 from pipeline.attack.selection import (
     check_attackable,
     choose,
-    patch_of,
     read_margins,
     read_selected,
+    threat_of,
 )
 from pipeline.attack.summary import summarise
-from pipeline.attack.target import Target
 from pipeline.cluster.executor import LOCAL, Executor
-from pipeline.runs.images import read_images
-from pipeline.runs.manifest import canonical
+from pipeline.runs.images import read_encoded, read_images
+from pipeline.runs.manifest import Manifest, canonical
 from pipeline.runs.rows import votes_array
 from pipeline.runs.store import VotesStore
+from pipeline.scoring.source import check_source
 from pipeline.sources.base import SourceOptions
+from pipeline.sources.decode import decode
 from pipeline.storage.tables import write_parquet
 from pipeline.voting.vote import build_classifier
 
@@ -75,38 +81,38 @@ def attack_run(store: VotesStore, config: AttackConfig, executor: Executor = LOC
     start = time.monotonic()
     manifest = store.manifest()
     check_attackable(manifest)
-    patch = patch_of(config.patch, store, manifest)
-    target = Target.of(manifest.defense, patch)
+    threat = threat_of(config, store, manifest)
     rerun = load_rerun(manifest, config)
-    margins = read_margins(store, manifest, patch)
+    if threat.source:
+        check_source(manifest.defense, threat)
+    margins = read_margins(store, manifest, threat)
     chosen = choose(margins, config.images, config.seed)
-    selected = read_selected(store, manifest, margins, chosen, patch)
-    options = SourceOptions(
-        image_column=manifest.data.image_column,
-        label_column=config.label_column,
-        label_map=config.label_map,
-    )
-    data = config.data or str(manifest.execution.data)
-    # The stored labels are used, not those of the listing.
-    images = read_images(
-        manifest, rerun.defense.model_input, selected.image_ids, data=data, options=options
-    )
+    selected = read_selected(store, manifest, margins, chosen, threat)
+    reads = _pictures(manifest, rerun, selected.image_ids, config, source=threat.source)
+    if not threat.source:
+        on_grid = on_the_grid(rerun.defense.model_input)
+        rerun = replace(rerun, defense=replace(rerun.defense, preprocess=on_grid))
+    canvases = [Canvas.of(read, threat, rerun.defense.model_input) for read in reads]
     smoothed = build_classifier(rerun.defense, rerun.numerics)
-    patches = make_patches(smoothed, manifest, selected, images, patch=patch, config=config)
+    patches = make_patches(smoothed, manifest, selected, canvases, config=config)
 
-    settings = {"patch_px": patch.width, **config.settings()}
-    name = f"{patch.width}px-{hashlib.sha256(canonical(settings)).hexdigest()[:8]}"
+    # A square on the grid is named as it was before there were other threats.
+    asked = {"threat": str(threat)} if threat.side is None else {"patch_px": threat.side}
+    settings = {**asked, **config.settings()}
+    digest = hashlib.sha256(canonical(settings)).hexdigest()[:8]
+    name = f"{threat.side}px" if threat.side else re.sub(r"\W+", "-", str(threat)).strip("-")
+    name = f"{name}-{digest}"
     base = storage.join(store.out, "attack", f"run_id={store.run_id}", name)
     images_path = storage.join(base, "attacked.parquet")
     replay_out = storage.join(base, "replay")
     clean, attacked = _vote(patches, smoothed, rerun, images_path, replay_out, executor=executor)
-    rows, failures = check_attacks(patches, clean, attacked)
+    rows, failures = check_attacks(patches, threat, clean, attacked)
     saved = save_counterexamples(
         storage.join(base, "counterexamples"), failures, patches, clean, attacked
     )
     summary = {
         "run_id": store.run_id,
-        **summarise(margins, selected, target, rows),
+        **summarise(margins, selected, threat, rows),
         "settings": settings,
         "failures": len(failures),
         "seconds": round(time.monotonic() - start, 1),
@@ -125,6 +131,35 @@ def attack_run(store: VotesStore, config: AttackConfig, executor: Executor = LOC
     )
 
 
+def _pictures(
+    manifest: Manifest,
+    rerun: Rerun,
+    image_ids: list[str],
+    config: AttackConfig,
+    *,
+    source: bool,
+) -> list[Callable[[], Pixels]]:
+    """Return what reads the picture of each image, or its grid."""
+    options = SourceOptions(
+        image_column=manifest.data.image_column,
+        label_column=config.label_column,
+        label_map=config.label_map,
+    )
+    data = config.data or str(manifest.execution.data)
+    # The stored labels are used, not those of the listing.
+    if source:
+        # Kept as they were delivered: decoded, photographs would fill the memory.
+        files = read_encoded(manifest, image_ids, data=data, options=options)
+        return [partial(_decoded, file) for file in files]
+    preprocess = rerun.defense.model_input
+    images = read_images(manifest, preprocess, image_ids, data=data, options=options)
+    return [partial(images.__getitem__, number) for number in range(len(images))]
+
+
+def _decoded(file: bytes | None) -> Pixels:
+    return np.asarray(decode(file))
+
+
 def _vote(
     patches: Patches,
     smoothed: SmoothedClassifier,
@@ -136,23 +171,29 @@ def _vote(
 ) -> tuple[AttackVotes, AttackVotes]:
     """Write the images at ``path``; return votes and logits of the unpatched and the patched."""
     count = len(patches.images)
-    pixels = np.concatenate([patches.images, patches.patched])
+    grids = np.concatenate([patches.images, patches.patched])
+    written = chain(
+        (canvas.read() for canvas in patches.canvases),
+        map(patches.attacked, range(len(patches.attempts))),
+    )
     owners = [*range(count), *(attempt.image for attempt in patches.attempts)]
     write_source(
         path,
         [patches.selected.image_ids[image] for image in owners],
         [*[None] * count, *((attempt.y, attempt.x) for attempt in patches.attempts)],
-        pixels,
+        written,
     )
-    check_round_trip(path, on_the_grid(rerun.defense.model_input), pixels)
+    check_round_trip(path, rerun.defense.model_input, grids)
     rows = vote_again(path, out, rerun, executor)
     votes = votes_array(rows, rerun.defense)
-    predictions = Target.of(rerun.defense, patches.patch).answers(
-        votes,
-        rows["plain_prediction"].to_numpy().astype(np.int64),
-        rows["prediction"].to_numpy().astype(np.int64),
+    plain, counted = (
+        rows[name].to_numpy().astype(np.int64) for name in ("plain_prediction", "prediction")
     )
-    digests = logit_digests(smoothed, pixels)
+    predictions = np.empty(len(votes), np.int64)
+    for target, images in patches.selected.asked:
+        own = np.flatnonzero(np.isin(owners, images))
+        predictions[own] = target.answers(votes[own], plain[own], counted[own])
+    digests = logit_digests(smoothed, grids)
     clean, attacked = (
         AttackVotes(votes=votes[part], predictions_r=predictions[part], logits_rv=digests[part])
         for part in (slice(count), slice(count, None))

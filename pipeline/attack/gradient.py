@@ -1,10 +1,9 @@
-"""Measure the distance of patches from success, and its gradient by their pixels.
+"""Measure the distance of patches from success, and its gradient by the pixels of the grid.
 
 Gradients run through the views that show a patch and through no other, without hidden tokens, so a
 step costs as much as these views: 5 of 32 bands for 2 px on CIFAR-10.
 
-Shapes: A attempts, h x w pixels of the patch, H x W of the attacker's grid, C classes, S sequences
-of a pass.
+Shapes: A attempts, H x W pixels of the grid, C classes, S sequences of a pass.
 """
 
 from collections.abc import Iterator, Sequence
@@ -37,7 +36,7 @@ class Look(NamedTuple):
         leads_a: Votes by which each image's prediction still leads, [j < c] counted as in the
             rules; negative where another class wins. Of a decision, 0 and -1. int (A,).
         losses_a: Logits that the rivals lack, summed over the views asked; float (A,).
-        gradient_ahwc: Gradient of the losses by the patch's pixels; float32 (A, h, w, 3).
+        gradient_ahwc: Gradient of the losses by the grid's pixels; float32 (A, H, W, 3).
     """
 
     leads_a: IntArray
@@ -50,12 +49,12 @@ class VoteGradient:
 
     Args:
         smoothed: The classifier; gradients of its parameters are switched off.
-        target: The answer to change, and the patch.
+        target: The answer to change.
     """
 
     def __init__(self, smoothed: SmoothedClassifier, target: Target) -> None:
         self.classifier, self.voting = smoothed.classifier, smoothed.voting
-        self.device, self.patch, self.target = smoothed.device, target.patch, target
+        self.device, self.target = smoothed.device, target
         inner = self.classifier
         if isinstance(inner, ClassSubset):
             inner = inner.classifier
@@ -71,23 +70,18 @@ class VoteGradient:
 
     def __call__(
         self,
-        images_ahwc: NDArray[np.uint8],
-        pixels_ahwc: NDArray[np.float32],
+        images_ahwc: NDArray[np.uint8] | NDArray[np.float32],
         attempts: Sequence[Attempt],
         views: Sequence[IntArray],
     ) -> Look:
-        """Measure patches of whole grey levels.
+        """Measure patches.
 
         Args:
-            images_ahwc: The image of each attempt; uint8 (A, H, W, 3).
-            pixels_ahwc: The patches; (A, h, w, 3).
+            images_ahwc: The grid of each attempt, with its patch; (A, H, W, 3).
             attempts: Their locations and rivals.
             views: The views to ask, of those that show each patch.
         """
         canvas = torch.from_numpy(images_ahwc.astype(np.float32))
-        windows = [attempt.window(self.patch) for attempt in attempts]
-        for image, window, pixels in zip(canvas, windows, pixels_ahwc, strict=True):
-            image[window] = torch.from_numpy(pixels)
         canvas = canvas.to(self.device).requires_grad_()
         scale = self.classifier.views.pixel_scale
         tokens = self.classifier.tokens(
@@ -118,12 +112,8 @@ class VoteGradient:
             plain_a = winners(logits.detach())
         torch.autograd.backward(tokens, leaf.grad)
         assert canvas.grad is not None, "tokens do not depend on the pixels"
-        whole = canvas.grad.cpu().numpy()
-        return Look(
-            self._leads(attempts, counts_ac, np.stack(labels_av), plain_a),
-            losses_a,
-            np.stack([image[window] for image, window in zip(whole, windows, strict=True)]),
-        )
+        leads_a = self._leads(attempts, counts_ac, np.stack(labels_av), plain_a)
+        return Look(leads_a, losses_a, canvas.grad.cpu().numpy())
 
     def _push(
         self, logits: Tensor, rivals_s: Tensor, losses_a: NDArray[np.float64], image_s: IntArray

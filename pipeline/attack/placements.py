@@ -3,11 +3,14 @@
 Shapes: N images, V views, C classes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from models.views.family import BoolArray, IntArray, Patch, ViewFamily
+from models.resampling import Interval
+from models.views.family import BoolArray, IntArray, Patch
+from pipeline.attack.canvas import Canvas, rectangle
 from pipeline.attack.independent import shows_patch, strengths, votes_for
 from pipeline.attack.selection import Selected
 from pipeline.attack.target import Target
@@ -24,10 +27,13 @@ class Attempt:
 
     Attributes:
         image: Number of the image among the selected ones.
-        y: Upper edge, in pixels of the attacker's grid.
+        y: Upper edge, in pixels of the picture that it is pasted into.
         x: Left edge.
+        patch: Height and width there.
+        on_grid: Rows and columns of the grid that it can change.
+        target: The answer to change.
         rival: The class to push views to.
-        touched_v: Views that show a pixel of the patch; bool (V,).
+        touched_v: Views that show a pixel that it can change; bool (V,).
         prediction: Answer without the patch, or ``ALERT``.
         votes: Votes of all views without the patch; (V,), or (V, T) with -1.
         kept_c: Votes for each class of the untouched views; -1 for classes that cannot be voted
@@ -38,6 +44,9 @@ class Attempt:
     image: int
     y: int
     x: int
+    patch: Patch
+    on_grid: tuple[Interval, Interval]
+    target: Target
     rival: int
     touched_v: BoolArray
     prediction: int
@@ -45,15 +54,11 @@ class Attempt:
     kept_c: IntArray
     seed: tuple[int, ...]
 
-    def window(self, patch: Patch) -> tuple[slice, slice]:
-        """Return the rows and columns of an image that the patch covers."""
-        return slice(self.y, self.y + patch.height), slice(self.x, self.x + patch.width)
-
 
 def place_attempts(
     selected: Selected,
     manifest: Manifest,
-    patch: Patch,
+    canvases: Sequence[Canvas],
     *,
     locations: int,
     restarts: int,
@@ -65,17 +70,18 @@ def place_attempts(
     order where they tie, and every fourth one is any location. A coordinate that the views cannot
     tell apart is random too: the pixels there differ.
     """
-    target = Target.of(manifest.defense, patch)
-    attempts: list[list[Attempt]] = []
-    for number, margins_yx in enumerate(target.margins_at(selected.votes, selected.plain_n)):
-        rng = np.random.default_rng([seed, 1, number])
-        places = _places(margins_yx, manifest.defense.views, patch, locations, rng)
-        attempts.append(
-            [
+    attempts: list[list[Attempt]] = [[] for _ in canvases]
+    for target, images in selected.asked:
+        margins = target.margins_at(selected.votes[images], selected.plain_n[images])
+        for number, margins_yx in zip(images.tolist(), margins, strict=True):
+            rng = np.random.default_rng([seed, 1, number])
+            places = _places(margins_yx, canvases[number], target.patch, locations, rng)
+            attempts[number] = [
                 _attempt(
                     selected,
                     manifest,
-                    patch,
+                    canvases[number],
+                    target,
                     number,
                     yx=yx,
                     seed=(seed, 2, number, index, restart),
@@ -83,25 +89,41 @@ def place_attempts(
                 for restart in range(restarts)
                 for index, yx in enumerate(places)
             ]
-        )
     return attempts
 
 
 def _places(
-    margins_yx: IntArray, views: ViewFamily, patch: Patch, count: int, rng: np.random.Generator
+    margins_yx: IntArray, canvas: Canvas, on_grid: Patch, count: int, rng: np.random.Generator
 ) -> list[tuple[int, int]]:
-    """Draw upper left corners (y, x), all different."""
-    high, wide = views.height - patch.height + 1, views.width - patch.width + 1
-    worst = iter(np.lexsort((rng.permutation(margins_yx.size), margins_yx.ravel())).tolist())
+    """Draw upper left corners (y, x) in the picture, all different.
+
+    Args:
+        margins_yx: The margins of rectangles ``on_grid`` at every location of the grid.
+        canvas: The picture.
+        on_grid: Height and width of a rectangle that holds all that a patch can change.
+        count: Number of corners.
+        rng: Draws them.
+    """
+    edges = canvas.corners(on_grid)
+    high, wide = map(len, edges)
+    order = np.lexsort((rng.permutation(margins_yx.size), margins_yx.ravel()))
+    worst = zip(*np.unravel_index(order, margins_yx.shape), strict=True)
     places: list[tuple[int, int]] = []
     while len(places) < min(count, high * wide):
         y, x = int(rng.integers(high)), int(rng.integers(wide))
         at = None if len(places) % _RANDOM_EVERY == _RANDOM_EVERY - 1 else next(worst, None)
         if at is not None:
-            row, column = divmod(at, margins_yx.shape[1])
-            # One row (column) of margins stands for all that the views cannot tell apart.
-            y = y if margins_yx.shape[0] == 1 else row
-            x = x if margins_yx.shape[1] == 1 else column
+            fitting = [
+                # One row (column) of margins stands for all that the views cannot tell apart.
+                np.flatnonzero(edge >= 0 if margins_yx.shape[axis] == 1 else edge == at[axis])
+                for axis, edge in enumerate(edges)
+            ]
+            if not all(map(len, fitting)):
+                continue
+            y, x = (
+                place if place in edge else int(rng.choice(edge))
+                for place, edge in zip((y, x), fitting, strict=True)
+            )
         if (y, x) not in places:
             places.append((y, x))
     return places
@@ -110,13 +132,20 @@ def _places(
 def _attempt(
     selected: Selected,
     manifest: Manifest,
-    patch: Patch,
+    canvas: Canvas,
+    target: Target,
     number: int,
     *,
     yx: tuple[int, int],
     seed: tuple[int, ...],
 ) -> Attempt:
-    touched_v = shows_patch(manifest.defense.views, patch, *yx)
+    views = manifest.defense.views
+    on_grid = canvas.reach.changed(*yx, canvas.patch)
+    touched_v = np.zeros(len(views), bool)
+    rows, columns = rectangle(*on_grid)
+    changed = Patch(rows.stop - rows.start, columns.stop - columns.start)
+    if min(changed) > 0:
+        touched_v = shows_patch(views, changed, rows.start, columns.start)
     kept_c = votes_for(
         selected.votes[number][~touched_v],
         manifest.defense.network.classes,
@@ -131,6 +160,9 @@ def _attempt(
         image=number,
         y=yx[0],
         x=yx[1],
+        patch=canvas.patch,
+        on_grid=on_grid,
+        target=target,
         rival=rivals[seed[-1] % len(rivals)],
         touched_v=touched_v,
         prediction=prediction,

@@ -4,18 +4,18 @@ Votes on attacked images go the whole way of a run: listed, decoded, voted on by
 committed, read. Logits, which a run does not keep, are computed here by the same classifier at the
 same microbatch.
 
-Attacked images are written without loss, on the attacker's grid. So the preprocessing that makes
-model input of them is the run's own without its resize and crop (``--resize none``): a certificate
-is about patches on that grid, not about patches pasted before a resize.
+Attacked images are written without loss. Where the patch is one on the source picture, they are
+the whole pictures, and the preprocessing is the run's own. Else they are written on the attacker's
+grid, and the preprocessing is the run's own without its resize and crop (``--resize none``).
 
-Shapes: N images of the run, R images to vote on, V views, S sequences, H x W pixels of the
-attacker's grid.
+Shapes: N images of the run, R images to vote on, V views, S sequences, H x W pixels of the grid.
 """
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
@@ -39,13 +39,13 @@ from pipeline.runs.store import StoreError, VotesStore
 from pipeline.runs.weight_files import check_rebuildable, local_weights
 from pipeline.sources.base import SourceOptions
 from pipeline.sources.listing import list_images
-from pipeline.storage.tables import write_parquet
+from pipeline.storage.tables import parquet_writer
 from pipeline.voting.decode import DecodeUnit
 from pipeline.voting.plan import count_votes
 
 ATTACKED = pa.schema(
     [
-        # PNG, on the attacker's grid.
+        # PNG: the picture, or its grid where the patch is one on the grid.
         pa.field("image", pa.binary(), nullable=False),
         pa.field("image_id", pa.string(), nullable=False),
         # Upper left corner of the patch; null for the unpatched copy of the image.
@@ -55,7 +55,7 @@ ATTACKED = pa.schema(
 )
 """Images to vote on: every attacked image, its copy without a patch first."""
 
-# Rows decoded at a time by the check, to bound memory.
+# Rows written at a time, and decoded by the check, to bound memory.
 _ROWS = 64
 # Images whose logits are computed at once.
 _IMAGES = 32
@@ -70,7 +70,7 @@ class Rerun:
     """A finished run's classifier, able to vote again.
 
     Attributes:
-        defense: The run's network, preprocessing and views.
+        defense: The run's network and views, and the preprocessing of the images to vote on.
         numerics: The run's arithmetic, which is this machine's.
     """
 
@@ -127,7 +127,7 @@ def write_source(
     path: str,
     image_ids: list[str],
     corners: list[tuple[int, int] | None],
-    pixels: NDArray[np.uint8],
+    pixels: Iterable[NDArray[np.uint8]],
 ) -> None:
     """Write images as Parquet of PNGs.
 
@@ -135,18 +135,18 @@ def write_source(
         path: The file to write (.parquet).
         image_ids: The run's image behind each; R of them.
         corners: Upper left corner (y, x) of each patch; None where there is none.
-        pixels: uint8 (R, H, W, 3).
+        pixels: The images, uint8 (H, W, 3) each; those of a picture are as large as it.
     """
-    table = pa.table(
-        [
-            pa.array([encode(image) for image in pixels], pa.binary()),
-            pa.array(image_ids, pa.string()),
-            pa.array([None if corner is None else corner[0] for corner in corners], pa.int32()),
-            pa.array([None if corner is None else corner[1] for corner in corners], pa.int32()),
-        ],
-        schema=ATTACKED,
+    rows = (
+        {"image": encode(image), "image_id": image_id, "y": y, "x": x}
+        for image, image_id, (y, x) in zip(
+            pixels, image_ids, (corner or (None, None) for corner in corners), strict=True
+        )
     )
-    write_parquet(path, table, compression="none")
+    with parquet_writer(path, ATTACKED) as writer:
+        # One row group a part: a group is read as a whole, whichever of its rows are wanted.
+        while part := list(islice(rows, _ROWS)):
+            writer.write_table(pa.Table.from_pylist(part, ATTACKED))
 
 
 def check_round_trip(path: str, preprocess: Preprocess, pixels: NDArray[np.uint8]) -> None:
@@ -154,8 +154,8 @@ def check_round_trip(path: str, preprocess: Preprocess, pixels: NDArray[np.uint8
 
     Args:
         path: The file of ``write_source``.
-        preprocess: The result of ``on_the_grid``.
-        pixels: uint8 (R, H, W, 3).
+        preprocess: What makes model input of them.
+        pixels: The grids that are meant; uint8 (R, H, W, 3).
 
     Raises:
         RoundTripError: A pixel differs, or an image cannot be decoded.
@@ -183,9 +183,8 @@ def vote_again(data: str, out: str, rerun: Rerun, executor: Executor) -> pa.Tabl
         ConfigError, SourceError: The images cannot be listed.
         JobError, StoreError: The run failed, or an image could not be voted on.
     """
-    defense = replace(rerun.defense, preprocess=on_the_grid(rerun.defense.model_input))
-    request = _request(rerun.numerics, data, defense.network.weights)
-    outcome = count_votes(request, defense, OutputConfig(out=out), executor)
+    request = _request(rerun.numerics, data, rerun.defense.network.weights)
+    outcome = count_votes(request, rerun.defense, OutputConfig(out=out), executor)
     rows = pa.concat_tables(VotesStore(out, outcome.run_id).read())
     failed = rows.filter(rows["error"].is_valid())
     if failed.num_rows:

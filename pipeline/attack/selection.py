@@ -11,7 +11,9 @@ import pyarrow.compute as pc
 
 from models.views.family import BoolArray, IntArray, Patch
 from models.views.masks import Masks
-from pipeline.attack.target import Target
+from models.views.threats import Threat
+from pipeline.attack.config import AttackConfig
+from pipeline.attack.target import Asked, targets_of
 from pipeline.certificates.votes import VoteArray
 from pipeline.config import ConfigError
 from pipeline.runs.labels import Labels
@@ -19,15 +21,16 @@ from pipeline.runs.manifest import Manifest
 from pipeline.runs.reading import VoteRows, batches, tables, vote_columns
 from pipeline.runs.resolve import default_patches
 from pipeline.runs.store import VotesStore
+from pipeline.scoring.source import SIZE_COLUMNS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Margins:
-    """Margins of every image of a run, by the target's rule and one patch.
+    """Margins of every image of a run, by the target's rule and one threat.
 
     Attributes:
         image_ids: Images with votes, in the listing's order; N of them.
-        margins_n: Margins; certified iff >= 0.
+        margins_n: Margins; certified iff >= 0; ``UNDECIDED`` where the rule has no decision.
         right_n: True where the answer is right; False without a label.
         images: Number of images of the run, also those without votes.
         labelled: Number of images with a label, also those without votes.
@@ -58,6 +61,7 @@ class Selected:
     Attributes:
         image_ids: Their ids.
         margins_n: Margins.
+        asked: The targets, with the numbers of their images.
         votes: Stored votes: class numbers of the model; (N, V) with -1 where a view was not asked,
             or (N, V, T) with -1.
         plain_n: Stored predictions of the whole images, -1 where unknown.
@@ -67,6 +71,7 @@ class Selected:
 
     image_ids: list[str]
     margins_n: IntArray
+    asked: list[Asked]
     votes: VoteArray
     plain_n: IntArray
     predictions_n: IntArray
@@ -111,25 +116,44 @@ def patch_of(side: int | None, store: VotesStore, manifest: Manifest) -> Patch:
     return Patch.square(side)
 
 
-def read_margins(store: VotesStore, manifest: Manifest, patch: Patch) -> Margins:
+def threat_of(config: AttackConfig, store: VotesStore, manifest: Manifest) -> Threat:
+    """Return the threat that was asked for, in pixels, or the square of ``patch_of``.
+
+    Raises:
+        ConfigError: It does not fit the image.
+    """
+    if config.threat is None:
+        return Threat(patch_of(None, store, manifest))
+    threat, views = config.threat.on(manifest.defense.views), manifest.defense.views
+    if threat.patch is not None and not threat.source:
+        try:
+            views.check_patch(threat.patch)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+    return threat
+
+
+def read_margins(store: VotesStore, manifest: Manifest, threat: Threat) -> Margins:
     """Compute the margin of every image of a run, by the target's rule.
 
     Raises:
-        ConfigError: The votes cannot answer for the patch.
+        ConfigError: The votes cannot answer for the threat.
         ManifestError, StoreError: The votes are absent, incomplete or contradictory.
     """
     image_ids: list[str] = []
     margins, right = [], []
     images = labelled = 0
-    target = Target.of(manifest.defense, patch)
-    for batch in batches(store, manifest, "plain_prediction"):
+    for batch in batches(store, manifest, "plain_prediction", *_sizes(threat)):
         images += batch.table.num_rows
         labelled += int(Labels.of(batch.table).known.sum())
         image_ids += batch.voted["image_id"].to_pylist()
         if batch.voted.num_rows:
-            answers_n = target.answers(batch.votes, batch.plain_n, batch.predictions_n)
-            right.append(batch.labels.accept(answers_n))
-            margins.append(target.margins(batch.votes, batch.plain_n))
+            asked = targets_of(manifest.defense, threat, batch.voted)
+            margins_n = np.empty(batch.voted.num_rows, np.int64)
+            for target, own in asked:
+                margins_n[own] = target.margins(batch.votes[own], batch.plain_n[own])
+            margins.append(margins_n)
+            right.append(batch.labels.accept(_answers(batch, asked)))
     return Margins(
         image_ids=image_ids,
         margins_n=np.concatenate([*margins, np.empty(0, np.int64)]),
@@ -161,7 +185,7 @@ def choose(margins: Margins, images: int, seed: int) -> IntArray:
 
 
 def read_selected(
-    store: VotesStore, manifest: Manifest, margins: Margins, chosen_n: IntArray, patch: Patch
+    store: VotesStore, manifest: Manifest, margins: Margins, chosen_n: IntArray, threat: Threat
 ) -> Selected:
     """Read the stored votes of the chosen images.
 
@@ -171,15 +195,31 @@ def read_selected(
     wanted = pa.array([margins.image_ids[number] for number in chosen_n], pa.string())
     table = pa.concat_tables(
         table.filter(pc.is_in(table["image_id"], value_set=wanted))
-        for table in tables(store, vote_columns(manifest, "plain_prediction"))
+        for table in tables(store, vote_columns(manifest, "plain_prediction", *_sizes(threat)))
     )
     assert table["image_id"].to_pylist() == wanted.to_pylist()
-    rows, target = VoteRows(table, manifest.defense), Target.of(manifest.defense, patch)
+    rows = VoteRows(table, manifest.defense)
+    asked = targets_of(manifest.defense, threat, rows.voted)
     return Selected(
         image_ids=wanted.to_pylist(),
         margins_n=margins.margins_n[chosen_n],
+        asked=asked,
         votes=rows.votes,
         plain_n=rows.plain_n,
-        predictions_n=target.answers(rows.votes, rows.plain_n, rows.predictions_n),
+        predictions_n=_answers(rows, asked),
         labels=rows.labels,
     )
+
+
+def _sizes(threat: Threat) -> tuple[str, ...]:
+    """The further columns that a threat needs."""
+    return SIZE_COLUMNS if threat.source else ()
+
+
+def _answers(rows: VoteRows, asked: list[Asked]) -> IntArray:
+    """The answer to each image, by its target; int (N,)."""
+    answers_n = np.empty(rows.voted.num_rows, np.int64)
+    for target, images in asked:
+        given = rows.votes[images], rows.plain_n[images], rows.predictions_n[images]
+        answers_n[images] = target.answers(*given)
+    return answers_n

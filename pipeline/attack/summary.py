@@ -5,13 +5,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from models.views.threats import Threat
 from pipeline.attack.selection import Margins, Selected
-from pipeline.attack.target import Target
 from pipeline.scoring.intervals import Proportion
 
 
 def summarise(
-    margins: Margins, selected: Selected, target: Target, rows: pa.Table
+    margins: Margins, selected: Selected, threat: Threat, rows: pa.Table
 ) -> dict[str, Any]:
     """Return the summary as plain JSON.
 
@@ -24,7 +24,7 @@ def summarise(
     Args:
         margins: Margins of the whole run.
         selected: The images attacked.
-        target: The answer that was attacked, and the patch.
+        threat: What the attacker may do.
         rows: Rows of ATTACKS.
     """
     right, certified = margins.right_n, margins.certified_n
@@ -34,8 +34,9 @@ def summarise(
         for name, wanted in (("certified", True), ("uncertified", False))
     }
     return {
-        "patch_px": target.patch.width,
-        "rule": target.rule.name,
+        "threat": str(threat),
+        "patch_px": threat.side,
+        "rule": selected.asked[0].target.rule.name,
         "images": margins.images,
         "images_labelled": margins.labelled,
         "smoothed_accuracy": Proportion(int(right.sum()), margins.labelled).to_dict(),

@@ -135,10 +135,10 @@ def _cells(entry: Mapping[str, Any]) -> tuple[str, str, str]:
 
 def print_attack(summary: dict[str, Any], console: Console) -> None:
     """Print the accuracies that enclose the true one, then what the patches did."""
-    side, attacked = summary["patch_px"], summary["attacked"]
+    attacked = summary["attacked"]
     console.print(_accuracies(summary))
     table = Table(
-        title=f"patches of {side}x{side} px, each voted on by the whole pipeline",
+        title=f"patches of {threat(summary)}, each voted on by the whole pipeline",
         title_justify="left",
         caption="Flipped: votes of ablations that show the patch, on average. Untouched: votes of "
         "the others that changed.",
@@ -163,7 +163,7 @@ def print_attack(summary: dict[str, Any], console: Console) -> None:
 
 
 def _accuracies(summary: dict[str, Any]) -> Table:
-    side, empirical = summary["patch_px"], summary["empirical_accuracy"]
+    empirical = summary["empirical_accuracy"]
     caption = (
         "Unknown without labels, or where no image that is right and uncertified was attacked."
     )
@@ -176,7 +176,7 @@ def _accuracies(summary: dict[str, Any]) -> Table:
             " of all images."
         )
     table = Table(
-        title=f"{summary['images']} images, patch {side}x{side} px",
+        title=f"{summary['images']} images, patch {threat(summary)}",
         title_justify="left",
         caption=caption,
         caption_justify="left",
@@ -184,7 +184,7 @@ def _accuracies(summary: dict[str, Any]) -> Table:
     table.add_column("accuracy")
     for heading in ("value", "95 % interval", "images"):
         table.add_column(heading, justify="right")
-    for name, label in (("smoothed", "no patch"), ("certified", "certified, exact")):
+    for name, label in (("smoothed", "no patch"), ("certified", f"certified, {summary['rule']}")):
         table.add_row(label, *_cells(summary[f"{name}_accuracy"]))
     table.add_row("<= true under the worst patch <=", "", "", "")
     if empirical is None:

@@ -40,6 +40,24 @@ def read_images(
         ConfigError: The data are not those of the run.
         SourceError: They cannot be read.
     """
+    scale = preprocess.pixel_scale
+    images = np.empty((len(image_ids), *preprocess.crop_px, 3), np.uint8)
+    encoded = read_encoded(manifest, image_ids, data=data, options=options, cache=cache)
+    for image, file in zip(images, encoded, strict=True):
+        # An exact enlargement: any of its copies is the pixel.
+        image[...] = prepared(file, preprocess)[::scale, ::scale]
+    return images
+
+
+def read_encoded(
+    manifest: Manifest,
+    image_ids: Sequence[str],
+    *,
+    data: str,
+    options: SourceOptions,
+    cache: ListingCache | None = None,
+) -> list[bytes | None]:
+    """Read the files of images as they were delivered; arguments and errors as ``read_images``."""
     listing = list_images(data, options, None, cache, labelled=False)
     if listing.fingerprint != manifest.data.fingerprint:
         raise ConfigError(
@@ -48,9 +66,4 @@ def read_images(
         )
     ids = listing.table["image_id"].combine_chunks()
     rows = listing.table.take(pc.index_in(pa.array(image_ids, pa.string()), ids))
-    scale = preprocess.pixel_scale
-    images = np.empty((len(image_ids), *preprocess.crop_px, 3), np.uint8)
-    for image, encoded in zip(images, read_bytes_of(rows, options), strict=True):
-        # An exact enlargement: any of its copies is the pixel.
-        image[...] = prepared(encoded, preprocess)[::scale, ::scale]
-    return images
+    return read_bytes_of(rows, options)

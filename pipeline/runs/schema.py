@@ -126,13 +126,25 @@ DETECTION = pa.schema(
 ATTACKS = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
-        # By the exact rule, or the decision over masks, and this patch, with its margin.
+        # By the exact rule, or the decision over masks, and this patch, with its margin; that is
+        # null where the rule has no decision for a patch so large on the grid.
         pa.field("certified", pa.bool_(), nullable=False),
-        pa.field("margin", pa.int32(), nullable=False),
-        pa.field("patch_px", pa.int32(), nullable=False),
-        # Upper left corner, in pixels of the attacker's grid.
+        pa.field("margin", pa.int32()),
+        # As in CERTIFICATES.
+        pa.field("threat", pa.string(), nullable=False),
+        pa.field("patch_px", pa.int32()),
+        # The patch, in pixels of what it was pasted into: the grid, or the source picture.
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
         pa.field("y", pa.int32(), nullable=False),
         pa.field("x", pa.int32(), nullable=False),
+        # The rectangle of the grid that it can change; height or width 0 where it changes nothing.
+        pa.field("grid_y", pa.int32(), nullable=False),
+        pa.field("grid_x", pa.int32(), nullable=False),
+        pa.field("grid_height", pa.int32(), nullable=False),
+        pa.field("grid_width", pa.int32(), nullable=False),
+        # Pixels of the grid that changed outside of it: always 0.
+        pa.field("outside_changed", pa.int32(), nullable=False),
         # The class that ablations were pushed to.
         pa.field("rival", pa.int32(), nullable=False),
         # Another class was answered, without an alert.

@@ -1,6 +1,5 @@
 """Finished runs of tiny networks, and replays of them, in this process: the stages without Ray."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from models.networks.weights import WeightsCard
 from models.preprocess import Preprocess
-from pipeline.attack.rerun import Rerun, on_the_grid
+from pipeline.attack.rerun import Rerun
 from pipeline.config import VotesConfig
 from pipeline.runs.manifest import new_manifest
 from pipeline.runs.numerics import probe_machine, resolve_numerics
@@ -51,7 +50,7 @@ def finished_run(out: Path, data: str, weights: Path, **changes) -> VotesStore:
 
 def vote_here(data: str, out: str, rerun: Rerun, executor: object) -> pa.Table:
     """``pipeline.attack.rerun.vote_again`` by the same stages, without a cluster."""
-    defense = dataclasses.replace(rerun.defense, preprocess=on_the_grid(rerun.defense.model_input))
+    defense = rerun.defense
     options = SourceOptions(image_column="image")
     (unit,) = plan_units(list_images(data, options, None).table, 10_000)
     schema = votes_schema(vote_sets=defense.voting.theta is not None, gaps=defense.voting.gaps)

@@ -14,8 +14,9 @@ from PIL import Image
 
 from models.preprocess import Preprocess
 from pipeline.analysis.sql import Answer, connect
-from pipeline.attack import flow, placements, rerun
+from pipeline.attack import placements, rerun
 from pipeline.attack.flow import attack_run
+from pipeline.attack.selection import patch_of
 from pipeline.certificates import rules
 from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.runs.schema import ATTACKS
@@ -62,7 +63,7 @@ def test_the_summary_is_a_count_of_the_rows(copied):
     stored = np.array([row["votes"] for row in votes])
     manifest = copied.manifest()
     margins = rules.margins(
-        "exact", stored, manifest.defense.views, flow.patch_of(8, copied, manifest), 7
+        "exact", stored, manifest.defense.views, patch_of(8, copied, manifest), 7
     )
     is_right = np.array([row["label"] == row["prediction"] for row in votes])
     certified, opened = (
@@ -175,7 +176,7 @@ def test_votes_that_read_a_hidden_pixel_are_caught(labelled, tiny_weights, tmp_p
     monkeypatch.setattr(
         "pipeline.attack.patches.PatchDescent",
         lambda *_, **__: (
-            lambda images, attempts: (
+            lambda canvases, attempts: (
                 np.full((len(attempts), 8, 8, 3), 255, np.uint8),
                 np.zeros(len(attempts), bool),
             )

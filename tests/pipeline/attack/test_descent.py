@@ -9,7 +9,9 @@ from models.classifiers.determinism import reproducible_gradients
 from models.classifiers.smoothed import SmoothedClassifier
 from models.classifiers.votes import ThresholdVoting
 from models.views.family import Patch
+from models.views.threats import Threat
 from pipeline.attack import gradient as gradient_module
+from pipeline.attack.canvas import Canvas, rectangle
 from pipeline.attack.descent import PatchDescent
 from pipeline.attack.gradient import VoteGradient
 from pipeline.attack.independent import shows_patch, votes_for
@@ -20,6 +22,9 @@ from tests.conftest import TINY, TINY_CLASSES, TINY_PREPROCESS, tiny_ablation, t
 from tests.pipeline.attack.conftest import IMAGES
 
 PATCH = Patch(8, 12)
+CANVASES = [
+    Canvas.of(lambda image=image: image, Threat(PATCH), TINY_PREPROCESS) for image in IMAGES
+]
 TARGET = Target.of(
     Defense(
         preprocess=TINY_PREPROCESS,
@@ -49,6 +54,9 @@ def attempts_on(smoothed, count=4, rival=None) -> list[Attempt]:
                 image=image,
                 y=y,
                 x=x,
+                patch=PATCH,
+                on_grid=CANVASES[image].reach.changed(y, x, PATCH),
+                target=TARGET,
                 rival=(prediction + 1) % TINY_CLASSES if rival is None else rival,
                 touched_v=seen,
                 prediction=prediction,
@@ -61,7 +69,7 @@ def attempts_on(smoothed, count=4, rival=None) -> list[Attempt]:
 
 
 def pasted(attempts, patches) -> np.ndarray:
-    images = IMAGES[: len(attempts)].copy()
+    images = IMAGES[: len(attempts)].astype(patches.dtype)
     for image, attempt, patch in zip(images, attempts, patches, strict=True):
         image[attempt.y : attempt.y + 8, attempt.x : attempt.x + 12] = patch
     return images
@@ -90,16 +98,16 @@ def test_gradients_are_those_of_differences(smoothed):
     attempts, look = attempts_on(smoothed), VoteGradient(smoothed, TARGET)
     rng = np.random.default_rng(0)
     pixels = rng.integers(20, 236, (4, 8, 12, 3)).astype(np.float32)
-    found = look(IMAGES[:4], pixels, attempts, seen(attempts))
+    found = look(pasted(attempts, pixels), attempts, seen(attempts))
     assert (found.losses_a > 0).all()
     for image in range(4):
-        gradient = found.gradient_ahwc[image]
+        gradient = found.gradient_ahwc[image][rectangle(*attempts[image].on_grid)]
         step = 0.5 * np.sign(gradient)
         losses = []
         for sign in (1, -1):
             moved = pixels.copy()
             moved[image] += sign * step
-            losses.append(look(IMAGES[:4], moved, attempts, seen(attempts)).losses_a)
+            losses.append(look(pasted(attempts, moved), attempts, seen(attempts)).losses_a)
         expected = 2 * (gradient * step).sum()
         assert losses[0][image] - losses[1][image] == pytest.approx(expected, rel=0.1)
         # The patches of other images have no part in it.
@@ -110,8 +118,8 @@ def test_gradients_are_those_of_differences(smoothed):
 def test_leads_are_those_of_the_votes(smoothed):
     attempts, look = attempts_on(smoothed), VoteGradient(smoothed, TARGET)
     pixels = np.random.default_rng(1).integers(0, 256, (4, 8, 12, 3))
-    found = look(IMAGES[:4], pixels.astype(np.float32), attempts, seen(attempts))
-    votes = smoothed(pasted(attempts, pixels)).votes_bv
+    found = look(pasted(attempts, pixels), attempts, seen(attempts))
+    votes = smoothed(pasted(attempts, pixels.astype(np.uint8))).votes_bv
     for attempt, lead, row in zip(attempts, found.leads_a, votes, strict=True):
         counts = np.bincount(row, minlength=TINY_CLASSES)
         assert (lead < 0) == (counts.argmax() != attempt.prediction)
@@ -126,21 +134,21 @@ def test_leads_are_those_of_the_votes(smoothed):
 def test_passes_of_one_sequence_change_nothing_but_roundings(smoothed, monkeypatch):
     attempts, look = attempts_on(smoothed), VoteGradient(smoothed, TARGET)
     pixels = np.full((4, 8, 12, 3), 90, np.float32)
-    whole = look(IMAGES[:4], pixels, attempts, seen(attempts))
+    whole = look(pasted(attempts, pixels), attempts, seen(attempts))
     monkeypatch.setattr(gradient_module, "_SEQUENCES", 1)
-    single = look(IMAGES[:4], pixels, attempts, seen(attempts))
+    single = look(pasted(attempts, pixels), attempts, seen(attempts))
     np.testing.assert_array_equal(whole.leads_a, single.leads_a)
     np.testing.assert_allclose(whole.gradient_ahwc, single.gradient_ahwc, rtol=1e-3, atol=1e-6)
 
 
 def test_a_descent_wins_what_random_pixels_do_not(smoothed):
     attempts = attempts_on(smoothed)
-    start, _ = PatchDescent(smoothed, TARGET, steps=1, views=10)(IMAGES[:4], attempts)
-    patches, wins = PatchDescent(smoothed, TARGET, steps=12, views=10)(IMAGES[:4], attempts)
+    start, _ = PatchDescent(smoothed, TARGET, steps=1, views=10)(CANVASES[:4], attempts)
+    patches, wins = PatchDescent(smoothed, TARGET, steps=12, views=10)(CANVASES[:4], attempts)
     assert patches.dtype == np.uint8
     look = VoteGradient(smoothed, TARGET)
     losses = [
-        look(IMAGES[:4], made.astype(np.float32), attempts, seen(attempts)).losses_a.sum()
+        look(pasted(attempts, made), attempts, seen(attempts)).losses_a.sum()
         for made in (start, patches)
     ]
     assert losses[1] < 0.8 * losses[0]
@@ -151,16 +159,16 @@ def test_a_descent_wins_what_random_pixels_do_not(smoothed):
 
 def test_a_seed_says_all_and_another_says_something_else(smoothed):
     descent, attempts = PatchDescent(smoothed, TARGET, steps=3, views=10), attempts_on(smoothed)
-    first, again = (descent(IMAGES[:4], attempts)[0] for _ in range(2))
+    first, again = (descent(CANVASES[:4], attempts)[0] for _ in range(2))
     np.testing.assert_array_equal(first, again)
     other = [Attempt(**{**vars(attempt), "seed": (2, 0)}) for attempt in attempts]
-    assert (descent(IMAGES[:4], other)[0] != first).any()
+    assert (descent(CANVASES[:4], other)[0] != first).any()
 
 
 def test_where_few_ablations_are_asked_nothing_is_claimed(smoothed):
     attempts = attempts_on(smoothed)
     assert min(attempt.touched_v.sum() for attempt in attempts) > 1
-    patches, wins = PatchDescent(smoothed, TARGET, steps=3, views=1)(IMAGES[:4], attempts)
+    patches, wins = PatchDescent(smoothed, TARGET, steps=3, views=1)(CANVASES[:4], attempts)
     assert not wins.any()
     assert patches.std() > 0
 
@@ -172,8 +180,8 @@ def test_threshold_votes_are_counted_as_sets(network):
     # A softmax of 0.8 leaves no other class 0.2.
     assert look.won > np.log(0.8 / 0.2)
     pixels = np.random.default_rng(1).integers(0, 256, (4, 8, 12, 3))
-    found = look(IMAGES[:4], pixels.astype(np.float32), attempts, seen(attempts))
-    sets = smoothed(pasted(attempts, pixels)).vote_sets
+    found = look(pasted(attempts, pixels), attempts, seen(attempts))
+    sets = smoothed(pasted(attempts, pixels.astype(np.uint8))).vote_sets
     for image, attempt in enumerate(attempts):
         counts = attempt.kept_c + votes_for(sets[image][attempt.touched_v], None, TINY_CLASSES)
         rivals = counts + (np.arange(TINY_CLASSES) < attempt.prediction)

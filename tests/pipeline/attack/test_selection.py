@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from models.views.family import Patch
+from models.views.threats import Threat
+from pipeline.attack.canvas import Canvas
 from pipeline.attack.independent import rewritten, shows_patch, votes_for
 from pipeline.attack.placements import place_attempts
 from pipeline.attack.selection import (
@@ -20,16 +22,18 @@ from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.runs.defense import Network
 from pipeline.runs.resolve import default_patches
 from pipeline.scoring.certify import certify_votes
-from tests.conftest import TINY_CLASSES, png, write_shard
+from tests.conftest import TINY_CLASSES, TINY_PREPROCESS, png, write_shard
 from tests.pipeline.attack.conftest import IMAGES, UNLABELLED, WRONG
 from tests.pipeline.attack.small_runs import PATCH, finished_run, stored_votes
 
 SQUARE = Patch.square(PATCH)
+THREAT = Threat(SQUARE)
+CANVASES = [Canvas.of(lambda image=image: image, THREAT, TINY_PREPROCESS) for image in IMAGES]
 
 
 @pytest.fixture(scope="module")
 def margins(weak):
-    return read_margins(weak, weak.manifest(), SQUARE)
+    return read_margins(weak, weak.manifest(), THREAT)
 
 
 def counted(certified: int, opened: int, lost: int = 0) -> Margins:
@@ -85,7 +89,7 @@ def test_without_an_image_to_attack():
 
 
 def test_stored_votes_are_those_of_the_chosen(weak, margins):
-    selected = read_selected(weak, weak.manifest(), margins, np.array([3, 11, 20]), SQUARE)
+    selected = read_selected(weak, weak.manifest(), margins, np.array([3, 11, 20]), THREAT)
     votes = stored_votes(weak)
     np.testing.assert_array_equal(selected.votes, votes[[3, 11, 20]])
     assert selected.image_ids == ["s/003", "s/011", "s/020"]
@@ -104,8 +108,10 @@ def test_the_patch_is_the_smallest_certified_else_the_papers(weak, copied):
 
 def test_places_are_the_worst_ones_and_random_ones(weak, margins):
     manifest = weak.manifest()
-    selected = read_selected(weak, manifest, margins, np.arange(24), SQUARE)
-    planned = place_attempts(selected, manifest, SQUARE, locations=8, restarts=2, seed=0)
+    selected = read_selected(weak, manifest, margins, np.arange(24), THREAT)
+    planned = place_attempts(
+        selected, manifest, CANVASES[: len(selected.image_ids)], locations=8, restarts=2, seed=0
+    )
     ((_, found),) = location_margins(selected.votes, manifest.defense.views, SQUARE, TINY_CLASSES)
     below = 0
     for image, attempts in enumerate(planned):
@@ -131,8 +137,10 @@ def test_places_are_the_worst_ones_and_random_ones(weak, margins):
 
 def test_rivals_are_the_one_that_needs_fewest_votes_and_the_next(weak, margins):
     manifest = weak.manifest()
-    selected = read_selected(weak, manifest, margins, np.arange(24), SQUARE)
-    planned = place_attempts(selected, manifest, SQUARE, locations=1, restarts=3, seed=0)
+    selected = read_selected(weak, manifest, margins, np.arange(24), THREAT)
+    planned = place_attempts(
+        selected, manifest, CANVASES[: len(selected.image_ids)], locations=1, restarts=3, seed=0
+    )
     ((_, found),) = location_margins(selected.votes, manifest.defense.views, SQUARE, TINY_CLASSES)
     for image, (first, second, third) in enumerate(planned):
         margin = found.margins_nyx[image, 0, first.x]
@@ -148,9 +156,11 @@ def test_classes_that_cannot_be_voted_for_are_no_rivals(tiny_weights, tmp_path):
     shard = str(write_shard(tmp_path / "s.tar", samples))
     store = finished_run(tmp_path, shard, tiny_weights, classes="1,2,3,5,6")
     manifest = store.manifest()
-    margins = read_margins(store, manifest, SQUARE)
-    selected = read_selected(store, manifest, margins, np.arange(6), SQUARE)
-    planned = place_attempts(selected, manifest, SQUARE, locations=2, restarts=2, seed=0)
+    margins = read_margins(store, manifest, THREAT)
+    selected = read_selected(store, manifest, margins, np.arange(6), THREAT)
+    planned = place_attempts(
+        selected, manifest, CANVASES[: len(selected.image_ids)], locations=2, restarts=2, seed=0
+    )
     for attempt in (a for attempts in planned for a in attempts):
         assert attempt.rival in (1, 2, 3, 5, 6)
         assert np.flatnonzero(attempt.kept_c < 0).tolist() == [0, 4]

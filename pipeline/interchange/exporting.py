@@ -27,6 +27,7 @@ from pipeline.runs.versions import program_version
 from pipeline.scoring.claims import Claim, Claims, resolve_claims
 from pipeline.scoring.score import Scored, score_votes
 from pipeline.scoring.summary import Totals
+from pipeline.scoring.words import size
 from pipeline.storage.tables import parquet, write_csv
 
 FORMAT = "patchcert export 1"
@@ -285,7 +286,7 @@ def _clean_figure(entry: CertifiedEntry) -> list[dict[str, Any]]:
 def _assumption(entry: Mapping[str, Any]) -> str:
     if entry["assumes"] is None:
         return ""
-    return f", by a decision that assumes a patch of at most {entry['assumes']} px"
+    return f", by a decision that assumes a patch of at most {size(entry['assumes'])}"
 
 
 def _claim(entry: Mapping[str, Any], manifest: Manifest) -> str:

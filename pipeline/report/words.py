@@ -9,7 +9,15 @@ from pipeline.analysis.run import Run
 from pipeline.runs.manifest import Manifest
 from pipeline.runs.schema import ClaimEntry, Summary
 from pipeline.scoring.intervals import Proportion
-from pipeline.scoring.words import NO_LABELS, claim, location, other_size, positions, threat
+from pipeline.scoring.words import (
+    NO_LABELS,
+    claim,
+    location,
+    other_size,
+    positions,
+    size,
+    threat,
+)
 
 
 def number(value: float) -> str:
@@ -25,7 +33,7 @@ def share_cells(share: Proportion) -> tuple[str, str]:
 
 def patch(of: Measure) -> str:
     """Name the patch of a question."""
-    return f"{of.claim.threat} px" if of.claim else "none"
+    return size(str(of.claim.threat)) if of.claim else "none"
 
 
 def claim_of(of: Measure) -> str:
@@ -55,8 +63,8 @@ def heading(entry: ClaimEntry, own_stride: int | None) -> str:
         parts.append(f"confidence {100 * entry['confidence']:g} %")
     if entry["tau"] is not None:
         parts.append(f"tau {entry['tau']:g}")
-    if other_size(entry):
-        parts.append(f"assumed up to {entry['assumes']} px")
+    if assumed := other_size(entry):
+        parts.append(f"assumed up to {size(assumed)}")
     return ", ".join(parts)
 
 

@@ -23,6 +23,11 @@ def interval(entry: Mapping[str, Any]) -> str:
     return f"{100 * entry['low']:.1f} - {100 * entry['high']:.1f}"
 
 
+def size(threat: str) -> str:
+    """Name a threat with its unit, such as ``32x32 px``; a share is its own."""
+    return threat if threat.endswith("%") else f"{threat} px"
+
+
 def threat(entry: Mapping[str, Any], *, stride: bool = False, share: bool = True) -> str:
     """Name the threat of an entry and its share of the image, such as ``32x32 px, 2.0 %``.
 
@@ -34,8 +39,7 @@ def threat(entry: Mapping[str, Any], *, stride: bool = False, share: bool = True
     # Of a patch on the source, the share of the grid would be taken for one of the picture.
     of = entry.get("image_share") if share and "source:" not in entry["threat"] else None
     of_image = "" if of is None else f", {percent(of)}"
-    unit = "" if entry["threat"].endswith("%") else " px"
-    return f"{entry['threat']}{unit}{of_image}" + _stride(entry, named=stride)
+    return f"{size(entry['threat'])}{of_image}" + _stride(entry, named=stride)
 
 
 def claim(entry: Mapping[str, Any], *, stride: bool = False, what: str = "certified") -> str:
@@ -75,7 +79,7 @@ def other_size(entry: Mapping[str, Any]) -> str | None:
 def assumption(entry: Mapping[str, Any], within: str = "{}") -> str:
     """Say what size of patch a claim's decision assumes, within other words; empty for none."""
     assumed = entry.get("assumes")
-    return "" if assumed is None else within.format(f"assumes a patch of at most {assumed} px")
+    return "" if assumed is None else within.format(f"assumes a patch of at most {size(assumed)}")
 
 
 def alerts(entry: Mapping[str, Any], within: str = "{}") -> str:

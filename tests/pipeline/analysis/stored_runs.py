@@ -109,7 +109,7 @@ def write_attacks(out: Path, run_id: str, attacks: Sequence[tuple[str, bool, boo
     (folder / "32px-0").mkdir(parents=True)
     rows = [
         dict.fromkeys(ATTACKS.names, 0)
-        | {"image_id": image_id, "certified": certified, "patch_px": 32}
+        | {"image_id": image_id, "certified": certified, "threat": "32x32", "patch_px": 32}
         | {"right_after": right, "success": not right}
         for image_id, certified, right in attacks
     ]

@@ -22,6 +22,7 @@ from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.interchange.config import ExportConfig
 from pipeline.interchange.exporting import export_run
 from pipeline.runs.store import StoreError, VotesStore
+from pipeline.scoring import words
 from pipeline.scoring.certify import certify_votes
 from pipeline.scoring.source import notes
 from tests.pipeline.analysis.stored_runs import COLUMNS, write_run
@@ -273,3 +274,17 @@ def test_questions_about_the_grid_refuse_a_patch_on_the_source(tmp_path):
     export_run(run, ExportConfig(to=str(tmp_path / "b")))
     assert "source" not in (tmp_path / "b/images.csv").read_text()
     assert threats_to_draw(run.manifest, store.read_summary()) == [Threat.square(2)]
+
+
+@pytest.mark.parametrize(
+    ("threat", "said"),
+    [
+        ("32x32", "32x32 px"),
+        ("area<=64", "area<=64 px"),
+        ("source:50", "source:50 px"),
+        ("source:2%", "source:2%"),
+    ],
+)
+def test_a_share_of_the_picture_is_said_without_pixels(threat, said):
+    assert words.assumption({"assumes": threat}) == f"assumes a patch of at most {said}"
+    assert words.threat({"threat": threat}) == said

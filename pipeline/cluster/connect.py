@@ -21,7 +21,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from models.errors import JobError
 from pipeline.cluster.errors import in_words
-from pipeline.cluster.executor import Executor
 from pipeline.cluster.resources import CPUS_OF, DECODE_CPUS, GPUS_OF, GPUS_ON, check_accelerators
 from pipeline.cluster.session import own_ray
 from pipeline.config import ConfigError, Device
@@ -42,8 +41,8 @@ _joined_here = False
 
 
 @contextmanager
-def ray_cluster(executor: Executor) -> Iterator[Mapping[str, float]]:
-    """Join the cluster of an executor, or start a local one; yields its resources.
+def ray_cluster(address: str | None, *, verbose: bool) -> Iterator[Mapping[str, float]]:
+    """Join the cluster at an address, or start a local one for None; yields its resources.
 
     A cluster that was already joined is left as it was.
 
@@ -53,7 +52,7 @@ def ray_cluster(executor: Executor) -> Iterator[Mapping[str, float]]:
     global _joined_here  # noqa: PLW0603  (Ray's connection is the process's, too)
     started = not ray.is_initialized()
     if started:
-        _join(executor)
+        _join(address, verbose=verbose)
         _joined_here = True
     try:
         yield _resources()
@@ -63,7 +62,7 @@ def ray_cluster(executor: Executor) -> Iterator[Mapping[str, float]]:
             ray.shutdown()
 
 
-def rejoin(executor: Executor) -> None:
+def rejoin(address: str | None, *, verbose: bool) -> None:
     """Leave the cluster and join it again, so that nothing of a pass that failed lives on there.
 
     Ray Data only lets go of a dataset's actors, and Ray ends them when nobody can ask for what they
@@ -72,25 +71,25 @@ def rejoin(executor: Executor) -> None:
     """
     if _joined_here:
         ray.shutdown()
-        _join(executor)
+        _join(address, verbose=verbose)
 
 
-def _join(executor: Executor) -> None:
+def _join(address: str | None, *, verbose: bool) -> None:
     """Join, or start, with what Ray does to the process put back.
 
     Workers' output is noise on a user's terminal; errors reach the driver as exceptions.
     """
-    settings: dict[str, Any] = {"log_to_driver": executor.verbose}
-    if not executor.verbose:
+    settings: dict[str, Any] = {"log_to_driver": verbose}
+    if not verbose:
         settings["logging_level"] = logging.ERROR
     # Ray's own handler of SIGTERM ends the process without a word, or with a dump of its C++ core.
     handler = signal.getsignal(signal.SIGTERM)
     try:
         loud = contextlib.nullcontext(sys.stderr)
-        with loud if executor.verbose else _silent_stderr() as stream:
-            if executor.address:
-                with waiting(f"joining the Ray cluster at {executor.address}", stream):
-                    _join_cluster(executor.address, settings)
+        with loud if verbose else _silent_stderr() as stream:
+            if address:
+                with waiting(f"joining the Ray cluster at {address}", stream):
+                    _join_cluster(address, settings)
             else:
                 _start(settings, stream)
     except SystemExit as stop:  # that handler was there for a moment
@@ -195,22 +194,25 @@ def _silent_stderr() -> Iterator[TextIO]:
         os.close(null)
 
 
-def probe_worker(executor: Executor, device: Device, accelerator_type: str | None) -> Machine:
+def probe_worker(
+    address: str | None, device: Device, accelerator_type: str | None, *, verbose: bool
+) -> Machine:
     """Find the machine that ``device`` means on the workers: the driver may have no GPU.
 
     Every node that could hold an actor is asked. Where none has a GPU yet and one is wanted, this
     waits until the cluster has one, so that autoscalers add it.
 
     Args:
-        executor: The cluster.
+        address: The cluster.
         device: What was asked for.
         accelerator_type: The GPU model that is asked for; None for whatever there is.
+        verbose: Show Ray's own log.
 
     Raises:
         ConfigError: Devices are of several models, or there is no CUDA.
         JobError: Workers died of the question.
     """
-    with ray_cluster(executor) as available:
+    with ray_cluster(address, verbose=verbose) as available:
         cuda = device == "cuda" or (device == "auto" and available.get("GPU", 0) >= 1)
         if cuda:
             check_accelerators(available, accelerator_type)

@@ -38,7 +38,7 @@ class Executor:
             return nullcontext(_ONE_ACTOR)
         from pipeline.cluster.connect import ray_cluster  # noqa: PLC0415
 
-        return ray_cluster(self)
+        return ray_cluster(self.address, verbose=self.verbose)
 
     def join_for_job(self) -> AbstractContextManager[Any]:
         """Join a cluster for all of a job, since each time it starts other workers.
@@ -52,7 +52,7 @@ class Executor:
         assert not self.in_process, "no worker of this process can die and leave it"
         from pipeline.cluster.connect import rejoin  # noqa: PLC0415
 
-        rejoin(self)
+        rejoin(self.address, verbose=self.verbose)
 
     def probe(self, device: Device, accelerator_type: str | None = None) -> Machine:
         """Find the machine that votes: a worker of the cluster, or this one.
@@ -63,7 +63,7 @@ class Executor:
         if self.address:
             from pipeline.cluster.connect import probe_worker  # noqa: PLC0415
 
-            return probe_worker(self, device, accelerator_type)
+            return probe_worker(self.address, device, accelerator_type, verbose=self.verbose)
         machine = probe_machine(device)
         if machine.device == "cuda":
             require_one_gpu_model()
@@ -75,7 +75,7 @@ class Executor:
             return map(task, items)
         from pipeline.cluster.tasks import map_on_ray  # noqa: PLC0415
 
-        return map_on_ray(self, task, items)
+        return map_on_ray(self.address, task, items, verbose=self.verbose)
 
 
 LOCAL = Executor()

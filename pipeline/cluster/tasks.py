@@ -13,7 +13,6 @@ from ray.data import DataContext
 
 from pipeline.cluster.connect import ray_cluster
 from pipeline.cluster.errors import in_words
-from pipeline.cluster.executor import Executor
 
 # Reducing votes to certificates takes seconds a task.
 _TASK_SECONDS = 1800.0
@@ -51,7 +50,7 @@ def data_context(stall_seconds: float, *, verbose: bool) -> Iterator[None]:
 
 
 def map_on_ray(
-    executor: Executor, task: Callable[[_In], _Out], items: Iterable[_In]
+    address: str | None, task: Callable[[_In], _Out], items: Iterable[_In], *, verbose: bool
 ) -> Iterator[_Out]:
     """Apply a function to every item as a Ray Data job, one CPU an item, and yield the results.
 
@@ -59,7 +58,7 @@ def map_on_ray(
         WorkersDiedError: Too many processes or nodes died.
         JobError: The function failed.
     """
-    with ray_cluster(executor), data_context(_TASK_SECONDS, verbose=executor.verbose):
+    with ray_cluster(address, verbose=verbose), data_context(_TASK_SECONDS, verbose=verbose):
         rows = list(items)
         dataset = ray.data.range(len(rows), override_num_blocks=len(rows)).map(
             lambda row: {"result": task(rows[row["id"]])}, num_cpus=1

@@ -97,7 +97,7 @@ def certify(
         ValueError: The labels are not those of such views, or the rule refuses the question.
 
     Example:
-        >>> from pipeline import certify
+        >>> from pipeline.notebook import certify
         >>> labels = [[0, 0, 0, 0, 0, 0, 1, 0], [0, 1, 0, 1, 0, 1, 0, 0]]
         >>> found = certify(labels, "column", image=8, size=2, patch=1, truth=[0, 0])
         >>> found.rule, found.prediction.tolist(), found.certified.tolist()

@@ -56,9 +56,9 @@ def check_rebuildable(weights: str) -> None:
     if weights.startswith(MODULE):
         raise WeightsError(
             f"the network of this run is a {weights.removeprefix(MODULE)} that a Python program "
-            "handed to pipeline.evaluate, so that it cannot be built again here; what is stored "
-            "can be asked (certify, sql, report, heatmap, verify). For this command vote with a "
-            "network that timm knows by name: save its weights, safetensors.torch.save_file("
+            "handed to pipeline.notebook.evaluate, so that it cannot be built again here; what is "
+            "stored can be asked (certify, sql, report, heatmap, verify). For this command vote "
+            "with a network that timm knows by name: save its weights, safetensors.torch.save_file("
             "model.state_dict(), 'model.safetensors'), and `patchcert run --model NAME --weights "
             "model.safetensors` (--num-classes and --preprocess too, where they are not timm's)"
         )

@@ -15,7 +15,6 @@ def main() -> None:
     import ray
     from ray.cluster_utils import Cluster  # reads the token as it is imported
 
-    from pipeline.cluster.connect import ray_cluster, rejoin
     from pipeline.cluster.executor import Executor
 
     cluster = Cluster(
@@ -23,7 +22,7 @@ def main() -> None:
     )
     executor = Executor(address=cluster.address)
     try:
-        with ray_cluster(executor):
+        with executor.join():
 
             @ray.remote(num_cpus=2)
             class Defense:
@@ -33,17 +32,17 @@ def main() -> None:
             left = Defense.remote()
             ray.get(left.made.remote())
             before = ray.available_resources().get("CPU", 0)
-            rejoin(executor)
+            executor.rejoin()
             # Whoever waits for both CPUs gets them, though the handle is still there.
             after = ray.get(ray.remote(num_cpus=2)(lambda: 2).remote(), timeout=60)
             print(json.dumps({"before": before, "after": after, "handle": repr(left)[:5]}))
-            with ray_cluster(executor):
-                rejoin(executor)
+            with executor.join():
+                executor.rejoin()
                 assert ray.is_initialized()
         assert not ray.is_initialized()
         ray.init(address=cluster.address, logging_level="error")
         kept = Defense.remote()
-        rejoin(executor)
+        executor.rejoin()
         assert ray.get(kept.made.remote(), timeout=60) == 1, "the caller's own connection"
         ray.shutdown()
     finally:

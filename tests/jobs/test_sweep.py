@@ -64,7 +64,7 @@ def test_nested_runs_and_one_pass(swept):
 def test_a_second_sweep_computes_nothing_and_doubles_nothing(
     swept, shards, tiny_weights, capsys, monkeypatch
 ):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise AssertionError("there is nothing to compute")
 
     _, before = study(swept)

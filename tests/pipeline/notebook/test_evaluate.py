@@ -20,9 +20,9 @@ from jobs.cli import main
 from models.errors import UnsupportedModelError, WeightsError
 from models.networks.modules import module_sha256
 from models.preprocess import Preprocess
-from pipeline import certify, evaluate
 from pipeline.analysis import open_run
 from pipeline.config import ConfigError
+from pipeline.notebook import certify, evaluate
 from pipeline.notebook.pictures import write_dataset
 from pipeline.sources.base import SourceOptions
 from pipeline.sources.decode import decode
@@ -330,16 +330,14 @@ def test_every_command_that_reads_votes_opens_the_run_of_a_module(tmp_path, caps
     ):
         assert main([*command, *out]) == 2
         said = capsys.readouterr().err
-        assert "SmallNet that a Python program handed to pipeline.evaluate" in said
+        assert "SmallNet that a Python program handed to pipeline.notebook.evaluate" in said
         assert "safetensors.torch.save_file" in said
 
 
 def test_nothing_of_ray_or_mlflow_is_imported(folder, tiny_weights, tmp_path):
     program = f"""
 import sys
-import pipeline
-assert "pipeline.notebook" not in sys.modules
-from pipeline import evaluate
+from pipeline.notebook import evaluate
 assert "torch" not in sys.modules
 found = evaluate({TINY!r}, {str(folder)!r}, weights={str(tiny_weights)!r}, patch={TINY_PX // 8},
                  masks=1, limit=1, out={str(tmp_path)!r})

@@ -9,8 +9,8 @@ from pytest import mark, raises
 import pipeline.notebook.labels
 from models.views.masks import Masks, Placement
 from models.views.threats import Threat
-from pipeline import certify
 from pipeline.certificates import RULES, VoteBatch, margins
+from pipeline.notebook import certify
 from tests.conftest import tiny_ablation
 
 

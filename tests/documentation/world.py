@@ -86,11 +86,15 @@ def _cifar10(folder: Path) -> None:
 
 
 def _imagenet(folder: Path) -> None:
+    images: list[dict[str, object]] = []
     for index, pixels in enumerate(random_images(50, side=256)):
         sink = io.BytesIO()
         Image.fromarray(pixels).save(sink, "JPEG")
         samples = {f"{index}.jpg": sink.getvalue(), f"{index}.cls": str(index).encode()}
         write_shard(folder / f"imagenet-val-{index:06d}.tar", samples)
+        images.append({"bytes": sink.getvalue(), "path": None})
+    table = pa.table({"image": images, "label": list(range(len(images)))})
+    pq.write_table(table, folder / "imagenet_val_subset.parquet")
     Image.fromarray(random_images(1, side=256)[0]).save(folder / "cat.jpg")
 
 

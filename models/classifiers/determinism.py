@@ -1,6 +1,7 @@
-"""Gradients whose last bits do not depend on threads.
+"""Settings of torch that decide the bits of logits and gradients.
 
-Many sequences share a position or a pixel, and torch lets threads add to its gradient as they come.
+Of gradients: many sequences share a position or a pixel, and torch lets threads add to its
+gradient as they come.
 """
 
 import warnings
@@ -10,6 +11,34 @@ from typing import Any
 
 import torch
 from torch.utils import deterministic
+
+_BACKENDS: Any = torch.backends  # its stubs lack these attributes
+_PRODUCTS = (
+    _BACKENDS.cuda.matmul,
+    _BACKENDS.cudnn.conv,
+    _BACKENDS.mkldnn.matmul,
+    _BACKENDS.mkldnn.conv,
+)
+
+
+def exact_products() -> None:
+    """Let products of float32 be float32: a program's setting may allow TF32 or bfloat16."""
+    for products in _PRODUCTS:
+        products.fp32_precision = "ieee"
+
+
+@contextmanager
+def kept_settings() -> Iterator[None]:
+    """Give the program its settings of torch back that computing votes changes."""
+    threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
+    precisions = [products.fp32_precision for products in _PRODUCTS]
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.backends.cudnn.benchmark = benchmark
+        for products, precision in zip(_PRODUCTS, precisions, strict=True):
+            products.fp32_precision = precision
 
 
 @contextmanager

@@ -5,10 +5,13 @@ timm cannot build such a network again, so its class, its settings and its code 
 
 import copy
 import hashlib
+from argparse import Namespace
 from collections.abc import Iterator
-from types import CodeType, FunctionType
+from dataclasses import is_dataclass
+from types import CellType, CodeType, FunctionType, MethodType, SimpleNamespace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,8 +23,10 @@ from models.networks.systems import TokenMode
 _PLAIN = (bool, int, float, str, bytes, complex, type(None))
 # Their versions are part of a run's identity, or they hold no weights of their own.
 _LIBRARIES = ("torch", "timm", "builtins")
-# Attributes of every module that change nothing in evaluation mode.
-_ASIDE = ("training", "_is_full_backward_hook")
+# Attributes of every class that say nothing of what it computes.
+_OF_CLASSES = frozenset(vars(type("Empty", (), {"__annotations__": {}}))) | {"__annotations__"}
+# Attributes of every module: its tensors and parts come one by one, and hooks are not seen.
+_ASIDE = frozenset(vars(nn.Module()))
 
 
 def module_name(module: nn.Module) -> str:
@@ -30,45 +35,91 @@ def module_name(module: nn.Module) -> str:
 
 
 def module_sha256(module: nn.Module) -> str:
-    """Digest of what a module computes: its state, and the class, settings and code of each part.
+    """Digest of what a module computes: its tensors, and the class, settings and code of each part.
 
-    Settings are the attributes that are plain values, such as a number of heads; code is that of
-    the methods of classes outside torch and timm. Functions that a method calls elsewhere, and
-    hooks, are not seen.
+    Settings are its other attributes: plain values, tensors and arrays, functions by their name and
+    code, and containers and dataclasses of these; of any other object only its class. Code is all
+    that classes outside torch and timm define. Functions that a method calls elsewhere, and hooks,
+    are not seen.
     """
     digest = hashlib.sha256()
     for name, part in module.named_modules():
-        settings = {
-            key: _stable(value)
-            for key, value in sorted(vars(part).items())
-            if key not in _ASIDE and isinstance(value, (*_PLAIN, tuple, list))
-        }
+        settings = [(key, _stable(value)) for key, value in sorted(_own(part).items())]
         digest.update(repr((name, module_name(part), settings, list(_code(part)))).encode())
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    # Buffers that are no part of the state decide as well.
+    for name, tensor in sorted({**dict(module.named_buffers()), **module.state_dict()}.items()):
+        digest.update(repr((name, _stable(tensor))).encode())
     return digest.hexdigest()
 
 
+def _own(part: nn.Module) -> dict[str, Any]:
+    """Attributes of a module that not every module has."""
+    return {key: value for key, value in vars(part).items() if key not in _ASIDE}
+
+
 def _code(part: nn.Module) -> Iterator[Any]:
-    """The methods of a module's classes outside the libraries, without names of files and lines."""
+    """What the classes of a module define outside the libraries: methods and values."""
     for kind in type(part).__mro__:
         if kind.__module__.split(".")[0] in _LIBRARIES:
             continue
         for name, value in sorted(vars(kind).items()):
-            if isinstance(value, FunctionType):
-                yield name, _stable(value.__code__), _stable(value.__defaults__)
+            if name not in _OF_CLASSES:
+                yield name, _stable(value)
 
 
 def _stable(value: Any) -> Any:
-    """A plain value as it is, all else as what has the same text in every process."""
-    if isinstance(value, CodeType):
-        return value.co_code.hex(), value.co_names, [_stable(one) for one in value.co_consts]
-    if isinstance(value, tuple | list):
-        return [_stable(one) for one in value]
-    if isinstance(value, frozenset):
-        return sorted(repr(_stable(one)) for one in value)
-    return value if isinstance(value, _PLAIN) else type(value).__qualname__
+    """A value as what has the same text in every process."""
+    kind = type(value).__qualname__
+    if isinstance(value, _PLAIN):
+        stable: Any = value
+    elif isinstance(value, FunctionType | staticmethod | classmethod | property):
+        stable = [kind, *_of_function(value)]
+    elif isinstance(value, CodeType):
+        stable = value.co_code.hex(), value.co_names, [_stable(one) for one in value.co_consts]
+    elif isinstance(value, tuple | list):
+        stable = [_stable(one) for one in value]
+    elif isinstance(value, set | frozenset):
+        stable = sorted(repr(_stable(one)) for one in value)
+    elif isinstance(value, dict):
+        stable = [(_stable(key), _stable(one)) for key, one in value.items()]
+    elif isinstance(value, Tensor):
+        data = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        stable = str(value.dtype), tuple(value.shape), hashlib.sha256(data.tobytes()).hexdigest()
+    elif isinstance(value, np.ndarray) and not value.dtype.hasobject:
+        stable = str(value.dtype), value.shape, hashlib.sha256(value.tobytes()).hexdigest()
+    elif hasattr(value, "__qualname__"):  # a class, or a function of a library
+        stable = kind, value.__module__, value.__qualname__
+    elif is_dataclass(value) or isinstance(value, SimpleNamespace | Namespace):
+        stable = kind, _stable(vars(value))
+    else:
+        stable = kind
+    return stable
+
+
+def _of_function(value: Any) -> Iterator[Any]:
+    """Code and defaults of a function, and of those that it wraps or closes over."""
+    if isinstance(value, property):
+        parts: list[Any] = [value.fget]
+    else:
+        parts = [getattr(value, "__func__", value)]
+    known = set()
+    while parts:
+        one = parts.pop()
+        if not isinstance(one, FunctionType):
+            yield _stable(one)
+        elif id(one) not in known:
+            known.add(id(one))
+            yield one.__qualname__, _stable(one.__code__), _stable(one.__defaults__)
+            yield _stable(one.__kwdefaults__)
+            cells = [cell.cell_contents for cell in one.__closure__ or () if _filled(cell)]
+            parts += [getattr(one, "__wrapped__", None), *cells]
+
+
+def _filled(cell: CellType) -> bool:
+    try:
+        return cell.cell_contents is not cell
+    except ValueError:  # a name that is given its value later
+        return False
 
 
 class Adopted(NamedTuple):
@@ -110,6 +161,11 @@ def adopt(module: nn.Module, model_px: tuple[int, int]) -> Adopted:
             f"model {name}: it has no parameters, by which one network can be told from another; "
             "make the network that it calls a submodule of it"
         )
+    if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+        raise UnsupportedModelError(
+            f"model {name}: a scripted module hides its code, by which one network can be told "
+            "from another; give the module it was made from"
+        )
     # A program's own code may raise anything.
     try:
         own = copy.deepcopy(module).to("cpu", torch.float32).eval()
@@ -129,7 +185,9 @@ def _token_mode(module: nn.Module) -> TokenMode:
     One that was changed by hooks or by a method of its own must be called as a whole.
     """
     changed = any(
-        "forward" in vars(part) or part._forward_hooks or part._forward_pre_hooks
+        part._forward_hooks
+        or part._forward_pre_hooks
+        or any(isinstance(value, FunctionType | MethodType) for value in _own(part).values())
         for part in module.modules()
     )
     try:
@@ -151,7 +209,11 @@ class _RowMajor(nn.Module):
 
 
 def _tried(module: nn.Module, name: str, model_px: tuple[int, int]) -> tuple[nn.Module, int]:
-    """What can vote, and the length of its logits; errors as ``adopt``."""
+    """Try a module on two images; what can be called, and the number of classes.
+
+    Raises:
+        UnsupportedModelError: As ``adopt``.
+    """
     one, other = torch.rand((2, 3, *model_px), generator=torch.Generator().manual_seed(0))
     batches = [
         torch.stack(pair).contiguous(memory_format=torch.channels_last)
@@ -172,6 +234,16 @@ def _tried(module: nn.Module, name: str, model_px: tuple[int, int]) -> tuple[nn.
             "preprocess="
         ) from error
     first, second = answers
+    if isinstance(first, Tensor) and not first.isfinite().all():
+        raise UnsupportedModelError(
+            f"model {name}: its logits of pixels between 0 and 1 are not finite (NaN or infinity), "
+            "so that it has no vote; look at its weights and its normalization"
+        )
+    if isinstance(first, Tensor) and first.ndim == 2 and first.shape[1] == 1:
+        raise UnsupportedModelError(
+            f"model {name}: it gives one number an image; a vote needs a logit for each of 2 "
+            "classes or more"
+        )
     if not isinstance(first, Tensor) or first.ndim != 2 or len(first) != 2 or first.shape[1] < 2:
         shape = tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__
         raise UnsupportedModelError(

@@ -6,11 +6,11 @@ torch is imported once something is evaluated.
 import html
 import io
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from rich.console import Console
 
@@ -50,8 +50,8 @@ class Result:
 
     ``clean_accuracy`` and ``certified_accuracy`` speak of one claim, the first of ``claims``: the
     first patch that was asked for, by the first rule that was named. Where none was named it is
-    two-location for views that hide masks, which recovers the right answer, and exact for
-    ablations. Every other answer is in ``claims``.
+    two-location for pairs of masks, which recovers the right answer; one-location for single masks,
+    which detects; and exact for ablations. Every other answer is in ``claims``.
 
     Attributes:
         run_id: The run; ``patchcert`` commands take the beginning of it.
@@ -69,7 +69,10 @@ class Result:
 
     @property
     def certified_accuracy(self) -> float:
-        """Share of the labelled images that stay right under every such patch; NaN without any."""
+        """Share of the labelled images that stay right under every such patch; NaN without any.
+
+        Under a rule that alerts (one-location): that stay right or raise an alert.
+        """
         return _known(self.claims[0]["value"])
 
     @property
@@ -126,6 +129,7 @@ def evaluate(
     label_map: str | os.PathLike[str] | None = None,
     rules: Sequence[str] | None = None,
     limit: int | None = None,
+    max_error_rate: float = 0.01,
     device: Device = "auto",
     overwrite: bool = False,
     out: str | os.PathLike[str] = "out",
@@ -163,6 +167,8 @@ def evaluate(
             numbers.
         rules: Names of the rules to ask, the headline's first; None asks all that fit the views.
         limit: Only the first so many images.
+        max_error_rate: Share of images that may have an error, such as one that cannot be decoded;
+            above it the call fails, though all is stored.
         device: auto, cpu or cuda.
         overwrite: Compute again what this very run has stored.
         out: Folder of all results, local or s3://.
@@ -171,6 +177,8 @@ def evaluate(
         ValueError: The request is wrong; the message names the argument, the rule and the remedy.
         JobError: The job failed; calling again resumes.
     """
+    _check_model(model)
+    _check_options(patch, rules, limit, preprocess, device)
     patches = (patch,) if isinstance(patch, int | str) else tuple(patch)
     claims = ClaimsConfig(patch=patches, rule=None if rules is None else tuple(rules))
     family = {"covers": covers, "masks": masks, "size": size, "stride": stride}
@@ -195,6 +203,7 @@ def evaluate(
         preprocess=None if isinstance(preprocess, Preprocess) else preprocess,
         label_map=None if label_map is None else os.fspath(label_map),
         limit=limit,
+        max_error_rate=max_error_rate,
         device=device,
         overwrite=overwrite,
         actors=1,
@@ -202,7 +211,9 @@ def evaluate(
     )
     look = preprocess if isinstance(preprocess, Preprocess) else None
     output = OutputConfig(out=os.fspath(out))
-    with _torch_settings():
+    from models.classifiers.determinism import kept_settings  # noqa: PLC0415
+
+    with kept_settings():
         if isinstance(model, str):
             defense = _of_name(request, model, look)
         else:
@@ -216,6 +227,38 @@ def evaluate(
     certified = certify_votes(plan.store, claims, overwrite=overwrite)
     outcome.error_images.check(outcome.images, request.max_error_rate)
     return _result(certified, claims, asked, output.out)
+
+
+def _check_options(patch: Any, rules: Any, limit: int | None, preprocess: Any, device: str) -> None:
+    """Raise ConfigError for options of a wrong kind, of which later steps speak less plainly."""
+    numbers = patch if isinstance(patch, list | tuple) else [patch]
+    if not numbers or not all(isinstance(one, int | str) for one in numbers):
+        raise ConfigError(
+            f"patch={patch!r}: give a whole number of pixels, a text such as '2%' or 'source:50', "
+            "or a list of these"
+        )
+    if isinstance(rules, str):
+        raise ConfigError(f"rules={rules!r}: give a list of names, such as [{rules!r}]")
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit={limit}: it must be at least 1, or None for all images")
+    if isinstance(preprocess, str) and preprocess not in get_args(PresetName):
+        known = ", ".join(get_args(PresetName))
+        raise ConfigError(f"preprocess={preprocess!r}: give one of {known}, or a Preprocess")
+    if device not in get_args(Device):
+        raise ConfigError(f"device={device!r}: give one of {', '.join(get_args(Device))}")
+
+
+def _check_model(model: Any) -> None:
+    """Raise ConfigError for what is neither a name nor a module."""
+    if not isinstance(model, str) and not hasattr(model, "state_dict"):
+        raise ConfigError(
+            f"model: a {type(model).__name__} is neither the name of a network nor a "
+            "torch.nn.Module; wrap a function in a module, and make an object of a class"
+        )
+    if isinstance(model, type):
+        raise ConfigError(
+            f"model: {model.__name__} is a class; give a module, {model.__name__}(...)"
+        )
 
 
 def _result(certified: Certified, claims: ClaimsConfig, asked: Claims, out: str) -> Result:
@@ -287,6 +330,11 @@ def _of_module(request: VotesConfig, module: "nn.Module", look: Preprocess | Non
 
     if look is None and request.preprocess in PRESETS:
         look = PRESETS[request.preprocess]
+    if request.preprocess == "model" and not hasattr(module, "pretrained_cfg"):
+        raise ConfigError(
+            "preprocess='model': the module has no pretrained_cfg, which says it; give a preset "
+            "(imagenet, cifar10) or a models.preprocess.Preprocess"
+        )
     if look is None and hasattr(module, "pretrained_cfg"):
         try:
             look = preprocess_of(module, type(module).__name__)
@@ -302,17 +350,3 @@ def _of_module(request: VotesConfig, module: "nn.Module", look: Preprocess | Non
         module=adopted.module,
     )
     return defense_of(request, WeightsCard(tokens=adopted.tokens), look, network)
-
-
-@contextmanager
-def _torch_settings() -> Iterator[None]:
-    """Give the program its own settings of torch back, which a worker changes for its process."""
-    import torch  # noqa: PLC0415
-
-    threads, cudnn, cuda = torch.get_num_threads(), torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.benchmark, cudnn.allow_tf32, cuda.allow_tf32
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        cudnn.benchmark, cudnn.allow_tf32, cuda.allow_tf32 = before

@@ -43,7 +43,10 @@ class CertifiedLabels:
 
     @property
     def certified(self) -> BoolArray:
-        """Images whose answer no such patch can change, right or wrong; bool (N,)."""
+        """Images whose answer no such patch can change, right or wrong; bool (N,).
+
+        By a rule that alerts (one-location) a patch may turn the answer into an alert.
+        """
         holds: BoolArray = self.margin >= 0
         return holds
 
@@ -73,7 +76,7 @@ def certify(
     plain: ArrayLike | None = None,
     rule: str | None = None,
     num_classes: int | None = None,
-    image: int | tuple[int, int] = 224,
+    image: int | tuple[int, int] | None = None,
     **family: int | str,
 ) -> CertifiedLabels:
     """Answer images from the labels of their views, and say which answers no patch can change.
@@ -82,15 +85,17 @@ def certify(
         labels: The class of every view of every image, in the family's order, integers (N, V); -1
             for a view that hides and was not asked.
         views: The views: a family, or its kind (column, row, block, mask, mask-pair), with
-            ``image`` and ``family``.
+            ``image`` and ``family``. They must be the views that were asked, in the family's order
+            (``family.visible(number)`` draws one): of others the certificate is false.
         patch: What the attacker may do: 32, 2%, 16x48, area:1024 or 2of32.
         truth: The right class of each image, -1 where unknown; integers (N,).
         plain: The class of each whole image, which a decision over masks answers where it finds
             none; integers (N,). None takes the class of most views.
-        rule: Name of the rule; None takes two-location for views that hide, exact for the others.
+        rule: Name of the rule; None takes two-location for pairs of masks, one-location for
+            single masks, exact for ablations.
         num_classes: Number of classes; None takes the largest that is named, and at least 2.
         image: Side of the image in pixels, or height and width, where ``views`` is a kind.
-        family: Options of a kind, as ``patchcert run`` has them: size, stride, covers [the patch],
+        family: Options of a kind, as ``patchcert run`` has them: size and stride, or covers and
             masks.
 
     Raises:
@@ -105,16 +110,29 @@ def certify(
         >>> found.clean_accuracy, found.certified_accuracy
         (1.0, 0.5)
     """
-    if not isinstance(views, ViewFamily):
-        views = family_of(views, patch, image, family)
-    elif family:
-        raise ConfigError(f"{', '.join(family)}: the family of views says it; leave it out")
+    if isinstance(views, str):
+        views = family_of(views, image, family)
+    elif not isinstance(views, ViewFamily):
+        raise ConfigError(
+            f"views: {type(views).__name__} is no family of views; give one, or its kind (column, "
+            "row, block, mask, mask-pair)"
+        )
+    elif family or image is not None:
+        said = [*family, *(["image"] if image is not None else [])]
+        raise ConfigError(f"{', '.join(said)}: the family of views says it; leave it out")
     labels_nv, truth_n, plain_n = np.asarray(labels), _classes(truth), _classes(plain)
     for name, given in (("truth", truth_n), ("plain", plain_n)):
         if given is not None and given.shape != labels_nv.shape[:1]:
             raise ConfigError(
                 f"{name} has the shape {given.shape}: give one class for each of the "
                 f"{len(labels_nv)} images"
+            )
+    for name, given in (("truth", truth_n), ("plain", plain_n)):
+        top = np.inf if num_classes is None else num_classes - 1
+        if given is not None and given.size and not -1 <= given.min() <= given.max() <= top:
+            raise ConfigError(
+                f"{name}: classes are 0 to {top:g}, and -1 where unknown, but it holds "
+                f"{given.min()} to {given.max()}"
             )
     named = [one for one in (labels_nv, truth_n, plain_n) if one is not None and one.size]
     # A class that nothing names has no vote, and is no stronger a rival than one that is named.
@@ -151,18 +169,27 @@ def _classes(given: ArrayLike | None) -> NDArray[np.int64] | None:
 
 
 def family_of(
-    kind: ViewsKind, patch: int | str, image: int | tuple[int, int], family: dict[str, Any]
+    kind: ViewsKind, image: int | tuple[int, int] | None, family: dict[str, Any]
 ) -> ViewFamily:
-    """The family that the options of ``patchcert run`` name."""
-    given = {"covers": str(patch), **family} if needs_covers(kind, family) else family
+    """The family that the options of ``patchcert run`` name.
+
+    Raises:
+        ConfigError: Something is left open: labels of other views would be taken for these.
+    """
+    needed = "covers" if kind.startswith("mask") else "size"
+    if image is None or not {needed, "size"} & family.keys():
+        raise ConfigError(
+            f"views={kind!r}: give image= (its side in pixels) and {needed}= of the views that the "
+            "labels are of, and stride= or masks= where it was not the default"
+        )
     look = Preprocess(
         resize=None, crop=image, interpolation="nearest", mean=(0, 0, 0), std=(1, 1, 1)
     )
     try:
-        request = VotesConfig(data="-", weights="-", views=kind, **as_options(given))
+        request = VotesConfig(data="-", weights="-", views=kind, **as_options(family))
     except TypeError as error:
         raise ConfigError(
-            f"{', '.join(given)}: a family has size, stride, covers, masks"
+            f"{', '.join(family)}: a family has size, stride, covers, masks"
         ) from error
     return resolve_views(request, WeightsCard(), look)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import operator
 from itertools import islice
 from typing import Any
 
@@ -69,7 +70,7 @@ def _row(dataset: Any, index: int) -> tuple[bytes, int]:
     item = dataset[index]
     try:
         image, label = item
-        number = int(label)
+        number = operator.index(label.item() if hasattr(label, "item") else label)
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"data[{index}]: {_kind(item)} is no pair (image, class number); give a Dataset that "
@@ -82,6 +83,11 @@ def _row(dataset: Any, index: int) -> tuple[bytes, int]:
 
 
 def _picture(image: Any, index: int) -> Image.Image:
+    if isinstance(image, Image.Image) and image.mode in ("F", "I"):
+        raise ConfigError(
+            f"data[{index}]: the image is of mode {image.mode}, whose pixels are no bytes; give "
+            "images of 8 bits a channel, convert('L') after scaling them to 0..255"
+        )
     if isinstance(image, Image.Image):
         # As a source would read it; 16-bit grey is PNG's own.
         return image if image.mode in ("RGB", "L", "I;16") else image.convert("RGB")

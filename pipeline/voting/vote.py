@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from models.classifiers.build import ClassSubset, base_classifier
+from models.classifiers.determinism import exact_products
 from models.classifiers.smoothed import SmoothedClassifier
 from models.classifiers.votes import ThresholdVoting
 from models.networks.weights import sha256_of
@@ -131,7 +132,7 @@ def check_worker(defense: Defense, numerics: Numerics) -> None:
 
 
 def _found_sha256(network: Network) -> str:
-    """Digest of the weights that this worker reads; a module is where its digest was taken."""
+    """Digest of the weights that this worker reads; a module in memory has been digested."""
     if network.module is not None:
         return network.weights_sha256
     return sha256_of(local_weights(network.weights))
@@ -148,8 +149,7 @@ def build_classifier(defense: Defense, numerics: Numerics) -> SmoothedClassifier
         torch.set_num_threads(numerics.threads)
     # Kernels chosen by timing would differ between actors, and with them the last bits.
     torch.backends.cudnn.benchmark = False
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
+    exact_products()
     network = _network(defense)
     device = torch.device(numerics.device)
     network = network.to(device=device, dtype=getattr(torch, numerics.dtype))
@@ -164,10 +164,10 @@ def build_classifier(defense: Defense, numerics: Numerics) -> SmoothedClassifier
 
 
 def _network(defense: Defense) -> nn.Module:
-    """The network in evaluation mode: from its file, or a copy of the program's own module."""
+    """The network: from its file, or a copy of the program's own module."""
     given = defense.network
     if given.module is not None:
-        # The program's own stays on its device, in its type and its mode.
-        return copy.deepcopy(given.module).eval()
+        # Once adopted it may be asked for in another type again.
+        return copy.deepcopy(given.module)
     weights = local_weights(given.weights)
     return load_network(given.name, given.num_classes, weights, defense.model_input.model_px)

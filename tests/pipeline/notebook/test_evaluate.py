@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import timm
@@ -13,12 +14,13 @@ from PIL import Image
 from pytest import fixture, mark, raises
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn import functional
 from torch.utils.data import DataLoader
 
 import pipeline.voting.vote
 from jobs.cli import main
 from models.errors import UnsupportedModelError, WeightsError
-from models.networks.modules import module_sha256
+from models.networks.modules import adopt, module_sha256
 from models.preprocess import Preprocess
 from pipeline.analysis import open_run
 from pipeline.config import ConfigError
@@ -69,6 +71,14 @@ def pictures() -> list[tuple[Image.Image, int]]:
 
 def small(count: int = 3) -> list[tuple[np.ndarray, int]]:
     return [(image, index) for index, image in enumerate(random_images(count, side=12))]
+
+
+@fixture(autouse=True)
+def same_threads():
+    """Commands that vote in this process set the number of its threads."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 @fixture(scope="module")
@@ -176,6 +186,117 @@ def test_an_edited_method_is_another_module():
     assert module_sha256(edited) != before
 
 
+@mark.parametrize(
+    ("one", "other"),
+    [
+        (functional.relu, functional.gelu),
+        (lambda x: x, lambda x: 2 * x),
+        (torch.ones(2), torch.zeros(2)),
+        (np.ones(2), np.zeros(2)),
+        ({"scale": 1}, {"scale": 2}),
+        ({1, 2}, {1, 3}),
+        (SimpleNamespace(depth=1), SimpleNamespace(depth=2)),
+    ],
+)
+def test_an_attribute_that_decides_is_part_of_what_a_module_is(one, other):
+    def digest(value):
+        module = nn.Linear(2, 2)
+        nn.init.zeros_(module.weight)
+        nn.init.zeros_(module.bias)
+        module.setting = value
+        return module_sha256(module)
+
+    assert digest(one) == digest(one) != digest(other)
+
+
+def test_a_buffer_outside_the_state_is_part_of_what_a_module_is():
+    module = nn.Identity()
+    module.register_buffer("scale", torch.ones(1), persistent=False)
+    before = module_sha256(module)
+    module.scale += 1
+    assert module_sha256(module) != before
+
+
+class _Scaled(nn.Module):
+    scale = 1
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(1, 2)
+
+    @staticmethod
+    def factor():
+        return 1
+
+    @torch.no_grad()
+    def forward(self, pixels):
+        return self.head(pixels.mean((1, 2, 3))[:, None]) * self.scale * self.factor()
+
+
+def test_what_a_class_defines_is_part_of_what_a_module_is(monkeypatch):
+    module = _Scaled()
+    before = module_sha256(module)
+    for name, value in (
+        ("scale", 2),
+        ("factor", staticmethod(lambda: 2)),
+        ("forward", torch.no_grad()(lambda self, pixels: self.head(pixels))),
+    ):
+        with monkeypatch.context() as changed:
+            changed.setattr(_Scaled, name, value)
+            assert module_sha256(module) != before, name
+    assert module_sha256(module) == before
+
+
+def test_a_replaced_method_is_called_and_not_passed_over():
+    module = timm.create_model(TINY, num_classes=7).eval()
+    assert adopt(module, (TINY_PX, TINY_PX)).tokens == "drop"
+    module.pool = lambda tokens, **_: tokens[:, 1]
+    assert adopt(module, (TINY_PX, TINY_PX)).tokens == "black"
+
+
+_SEEN: list[str] = []
+
+
+class _Asked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(3, 7)
+
+    def forward(self, pixels):
+        _SEEN.append(torch.backends.mkldnn.matmul.fp32_precision)
+        return self.head(pixels.mean((2, 3)))
+
+
+def test_votes_are_of_float32_whatever_the_program_allows(tmp_path):
+    """torch.set_float32_matmul_precision("medium") lets products be of bfloat16 on CPUs."""
+    products = torch.backends.mkldnn.matmul
+    before = products.fp32_precision
+    try:
+        products.fp32_precision = "bf16"
+        evaluate(_Asked(), small(), patch=2, masks=2, preprocess=SMALL, out=tmp_path)
+        assert products.fp32_precision == "bf16"
+    finally:
+        products.fp32_precision = before
+    assert _SEEN[-1] == "ieee"
+
+
+@mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"patch": 0.02}, "patch=0.02: give a whole number"),
+        ({"rules": "two-location"}, "give a list of names"),
+        ({"limit": 0}, "limit=0: it must be at least 1"),
+        ({"preprocess": "cifar"}, "preprocess='cifar': give one of"),
+        ({"device": "gpu"}, "device='gpu': give one of auto, cpu, cuda"),
+        ({"model": len}, "a builtin_function_or_method is neither"),
+        ({"model": nn.Linear}, "Linear is a class"),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_read(changes, says):
+    with raises(ConfigError, match=says):
+        evaluate(**{"model": TINY, "data": "nowhere", "patch": 4} | changes)
+
+
 def test_a_hooked_transformer_is_called_as_a_whole(evaluated, folder):
     module = lively_network()
     module.register_forward_hook(lambda self, given, logits: -logits)
@@ -225,6 +346,7 @@ def _broken() -> nn.Module:
         (_ByChance, UnsupportedModelError, "change with the other images"),
         (_Pair, UnsupportedModelError, "gives tuple"),
         (nn.Flatten, UnsupportedModelError, "no parameters"),
+        (lambda: torch.jit.script(nn.Linear(5, 5)), UnsupportedModelError, "hides its code"),
         (lambda: nn.Linear(5, 5), UnsupportedModelError, "size of its input with preprocess="),
     ],
 )
@@ -240,6 +362,9 @@ def test_modules_that_cannot_vote_are_refused(make, error, says, tmp_path):
         ([(torch.rand(3, 12, 12), 0)], r"data\[0\]: .*float32.*take ToTensor"),
         ([(np.zeros((12, 12, 4), np.uint8), 0)], r"shape \(12, 12, 4\)"),
         ([np.zeros((12, 12, 3), np.uint8)], "pair"),
+        ([(Image.fromarray(np.full((12, 12), 0.5, np.float32)), 0)], "of mode F, whose pixels"),
+        ([(Image.fromarray(np.full((12, 12), 400, np.int32)), 0)], "of mode I, whose pixels"),
+        ([(np.zeros((12, 12, 3), np.uint8), 1.9)], "no pair .image, class number."),
         ([], "holds no image"),
         (DataLoader([1]), "give its .dataset"),
         (iter(()), "map-style Dataset"),

@@ -41,7 +41,7 @@ def test_answers_are_those_of_the_rules():
 
 @mark.parametrize("kind", ["column", "mask-pair"])
 def test_no_rewriting_of_touched_labels_changes_a_certified_answer(kind):
-    options = {"size": 1} if kind == "column" else {"masks": 3}
+    options = {"size": 1} if kind == "column" else {"masks": 3, "covers": 1}
     width = 4 if kind == "column" else 5
     every = {"patch": 1, "image": (1, width), "num_classes": 2, **options}
     views = certify(np.zeros((1, 1), int)[:0].reshape(0, _count(kind, every)), kind, **every).views
@@ -75,9 +75,8 @@ def views_patch():
 def _count(kind, every):
     family = pipeline.notebook.labels.family_of(
         kind,
-        every["patch"],
         every["image"],
-        {name: every[name] for name in ("size", "masks") if name in every},
+        {name: every[name] for name in ("size", "covers", "masks") if name in every},
     )
     return len(family)
 
@@ -99,6 +98,11 @@ def test_views_that_were_not_asked_answer_for_the_covered_patch_alone():
         ({"labels": [[0] * 3]}, "one for each of the 4"),
         ({"truth": [0, 1]}, "truth has the shape"),
         ({"truth": [0.5]}, "give integers"),
+        ({"truth": [-7]}, "classes are 0 to"),
+        ({"plain": [9], "num_classes": 3}, "classes are 0 to 2, and -1"),
+        ({"image": None}, "give image="),
+        ({"views": "row", "size": 1, "image": None}, "give image="),
+        ({"views": np.zeros((4, 4))}, "ndarray is no family of views"),
         ({"patch": 5}, "fit the 4x4 px image"),
         ({"patch": "source:1"}, "depends on the size of each picture"),
         ({"rule": "exakt"}, "did you mean"),
@@ -112,6 +116,16 @@ def test_mistakes_are_named(changes, says):
         certify(**given)
     with raises(ValueError, match="the family of views says it"):
         certify([[0] * 6], tiny_masks(), patch=1, masks=3)
+    with raises(ValueError, match="image: the family of views says it"):
+        certify([[0] * 6], tiny_masks(), patch=1, image=4)
+
+
+def test_the_size_of_views_is_never_assumed():
+    """Labels of 224 bands of any size fit, and of others the certificate would be false."""
+    with raises(ValueError, match=r"views='column': give image= .* and size="):
+        certify([[0] * 224], "column", image=224, patch=32)
+    with raises(ValueError, match=r"views='mask-pair': give image= .* and covers="):
+        certify([[0] * 666], "mask-pair", image=224, patch=32)
 
 
 def test_the_example_of_the_docstring_holds():

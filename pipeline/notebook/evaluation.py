@@ -169,7 +169,7 @@ def evaluate(
         limit: Only the first so many images.
         max_error_rate: Share of images that may have an error, such as one that cannot be decoded;
             above it the call fails, though all is stored.
-        device: auto, cpu or cuda.
+        device: auto, cpu or cuda, where votes are computed in bfloat16 and not in float32.
         overwrite: Compute again what this very run has stored.
         out: Folder of all results, local or s3://.
 

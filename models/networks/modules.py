@@ -23,8 +23,14 @@ from models.networks.systems import TokenMode
 _PLAIN = (bool, int, float, str, bytes, complex, type(None))
 # Their versions are part of a run's identity, or they hold no weights of their own.
 _LIBRARIES = ("torch", "timm", "builtins")
-# Attributes of every class that say nothing of what it computes.
-_OF_CLASSES = frozenset(vars(type("Empty", (), {"__annotations__": {}}))) | {"__annotations__"}
+
+
+class _Annotated:
+    nothing: None
+
+
+# Attributes of every class, such as its documentation, that say nothing of what it computes.
+_OF_CLASSES = frozenset(vars(_Annotated))
 # Attributes of every module: its tensors and parts come one by one, and hooks are not seen.
 _ASIDE = frozenset(vars(nn.Module()))
 

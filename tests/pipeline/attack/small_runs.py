@@ -1,9 +1,11 @@
 """Finished runs of tiny networks, and replays of them, in this process: the stages without Ray."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import torch
 from safetensors.torch import load_file, save_file
 
 from models.networks.weights import WeightsCard
@@ -21,10 +23,32 @@ from pipeline.voting.commit import CommitUnit
 from pipeline.voting.decode import DecodeUnit
 from pipeline.voting.job import open_run, plan_units
 from pipeline.voting.vote import VoteOnUnit
-from tests.conftest import TINY, TINY_CLASSES
+from tests.conftest import (
+    TINY,
+    TINY_CLASSES,
+    lively_network,
+    png,
+    write_shard,
+    write_tiny_weights,
+)
 
 # Of ten views a patch touches two: some images are certified, most are not.
 SIZE, STRIDE, PATCH = 24, 16, 8
+
+
+def write_half_sure(folder: Path, pictures: Iterable[np.ndarray], lead: float) -> tuple[str, Path]:
+    """Write a shard of pictures, all of class 3, and a network that leans to it by ``lead``.
+
+    So it agrees about some of them under all masks.
+    """
+    samples: dict[str, bytes] = {}
+    for number, pixels in enumerate(pictures):
+        samples |= {f"{number:03d}.png": png(pixels), f"{number:03d}.cls": b"3"}
+    network = lively_network()
+    with torch.no_grad():
+        network.head.bias[3] += lead
+    shard = write_shard(folder / "s.tar", samples)
+    return str(shard), write_tiny_weights(folder / "w.safetensors", network)
 
 
 def finished_run(out: Path, data: str, weights: Path, **changes) -> VotesStore:

@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from models.views.family import Patch
 from models.views.masks import Masks, Placement
@@ -29,9 +28,9 @@ from pipeline.certificates.two_location import TwoLocation
 from pipeline.config import ConfigError
 from pipeline.runs.schema import ATTACKS, WITNESSES
 from pipeline.runs.store import VotesStore
-from tests.conftest import lively_network, png, random_images, write_shard, write_tiny_weights
+from tests.conftest import random_images
 from tests.pipeline.attack.conftest import quick
-from tests.pipeline.attack.small_runs import finished_run
+from tests.pipeline.attack.small_runs import finished_run, write_half_sure
 
 IMAGES, PX = 8, 32
 PAIRS = {"views": "mask-pair", "covers": str(PX), "masks": "2", "size": None, "stride": None}
@@ -50,16 +49,7 @@ pytestmark = pytest.mark.usefixtures("here")
 @pytest.fixture(scope="session")
 def half_sure(tmp_path_factory) -> tuple[str, Path]:
     """Images all of one class, and a network that agrees about some of them under all masks."""
-    folder = tmp_path_factory.mktemp("masks")
-    samples: dict[str, bytes] = {}
-    for number, image in enumerate(random_images(IMAGES, seed=3)):
-        samples[f"{number:02d}.png"] = png(image)
-        samples[f"{number:02d}.cls"] = b"3"
-    network = lively_network()
-    with torch.no_grad():
-        network.head.bias[3] += 5.0
-    shard = write_shard(folder / "s.tar", samples)
-    return str(shard), write_tiny_weights(folder / "w.safetensors", network)
+    return write_half_sure(tmp_path_factory.mktemp("masks"), random_images(IMAGES, seed=3), 5.0)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-import torch
 from PIL import Image
 
 from jobs.cli import main
@@ -25,14 +24,10 @@ from pipeline.runs.store import VotesStore
 from pipeline.scoring.certify import certify_votes
 from tests.conftest import (
     TINY_PREPROCESS,
-    lively_network,
-    png,
     random_images,
-    write_shard,
-    write_tiny_weights,
 )
 from tests.pipeline.attack.conftest import quick
-from tests.pipeline.attack.small_runs import finished_run
+from tests.pipeline.attack.small_runs import finished_run, write_half_sure
 
 SIZES = [(300, 400), (161, 197), (90, 130), (240, 300)]
 IMAGES, SIDE = 8, 12
@@ -54,15 +49,7 @@ def _pictures() -> list[np.ndarray]:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> tuple[str, Path]:
     """A shard of pictures of several sizes, all of one class, and a network half sure of it."""
-    folder = tmp_path_factory.mktemp("pictures")
-    samples: dict[str, bytes] = {}
-    for number, pixels in enumerate(_pictures()):
-        samples |= {f"{number:03d}.png": png(pixels), f"{number:03d}.cls": b"3"}
-    network = lively_network()
-    with torch.no_grad():
-        network.head.bias[3] += 3.0
-    shard = write_shard(folder / "s.tar", samples)
-    return str(shard), write_tiny_weights(folder / "w.safetensors", network)
+    return write_half_sure(tmp_path_factory.mktemp("pictures"), _pictures(), 3.0)
 
 
 @pytest.fixture(scope="module")

@@ -81,6 +81,8 @@ class VotesConfig:
         resize: Shorter side in pixels before the crop, or none for images of the exact size.
         crop: Centre crop in pixels: a side, or HEIGHTxWIDTH.
         interpolation: Filter of the resize.
+        pixel_scale: Enlargement after the crop, in whole pixels: the network's input is so many
+            times as high and wide, and a patch lies on the pixels of the crop.
         mean: Channel means to subtract, in [0, 1].
         std: Channel deviations to divide by, in [0, 1].
         scaled_decode: Let libjpeg shrink large JPEGs as it decodes them, never below --resize:
@@ -131,6 +133,7 @@ class VotesConfig:
     resize: Advanced[str | None] = None
     crop: Advanced[str | None] = None
     interpolation: Advanced[Interpolation | None] = None
+    pixel_scale: Advanced[int | None] = None
     mean: Advanced[tuple[float, float, float] | None] = None
     std: Advanced[tuple[float, float, float] | None] = None
     scaled_decode: Advanced[bool] = False
@@ -154,6 +157,7 @@ class VotesConfig:
             limit=self.limit,
             size=self.size,
             stride=self.stride,
+            pixel_scale=self.pixel_scale,
             microbatch=self.microbatch,
             threads=self.threads,
             actors=self.actors,

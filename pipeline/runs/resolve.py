@@ -288,7 +288,7 @@ def with_options(base: Preprocess, config: VotesConfig) -> Preprocess:
     """
     changes: dict[str, Any] = {
         name: getattr(config, name)
-        for name in ("interpolation", "mean", "std")
+        for name in ("interpolation", "mean", "std", "pixel_scale")
         if getattr(config, name) is not None
     }
     if config.crop is not None:

@@ -51,6 +51,8 @@ class TrainConfig:
         wrap: Let masks of a given size go on round the edges of the image.
         tokens: Hidden tokens are dropped, or enter black [the weights' own, else drop].
         preprocess: Preset of size and normalization [the weights' own, else the model's].
+        pixel_scale: Enlargement of the image for the network, in whole pixels; smaller than the
+            preset's it makes fewer tokens, and every step and vote cheaper.
         epochs: Passes over the training images.
         batch: Images a step, over all workers.
         views_per_image: Views of each image a step, spread evenly over the family.
@@ -102,6 +104,7 @@ class TrainConfig:
     wrap: Advanced[bool] = False
     tokens: Advanced[TokenMode | None] = None
     preprocess: Advanced[PresetName | None] = None
+    pixel_scale: Advanced[int | None] = None
     epochs: int = 30
     batch: int = 128
     views_per_image: int = 1
@@ -138,6 +141,7 @@ class TrainConfig:
             limit=self.limit,
             size=self.size,
             stride=self.stride,
+            pixel_scale=self.pixel_scale,
             epochs=self.epochs,
             batch=self.batch,
             views_per_image=self.views_per_image,

@@ -71,7 +71,8 @@ class Augment:
         # torchvision draws from torch's global generator, which other code uses too.
         with torch.random.fork_rng(devices=[]):
             state = np.random.SeedSequence([self.seed, _AUGMENT, *key]).generate_state(1, np.uint64)
-            torch.manual_seed(int(state[0] >> np.uint64(1)))
+            # Not torch.manual_seed: without a GPU it keeps a stack trace of every call for CUDA.
+            torch.default_generator.manual_seed(int(state[0] >> np.uint64(1)))
             return np.asarray(self.transform(image), dtype=np.uint8)
 
 

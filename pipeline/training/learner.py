@@ -217,7 +217,7 @@ def check_network(recipe: Recipe) -> None:
     except ValueError as error:
         if type(error) is not ValueError:
             raise
-        raise ConfigError(f"{error}; check --model and --preprocess") from error
+        raise ConfigError(f"{error}; check --model, --preprocess and --pixel-scale") from error
 
 
 def _rng(seed: int, step: int, stream: int) -> np.random.Generator:

@@ -1,9 +1,12 @@
 """Build the networks of a training: the one that learns, and its teacher."""
 
+import math
+
 import torch
+from timm.layers import resample_abs_pos_embed
 from timm.layers.patch_dropout import PatchDropout
 from timm.utils.model_ema import ModelEmaV3
-from torch import nn
+from torch import Tensor, nn
 
 from models.networks.checkpoint import read_state
 from models.networks.droppable import ABSOLUTE, Droppable
@@ -13,9 +16,13 @@ from pipeline.runs.weight_files import local_weights
 from pipeline.training.forward import AblationLogits
 from pipeline.training.recipe import Recipe
 
+_POSITIONS = "pos_embed"
+
 
 def starting_network(recipe: Recipe) -> nn.Module:
-    """Build the network with the weights to start from; a head of another length, or none, is new.
+    """Build the network with the weights to start from.
+
+    A head of another length, or none, is new; positions of another token grid are resampled.
 
     Raises:
         WeightsError: The weights are not this network's, but for the head.
@@ -29,6 +36,7 @@ def starting_network(recipe: Recipe) -> nn.Module:
         defense.network.name,
         defense.network.num_classes,
         state,
+        defense.model_input.model_px,
         drop_path_rate=recipe.config.drop_path,
     )
     rate = recipe.config.token_dropout
@@ -40,10 +48,22 @@ def starting_network(recipe: Recipe) -> nn.Module:
     own, of_head = network.state_dict(), parameters_of(network, "classifier")
     if any(key not in state or state[key].shape != own[key].shape for key in of_head):
         state |= {key: own[key] for key in of_head}
+    if type(network) in ABSOLUTE and _POSITIONS in state:
+        state[_POSITIONS] = _on_grid(state[_POSITIONS], network)
     what = f"weights {defense.network.weights} do not fit {defense.network.name}"
     check_fit(network, state, what, "Give the --model these weights were trained with")
     network.load_state_dict(state)
     return network
+
+
+def _on_grid(positions: Tensor, network: Droppable) -> Tensor:
+    """Resample positions (1, P + N, D) of a square grid to the network's own, as timm does."""
+    prefix = 0 if network.no_embed_class else network.num_prefix_tokens
+    side = math.isqrt(positions.shape[1] - prefix)
+    if side**2 != positions.shape[1] - prefix:
+        return positions  # of a grid that is not square nothing is known
+    grid = list(network.patch_embed.grid_size)
+    return resample_abs_pos_embed(positions, grid, [side, side], num_prefix_tokens=prefix)
 
 
 def prefer_plain_attention(network: nn.Module) -> None:
@@ -78,7 +98,10 @@ def teacher_of(
         network: nn.Module = average.module
     else:
         network = load_network(
-            defense.network.name, defense.network.num_classes, local_weights(name)
+            defense.network.name,
+            defense.network.num_classes,
+            local_weights(name),
+            defense.model_input.model_px,
         )
     teacher = AblationLogits(network, defense.views, defense.model_input, defense.tokens)
     return teacher.to(device).eval()

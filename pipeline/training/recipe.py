@@ -23,6 +23,8 @@ from pipeline.training.order import EpochOrder, stratified_split
 
 # The identity has digests of these instead.
 _BY_CONTENT = ("data", "init", "teacher")
+# The identity has the preprocessing that they make instead.
+_OF_INPUT = ("preprocess", "pixel_scale")
 # The identity has the family that they make instead.
 _OF_VIEWS = ("views", "size", "stride", "covers", "masks", "wrap")
 
@@ -81,7 +83,7 @@ class Recipe:
         settings = {
             field.name: getattr(self.config, field.name)
             for field in fields(self.config)
-            if field.name not in (*_BY_CONTENT, *_OF_VIEWS, "views_per_image")
+            if field.name not in (*_BY_CONTENT, *_OF_INPUT, *_OF_VIEWS, "views_per_image")
         }
         return settings | {
             "data": {"fingerprint": self.listing.fingerprint, "images": len(self.listing)},
@@ -125,9 +127,8 @@ def resolve_recipe(config: TrainConfig) -> Recipe:
             weights=config.init,
             model=config.model,
             num_classes=num_classes,
-            **{name: getattr(config, name) for name in _OF_VIEWS},
+            **{name: getattr(config, name) for name in (*_OF_VIEWS, *_OF_INPUT)},
             tokens=config.tokens,
-            preprocess=config.preprocess,
         )
     )
     try:

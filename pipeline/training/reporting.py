@@ -103,10 +103,11 @@ def forecast(
     steps = config.epochs * recipe.order.steps
     done = 0 if state is None else int(state["learner"]["done"])
     network = recipe.defense.network
+    high, wide = recipe.defense.model_input.model_px
     yield f"images:        {len(recipe.train):,} to learn from, {len(recipe.held_out):,} held out"
     yield (
         f"network:       {network.name}, {network.num_classes} classes, "
-        f"tokens {recipe.defense.tokens}"
+        f"tokens {recipe.defense.tokens}, input {high}x{wide} px"
     )
     drawn = config.views_per_image
     yield f"views:         {views}: {len(views)} of an image, {drawn} of them a step"

@@ -6,12 +6,13 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
+from timm.models.vision_transformer import checkpoint_filter_fn
 
 from models.errors import WeightsError
 from pipeline.config import ConfigError
 from pipeline.training.learner import DivergedError, Learner, check_network, starting_network
 from tests.conftest import TINY
-from tests.pipeline.training.toy import CPU, batch, toy_recipe, write_init
+from tests.pipeline.training.toy import CLASSES, CPU, batch, toy_recipe, write_init
 
 
 def weights(network: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -52,11 +53,25 @@ def test_weights_of_another_network_are_refused(tmp_path):
         check_network(toy_recipe(tmp_path, model="test_vit2", init=recipe.config.init))
 
 
-def test_sizes_that_disagree_are_a_mistake_of_the_request(tmp_path):
-    """A network of 224 px, and preprocessing that gives 160."""
-    init = write_init(tmp_path / "o.safetensors", model="vit_tiny_patch16_224")
-    with pytest.raises(ConfigError, match=r"takes 224x224.*check --model and --preprocess"):
-        check_network(toy_recipe(tmp_path, init=str(init)))
+def test_tokens_that_do_not_tile_the_input_are_a_mistake_of_the_request(tmp_path):
+    with pytest.raises(ConfigError, match=r"takes 128x128.*gives 140x140.*--pixel-scale"):
+        check_network(toy_recipe(tmp_path, pixel_scale=7))
+
+
+def test_weights_of_another_size_begin_with_their_positions_resampled(tmp_path):
+    """Of 14 x 14 tokens to 10 x 10, as timm does, and nothing else changes."""
+    model = "vit_tiny_patch16_224"
+    init = write_init(tmp_path / "o.safetensors", model=model)
+    found = starting_network(toy_recipe(tmp_path, init=str(init))).state_dict()
+    network = timm.create_model(model, num_classes=CLASSES, img_size=160)
+    expected = checkpoint_filter_fn(load_file(init), network)
+    assert found["pos_embed"].shape == (1, 101, 192)
+    torch.testing.assert_close(found, dict(expected))
+
+
+def test_the_enlargement_is_part_of_a_training_s_identity_once(tmp_path):
+    ids = {toy_recipe(tmp_path, pixel_scale=scale).training_id for scale in (None, 8, 4)}
+    assert len(ids) == 2  # the weights' own is 8
 
 
 def test_views_are_spread_and_do_not_depend_on_how_the_batch_is_shared(tmp_path):

@@ -4,6 +4,9 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import cache
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from pipeline.cluster.executor import find_executor
 from pipeline.cluster.session import check_session
@@ -11,7 +14,12 @@ from pipeline.config import ClaimsConfig, OutputConfig, VotesConfig
 from pipeline.preflight.findings import Check, Finding, look_at
 from pipeline.preflight.stores import probe_output, reach_stores
 from pipeline.preflight.tracker import reach_tracker
-from pipeline.preflight.workers import check_budget, check_token, try_weights_on_worker
+from pipeline.preflight.workers import (
+    check_budget,
+    check_token,
+    try_bits_on_worker,
+    try_weights_on_worker,
+)
 from pipeline.runs.defense import Defense
 from pipeline.runs.numerics import Numerics, resolve_numerics
 from pipeline.runs.resolve import resolve_defense
@@ -23,14 +31,22 @@ def doctor(
     what: VotesConfig,
     claims: ClaimsConfig = ClaimsConfig(),
     output: OutputConfig = OutputConfig(),
+    bits: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
     """Check all that a run needs: stores, data, output, MLflow, token, cluster, weights.
+
+    Args:
+        what: Settings of the votes.
+        claims: Claims and their tracking.
+        output: Place of the results.
+        bits: Also look on a worker, at every slot of a microbatch and beside every kind of
+            neighbour, whether anything but what a view shows changes a bit of its logits.
 
     Returns:
         1 if a check fails.
     """
     found = []
-    for finding in _findings(what, claims, output):
+    for finding in _findings(what, claims, output, bits=bits):
         found.append(finding)
         if not output.json:
             print(finding, flush=True)
@@ -45,7 +61,9 @@ def doctor(
     return 1 if wrong else 0
 
 
-def _findings(what: VotesConfig, claims: ClaimsConfig, output: OutputConfig) -> Iterator[Finding]:
+def _findings(
+    what: VotesConfig, claims: ClaimsConfig, output: OutputConfig, *, bits: bool
+) -> Iterator[Finding]:
     executor = find_executor(verbose=output.verbose)
     stores = list(
         look_at([("stores", lambda: reach_stores([what.data, what.weights, output.out]))])
@@ -86,6 +104,8 @@ def _findings(what: VotesConfig, claims: ClaimsConfig, output: OutputConfig) -> 
             lambda: try_weights_on_worker(what, defense(), numerics(), executor),
         ),
     ]
+    if bits:
+        checks.append(("bits", lambda: try_bits_on_worker(what, defense(), numerics(), executor)))
     with stack:
         yield from look_at(checks)
 

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from pipeline.config import ConfigError, Device
 from pipeline.runs.numerics import Machine, probe_machine, require_one_gpu_model
+from pipeline.runs.waiting import say_stages
 from pipeline.storage.addresses import redact
 
 _In = TypeVar("_In")
@@ -101,6 +102,8 @@ def find_executor(*, verbose: bool) -> Executor:
             "port, mostly 6379; a dashboard's http:// address is for patchcert submit --address), "
             "or unset RAY_ADDRESS to compute on this machine"
         )
+    if verbose:
+        say_stages()
     return Executor(address=None if address == "local" else address, verbose=verbose)
 
 

@@ -43,7 +43,7 @@ class OutputConfig:
     Attributes:
         out: Folder of all results, local or s3://.
         json: Print one JSON document in place of tables and run_id=...
-        verbose: Show Ray's own log.
+        verbose: Show Ray's own log, and how long each stage took up to the first votes.
     """
 
     out: str = "out"

@@ -90,6 +90,31 @@ def try_weights_on_worker(
     Raises:
         JobError: It does not load there, or is not the same.
     """
+    node, _ = _on_worker(config, defense, numerics, executor, bits=False)
+    return (
+        f"{defense.network.name}, sha256 {defense.network.weights_sha256[:12]}..., loads on {node}"
+    )
+
+
+def try_bits_on_worker(
+    config: VotesConfig, defense: Defense, numerics: Numerics, executor: Executor
+) -> str:
+    """Look on a worker for a slot or a neighbour that changes a view's logits.
+
+    Raises:
+        JobError: There is one, or the network does not load.
+    """
+    node, passes = _on_worker(config, defense, numerics, executor, bits=True)
+    return (
+        f"equal at every slot of {numerics.microbatch}, beside NaN, infinity, noise and another "
+        f"image, at every token count: {passes:,} passes in {numerics.dtype} on "
+        f"{numerics.device_model}, {node}"
+    )
+
+
+def _on_worker(
+    config: VotesConfig, defense: Defense, numerics: Numerics, executor: Executor, *, bits: bool
+) -> tuple[str, int]:
     import ray  # noqa: PLC0415  (it takes a second to import)
     from ray.exceptions import RayError  # noqa: PLC0415
 
@@ -98,18 +123,22 @@ def try_weights_on_worker(
 
     with executor.join():
         needs = one_worker(numerics.device == "cuda", config.accelerator_type)
+        task = ray.remote(_load).options(**needs)
         try:
-            node = ray.get(ray.remote(_load).options(**needs).remote(defense, numerics))
+            found: tuple[str, int] = ray.get(task.remote(defense, numerics, bits=bits))
         except RayError as error:
             raise JobError(error_text(error)) from error
-    return (
-        f"{defense.network.name}, sha256 {defense.network.weights_sha256[:12]}..., loads on {node}"
-    )
+    return found
 
 
-def _load(defense: Defense, numerics: Numerics) -> str:
-    from pipeline.voting.vote import build_classifier, check_worker  # noqa: PLC0415  (timm)
+def _load(defense: Defense, numerics: Numerics, *, bits: bool) -> tuple[str, int]:
+    """Load the network here; the name of this node, and the passes of a look at the bits."""
+    from models.classifiers.bits import passes  # noqa: PLC0415  (torch)
+    from pipeline.voting.vote import build_classifier, check_bits, check_worker  # noqa: PLC0415
 
     check_worker(defense, numerics)
-    build_classifier(defense, numerics)
-    return platform.node()
+    classifier = build_classifier(defense, numerics)
+    if not bits:
+        return platform.node(), 0
+    check_bits(classifier, thorough=True)
+    return platform.node(), passes(classifier.classifier, classifier.microbatch)

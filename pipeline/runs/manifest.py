@@ -105,6 +105,8 @@ class Execution:
         error_images: Images without votes, once the run is finished.
         files: Files of imported votes.
         imported_by: Program that imported the votes.
+        bits_checked: True if every actor first looked whether a slot or a neighbour changes the
+            bits of a view's logits; None of an earlier version, and of imported votes.
         digests: True if the digest of its rows is in each unit's file; None of an earlier version.
     """
 
@@ -122,6 +124,7 @@ class Execution:
     error_images: ErrorImages | None = None
     files: Sequence[Mapping[str, Json]] | None = None
     imported_by: str | None = None
+    bits_checked: bool | None = None
     digests: bool | None = None
 
     def to_dict(self) -> dict[str, Json]:
@@ -317,6 +320,7 @@ def execution_of(config: VotesConfig, images: int) -> Execution:
         host=platform.node(),
         cpus=usable_cpus(),
         started=utc_now(),
+        bits_checked=True,
         digests=True,
     )
 

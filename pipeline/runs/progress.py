@@ -13,6 +13,8 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from pipeline.runs.waiting import stage_took
+
 _SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -60,6 +62,8 @@ class VotesProgress:
         if self._voting_since is None:
             # Starting actors and loading weights is no idling.
             self._voting_since = time.monotonic() - seconds
+            stage_took("starting actors", self._voting_since - self._start)
+            stage_took("the first unit's votes", seconds)
         self.done += images
         self.errors += errors
         self._busy += seconds

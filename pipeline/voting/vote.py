@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import torch
 from torch import nn
 
+from models.classifiers.bits import find_leak
 from models.classifiers.build import ClassSubset, base_classifier
 from models.classifiers.determinism import exact_products
 from models.classifiers.smoothed import SmoothedClassifier
@@ -44,7 +45,7 @@ class VoteOnUnit:
         # constructs in one and calls from another. Two pools are more threads than cores, which
         # then sleep where they wait for each other instead of spinning: a third of the time.
         self.thread = ThreadPoolExecutor(1)
-        self.classifier = self.thread.submit(build_classifier, defense, numerics).result()
+        self.classifier = self.thread.submit(_checked_classifier, defense, numerics).result()
         self.defense, self.schema = defense, schema
         self.asking = None
         if defense.voting.early_exit:
@@ -129,6 +130,28 @@ def check_worker(defense: Defense, numerics: Numerics) -> None:
                 "would not be this run's. Use equal nodes (of GPUs: --accelerator-type), or run "
                 "again with what is there"
             )
+
+
+def check_bits(classifier: SmoothedClassifier, *, thorough: bool = False) -> None:
+    """Look whether this worker computes what the certificate assumes of logits.
+
+    Raises:
+        WorkerError: A slot or a neighbour changes them; with the place and the remedy.
+    """
+    leak = find_leak(classifier, thorough=thorough)
+    if leak is not None:
+        raise WorkerError(
+            f"on worker {platform.node()} {leak}: a patch could reach views that do not show it, "
+            "so that nothing could be certified. Vote with --dtype float32, another --microbatch "
+            "or other versions of torch and its libraries; patchcert doctor --bits tells which "
+            "are sound"
+        )
+
+
+def _checked_classifier(defense: Defense, numerics: Numerics) -> SmoothedClassifier:
+    classifier = build_classifier(defense, numerics)
+    check_bits(classifier)
+    return classifier
 
 
 def _found_sha256(network: Network) -> str:

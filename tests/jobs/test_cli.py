@@ -353,7 +353,7 @@ def test_json_is_one_document(finished, shards, tiny_weights, capsys):
 def test_doctor_speaks_json(tiny_weights, tmp_path, capsys, monkeypatch):
     lost = Finding("data", False, "no such file")
     open_to_others = Finding("token", True, Caution("chmod 600 it"))
-    monkeypatch.setattr(jobs.doctor, "_findings", lambda *_: iter([lost, open_to_others]))
+    monkeypatch.setattr(jobs.doctor, "_findings", lambda *_, **__: iter([lost, open_to_others]))
     given = ["doctor", "--data", "absent", "--weights", str(tiny_weights)]
     assert main([*given, "--json"]) == 1
     assert json.loads(capsys.readouterr().out) == {

@@ -1,6 +1,8 @@
 """`patchcert train` as a user calls it; then `patchcert run` on what it wrote."""
 
 import json
+import subprocess
+import sys
 
 import mlflow
 import pytest
@@ -25,6 +27,23 @@ def trained(tmp_path_factory):
     arguments += ["--no-ray", "--out", str(folder / "out")]
     assert main(arguments) == 0
     return folder, arguments
+
+
+def test_training_without_ray_and_the_bench_need_little_beside_torch(tmp_path):
+    """What examples/bare_gpu.py leaves at home must not be imported on the way."""
+    config = toy_config(tmp_path)
+    arguments = ["train", "--data", config.data, "--init", config.init, *ARGUMENTS[2:]]
+    arguments += ["--no-ray", "--mlflow", "none", "--epochs", "1", "--out", str(tmp_path / "out")]
+    # Not pandas: pyarrow looks for it, and does without.
+    absent = ["ray", "mlflow", "boto3", "s3fs", "duckdb", "scipy", "matplotlib", "sqlalchemy"]
+    code = (
+        f"import sys\nsys.modules |= dict.fromkeys({absent})\n"
+        "import pipeline.bench.engine, pipeline.bench.end_to_end, jobs.bench\n"
+        f"from jobs.cli import main\nsys.exit(main({arguments!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out/weights.safetensors").exists()
 
 
 @pytest.mark.usefixtures("ray_session")

@@ -1,6 +1,7 @@
 """A listing whose files are opened in tasks is the listing of the driver's threads."""
 
 import os
+import pickle
 import random
 
 import pyarrow as pa
@@ -41,9 +42,10 @@ class Tasks:
         self.calls, self.reverse = [], reverse
 
     def __call__(self, task, items):
-        items = list(items)
+        # As on the way to another machine and back.
+        task, items = pickle.loads(pickle.dumps((task, list(items))))
         self.calls += [file.path for _, batch in items for file in batch]
-        results = [task(item) for item in items]
+        results = pickle.loads(pickle.dumps([task(item) for item in items]))
         random.Random(0).shuffle(results)
         if self.reverse:
             results.sort(reverse=True, key=lambda result: result[0])

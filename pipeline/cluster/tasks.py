@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import ray
+from ray import cloudpickle
 from ray.data import DataContext
 
 from pipeline.cluster.connect import ray_cluster
@@ -59,9 +60,12 @@ def map_on_ray(
         JobError: The function failed.
     """
     with ray_cluster(address, verbose=verbose), data_context(_TASK_SECONDS, verbose=verbose):
-        rows = list(items)
-        dataset = ray.data.range(len(rows), override_num_blocks=len(rows)).map(
-            lambda row: {"result": task(rows[row["id"]])}, num_cpus=1
+        # As bytes, which Ray does not take for columns; and beside the function, which it copies
+        # to every worker.
+        rows = [{"item": cloudpickle.dumps(item)} for item in items]
+        dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+            lambda row: {"result": cloudpickle.dumps(task(cloudpickle.loads(row["item"])))},
+            num_cpus=1,
         )
         stalled = (
             f"no task came to an end for {_TASK_SECONDS / 60:g} minutes: a worker hangs, or the "
@@ -69,4 +73,4 @@ def map_on_ray(
         )
         with in_words(stalled):
             for row in dataset.iter_rows():
-                yield row["result"]
+                yield cloudpickle.loads(row["result"])

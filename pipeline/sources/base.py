@@ -8,10 +8,8 @@ from typing import Any, Literal, NamedTuple, NoReturn, Protocol
 import pyarrow as pa
 
 from models.errors import RequestError
-from pipeline import storage
 from pipeline.config.votes import Numbering
-from pipeline.sources.stored_files import StoredFile, list_directory, stat
-from pipeline.storage.parallel import in_threads
+from pipeline.sources.stored_files import StoredFile, find, list_directory
 
 Kind = Literal["webdataset", "parquet", "folder"]
 
@@ -100,7 +98,7 @@ class Location:
     def files(self, *suffixes: str, recursive: bool = False) -> "FoundFiles":
         """The files of a pattern, or those with one of ``suffixes`` in the directory."""
         if not self.is_directory:
-            return FoundFiles(in_threads(stat, storage.expand(self.data)))
+            return FoundFiles(find(self.data))
         files = list_directory(self.data, recursive=recursive)
         taken = [file.path.lower().endswith(suffixes) for file in files]
         return FoundFiles(

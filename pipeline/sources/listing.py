@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -27,8 +29,8 @@ from pipeline.sources.ground_truth import with_labels, without_labels
 from pipeline.sources.listing_cache import CachedFile, ListingCache
 from pipeline.sources.parquet import LABEL_COLUMNS
 from pipeline.sources.reading import SOURCES
-from pipeline.sources.stored_files import StoredFile, digest_of, hash64, list_directory
-from pipeline.storage.parallel import in_threads
+from pipeline.sources.stored_files import StoredFile, digest_of, hash64, list_directory, stat
+from pipeline.storage.parallel import Spread, in_threads_or_tasks
 from pipeline.storage.patterns import PathError, expand_braces, natural_key
 
 _LAYOUTS = (
@@ -37,6 +39,9 @@ _LAYOUTS = (
 )
 _READ = f"read as .{', .'.join(IMAGE_SUFFIXES)}"
 _MOST_SUFFIXES = 8
+
+# Ids of so many images are Python's strings at once.
+_IDS_AT_ONCE = 2**16
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,7 @@ def list_images(
     cache: ListingCache | None = None,
     *,
     labelled: bool = True,
+    spread: Spread | None = None,
 ) -> Listing:
     """List every image of ``data``, a path, directory or pattern, local or on S3.
 
@@ -106,6 +112,8 @@ def list_images(
         num_classes: Classes of the model, which labels must fit; None if unknown.
         cache: Contents of files that earlier jobs listed and that have not changed; added to.
         labelled: False leaves the labels out, where only the images are needed.
+        spread: Opens, in tasks, what this process's threads would take long for; None has them
+            open all. The listing is the same.
 
     Raises:
         SourceError: There is no image, a file is damaged, an id is doubled, a label is no class of
@@ -119,12 +127,16 @@ def list_images(
         _require_utf8(files)
         root = storage.full_path(data) if location.is_directory else _common_root(files)
         cache = cache or ListingCache()
-
-        def open_file(file: StoredFile) -> CachedFile:
-            known = cache.known.get(file)
-            return known or CachedFile(digest_of(file), *source.list_file(file, options))
-
-        contents = in_threads(open_file, files)
+        new = [file for file in files if file not in cache.known]
+        opened = in_threads_or_tasks(
+            partial(_open, kind, options),
+            partial(_try_to_open, kind, options),
+            new,
+            [file.size for file in new],
+            spread,
+        )
+        found = dict(zip(new, opened, strict=True))
+        contents = [found.get(file) or cache.known[file] for file in files]
         cache.found.update(zip(files, contents, strict=True))
         tables = [one.images for one in contents]
         table = source.list_images(root, files, tables, options)
@@ -155,6 +167,23 @@ def list_images(
             + f", by {_labels_from(options, kind, notes, num_classes)}",
             hint=_hint(options, kind, notes),
         )
+
+
+def _open(kind: Kind, options: SourceOptions, file: StoredFile) -> CachedFile:
+    return CachedFile(digest_of(file), *SOURCES[kind].list_file(file, options))
+
+
+def _try_to_open(kind: Kind, options: SourceOptions, file: StoredFile) -> CachedFile | None:
+    """Open a file in a task; None for one that the driver shall open itself.
+
+    That is one that fails, since errors are the driver's to say, and a local one that is not the
+    driver's: a node may have a copy of its own, or none.
+    """
+    try:
+        same = file.path.startswith(storage.S3) or stat(file.path) == file
+        return _open(kind, options, file) if same else None
+    except (SourceError, *storage.failures()):
+        return None
 
 
 def _labels_from(
@@ -303,6 +332,16 @@ def _common_root(files: list[StoredFile]) -> str:
 
 
 def _check_unique(table: pa.Table) -> None:
+    # Different hashes are of different ids. A table of all ids, which Arrow would make, is as large
+    # as the listing.
+    parts = [
+        np.fromiter(map(hash, batch.column(0).to_pylist()), np.int64, batch.num_rows)
+        for batch in table.select(["image_id"]).to_batches(max_chunksize=_IDS_AT_ONCE)
+    ]
+    hashes = np.concatenate(parts)
+    hashes.sort()
+    if (hashes[1:] != hashes[:-1]).all():
+        return
     counts = pc.value_counts(table.column("image_id"))
     doubled = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
     if len(doubled) == 0:

@@ -104,8 +104,8 @@ def _read_group(
 
 
 @contextmanager
-def _open(path: str) -> Iterator[pq.ParquetFile]:
-    with storage.open_read(path) as stream:
+def _open(path: str, size: int | None = None) -> Iterator[pq.ParquetFile]:
+    with storage.open_read(path, size) as stream:
         try:
             # The pages are not read ahead: one row group of images may be gigabytes.
             yield pq.ParquetFile(stream, pre_buffer=False)
@@ -127,7 +127,7 @@ def _open(path: str) -> Iterator[pq.ParquetFile]:
 
 def _list_file(file: StoredFile, options: SourceOptions) -> tuple[pa.Table, FileNotes]:
     stem = posixpath.basename(file.path)[: -len(".parquet")]
-    with _open(file.path) as parquet:
+    with _open(file.path, file.size) as parquet:
         schema = parquet.schema_arrow
         image, _ = _image_column(schema, file.path, options.image_column)
         column = _label_column(schema, file.path, options.label_column)

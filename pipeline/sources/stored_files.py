@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.storage.files import S3, filesystem, full_path, open_read
+from pipeline.storage.files import S3, filesystem, full_path, look_up, open_read
+from pipeline.storage.parallel import in_threads
 from pipeline.storage.patterns import PathError, natural_key
 
 
@@ -55,8 +56,25 @@ def stat(path: str) -> StoredFile:
     fs, inner = filesystem(path)
     if not path.startswith(S3):
         return _local(inner)
-    info = fs.info(inner)
-    return StoredFile(full_path(path), int(info["size"]), _etag(info))
+    return _of_entry(path, fs.info(inner))
+
+
+def find(pattern: str) -> list[StoredFile]:
+    """The files that a pattern names, in natural order; on S3 each is asked for at most once.
+
+    Raises:
+        PathError: An alternative of the braces, or a glob, names nothing, or a broken link.
+    """
+
+    def described(found: tuple[str, dict[str, Any] | None]) -> StoredFile:
+        path, entry = found
+        return stat(path) if entry is None else _of_entry(path, entry)
+
+    return in_threads(described, list(look_up(pattern).items()))
+
+
+def _of_entry(path: str, entry: dict[str, Any]) -> StoredFile:
+    return StoredFile(full_path(path), int(entry["size"]), _etag(entry))
 
 
 def mistaken(head: bytes) -> str | None:
@@ -99,7 +117,7 @@ def list_directory(path: str, *, recursive: bool = False) -> list[StoredFile]:
     else:
         entries = fs.find(root, detail=True).values() if recursive else fs.ls(root, detail=True)
         files = [
-            StoredFile(S3 + entry["name"], int(entry["size"]), _etag(entry))
+            _of_entry(S3 + entry["name"], entry)
             for entry in entries
             if entry["type"] == "file"
             and not any(p.startswith(".") for p in entry["name"][len(root) :].split("/"))

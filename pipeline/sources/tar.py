@@ -131,7 +131,7 @@ def _list_shard(file: StoredFile) -> tuple[pa.Table, FileNotes]:
     stem = posixpath.basename(file.path)[: -len(".tar")]
     samples: dict[str, _Sample] = {}
     others: Counter[str] = Counter()
-    with storage.open_read(file.path) as stream:
+    with storage.open_read(file.path, file.size) as stream:
         for member in _scan(stream, file):
             if not _add(samples, member, stream, file):
                 others[posixpath.splitext(member.name)[1].lower()] += 1
@@ -218,6 +218,7 @@ def _scan(stream: Any, file: StoredFile) -> Iterator[_Member]:
                 is_plain = entry.isreg() and not entry.issparse()
                 yield _Member(name, entry.offset_data, entry.size, is_plain)
             position = archive.offset
+            archive.members.clear()  # it keeps every header, of millions too
     except SourceError:  # the caller's, while it handled a member
         raise
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:

@@ -74,6 +74,11 @@ def expand(pattern: str) -> list[str]:
         PathError: An alternative of the braces, or a glob, names nothing.
         OSError: A folder that a glob looks into cannot be read.
     """
+    return list(look_up(pattern))
+
+
+def look_up(pattern: str) -> dict[str, dict[str, Any] | None]:
+    """The files of :func:`expand`, with the answer that S3 gave for each; None for local files."""
     alternatives = expand_braces(pattern)
     found = in_threads(_matches, alternatives)
     missing = [name for name, paths in zip(alternatives, found, strict=True) if not paths]
@@ -83,19 +88,25 @@ def expand(pattern: str) -> list[str]:
             f"{pattern!r} names files that do not exist ({len(missing)} of {len(alternatives)}): "
             f"{names}; correct the path or restore the files"
         )
-    return sorted({path for paths in found for path in paths}, key=natural_key)
+    entries = {path: entry for paths in found for path, entry in paths.items()}
+    return {path: entries[path] for path in sorted(entries, key=natural_key)}
 
 
-def _matches(path: str) -> list[str]:
+def _matches(path: str) -> dict[str, dict[str, Any] | None]:
     fs, inner = filesystem(path)
+    on_s3 = path.startswith(S3)
     # A name that exists as written is meant as written, even one with brackets in it.
-    if fs.exists(inner):
-        return [full_path(path)]
+    if on_s3:
+        with contextlib.suppress(FileNotFoundError):
+            return {full_path(path): fs.info(inner)}
+    elif fs.exists(inner):
+        return {full_path(path): None}
     if not glob.has_magic(inner):
-        return []
-    if not path.startswith(S3):
-        return local_matches(inner)
-    return [S3 + match for match in fs.glob(inner) if hidden(match) == hidden(inner)]
+        return {}
+    if not on_s3:
+        return dict.fromkeys(local_matches(inner))
+    matches = fs.glob(inner, detail=True).items()
+    return {S3 + match: entry for match, entry in matches if hidden(match) == hidden(inner)}
 
 
 def join(base: str, *parts: str) -> str:
@@ -154,10 +165,19 @@ def remove(path: str) -> None:
         fs.rm_file(inner)
 
 
-def open_read(path: str) -> Any:
-    """A seekable binary file for a scan from front to back; close it."""
+def open_read(path: str, size: int | None = None) -> Any:
+    """A seekable binary file for a scan from front to back; close it.
+
+    Args:
+        path: The file.
+        size: Its bytes, where they are known: S3 is asked for them otherwise.
+    """
     fs, inner = filesystem(path)
-    return fs.open(inner, "rb", block_size=_READ_AHEAD, cache_type="readahead")
+    if size is None or not path.startswith(S3):
+        return fs.open(inner, "rb", block_size=_READ_AHEAD, cache_type="readahead")
+    stream = fs.open(inner, "rb", block_size=_READ_AHEAD, cache_type="readahead", size=size)
+    stream.details = {"name": inner, "size": size}  # which its first read would ask for
+    return stream
 
 
 def read_bytes(path: str, start: int | None = None, end: int | None = None) -> bytes:

@@ -114,9 +114,13 @@ def plan_votes(
         )
     options = source_options(config, defense)
     with waiting("listing images"):
-        listing = list_images(config.data, options, defense.network.num_classes, memory).head(
-            config.limit
-        )
+        listing = list_images(
+            config.data,
+            options,
+            defense.network.num_classes,
+            memory,
+            spread=None if executor.in_process else executor.map,
+        ).head(config.limit)
     machine = executor.probe(config.device, config.accelerator_type)
     numerics = resolve_numerics(config, machine, defense.views)
     wanted = new_manifest(config, defense, numerics, listing)

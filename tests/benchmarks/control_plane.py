@@ -1,6 +1,7 @@
 """Cost of a votes job without pixels and network, at several numbers of images; printed as JSON.
 
-``make bench-control-plane``, or ``python -m tests.benchmarks.control_plane IMAGES ...``.
+``make bench-control-plane``, or ``python -m tests.benchmarks.control_plane IMAGES ...``; and with
+``listing`` in place of the numbers, the cost of listing in tasks of one and of two workers.
 Listing, planning, Ray, reading, committing, counting and resuming are the job's own code; images
 are read and not decoded, and votes are made up from their ids. Each job is a process of its own, so
 that its peak memory is its own.
@@ -28,14 +29,17 @@ from models.classifiers.smoothed import BatchVotes
 from models.preprocess import PRESETS
 from models.views.ablations import Ablation
 from pipeline.bench.hardware import hardware
-from pipeline.cluster.executor import Executor
+from pipeline.cluster.executor import LOCAL, Executor
 from pipeline.config import OutputConfig, VotesConfig
 from pipeline.runs.defense import Defense, Network
 from pipeline.runs.lease import hold_lease
 from pipeline.runs.rows import votes_table
 from pipeline.runs.store import VotesStore
 from pipeline.sources.base import SourceOptions
+from pipeline.sources.listing import Listing, list_images
 from pipeline.sources.reading import read_bytes_of
+from pipeline.storage import parallel
+from pipeline.storage.parallel import Spread
 from pipeline.voting.commit import addressed
 from pipeline.voting.decode import DECODED
 from pipeline.voting.isolation import Handler
@@ -48,6 +52,9 @@ _CLASSES, _SIZE, _PX = 1000, 19, 224
 _PER_SHARD = 1000
 # A listing of files that have just changed is not remembered.
 _SETTLE_SECONDS = 3.0
+_LISTED_SHARDS, _REPEATS = (20, 100), 3
+# The driver lists the first shard and hands over all others.
+_TASKS_AT_ONCE = {"_THREADS": 1, "_TRIAL_SECONDS": 0.0, "_LEFT_SECONDS": 0.0}
 _ENCODED = b"no picture" * 40
 _OUT, _DATA, _MEMORY = "out", "data", "actors"
 
@@ -163,8 +170,49 @@ def peak_mib() -> float:
     return int(line.split()[1]) / 1024
 
 
+def measure_listing(folder: Path, shards: int, per_shard: int) -> dict[str, Any]:
+    """Seconds to list tars: by this process's threads, and by tasks of one and of two workers.
+
+    Tasks list all shards but the first. Workers have listed before, as those have that list many.
+    Each figure is the least of three, since other work disturbs them, taken in turn.
+    """
+    import ray
+
+    _write_shards(folder / _DATA, shards, per_shard)
+    seconds: dict[str, list[float]] = {}
+
+    def measure(name: str, spread: Spread | None) -> Listing:
+        start = time.monotonic()
+        listing = list_images(str(folder / _DATA), SourceOptions(), None, spread=spread)
+        seconds.setdefault(name, []).append(time.monotonic() - start)
+        return listing
+
+    defaults = {name: getattr(parallel, name) for name in _TASKS_AT_ONCE}
+    with LOCAL.join() as available:
+        expected = measure("driver", None)
+        for turn in range(1 + _REPEATS):
+            if turn == 1:
+                seconds.clear()
+            measure("driver", None)
+            vars(parallel).update(_TASKS_AT_ONCE)
+            for workers in (1, 2):
+                # What the job reserves besides is not there for tasks.
+                idle = ray.remote(_Idle).options(num_cpus=available["CPU"] - workers).remote()
+                ray.get(idle.__ray_ready__.remote())
+                listing = measure(f"{workers} workers", LOCAL.map)
+                ray.kill(idle)
+                assert listing == expected, "tasks list what threads list"
+            vars(parallel).update(defaults)
+    best = {name: min(several) for name, several in seconds.items()}
+    return {"shards": shards, "images": shards * per_shard, "seconds": best}
+
+
+class _Idle:
+    """Holds CPUs of the cluster."""
+
+
 def _write_shards(folder: Path, shards: int, per_shard: int) -> None:
-    folder.mkdir()
+    folder.mkdir(parents=True)
     first = folder / "shard-00000.tar"
     with tarfile.open(first, "w", format=tarfile.USTAR_FORMAT) as tar:
         for number in range(per_shard):
@@ -239,7 +287,15 @@ def print_job() -> None:
 
 
 def main() -> None:
-    """Measure jobs of as many images as the arguments say."""
+    """Measure jobs of as many images as the arguments say, or listing alone."""
+    if sys.argv[1:] == ["listing"]:
+        with tempfile.TemporaryDirectory() as folder:
+            found = [
+                measure_listing(Path(folder, str(shards)), shards, _PER_SHARD)
+                for shards in _LISTED_SHARDS
+            ]
+        print(json.dumps({"listing": found, "hardware": hardware()}, indent=2))
+        return
     jobs = []
     for images in map(int, sys.argv[1:] or ("1000", "10000", "100000")):
         with tempfile.TemporaryDirectory() as folder:

@@ -1,10 +1,12 @@
 import errno
 import os
+import threading
 
 import pytest
 
 from pipeline import storage
 from pipeline.storage import patterns
+from pipeline.storage.parallel import in_threads
 from pipeline.storage.patterns import PathError, expand_braces, natural_key
 
 
@@ -191,3 +193,18 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch
     monkeypatch.undo()
     assert os.listdir(tmp_path) == ["file"]
     assert storage.read_bytes(path) == b"old"
+
+
+def test_threads_begin_no_more_once_it_is_enough():
+    gate = threading.Event()
+
+    def wait(item):
+        assert item == 0 or gate.wait(60)
+        return -item
+
+    found = in_threads(wait, range(10_000), lambda begun: gate.set() or begun > 0)
+    assert 1 <= len(found) < 10_000
+    assert found == [-item for item in range(len(found))]
+    assert in_threads(wait, range(40), lambda begun: begun > 40) == [-item for item in range(40)]
+    with pytest.raises(ZeroDivisionError):
+        in_threads(lambda item: 1 // (item - 3), range(10), lambda begun: False)

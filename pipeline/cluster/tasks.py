@@ -62,10 +62,9 @@ def map_on_ray(
     with ray_cluster(address, verbose=verbose), data_context(_TASK_SECONDS, verbose=verbose):
         # As bytes, which Ray does not take for columns; and beside the function, which it copies
         # to every worker.
-        rows = [{"item": cloudpickle.dumps(item)} for item in items]
+        rows = [{"item": _packed(item)} for item in items]
         dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-            lambda row: {"result": cloudpickle.dumps(task(cloudpickle.loads(row["item"])))},
-            num_cpus=1,
+            lambda row: {"result": _packed(task(cloudpickle.loads(row["item"])))}, num_cpus=1
         )
         stalled = (
             f"no task came to an end for {_TASK_SECONDS / 60:g} minutes: a worker hangs, or the "
@@ -74,3 +73,8 @@ def map_on_ray(
         with in_words(stalled):
             for row in dataset.iter_rows():
                 yield cloudpickle.loads(row["result"])
+
+
+def _packed(value: object) -> bytes:
+    packed: bytes = cloudpickle.dumps(value)  # type: ignore[no-untyped-call]
+    return packed

@@ -125,13 +125,13 @@ def _on_worker(
         needs = one_worker(numerics.device == "cuda", config.accelerator_type)
         task = ray.remote(_load).options(**needs)
         try:
-            found: tuple[str, int] = ray.get(task.remote(defense, numerics, bits=bits))
+            found: tuple[str, int] = ray.get(task.remote(defense, numerics, bits))
         except RayError as error:
             raise JobError(error_text(error)) from error
     return found
 
 
-def _load(defense: Defense, numerics: Numerics, *, bits: bool) -> tuple[str, int]:
+def _load(defense: Defense, numerics: Numerics, bits: bool) -> tuple[str, int]:
     """Load the network here; the name of this node, and the passes of a look at the bits."""
     from models.classifiers.bits import passes  # noqa: PLC0415  (torch)
     from pipeline.voting.vote import build_classifier, check_bits, check_worker  # noqa: PLC0415

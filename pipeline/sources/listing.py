@@ -182,7 +182,9 @@ def _try_to_open(kind: Kind, options: SourceOptions, file: StoredFile) -> Cached
     try:
         same = file.path.startswith(storage.S3) or stat(file.path) == file
         return _open(kind, options, file) if same else None
-    except (SourceError, *storage.failures()):
+    except SourceError:
+        return None
+    except storage.failures():
         return None
 
 

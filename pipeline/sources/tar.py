@@ -218,7 +218,8 @@ def _scan(stream: Any, file: StoredFile) -> Iterator[_Member]:
                 is_plain = entry.isreg() and not entry.issparse()
                 yield _Member(name, entry.offset_data, entry.size, is_plain)
             position = archive.offset
-            archive.members.clear()  # it keeps every header, of millions too
+            headers: Any = archive  # its stubs lack the attribute
+            headers.members.clear()  # it keeps every header, of millions too
     except SourceError:  # the caller's, while it handled a member
         raise
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:

@@ -3,8 +3,8 @@
 import math
 
 import torch
-from timm.layers import resample_abs_pos_embed
 from timm.layers.patch_dropout import PatchDropout
+from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
@@ -63,7 +63,10 @@ def _on_grid(positions: Tensor, network: Droppable) -> Tensor:
     if side**2 != positions.shape[1] - prefix:
         return positions  # of a grid that is not square nothing is known
     grid = list(network.patch_embed.grid_size)
-    return resample_abs_pos_embed(positions, grid, [side, side], num_prefix_tokens=prefix)
+    resampled: Tensor = resample_abs_pos_embed(
+        positions, grid, [side, side], num_prefix_tokens=prefix
+    )
+    return resampled
 
 
 def prefer_plain_attention(network: nn.Module) -> None:

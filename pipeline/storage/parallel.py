@@ -1,5 +1,6 @@
 """Reads and requests in parallel threads, or in tasks of a cluster."""
 
+import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -51,7 +52,10 @@ def in_threads(
                 break
     finally:
         pool.shutdown(cancel_futures=True)
-    return [future.result() for future in futures if not future.cancelled()]
+    # A thread may take an item while those before it are cancelled: only what precedes the first
+    # cancelled one is without a gap.
+    finished = itertools.takewhile(lambda future: not future.cancelled(), futures)
+    return [future.result() for future in finished]
 
 
 def in_threads_or_tasks(

@@ -88,6 +88,7 @@ class FixedConfig:
     resize: Advanced[str | None] = None
     crop: Advanced[str | None] = None
     interpolation: Advanced[Interpolation | None] = None
+    pixel_scale: Advanced[int | None] = None
     mean: Advanced[tuple[float, float, float] | None] = None
     std: Advanced[tuple[float, float, float] | None] = None
     scaled_decode: Advanced[bool] = False

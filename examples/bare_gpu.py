@@ -70,7 +70,7 @@ KEPT = {"capture_output": True}
 
 
 class Refusal(Exception):  # noqa: N818  (not every refusal is an error)
-    """What keeps a command from being carried out, in words, with a remedy."""
+    """Reason, in words and with a remedy, that a command cannot be carried out."""
 
 
 def pack(out: Path, files: list[Path], *, wheels: Path, mib: int, python: str) -> None:
@@ -155,7 +155,7 @@ def unpack(bundle: Path, to: Path) -> None:
 
 
 def machine(work: Path) -> dict[str, Any]:
-    """What there is to compute with, as far as the code in ``work`` can use it."""
+    """Find what the code in ``work`` can compute with."""
     done = run([sys.executable, "-c", _MACHINE], cwd=work, env=surroundings(work), **KEPT)
     if done.returncode:
         raise Refusal(
@@ -209,7 +209,7 @@ def run(command: list[str], **options: Any) -> "subprocess.CompletedProcess[str]
 
 
 def git(*arguments: str) -> str:
-    """What git prints of the repository."""
+    """Run git on the repository; the text that it prints."""
     done = run(["git", "-C", str(REPOSITORY), *arguments], **KEPT)
     if done.returncode:
         raise Refusal(f"pack needs a git checkout of the repository: {done.stderr.strip()}")

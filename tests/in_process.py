@@ -43,3 +43,9 @@ def stages_here(patch) -> Stages:
     patch.setattr(pipeline.cluster.connect, "ray_cluster", no_cluster)
     patch.setattr(pipeline.voting.dataset, "run_units", stages)
     return stages
+
+
+def votes_command(shards, weights, out) -> list[str]:
+    """Arguments of a small votes job, which takes images that cannot be decoded too."""
+    places = ["--data", f"{shards}/*.tar", "--weights", str(weights), "--out", str(out)]
+    return ["votes", *places, "--microbatch=16", "--threads=1", "--max-error-rate=1"]

@@ -1,4 +1,4 @@
-"""What is packed for a machine without network is what arrives there, or is refused by name."""
+"""Files packed for a machine without network arrive there as they were, or are refused by name."""
 
 import importlib.util
 import json

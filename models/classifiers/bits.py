@@ -37,15 +37,15 @@ def find_leak(smoothed: SmoothedClassifier, *, thorough: bool) -> str | None:
     classifier, size = smoothed.classifier, smoothed.microbatch
     tokens = _tokens(smoothed)
     groups = sorted(classifier.groups(), key=lambda group: -len(group[1]))
-    digits = max(1, math.ceil(math.log2(size)))
+    digits = _digits(size) if thorough else 1
     kinds = _NEIGHBOURS if thorough else _NEIGHBOURS[:1]
     slot_s = torch.arange(size, device=smoothed.device)
     for count, views in groups if thorough else groups[:1]:
         view_g = torch.from_numpy(views).to(smoothed.device)
         expected: Tensor | None = None
-        for kind in range(len(kinds)):
-            for quiet_s in _halves(slot_s, digits if thorough else 1):
-                image_s = torch.where(quiet_s, 0, 1 + kind)
+        for number, kind in enumerate(kinds, start=1):
+            for quiet_s in _halves(slot_s, digits):
+                image_s = torch.where(quiet_s, 0, number)
                 view_s = torch.where(quiet_s, view_g[0], view_g[slot_s % len(view_g)])
                 logits = classifier(tokens, image_s, view_s)[quiet_s]
                 expected = logits[:1] if expected is None else expected
@@ -54,15 +54,19 @@ def find_leak(smoothed: SmoothedClassifier, *, thorough: bool) -> str | None:
                     slot = int(slot_s[quiet_s][~same][0])
                     return (
                         f"the logits of a view differ at slot {slot} of {size}, beside "
-                        f"{kinds[kind]}, in sequences of {count} tokens"
+                        f"{kind}, in sequences of {count} tokens"
                     )
     return None
 
 
 def passes(classifier: BaseClassifier, microbatch: int) -> int:
     """Count the passes of a thorough look."""
-    digits = max(1, math.ceil(math.log2(microbatch)))
-    return len(list(classifier.groups())) * len(_NEIGHBOURS) * 2 * digits
+    return len(list(classifier.groups())) * len(_NEIGHBOURS) * 2 * _digits(microbatch)
+
+
+def _digits(microbatch: int) -> int:
+    """Count the binary digits of a microbatch's slot numbers."""
+    return max(1, (microbatch - 1).bit_length())
 
 
 def _halves(slot_s: Tensor, digits: int) -> Iterator[Tensor]:

@@ -64,7 +64,7 @@ def _own(part: nn.Module) -> dict[str, Any]:
 
 
 def _code(part: nn.Module) -> Iterator[Any]:
-    """What the classes of a module define outside the libraries: methods and values."""
+    """Yield the methods and values that a module's classes define outside the libraries."""
     for kind in type(part).__mro__:
         if kind.__module__.split(".")[0] in _LIBRARIES:
             continue

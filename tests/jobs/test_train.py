@@ -30,7 +30,7 @@ def trained(tmp_path_factory):
 
 
 def test_training_without_ray_and_the_bench_need_little_beside_torch(tmp_path):
-    """What examples/bare_gpu.py leaves at home must not be imported on the way."""
+    """Packages that examples/bare_gpu.py leaves at home must not be imported on the way."""
     config = toy_config(tmp_path)
     arguments = ["train", "--data", config.data, "--init", config.init, *ARGUMENTS[2:]]
     arguments += ["--no-ray", "--mlflow", "none", "--epochs", "1", "--out", str(tmp_path / "out")]

@@ -76,7 +76,7 @@ def test_a_neighbour_that_leaks_is_named(sound):
 
 
 def test_every_pair_of_slots_is_looked_at(sound):
-    """Whichever slot leaks into whichever other."""
+    """Any slot may leak into any other."""
     for slot in range(MICROBATCH):
         for other in set(range(MICROBATCH)) - {slot}:
             flat = Flat(sound, beside(slot, other, nan))

@@ -17,7 +17,7 @@ from pipeline.runs import weight_files
 from pipeline.runs.cpus import cpu_quotas, usable_cpus
 from pipeline.sources.stored_files import StoredFile
 from tests.conftest import REPOSITORY
-from tests.in_process import stages_here
+from tests.in_process import stages_here, votes_command
 
 FOLDERS = ("RAY_TMPDIR", "TMPDIR")
 
@@ -30,11 +30,6 @@ def nothing_set(monkeypatch, tmp_path):
         monkeypatch.delenv(name)
 
 
-def _votes(shards, weights, out):
-    places = ["--data", f"{shards}/*.tar", "--weights", str(weights), "--out", str(out)]
-    return ["votes", *places, "--microbatch=16", "--threads=1", "--max-error-rate=1"]
-
-
 def test_a_long_folder_is_refused_before_weights_are_loaded_and_the_remedy_works(
     shards, tiny_weights, tmp_path, monkeypatch, capsys
 ):
@@ -44,14 +39,14 @@ def test_a_long_folder_is_refused_before_weights_are_loaded_and_the_remedy_works
     monkeypatch.setattr(
         pipeline.voting.vote, "build_classifier", lambda *given: loaded.append(1) or build(*given)
     )
-    assert main(_votes(shards, tiny_weights, tmp_path)) == 1
+    assert main(votes_command(shards, tiny_weights, tmp_path)) == 1
     said = capsys.readouterr().err
     assert "has 115" in said
     assert not loaded
     name, _, value = said.strip().rpartition(" ")[2].partition("=")
     assert name == "RAY_TMPDIR"
     monkeypatch.setenv(name, value)
-    assert main(_votes(shards, tiny_weights, tmp_path)) == 0
+    assert main(votes_command(shards, tiny_weights, tmp_path)) == 0
     assert loaded
 
 
@@ -177,7 +172,7 @@ def test_a_home_that_cannot_hold_weights_is_named_with_the_remedy(name, tmp_path
 def test_a_local_run_writes_nothing_into_the_home_folder(shards, tiny_weights, tmp_path):
     """As with the root folder for a home, and a user that may not write there."""
     environment = {**os.environ, "HOME": "/dev/null/home"}
-    command = [sys.executable, "-m", "jobs", *_votes(shards, tiny_weights, tmp_path / "out")]
+    command = [sys.executable, "-m", "jobs", *votes_command(shards, tiny_weights, tmp_path / "out")]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, cwd=REPOSITORY, env=environment
     )

@@ -112,7 +112,7 @@ def test_errors_are_the_drivers_and_the_same(many, damage, hand_over, refusal):
 
 
 def test_a_node_that_has_other_files_or_none_lists_none(many, hand_over, monkeypatch):
-    """Whose digest is a run's must not depend on the node that took a task."""
+    """The files whose digests make a run must not depend on the node that took a task."""
     expected = list_images(str(many), NO, 10)
     opened, here = [], []
     real = listing._open

@@ -6,7 +6,7 @@ from jobs.cli import main
 from models.classifiers.drop import TokenDropViT
 from pipeline.analysis import open_run
 from pipeline.voting.vote import WorkerError
-from tests.in_process import stages_here
+from tests.in_process import stages_here, votes_command
 
 
 @pytest.fixture
@@ -22,19 +22,14 @@ def leaking(monkeypatch):
     monkeypatch.setattr(TokenDropViT, "forward", forward)
 
 
-def votes(shards, weights, out):
-    places = ["--data", f"{shards}/*.tar", "--weights", str(weights), "--out", str(out)]
-    return ["votes", *places, "--microbatch=16", "--threads=1", "--max-error-rate=1"]
-
-
 def test_no_vote_is_cast_where_slots_differ(shards, tiny_weights, tmp_path, leaking, monkeypatch):
     stages_here(monkeypatch)  # Ray's actors, whose errors become words, raise the same
     with pytest.raises(WorkerError, match=r"slot 1 of 16, beside NaN.*--dtype float32, another"):
-        main(votes(shards, tiny_weights, tmp_path))
+        main(votes_command(shards, tiny_weights, tmp_path))
     assert not [*tmp_path.glob("votes/**/*.parquet")]
 
 
 def test_the_manifest_says_that_the_bits_were_checked(shards, tiny_weights, tmp_path, monkeypatch):
     stages_here(monkeypatch)
-    assert main(votes(shards, tiny_weights, tmp_path)) == 0
+    assert main(votes_command(shards, tiny_weights, tmp_path)) == 0
     assert open_run(str(tmp_path)).manifest.execution.bits_checked is True

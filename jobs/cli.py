@@ -53,8 +53,6 @@ _COMMANDS = {
         "convert": "Convert a released smoothed-vit checkpoint to safetensors.",
         "train": "Fine-tune a network on ablations, into weights for `run`; resumes what is "
         "unfinished.",
-        "average": "Average weights that were trained from the same ones: one network, often "
-        "better than each.",
         "register": "Enter a run's weights into MLflow's model registry, with its certified "
         "figures.",
     },

@@ -50,11 +50,7 @@ class WeightsCard:
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
     def origin(self, file: str, sha256: str) -> dict[str, Any]:
-        """Describe this file in the recipe of weights that are made from it.
-
-        ``to_metadata`` keeps the recipe of a file only where the file is first named: a later
-        origin of the same sha256 has none.
-        """
+        """Describe this file in the recipe of weights that are made from it."""
         recipe = {"recipe": dict(self.recipe)} if self.recipe else {}
         return {"file": PurePath(file).name, "sha256": sha256, **recipe}
 
@@ -71,27 +67,9 @@ class WeightsCard:
             "preprocess": self.preprocess.to_dict() if self.preprocess else None,
             "ablation": dict(self.ablation),
             "tokens": self.tokens,
-            "recipe": _without_repetition(self.recipe, set()),
+            "recipe": dict(self.recipe),
         }
         return {_KEY: json.dumps(body, sort_keys=True)}
-
-
-def _without_repetition(recipe: Any, known: set[str]) -> Any:
-    """Keep the recipe of each file only where the file is first named, in sorted order.
-
-    Averages of averages with common ancestors would repeat it for every path to the ancestor: the
-    fourth generation of the example had 350 kB of header, of which 19 kB are not repetition.
-    """
-    if isinstance(recipe, Mapping):
-        kept = dict(recipe)
-        if "sha256" in kept and "recipe" in kept:
-            if kept["sha256"] in known:
-                del kept["recipe"]
-            known.add(kept["sha256"])
-        return {name: _without_repetition(kept[name], known) for name in sorted(kept)}
-    if isinstance(recipe, list | tuple):
-        return [_without_repetition(one, known) for one in recipe]
-    return recipe
 
 
 def check_weights_path(path: str) -> Path:

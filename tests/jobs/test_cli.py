@@ -51,7 +51,7 @@ def lines_of(capsys) -> list[str]:
         *(["show", "--help"], ["show"], ["show", "--nope"]),
         *(["convert", "--help"], ["convert"], ["convert", "a", "b"]),
         *(["votes", "--nope"], ["certify", "--help"], ["sweep"], ["doctor", "--help"]),
-        *(["train", "--help"], ["train"], ["average"], ["attack", "--nope"], ["audit", "--help"]),
+        *(["train", "--help"], ["train"], ["attack", "--nope"], ["audit", "--help"]),
     ],
 )
 def test_help_and_usage_errors_import_nothing_heavy(arguments):

@@ -4,6 +4,7 @@ import glob
 import os
 import re
 from collections.abc import Iterable
+from itertools import pairwise
 
 from models.errors import RequestError
 from pipeline.storage.addresses import without_userinfo
@@ -74,3 +75,35 @@ def local_matches(pattern: str) -> list[str]:
 def hidden(path: str) -> int:
     """Count the parts of a path that start with a dot, as macOS' ``._x.tar`` beside ``x.tar``."""
     return sum(part.startswith(".") for part in path.split("/"))
+
+
+def split_range(pattern: str, parts: int) -> list[str]:
+    """Cut the longest number range of a pattern into consecutive ones, as even as can be.
+
+    Args:
+        pattern: Such as ``s3://bucket/{000000..000999}.tar``.
+        parts: How many; a range of one number is written as that number.
+
+    Raises:
+        PathError: There is no number range, or it has fewer numbers than parts.
+    """
+    ranges = [match for match in _BRACES.finditer(pattern) if match[3] is None]
+    if not ranges:
+        raise PathError(
+            f"{pattern!r} has no number range to cut into {parts}; give one, such as "
+            "{000000..000999}.tar"
+        )
+    longest = max(ranges, key=lambda match: int(match[2]) - int(match[1]))
+    numbers = sorted(expand_braces(longest.group()), key=int)
+    if not 1 <= parts <= len(numbers):
+        raise PathError(
+            f"{pattern!r}: {longest.group()} has {len(numbers):,} numbers and cannot be cut into "
+            f"{parts:,}; give a number from 1 to {len(numbers):,}"
+        )
+    cuts = [len(numbers) * part // parts for part in range(parts + 1)]
+    before, after = pattern[: longest.start()], pattern[longest.end() :]
+    pieces = (numbers[start:stop] for start, stop in pairwise(cuts))
+    return [
+        before + (piece[0] if len(piece) == 1 else f"{{{piece[0]}..{piece[-1]}}}") + after
+        for piece in pieces
+    ]

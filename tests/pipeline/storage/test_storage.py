@@ -3,11 +3,13 @@ import os
 import threading
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline import storage
 from pipeline.storage import patterns
 from pipeline.storage.parallel import in_threads
-from pipeline.storage.patterns import PathError, expand_braces, natural_key
+from pipeline.storage.patterns import PathError, expand_braces, natural_key, split_range
 
 
 @pytest.mark.parametrize(
@@ -32,6 +34,28 @@ def test_unreasonable_braces(monkeypatch, pattern):
     with pytest.raises(PathError) as caught:
         expand_braces(pattern)
     assert repr(pattern) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "parts", "want"),
+    [
+        ("{000..019}.tar", 2, ["{000..009}.tar", "{010..019}.tar"]),
+        ("{8..12}.tar", 3, ["8.tar", "{9..10}.tar", "{11..12}.tar"]),
+        ("{0..1}/{a,b}/{0..7}", 2, ["{0..1}/{a,b}/{0..3}", "{0..1}/{a,b}/{4..7}"]),
+    ],
+)
+def test_split_range(pattern, parts, want):
+    assert split_range(pattern, parts) == want
+
+
+@given(st.integers(0, 120), st.integers(0, 60), st.integers(1, 4), st.data())
+def test_pieces_of_a_range_are_the_range(first, more, width, data):
+    pattern = f"s-{{{first:0{width}d}..{first + more:0{width}d}}}.tar"
+    pieces = split_range(pattern, data.draw(st.integers(1, more + 1)))
+    names = [expand_braces(piece) for piece in pieces]
+    assert {*expand_braces(pattern)} == {name for piece in names for name in piece}
+    assert sum(map(len, names)) == more + 1
+    assert max(map(len, names)) - min(map(len, names)) <= 1
 
 
 def test_expand(tmp_path):

@@ -112,7 +112,8 @@ def test_check_keeps_every_outcome(script, tmp_path, monkeypatch):
     work = tmp_path / "work"
     work.mkdir()
     (work / "manifest.json").write_text('{"revision": "abc"}')
-    monkeypatch.setattr(script, "machine", lambda _: {"torch": "2.11.0"})
+    machine = {"torch": "2.11.0", "gpus": ["a GPU"]}
+    monkeypatch.setattr(script, "machine", lambda _: machine)
     failing = "import sys; print('1 failed'); sys.exit('why')"
     answering = "import json, sys; print(json.dumps(sys.argv[1:]))"
     checks = {"tests": ["-c", failing], "bench": ["-c", answering]}
@@ -120,10 +121,15 @@ def test_check_keeps_every_outcome(script, tmp_path, monkeypatch):
     to = tmp_path / "gpu.json"
     assert script.main(["check", str(work), "--to", str(to), "--images", "2"]) == 1
     found = json.loads(to.read_text())
-    assert (found["machine"], found["revision"]) == ({"torch": "2.11.0"}, "abc")
+    assert (found["machine"], found["revision"]) == (machine, "abc")
     tests, bench = found["checks"]["tests"], found["checks"]["bench"]
     assert (tests["exit_code"], tests["output"], tests["errors"]) == (1, "1 failed\n", "why\n")
     assert (bench["exit_code"], bench["output"]) == (0, ["--images", "2"])
+    monkeypatch.setattr(script, "CHECKS", {"bench": checks["bench"]})
+    assert script.main(["check", str(work), "--to", str(to)]) == 0
+    # Where no GPU is seen its tests are skipped, which is no success.
+    machine["gpus"] = []
+    assert script.main(["check", str(work), "--to", str(to)]) == 1
 
 
 def test_the_wheels_bring_all_that_they_require(script):

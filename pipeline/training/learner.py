@@ -103,7 +103,11 @@ class Learner:
             set_token_dropout(self.network, config.token_dropout if early else 0.0)
         # All random numbers of a step follow from its number, so that a resumed step is the same.
         views_bn = self._views(len(images_bhwc))
-        torch.manual_seed(int(_rng(config.seed, self.done, 1 + self.rank).integers(2**63)))
+        seed = int(_rng(config.seed, self.done, 1 + self.rank).integers(2**63))
+        # Not torch.manual_seed: without a GPU it keeps a stack trace of every call for CUDA.
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed_all(seed)
         classes = self.recipe.defense.network.num_classes
         images, labels = mixed(config.mix, config.mix_alpha, images_bhwc, labels_b, classes)
         images, labels = images.to(self.device), labels.to(self.device)

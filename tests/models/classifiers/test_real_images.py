@@ -70,7 +70,8 @@ def test_bundled_weights_on_bundled_images(tokens):
         names = [name for name in archive.getnames() if name.endswith(".png")][:2]
         images = [decode(archive.extractfile(name).read()) for name in names]
     pixels = np.stack([card.preprocess(image) for image in images])
-    ablation = Ablation(kind="column", size=4, stride=3, height=32, width=32, pixel_scale=7)
+    scale = card.preprocess.pixel_scale
+    ablation = Ablation(kind="column", size=4, stride=3, height=32, width=32, pixel_scale=scale)
     near_ties, labels = compare(network, pixels, card.preprocess, ablation, tokens)
     assert near_ties <= 1
     assert len(labels) >= 3

@@ -55,7 +55,7 @@ def run(
         if before.dry_run:
             return say_estimate(what, defense, output, before, executor)
         if len(parts) > 1:
-            return _run_parts(parts, defense, claims, output, executor)
+            return _run_slices(parts, defense, claims, output, executor)
         outcome = checked_votes(what, defense, claims, output, executor)
         say_votes(outcome)
         store = VotesStore(output.out, outcome.run_id)
@@ -80,7 +80,7 @@ def _cut(what: VotesConfig, slices: int) -> list[VotesConfig]:
         raise ConfigError(f"--slices {slices}: {error}") from error
 
 
-def _run_parts(
+def _run_slices(
     parts: Sequence[VotesConfig],
     defense: Defense,
     claims: ClaimsConfig,

@@ -1,4 +1,4 @@
-"""Settings of torch that decide the bits of logits and gradients.
+"""Settings and seeds of torch that decide the bits of logits and gradients.
 
 Of gradients: many sequences share a position or a pixel, and torch lets threads add to its
 gradient as they come.
@@ -19,6 +19,16 @@ _PRODUCTS = (
     _BACKENDS.mkldnn.matmul,
     _BACKENDS.mkldnn.conv,
 )
+
+
+def seed_draws(seed: int, device: torch.device) -> None:
+    """Seed what torch draws on the CPU and on ``device``.
+
+    Not by ``torch.manual_seed``, which without a GPU keeps a stack trace of every call for CUDA.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed_all(seed)
 
 
 def exact_products() -> None:

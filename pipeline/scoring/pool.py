@@ -1,8 +1,10 @@
 """One summary of several runs of one defense over different images."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from pipeline.runs.schema import (
+    AlertName,
     CertifiedEntry,
     CoarserEntry,
     DetectionCurve,
@@ -12,6 +14,8 @@ from pipeline.runs.schema import (
 )
 from pipeline.scoring.claims import Claim
 from pipeline.scoring.intervals import Proportion
+
+_Entry = TypeVar("_Entry")
 
 
 def pooled(summaries: Sequence[Summary]) -> Summary:
@@ -63,33 +67,40 @@ def _mean(values: Sequence[float | None], weights: Sequence[int]) -> float | Non
     return sum(value * n for value, n in known) / of if of else None
 
 
+def _in_all(
+    runs: Sequence[Iterable[_Entry]], key: Callable[[_Entry], Hashable]
+) -> Iterator[list[_Entry]]:
+    """Yield the entries of each key that all runs have, one a run, in the first run's order."""
+    keyed = [{key(entry): entry for entry in entries} for entries in runs]
+    for name in keyed[0]:
+        if all(name in run for run in keyed):
+            yield [run[name] for run in keyed]
+
+
 def _claims(answers: Sequence[Sequence[CertifiedEntry]]) -> list[CertifiedEntry]:
-    by_claim = [{Claim.from_dict(entry): entry for entry in entries} for entries in answers]
-    pooled_entries: list[CertifiedEntry] = []
-    for claim, entry in by_claim[0].items():
-        entries = [run[claim] for run in by_claim if claim in run]
-        if len(entries) < len(answers):
-            continue
+    found: list[CertifiedEntry] = []
+    for entries in _in_all(answers, Claim.from_dict):
+        first = entries[0]
         whole: CertifiedEntry = {
-            **entry,
+            **first,
             **_share(entries),
             "clean_accuracy": _share(one["clean_accuracy"] for one in entries),
             # Of a threat on the source they depend on the images.
             "max_touched": max(one["max_touched"] for one in entries),
             "image_share": max(one["image_share"] for one in entries),
             "alerts": None
-            if entry["alerts"] is None
+            if first["alerts"] is None
             else sum(one["alerts"] or 0 for one in entries),
             "images_certified": sum(one["images_certified"] for one in entries),
         }
-        if "on_grid" in entry:
+        if "on_grid" in first:
             sizes = dict.fromkeys(size for one in entries for size in one["on_grid"])
             whole["on_grid"] = {
                 size: sum(one["on_grid"].get(size, 0) for one in entries) for size in sizes
             }
             whole["images_too_large"] = sum(one["images_too_large"] for one in entries)
-        pooled_entries.append(whole)
-    return pooled_entries
+        found.append(whole)
+    return found
 
 
 def _largest(entries: Sequence[LargestEntry]) -> LargestEntry:
@@ -110,47 +121,34 @@ def _largest(entries: Sequence[LargestEntry]) -> LargestEntry:
 
 
 def _coarser(answers: Sequence[Sequence[CoarserEntry]]) -> list[CoarserEntry]:
-    by_stride = [{entry["stride"]: entry for entry in entries} for entries in answers]
     return [
-        {
-            **entry,
-            "smoothed_accuracy": _share(run[stride]["smoothed_accuracy"] for run in by_stride),
-        }
-        for stride, entry in by_stride[0].items()
-        if all(stride in run for run in by_stride)
+        {**entries[0], "smoothed_accuracy": _share(one["smoothed_accuracy"] for one in entries)}
+        for entries in _in_all(answers, lambda entry: entry["stride"])
     ]
 
 
 def _curves(answers: Sequence[Sequence[DetectionCurve]]) -> list[DetectionCurve]:
     """Sum curves at the thresholds where every run is known; above a run's last it has no image."""
-    by_alert = [{(one["threat"], one["stride"]): one for one in curves} for curves in answers]
     found: list[DetectionCurve] = []
-    for alert, curve in by_alert[0].items():
-        curves = [run[alert] for run in by_alert if alert in run]
-        if len(curves) < len(answers):
-            continue
+    for curves in _in_all(answers, lambda curve: (curve["threat"], curve["stride"])):
         every = sorted({tau for one in curves for tau in one["tau"]})
         taus = [
             tau for tau in every if all(tau in one["tau"] or tau > one["tau"][-1] for one in curves)
         ]
         found.append(
             {
-                **curve,
+                **curves[0],
                 "of": sum(one["of"] for one in curves),
                 "tau": taus,
-                "clean": _at(taus, [(one["tau"], one["clean"]) for one in curves]),
-                "certified_recovery": _at(
-                    taus, [(one["tau"], one["certified_recovery"]) for one in curves]
-                ),
-                "certified_detection": _at(
-                    taus, [(one["tau"], one["certified_detection"]) for one in curves]
-                ),
+                "clean": _at(taus, curves, "clean"),
+                "certified_recovery": _at(taus, curves, "certified_recovery"),
+                "certified_detection": _at(taus, curves, "certified_detection"),
             }
         )
     return found
 
 
-def _at(taus: Sequence[int], runs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[int]:
-    """Sum what runs count at each threshold."""
-    counts = [dict(zip(tau, hits, strict=True)) for tau, hits in runs]
+def _at(taus: Sequence[int], curves: Sequence[DetectionCurve], name: AlertName) -> list[int]:
+    """Sum what curves count at each threshold."""
+    counts = [dict(zip(curve["tau"], curve[name], strict=True)) for curve in curves]
     return [sum(run.get(tau, 0) for run in counts) for tau in taus]

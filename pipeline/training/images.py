@@ -10,6 +10,7 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.functional import InterpolationMode
 
+from models.classifiers.determinism import seed_draws
 from models.errors import WrongSizeError
 from models.preprocess import Preprocess
 from models.views.family import IntArray
@@ -71,8 +72,7 @@ class Augment:
         # torchvision draws from torch's global generator, which other code uses too.
         with torch.random.fork_rng(devices=[]):
             state = np.random.SeedSequence([self.seed, _AUGMENT, *key]).generate_state(1, np.uint64)
-            # Not torch.manual_seed: without a GPU it keeps a stack trace of every call for CUDA.
-            torch.default_generator.manual_seed(int(state[0] >> np.uint64(1)))
+            seed_draws(int(state[0] >> np.uint64(1)), torch.device("cpu"))
             return np.asarray(self.transform(image), dtype=np.uint8)
 
 

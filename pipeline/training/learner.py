@@ -10,7 +10,7 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from models.classifiers.determinism import reproducible_gradients
+from models.classifiers.determinism import reproducible_gradients, seed_draws
 from models.errors import JobError
 from pipeline.config import ConfigError
 from pipeline.training.forward import AblationLogits
@@ -104,10 +104,7 @@ class Learner:
         # All random numbers of a step follow from its number, so that a resumed step is the same.
         views_bn = self._views(len(images_bhwc))
         seed = int(_rng(config.seed, self.done, 1 + self.rank).integers(2**63))
-        # Not torch.manual_seed: without a GPU it keeps a stack trace of every call for CUDA.
-        torch.default_generator.manual_seed(seed)
-        if self.device.type == "cuda":
-            torch.cuda.manual_seed_all(seed)
+        seed_draws(seed, self.device)
         classes = self.recipe.defense.network.num_classes
         images, labels = mixed(config.mix, config.mix_alpha, images_bhwc, labels_b, classes)
         images, labels = images.to(self.device), labels.to(self.device)

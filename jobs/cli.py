@@ -79,6 +79,10 @@ def _default(value: object) -> str | None:
     return " ".join(f"{one:g}" if isinstance(one, float) else str(one) for one in values)
 
 
+# Those that this process was told to end by. What raises KeyboardInterrupt may be another's code,
+# which drops it or raises an error of its own while it closes.
+_signals: list[int] = []
+
 app = App(
     name="patchcert",
     help="Certified accuracy of image classifiers against adversarial patches.\n\n"
@@ -127,9 +131,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CycloptsError:
         return 2  # cyclopts has said what is wrong
     except KeyboardInterrupt as stop:
-        print("patchcert: interrupted; run again to resume", file=sys.stderr)
-        return 128 + next(iter(stop.args), signal.SIGINT)
+        return _interrupted(next(iter(stop.args), signal.SIGINT))
     except Exception as error:
+        if _signals:  # what it met is the end of all that had the signal too: Ray's processes
+            return _interrupted(_signals[0])
         code = exit_code_of(error)
         if code is None:
             raise
@@ -154,15 +159,24 @@ class _Stdout(io.FileIO):
             return len(data)
 
 
-def _terminate(number: int, _: object) -> None:
-    """End as ctrl-c does, in words and with everything closed: evictions are no crashes."""
-    signal.signal(number, signal.SIG_IGN)  # another must not break what this one closes
+def _interrupted(number: int) -> int:
+    print("patchcert: interrupted; run again to resume", file=sys.stderr)
+    return 128 + number
+
+
+def _end(number: int, _: object) -> None:
+    """End in words and with everything closed: ctrl-c and evictions are no crashes."""
+    _signals.append(number)
+    if number == signal.SIGTERM:
+        signal.signal(number, signal.SIG_IGN)  # another must not break what this one closes
     raise KeyboardInterrupt(number)
 
 
 def entry() -> None:
     """Console script."""
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell's background jobs have it
+            signal.signal(number, _end)
     if sys.stdout is not None:
         raw = _Stdout(sys.stdout.fileno(), "w", closefd=False)
         sys.stdout = io.TextIOWrapper(

@@ -18,7 +18,10 @@ import sys, time, jobs.systems
 from jobs.cli import entry
 def endless() -> int:
     print("here", flush=True)
-    time.sleep(600)
+    try:
+        time.sleep(600)
+    except KeyboardInterrupt:
+        {then}
 jobs.systems.systems = endless
 sys.argv[1:] = ["systems"]
 entry()
@@ -27,9 +30,10 @@ SIGNALS = pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (si
 
 
 @SIGNALS
-def test_a_signal_ends_a_command_in_words(number, code):
+@pytest.mark.parametrize("then", ["raise", "raise RuntimeError('closed')", "raise OSError('gone')"])
+def test_a_signal_ends_a_command_in_words(number, code, then):
     command = subprocess.Popen(
-        [sys.executable, "-c", _ENDLESS],
+        [sys.executable, "-c", _ENDLESS.format(then=then)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -59,9 +63,11 @@ def test_no_committed_vote_is_lost(number, code, shards, tiny_weights, tmp_path)
         if line.startswith("votes: ") and line.endswith("starting\n"):
             while job.poll() is None and not list(tmp_path.glob("votes/*/unit-*.parquet")):
                 time.sleep(0.01)
-            os.killpg(job.pid, number)  # as a terminal does, and an eviction
-    assert job.wait(timeout=60) == code
-    assert said[-1] == "patchcert: interrupted; run again to resume\n"
+            os.killpg(job.pid, number)  # as a terminal, timeout and queues do
+    assert (said[-1], job.wait(timeout=60)) == (
+        "patchcert: interrupted; run again to resume\n",
+        code,
+    ), "".join(said)
     kept = len(list(tmp_path.glob("votes/*/unit-*.parquet")))
     assert 0 < kept < 23
     again = subprocess.run([*command, "--json"], capture_output=True, check=True, **how)

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, NoReturn, Protocol
 
+import numpy as np
 import pyarrow as pa
 
 from models.errors import RequestError
@@ -20,7 +21,8 @@ LABELLED = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
         pa.field("label", pa.int32()),
-        pa.field("file", pa.string(), nullable=False),
+        # The images of a file lie together, and hold its path once.
+        pa.field("file", pa.dictionary(pa.int32(), pa.string()), nullable=False),
         pa.field("offset", pa.int64(), nullable=False),
         pa.field("size", pa.int64(), nullable=False),
         # Every class that is right, ascending; empty where none is known. Null, for all images,
@@ -191,6 +193,11 @@ def raw_listing(columns: list[Any]) -> pa.Table:
         for column, field in zip(columns, RAW_LISTING, strict=True)
     ]
     return pa.Table.from_arrays(arrays, schema=RAW_LISTING)
+
+
+def paths_of(path: str, images: int) -> pa.DictionaryArray:
+    """Column ``file`` of so many images of one file."""
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(images, np.int32)), [path])
 
 
 def printable(name: str) -> str:

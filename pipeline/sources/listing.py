@@ -362,7 +362,13 @@ def _with_states(table: pa.Table, files: list[StoredFile], digests: list[str]) -
     """Add the state and the digest of each image's file: LABELLED to LISTING."""
     # The states are those before the files were read, so that a change in between shows later.
     by_file = pa.array([file.path for file in files], pa.string())
-    places = pc.index_in(table.column("file"), value_set=by_file)
+    places = pa.chunked_array(
+        [
+            pc.index_in(chunk.dictionary, value_set=by_file).take(chunk.indices)
+            for chunk in table.column("file").chunks
+        ],
+        pa.int32(),
+    )
     states = pa.array([file.state for file in files], pa.uint64())
     contents = pa.array([hash64(digest) for digest in digests], pa.uint64())
     columns = [*table.columns, states.take(places), contents.take(places)]

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.sources.base import RAW_LISTING, FileNotes, SourceOptions
+from pipeline.sources.base import RAW_LISTING, FileNotes, SourceOptions, paths_of
 from pipeline.sources.stored_files import StoredFile
 from pipeline.storage.tables import write_parquet
 
@@ -29,6 +29,9 @@ _REVISION = 2
 # A file may change twice within one tick of its clock, which its times would not show.
 _TICK_SECONDS = 2.0
 _FILES = b"patchcert.files"
+# Stored once a file.
+_PATHS = "file"
+_PLACE = RAW_LISTING.get_field_index(_PATHS)
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def _to_table(found: Mapping[StoredFile, CachedFile]) -> pa.Table:
         ]
         for file, one in found.items()
     ]
-    table = pa.concat_tables([RAW_LISTING.empty_table(), *parts])
+    table = pa.concat_tables([RAW_LISTING.empty_table(), *parts]).drop_columns(_PATHS)
     return table.replace_schema_metadata({_FILES: json.dumps(files).encode()})
 
 
@@ -99,11 +102,15 @@ def _load(path: str) -> dict[StoredFile, CachedFile]:
     try:
         table = pq.read_table(io.BytesIO(storage.read_bytes(path)))
         entries = json.loads(table.schema.metadata[_FILES])
-        images, start = table.replace_schema_metadata(None).cast(RAW_LISTING), 0
+        stored = RAW_LISTING.remove(_PLACE)
+        images, start = table.replace_schema_metadata(None).cast(stored), 0
         known = {}
         for file, digest, rows, notes in entries:
-            part = None if rows is None else images.slice(start, rows)
-            start += rows or 0
+            part = None
+            if rows is not None:
+                paths = paths_of(file["path"], rows)
+                part = images.slice(start, rows).add_column(_PLACE, RAW_LISTING[_PLACE], paths)
+                start += rows
             known[StoredFile(**file)] = CachedFile(digest, part, FileNotes(**notes))
     except (pa.ArrowException, ValueError, KeyError, TypeError, *storage.failures()):
         return {}

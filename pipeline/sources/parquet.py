@@ -16,6 +16,7 @@ from pipeline.sources.base import (
     Location,
     SourceError,
     SourceOptions,
+    paths_of,
     raise_changed,
     raw_listing,
 )
@@ -140,7 +141,7 @@ def _list_file(file: StoredFile, options: SourceOptions) -> tuple[pa.Table, File
         [
             [f"{stem}/{row}" for row in range(count)],
             labels,
-            [file.path] * count,
+            paths_of(file.path, count),
             pa.array(np.arange(count)),
             pa.array(np.zeros(count, dtype=np.int64)),
         ]

@@ -198,6 +198,9 @@ def plan_units(table: pa.Table, unit_images: int) -> list[pa.Table]:
     units = []
     for number, start in enumerate(starts):
         rows = table.slice(start, unit_images)
+        # A slice takes every path along that its chunk holds, in a folder those of all images.
+        paths = rows["file"].cast(pa.string()).dictionary_encode()
+        rows = rows.set_column(rows.schema.get_field_index("file"), rows.field("file"), paths)
         units.append(rows.append_column("unit", pa.array([number] * rows.num_rows, pa.int64())))
     return units
 

@@ -1,12 +1,14 @@
 """Cost of a votes job without pixels and network, at several numbers of images; printed as JSON.
 
 ``make bench-control-plane``, or ``python -m tests.benchmarks.control_plane IMAGES ...``; and with
-``listing`` in place of the numbers, the cost of listing in tasks of one and of two workers.
+``listing`` in place of the numbers, the cost of listing in tasks of one and of two workers, with
+``memory`` the driver's memory for a listing.
 Listing, planning, Ray, reading, committing, counting and resuming are the job's own code; images
 are read and not decoded, and votes are made up from their ids. Each job is a process of its own, so
 that its peak memory is its own.
 """
 
+import hashlib
 import io
 import json
 import os
@@ -35,9 +37,12 @@ from pipeline.runs.defense import Defense, Network
 from pipeline.runs.lease import hold_lease
 from pipeline.runs.rows import votes_table
 from pipeline.runs.store import VotesStore
-from pipeline.sources.base import SourceOptions
+from pipeline.sources import listing as listing_module
+from pipeline.sources.base import FileNotes, Kind, SourceOptions, raw_listing
 from pipeline.sources.listing import Listing, list_images
+from pipeline.sources.listing_cache import CachedFile
 from pipeline.sources.reading import read_bytes_of
+from pipeline.sources.stored_files import StoredFile
 from pipeline.storage import parallel
 from pipeline.storage.parallel import Spread
 from pipeline.voting.commit import addressed
@@ -53,6 +58,7 @@ _PER_SHARD = 1000
 # A listing of files that have just changed is not remembered.
 _SETTLE_SECONDS = 3.0
 _LISTED_SHARDS, _REPEATS = (20, 100), 3
+_REMEMBERED_SHARDS = (100, 1000)
 # The driver lists the first shard and hands over all others.
 _TASKS_AT_ONCE = {"_THREADS": 1, "_TRIAL_SECONDS": 0.0, "_LEFT_SECONDS": 0.0}
 _ENCODED = b"no picture" * 40
@@ -128,7 +134,7 @@ def measure_control_plane(folder: Path, shards: int, per_shard: int) -> dict[str
     """
     _write_shards(folder / _DATA, shards, per_shard)
     (folder / _MEMORY).mkdir()
-    first = _job_in_child(folder)
+    first = _in_child("print_job", folder, time.time())
     store = VotesStore(str(folder / _OUT), first["run_id"])
     manifest = store.manifest()
     units = manifest.execution.units
@@ -137,7 +143,7 @@ def measure_control_plane(folder: Path, shards: int, per_shard: int) -> dict[str
     execution = replace(manifest.execution, error_images=None)
     store.write_manifest(replace(manifest, execution=execution))
     Path(store.folder, f"unit-{units - 1:05d}.parquet").unlink()
-    again = _job_in_child(folder)
+    again = _in_child("print_job", folder, time.time())
     assert again["voted"] == manifest.execution.images - (units - 1) * int(
         manifest.execution.unit_images
     ), "a resume computes what is missing"
@@ -207,6 +213,38 @@ def measure_listing(folder: Path, shards: int, per_shard: int) -> dict[str, Any]
     return {"shards": shards, "images": shards * per_shard, "seconds": best}
 
 
+def measure_memory(folder: Path, shards: int) -> dict[str, Any]:
+    """Bytes an image that a listing takes: its table, Arrow's most, and this process's growth.
+
+    The shards are empty; their images are made up, 1,000 a shard, and paths are 47 bytes long.
+    """
+    places = folder / "data".ljust(max(0, 46 - len(str(folder)) - len("/shard-00000.tar")), "x")
+    places.mkdir(parents=True)
+    for number in range(shards):
+        (places / f"shard-{number:05d}.tar").touch()
+    vars(listing_module)["_open"] = _made_up_file
+    before = peak_mib()
+    listing = list_images(str(places), SourceOptions(), None)
+    images = shards * _PER_SHARD
+    return {
+        "images": images,
+        "path_bytes": len(listing.table["file"][0].as_py()),
+        "table_bytes_an_image": listing.table.nbytes / images,
+        "arrow_peak_bytes_an_image": pa.default_memory_pool().max_memory() / images,
+        "grown_mib": peak_mib() - before,
+    }
+
+
+def _made_up_file(kind: Kind, options: SourceOptions, file: StoredFile) -> CachedFile:
+    stem = Path(file.path).stem
+    rows = [
+        (f"{stem}/{number:012d}", str(number), file.path, 1024 * number, len(_ENCODED))
+        for number in range(_PER_SHARD)
+    ]
+    digest = hashlib.sha256(file.path.encode()).hexdigest()
+    return CachedFile(digest, raw_listing(list(zip(*rows, strict=True))), FileNotes())
+
+
 class _Idle:
     """Holds CPUs of the cluster."""
 
@@ -226,10 +264,11 @@ def _write_shards(folder: Path, shards: int, per_shard: int) -> None:
     time.sleep(_SETTLE_SECONDS)
 
 
-def _job_in_child(folder: Path) -> dict[str, Any]:
+def _in_child(function: str, *arguments: object) -> dict[str, Any]:
+    """What a function of this module prints in a process of its own."""
     # Not -m: actors must find the handlers by the module's name.
-    code = "from tests.benchmarks.control_plane import print_job; print_job()"
-    command = [sys.executable, "-c", code, str(folder), str(time.time())]
+    code = f"from tests.benchmarks.control_plane import {function}; {function}()"
+    command = [sys.executable, "-c", code, *map(str, arguments)]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     done = subprocess.run(
         command, stdout=subprocess.PIPE, env=environment, cwd=REPOSITORY, check=True
@@ -286,8 +325,22 @@ def print_job() -> None:
     print(json.dumps(_job(Path(sys.argv[1]), float(sys.argv[2]))))
 
 
+def print_memory() -> None:
+    """List made-up images: the folder and the number of shards are the arguments."""
+    print(json.dumps(measure_memory(Path(sys.argv[1]), int(sys.argv[2]))))
+
+
 def main() -> None:
     """Measure jobs of as many images as the arguments say, or listing alone."""
+    if sys.argv[1:] == ["memory"]:
+        found = []
+        for shards in _REMEMBERED_SHARDS:
+            with tempfile.TemporaryDirectory() as folder:
+                found.append(_in_child("print_memory", folder, shards))
+        few, many = found
+        grown = (many["grown_mib"] - few["grown_mib"]) * 2**20 / (many["images"] - few["images"])
+        print(json.dumps({"listings": found, "grown_bytes_an_image": grown}, indent=2))
+        return
     if sys.argv[1:] == ["listing"]:
         with tempfile.TemporaryDirectory() as folder:
             found = [

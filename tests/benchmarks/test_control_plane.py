@@ -6,8 +6,15 @@ import pytest
 
 from pipeline.runs.schema import VOTES
 from pipeline.runs.store import check_rows
+from pipeline.sources import listing
 from pipeline.voting.decode import DECODED
-from tests.benchmarks.control_plane import MadeUp, made_up_votes, measure_control_plane, peak_mib
+from tests.benchmarks.control_plane import (
+    MadeUp,
+    made_up_votes,
+    measure_control_plane,
+    measure_memory,
+    peak_mib,
+)
 
 
 def test_made_up_votes_depend_on_the_ids_alone(tmp_path):
@@ -24,6 +31,14 @@ def test_made_up_votes_depend_on_the_ids_alone(tmp_path):
     assert np.array_equal(rows["votes"].to_pylist(), first)
     (noted,) = tmp_path.iterdir()
     assert 0 < float(noted.read_text()) <= peak_mib()
+
+
+def test_a_listing_of_made_up_shards_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(listing, "_open", None)  # to be what it was, afterwards
+    found = measure_memory(tmp_path, shards=3)
+    assert found["images"] == 3000
+    assert 0 < found["table_bytes_an_image"] <= found["arrow_peak_bytes_an_image"]
+    assert found["grown_mib"] >= 0
 
 
 @pytest.mark.services

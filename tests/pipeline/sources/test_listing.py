@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from pipeline.sources.base import LISTING, SourceError, SourceOptions
+from pipeline.sources.base import LISTING, SourceError, SourceOptions, paths_of
 from pipeline.sources.listing import list_images
 from pipeline.sources.reading import SOURCES, read_bytes_of
 
@@ -111,7 +111,7 @@ def test_unreadable_file(two, refusal):
 
 def test_listed_file_of_no_source(two):
     table = list_images(str(two), NO, 10).table
-    table = table.set_column(2, LISTING.field("file"), [["/x.gif"] * 6])
+    table = table.set_column(2, LISTING.field("file"), paths_of("/x.gif", 6))
     with pytest.raises(SourceError, match="no known kind"):
         read_bytes_of(table, NO)
 

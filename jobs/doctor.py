@@ -21,7 +21,7 @@ from pipeline.preflight.workers import (
     try_weights_on_worker,
 )
 from pipeline.runs.defense import Defense
-from pipeline.runs.numerics import Numerics, resolve_numerics
+from pipeline.runs.numerics import Machine, Numerics, resolve_numerics
 from pipeline.runs.resolve import resolve_defense
 from pipeline.sources.listing import find_files
 
@@ -81,8 +81,11 @@ def _findings(
         return f"{network.name}, sha256 {network.weights_sha256[:12]}..."
 
     @cache
+    def machine() -> Machine:
+        return executor.probe(what.device, what.accelerator_type)
+
     def numerics() -> Numerics:
-        return resolve_numerics(what, executor.probe(what.device, what.accelerator_type))
+        return resolve_numerics(what, machine(), defense())
 
     # One Ray for all checks: starting it takes seconds.
     stack = ExitStack()
@@ -98,7 +101,10 @@ def _findings(
         ("MLflow", lambda: reach_tracker(claims, output.out)),
         ("token", lambda: check_token(executor.address)),
         ("weights", weights),
-        ("CPUs and GPUs", lambda: check_budget(what, numerics(), joined(), executor)),
+        (
+            "CPUs and GPUs",  # which the weights do not change
+            lambda: check_budget(what, resolve_numerics(what, machine()), joined(), executor),
+        ),
         (
             "weights on a worker",
             lambda: try_weights_on_worker(what, defense(), numerics(), executor),

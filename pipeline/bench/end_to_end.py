@@ -56,7 +56,7 @@ def pipeline_over_engine(
             actors=1,
         )
         defense = resolve_defense(config)
-        numerics = resolve_numerics(config, probe_machine(config.device))
+        numerics = resolve_numerics(config, probe_machine(config.device), defense)
         classifier = build_classifier(defense, numerics)
         pixels = np.stack(
             [defense.model_input(decode(photo(*PHOTO, seed))) for seed in range(unit_images)]

@@ -89,7 +89,8 @@ class VotesConfig:
             faster, and other pixels.
         dtype: Arithmetic [bfloat16 on CUDA, float32 on CPU].
         device: Where the network runs.
-        microbatch: Sequences a forward pass, a multiple of 16 [64 on CPU, 512 on CUDA].
+        microbatch: Sequences a forward pass, a multiple of 16 [512 on CUDA, 64 on
+            CPU; of masks there as many as 16 of 224 px].
         threads: CPU threads an actor [at most 4].
         accelerator_type: Ray's name of the GPU model to vote on (L4, A100, H100, ...); needed
             where a cluster has several, since a run's votes are those of one.

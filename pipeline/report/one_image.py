@@ -177,7 +177,7 @@ def _votes(
     from pipeline.runs.numerics import probe_machine, resolve_numerics  # noqa: PLC0415
     from pipeline.voting.vote import build_classifier  # noqa: PLC0415
 
-    numerics = resolve_numerics(request, probe_machine(request.device))
+    numerics = resolve_numerics(request, probe_machine(request.device), defense)
     ballot = build_classifier(defense, numerics)(pixels[None].copy())
     return ballot.votes_bv[0], int(ballot.plain_b[0])
 

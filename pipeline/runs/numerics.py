@@ -7,14 +7,17 @@ from importlib.metadata import version
 from typing import Any, NamedTuple
 
 from models import ENGINE
-from models.views.family import ViewFamily
 from pipeline.config import MICROBATCH_STEP, ConfigError, Device, VotesConfig
+from pipeline.runs.cpus import usable_cpus
+from pipeline.runs.defense import Defense
 from pipeline.runs.waiting import waiting
 
 # More threads than this pay little on sequences of some 30 tokens; more actors do.
 _MOST_THREADS = 4
 MICROBATCH = {"cpu": 64, "cuda": 512}
 """Sequences a forward pass on each kind of device, where a run does not say otherwise."""
+# Of a microbatch of images of which a view hides a part, on a CPU.
+_PIXELS = 16 * 224 * 224
 # MKL may treat rows differently by their place and their thread unless told to be reproducible;
 # AUTO asks for that at no measurable cost. It must be set before the first matrix product.
 _MKL_MODE, _MKL_REPRODUCIBLE = "MKL_CBWR", "AUTO"
@@ -52,7 +55,7 @@ class Machine(NamedTuple):
     Attributes:
         device: ``cpu`` or ``cuda``.
         device_model: Which one.
-        cpus: CPUs of the node.
+        cpus: CPUs of the node that a process may use: of a container its share.
         versions: Versions of the libraries that compute, and MKL's mode.
     """
 
@@ -76,7 +79,7 @@ def probe_machine(device: Device) -> Machine:
     """
     import torch  # noqa: PLC0415  (heavy, and not needed for --help)
 
-    cpus = os.cpu_count() or 1
+    cpus = usable_cpus()
     versions = {name: version(name) for name in _VERSIONED}
     versions |= {"engine": str(ENGINE), _MKL_MODE: pin_mkl()}
     if device != "cpu" and torch.cuda.is_available():
@@ -107,19 +110,22 @@ def require_one_gpu_model() -> None:
 
 
 def resolve_numerics(
-    config: VotesConfig, machine: Machine, views: ViewFamily | None = None
+    config: VotesConfig, machine: Machine, defense: Defense | None = None
 ) -> Numerics:
     """Fill in the arithmetic that ``config`` leaves open for a machine.
 
     Args:
         config: The request.
         machine: The machine that votes.
-        views: The views; None for ablations.
+        defense: The defense; None for one of ablations.
     """
     microbatch = MICROBATCH[machine.device]
-    if machine.device == "cpu" and views is not None and views.hides:
-        # A view shows most of the image, and early exit asks a few of each shape at a time.
-        microbatch = MICROBATCH_STEP
+    if machine.device == "cpu" and defense is not None and defense.views.hides:
+        # A view shows most of the image, and early exit asks a few of each shape at a time: as many
+        # as 16 of 224 px, so that the activations stay in the caches.
+        height, width = defense.model_input.model_px
+        steps = _PIXELS // (MICROBATCH_STEP * height * width)
+        microbatch = min(microbatch, MICROBATCH_STEP * max(1, steps))
     threads = config.threads or min(machine.cpus, _MOST_THREADS)
     return Numerics(
         dtype=config.dtype or ("bfloat16" if machine.device == "cuda" else "float32"),

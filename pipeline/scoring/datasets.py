@@ -6,7 +6,6 @@ meets each image once.
 """
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.runs.cpus import usable_cpus
 from pipeline.runs.manifest import Manifest
 from pipeline.runs.proof import Proof
 from pipeline.runs.reading import vote_columns
@@ -109,7 +109,7 @@ def score_batches(
     gaps = ["gaps"] if questions.need_gaps else []
     columns = vote_columns(manifest, "plain_prediction", *sizes, *gaps)
     step = max(1, _BATCH_IMAGES // _unit_images(manifest))
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or usable_cpus()
 
     def work(batch: Sequence[int]) -> Scored:
         return score_votes(store.read_units(batch, columns), manifest, questions)

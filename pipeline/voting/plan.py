@@ -122,7 +122,7 @@ def plan_votes(
             spread=None if executor.in_process else executor.map,
         ).head(config.limit)
     machine = executor.probe(config.device, config.accelerator_type)
-    numerics = resolve_numerics(config, machine, defense.views)
+    numerics = resolve_numerics(config, machine, defense)
     wanted = new_manifest(config, defense, numerics, listing)
     return VotesPlan(
         config=config,

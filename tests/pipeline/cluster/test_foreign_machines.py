@@ -15,6 +15,7 @@ from pipeline.cluster.session import check_session, own_ray
 from pipeline.config import ClaimsConfig, OutputConfig, VotesConfig
 from pipeline.runs import weight_files
 from pipeline.runs.cpus import cpu_quotas, usable_cpus
+from pipeline.runs.numerics import probe_machine, resolve_numerics
 from pipeline.sources.stored_files import StoredFile
 from tests.conftest import REPOSITORY
 from tests.in_process import stages_here, votes_command
@@ -93,11 +94,13 @@ def test_doctor_sees_it(tiny_weights, tmp_path, monkeypatch):
     assert not found.ok
 
 
-def test_ray_gets_the_cpus_that_this_process_may_use(monkeypatch):
+def test_ray_and_actors_get_the_cpus_that_this_process_may_use(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 60}, raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     assert check_session().startswith("2 of 64 CPUs")
     assert own_ray()["num_cpus"] == 2
+    config = VotesConfig(data="-", weights="-", device="cpu")
+    assert resolve_numerics(config, probe_machine("cpu")).threads == 2
 
 
 @pytest.mark.parametrize(

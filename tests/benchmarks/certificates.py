@@ -2,7 +2,7 @@
 
 ``make bench-certificates``. The votes are synthetic and lie in Parquet as a run's do. Certifying
 them is the command's own code in a process of its own: reading, the exact and the uniform rule at
-every patch size, writing.
+every patch size, writing; and two-location against one patch, of columns and of pairs of masks.
 """
 
 import json
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from models.views.ablations import Ablation
 from models.views.family import Patch
+from models.views.masks import Masks, Placement
 from pipeline.bench.hardware import hardware, peak_memory_mib
 from pipeline.certificates.batch import rank_votes
 from pipeline.cluster.executor import Executor
@@ -36,8 +37,18 @@ COLUMNS = Ablation(kind="column", size=19, stride=1, height=224, width=224)
 BLOCKS = Ablation(kind="block", size=75, stride=16, height=224, width=224)
 """The paper's settings: 224 columns, and 14 x 14 blocks."""
 
+_AXIS = Placement.covering(224, 32, 6)
+PAIRS = Masks.placed(
+    height=224, width=224, placements=[(_AXIS, _AXIS)], pairs=True, covers=[Patch.square(32)]
+)
+"""666 views, by 36 masks for patches up to 32 px."""
+
 PATCHES = (23, 32, 39)
 """1, 2 and 3 % of the pixels."""
+
+EXACT = ClaimsConfig(patch=PATCHES, rule=("exact",))
+TWO = ClaimsConfig(patch=(32,), rule=("two-location",))
+"""What is asked."""
 
 # Images whose voted classes are counted.
 _SAMPLE = 4096
@@ -53,7 +64,7 @@ def main(
     rounds: int = 3,
     scale: Annotated[tuple[int, ...], cyclopts.Parameter(consume_multiple=True)] = (),
 ) -> None:
-    """Certify columns and blocks, and columns of several numbers of images as a Ray Data job.
+    """Certify columns, blocks and pairs of masks, and columns of several numbers as a Ray Data job.
 
     Args:
         images: Images of each family; with ``scale`` a multiple of 256.
@@ -78,6 +89,12 @@ def measure(
     result: dict[str, Any] = {
         name: _family(of, loop, rounds, every_size=name == "columns")
         for name, of in families.items()
+    }
+    families["mask_pairs"] = write_votes(str(folder / "pairs"), PAIRS, num_classes, images)
+    result["two_location"] = {
+        name: dict(zip(("seconds", "peak_memory_mib"), _certified(of, rounds, TWO), strict=True))
+        for name, of in families.items()
+        if name != "blocks"
     }
     result["scale"] = []
     for multiple in scale:
@@ -218,19 +235,21 @@ def _first_votes(store: VotesStore, images: int) -> NDArray[np.int64]:
     return np.concatenate(tables)[:images]
 
 
-def _certified(store: VotesStore, rounds: int, *, ray: bool = False) -> tuple[float, float]:
+def _certified(
+    store: VotesStore, rounds: int, asked: ClaimsConfig = EXACT, *, ray: bool = False
+) -> tuple[float, float]:
     """Seconds and peak memory in MiB of certifying a run: the least of several fresh processes."""
     context = get_context("spawn")
     seconds, memory = [], []
     for _ in range(rounds):
         with ProcessPoolExecutor(1, mp_context=context) as pool:
-            taken, peak = pool.submit(_certify, store, ray=ray).result()
+            taken, peak = pool.submit(_certify, store, asked, ray=ray).result()
         seconds.append(taken)
         memory.append(peak)
     return min(seconds), max(memory)
 
 
-def _certify(store: VotesStore, *, ray: bool) -> tuple[float, float]:
+def _certify(store: VotesStore, asked: ClaimsConfig, *, ray: bool) -> tuple[float, float]:
     from pipeline.scoring.certify import certify_votes  # not part of the time
 
     how = {}
@@ -240,7 +259,7 @@ def _certify(store: VotesStore, *, ray: bool) -> tuple[float, float]:
             stack.enter_context(executor.join())
             how = {"spread": executor.map, "threads": 1}
         start = time.perf_counter()
-        certify_votes(store, ClaimsConfig(patch=PATCHES, rule=("exact",)), overwrite=True, **how)
+        certify_votes(store, asked, overwrite=True, **how)
         return time.perf_counter() - start, peak_memory_mib()
 
 

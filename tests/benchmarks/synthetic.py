@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from models.views.ablations import Ablation
+from models.views.family import ViewFamily
 from pipeline.certificates.batch import smoothed_predictions
 from pipeline.runs.manifest import Execution, Manifest
 from pipeline.runs.schema import VOTES
@@ -69,23 +69,23 @@ def _runs(images: int, views: int, rng: np.random.Generator) -> NDArray[np.float
     return np.take_along_axis(rng.random((images, views)), from_nv, axis=1)
 
 
-def write_votes(out: str, ablation: Ablation, num_classes: int, images: int) -> VotesStore:
+def write_votes(out: str, views: ViewFamily, num_classes: int, images: int) -> VotesStore:
     """Write a run of synthetic votes, reproducibly; the prediction is the label.
 
     ``counts`` is null: what is measured does not read it.
     """
-    manifest = _manifest(ablation, num_classes, images)
+    manifest = _manifest(views, num_classes, images)
     store = VotesStore(out, manifest.run_id)
 
     def write(unit: int) -> None:
         rows = min(UNIT_IMAGES, images - unit * UNIT_IMAGES)
-        rng = np.random.default_rng([unit, len(ablation)])
-        votes_nv = synthetic_votes(rows, len(ablation), num_classes, rng)
+        rng = np.random.default_rng([unit, len(views)])
+        votes_nv = synthetic_votes(rows, len(views), num_classes, rng)
         predictions = pa.array(smoothed_predictions(votes_nv, num_classes), pa.int32())
         columns = {
             "image_id": [f"{unit}/{row}" for row in range(rows)],
             "label": predictions,
-            "votes": pa.FixedSizeListArray.from_arrays(votes_nv.ravel(), len(ablation)),
+            "votes": pa.FixedSizeListArray.from_arrays(votes_nv.ravel(), len(views)),
             "counts": [None] * rows,
             "prediction": predictions,
             "plain_prediction": predictions,
@@ -120,12 +120,11 @@ def first_images(store: VotesStore, out: str, images: int) -> VotesStore:
     return part
 
 
-def _manifest(ablation: Ablation, num_classes: int, images: int) -> Manifest:
-    fields = ("kind", "size", "stride", "height", "width")
+def _manifest(views: ViewFamily, num_classes: int, images: int) -> Manifest:
     return Manifest(
         identity={
             "model": {"name": "synthetic", "num_classes": num_classes},
-            "ablation": {name: getattr(ablation, name) for name in fields},
+            **views.to_identity(),
             "data": {"images": images},
         },
         execution=Execution(

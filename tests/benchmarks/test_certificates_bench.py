@@ -67,4 +67,6 @@ def test_it_states_what_it_measured(tmp_path):
         assert of["ratio"] == pytest.approx(of["loop_seconds"] / of["seconds"])
         assert of["certified_32px"] >= 0.4
         assert of["voted_classes"]["least"] >= 20
+    assert found["two_location"].keys() == {"columns", "mask_pairs"}
+    assert all(of["seconds"] > 0 for of in found["two_location"].values())
     assert found["scale"] == []

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -29,21 +30,47 @@ entry()
 SIGNALS = pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 
 
+@contextmanager
+def inherited(handler):
+    """Start processes with ctrl-c heard or ignored: these tests may run in a background job."""
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def endless(then, handler):
+    """A command at work; ``then`` is what it does when it is interrupted."""
+    with inherited(handler):
+        command = subprocess.Popen(
+            [sys.executable, "-c", _ENDLESS.format(then=then)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=REPOSITORY,
+        )
+    assert command.stdout.readline() == "here\n"
+    return command
+
+
 @SIGNALS
 @pytest.mark.parametrize("then", ["raise", "raise RuntimeError('closed')", "raise OSError('gone')"])
 def test_a_signal_ends_a_command_in_words(number, code, then):
-    command = subprocess.Popen(
-        [sys.executable, "-c", _ENDLESS.format(then=then)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=REPOSITORY,
-    )
-    assert command.stdout.readline() == "here\n"
+    command = endless(then, signal.default_int_handler)
     command.send_signal(number)
     _, said = command.communicate(timeout=60)
     assert command.returncode == code
     assert said == "patchcert: interrupted; run again to resume\n"
+
+
+def test_a_job_in_the_background_of_a_shell_does_not_end_by_ctrl_c():
+    command = endless("raise", signal.SIG_IGN)
+    command.send_signal(signal.SIGINT)
+    time.sleep(1)  # in which it would have ended
+    assert command.poll() is None
+    command.send_signal(signal.SIGTERM)
+    assert command.wait(timeout=60) == 143
 
 
 @pytest.mark.services
@@ -53,10 +80,9 @@ def test_no_committed_vote_is_lost(number, code, shards, tiny_weights, tmp_path)
     asked[asked.index("--unit-images") + 1] = "1"
     command = [sys.executable, "-m", "jobs", "run", *asked]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    how = {"text": True, "cwd": REPOSITORY, "env": environment}
-    job = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True, **how
-    )
+    how = {"text": True, "cwd": REPOSITORY, "env": environment, "start_new_session": True}
+    with inherited(signal.default_int_handler):
+        job = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **how)
     said = []
     for line in job.stderr:
         said.append(line)

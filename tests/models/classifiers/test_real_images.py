@@ -62,10 +62,9 @@ def compare(network, images, preprocess, ablation, tokens):
 
 @pytest.mark.parametrize("tokens", ["drop", "black"])
 def test_bundled_weights_on_bundled_images(tokens):
-    card = read_card(str(EXAMPLE / "smoothed_deit_tiny.safetensors"))
-    network = load_network(
-        card.model, card.num_classes, str(EXAMPLE / "smoothed_deit_tiny.safetensors")
-    )
+    weights = str(EXAMPLE / "smoothed_deit_tiny.safetensors")
+    card = read_card(weights)
+    network = load_network(card.model, card.num_classes, weights, card.preprocess.model_px)
     with tarfile.open(EXAMPLE / "data/cifar10-test-000.tar") as archive:
         names = [name for name in archive.getnames() if name.endswith(".png")][:2]
         images = [decode(archive.extractfile(name).read()) for name in names]

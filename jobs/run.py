@@ -53,7 +53,7 @@ def run(
     tracking_uri(claims, output.out)
     with executor.join_for_job():
         if before.dry_run:
-            return say_estimate(what, defense, output, before, executor)
+            return say_estimate(parts, defense, output, before, executor)
         if len(parts) > 1:
             return _run_slices(parts, defense, claims, output, executor)
         outcome = checked_votes(what, defense, claims, output, executor)

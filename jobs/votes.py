@@ -28,7 +28,7 @@ def votes(
     say_defense(what, defense)
     with executor.join_for_job():
         if before.dry_run:
-            return say_estimate(what, defense, output, before, executor)
+            return say_estimate([what], defense, output, before, executor)
         outcome = checked_votes(what, defense, None, output, executor)
     say_votes(outcome)
     if output.json:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 
 from pipeline.cluster.executor import Executor
 from pipeline.config import EstimateConfig, OutputConfig, VotesConfig
@@ -44,23 +45,28 @@ def check_plan(plan: VotesPlan, output: OutputConfig) -> None:
 
 
 def say_estimate(
-    what: VotesConfig,
+    parts: Sequence[VotesConfig],
     defense: Defense,
     output: OutputConfig,
     asked: EstimateConfig,
     executor: Executor,
 ) -> int:
-    """Print what the job would do.
+    """Print what the job would do; of several parts, the slices of a job, what each would.
 
     Raises:
         ConfigError, SourceError, WeightsError, UnknownModelError: The job would refuse the request.
     """
     check_weights_header(defense)
-    (plan,) = plan_each([(what, defense)], output, executor, keep=False)
-    print(*plan.listing.words(), sep="\n", file=sys.stderr)
-    found = estimate(plan, asked, overwrite=what.overwrite)
+    found = []
+    for number, what in enumerate(parts, 1):
+        (plan,) = plan_each([(what, defense)], output, executor, keep=False)
+        if len(parts) > 1:
+            print(f"slice {number} of {len(parts)}, {what.data}", file=sys.stderr)
+        print(*plan.listing.words(), sep="\n", file=sys.stderr)
+        found.append(estimate(plan, asked, overwrite=what.overwrite))
+        if not output.json:
+            print(*found[-1].lines(), f"run_id={found[-1].run_id}", sep="\n", flush=True)
     if output.json:
-        print(json.dumps(vars(found), indent=2, sort_keys=True))
-    else:
-        print(*found.lines(), f"run_id={found.run_id}", sep="\n")
+        each = [vars(one) for one in found]
+        print(json.dumps(each if len(parts) > 1 else each[0], indent=2, sort_keys=True))
     return 0

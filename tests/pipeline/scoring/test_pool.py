@@ -58,9 +58,13 @@ def test_slices_are_one_run_in_figures(shards, tiny_weights, tmp_path, capsys, m
     data = f"{shards}/shard-{{000..001}}.tar"
     whole = answer(["run", *flags(data, tiny_weights, tmp_path / "whole", *asked)], capsys)
     cut = ["run", *flags(data, tiny_weights, tmp_path / "cut", *asked), "--slices", "2"]
+    expected = answer([*cut, "--dry-run"], capsys)
     sliced = answer(cut, capsys)
     assert close(without_own(sliced), without_own(whole))
     ids = sliced["run_id"].split()
+    assert ids == [part["run_id"] for part in expected]
+    assert sum(part["images"] for part in expected) == sliced["images"]
+    assert not any(part["done"] for part in expected)
     stored = {path.name for path in (tmp_path / "cut/votes").iterdir()}
     assert len(ids) == 2
     assert stored == {f"run_id={run_id}" for run_id in ids}

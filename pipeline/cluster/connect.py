@@ -25,6 +25,7 @@ from models.errors import JobError
 from pipeline.cluster.errors import in_words
 from pipeline.cluster.resources import CPUS_OF, DECODE_CPUS, GPUS_OF, GPUS_ON, check_accelerators
 from pipeline.cluster.session import own_ray
+from pipeline.cluster.token import authentication
 from pipeline.config import ConfigError, Device
 from pipeline.runs.numerics import Machine, probe_machine
 from pipeline.runs.waiting import waiting
@@ -102,6 +103,7 @@ def _join(address: str | None, *, verbose: bool) -> None:
 
 
 def _join_cluster(address: str, settings: dict[str, Any]) -> None:
+    authentication(address)
     try:
         if address != "auto":
             _reach(address)

@@ -1,68 +1,31 @@
 """Checks of the cluster: its CPUs and GPUs, its token, and the weights on one of its workers."""
 
-import os
 import platform
-import stat
 from collections.abc import Mapping
-from urllib.parse import urlsplit
 
 from models.errors import JobError
 from pipeline.cluster.executor import Executor
 from pipeline.cluster.resources import plan_resources
+from pipeline.cluster.token import authentication
 from pipeline.config import VotesConfig
-from pipeline.preflight.findings import Caution, CheckError
+from pipeline.preflight.findings import Caution
 from pipeline.runs.defense import Defense
 from pipeline.runs.numerics import Numerics
 
-_LOOPBACK = ("localhost", "127.0.0.1", "::1", "local", "auto")
-_MODE = "RAY_AUTH_MODE"
 _MANY_UNITS = 2**31  # never the reason for fewer actors
 
 
 def check_token(address: str | None) -> str:
     """Demand token authentication where ``address`` is of another machine.
 
-    Whoever reaches Ray's port runs code as its user: a cluster without a token is open to all who
-    do. ``RAY_AUTH_MODE=disabled``, set explicitly, says that the network is closed otherwise.
-
     A token that others on this machine may read is a caution and no refusal: the network is closed
     to all others, and a secret that Kubernetes mounts for a user other than root cannot be 0600.
 
     Raises:
-        CheckError: There is no token, or the mode is left open.
+        JobError: There is no token, or the mode is left open.
     """
-    if not address or _host(address) in _LOOPBACK:
-        return "no other machine is spoken to"
-    mode = os.environ.get(_MODE)
-    if mode == "disabled":
-        return f"switched off ({_MODE}=disabled): whoever reaches {_host(address)} can run code"
-    if mode != "token":
-        raise CheckError(
-            f"{_host(address)} is another machine and {_MODE} is not set: set {_MODE}=token there "
-            f"and here, with one token (`ray get-auth-token --generate`); {_MODE}=disabled "
-            "accepts a cluster that anyone who reaches it can use"
-        )
-    if os.environ.get("RAY_AUTH_TOKEN"):
-        return "token authentication"
-    path = os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token")
-    if not os.path.isfile(path):
-        raise CheckError(
-            f"{_MODE}=token, but there is no token: put the cluster's into ~/.ray/auth_token "
-            "(mode 0600), or into RAY_AUTH_TOKEN"
-        )
-    rights = stat.S_IMODE(os.stat(path).st_mode)
-    if rights & 0o077:
-        return Caution(
-            f"token authentication, but {path} has mode {rights:04o}: whoever else may read it can "
-            f"run code on the cluster; chmod 600 {path}"
-        )
-    return "token authentication"
-
-
-def _host(address: str) -> str:
-    if address in _LOOPBACK:
-        return address
-    return urlsplit(address if "://" in address else f"//{address}").hostname or address
+    said, readable = authentication(address)
+    return Caution(said) if readable else said
 
 
 def check_budget(

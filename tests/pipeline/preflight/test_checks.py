@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from models.errors import JobError
 from pipeline.cluster.executor import Executor
 from pipeline.cluster.resources import check_accelerators, plan_resources
 from pipeline.config import ClaimsConfig, ConfigError, VotesConfig
@@ -94,10 +95,16 @@ def test_another_machine_needs_a_token(address, monkeypatch, tmp_path):
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(CheckError, match="RAY_AUTH_MODE is not set"):
+    with pytest.raises(JobError, match="RAY_AUTH_MODE is not set"):
         check_token(address)
+    # Whoever joins asks, also commands that check nothing before.
+    with (
+        pytest.raises(JobError, match="RAY_AUTH_MODE is not set"),
+        Executor(address=address).join(),
+    ):
+        pass
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    with pytest.raises(CheckError, match="there is no token"):
+    with pytest.raises(JobError, match="there is no token"):
         check_token(address)
     monkeypatch.setenv("RAY_AUTH_TOKEN", "x")
     assert check_token(address) == "token authentication"

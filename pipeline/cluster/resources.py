@@ -11,6 +11,9 @@ DECODE_CPUS, COMMIT_CPUS = 0.5, 0.25
 
 _TASK_CPUS = DECODE_CPUS + COMMIT_CPUS
 
+BLOCK_BYTES = 2**31 - 1
+"""Size up to which Ray Data does not split a block, and a unit must stay one."""
+
 GPUS_OF, GPUS_ON, CPUS_OF = "GPU:", "GPU@", "CPU:"
 """Prefixes of names that count GPUs by model, GPUs by node, and CPUs by node."""
 
@@ -62,16 +65,13 @@ def plan_resources(
         raise ConfigError(
             f"--actors {count}: the cluster has {most}{which} GPUs; ask for fewer actors"
         )
-    nodes = [number for name, number in available.items() if name.startswith(CPUS_OF)] or [cpus]
-    each = _largest_share(nodes, count)
-    if numerics.device == "cuda":
-        each = min(each, _share_beside_gpus(available, count, accelerator_type))
+    cuda = numerics.device == "cuda"
+    each = share_of_cpus(available, count, _TASK_CPUS, cuda=cuda, accelerator_type=accelerator_type)
     if each <= 0:
         raise ConfigError(
             f"{count} actors on {cpus:g} CPUs: decoding and writing need {_TASK_CPUS:g} of them on "
             "one node; ask for fewer --actors or add CPUs"
         )
-    cuda = numerics.device == "cuda"
     return Resources(
         actors=count,
         cpus=each,
@@ -80,13 +80,35 @@ def plan_resources(
     )
 
 
-def _largest_share(nodes: Sequence[float], actors: int) -> float:
+def share_of_cpus(
+    available: Mapping[str, float],
+    actors: int,
+    task_cpus: float,
+    *,
+    cuda: bool,
+    accelerator_type: str | None = None,
+) -> float:
     """The most CPUs, up to one, that each actor may reserve; 0 if there is no such share.
 
-    For any placement of the actors, one node must keep the CPUs of a task of each kind. A node is
-    full with one actor more than its spare CPUs allow; there must be fewer actors than fill all.
+    Args:
+        available: Resources of the cluster, also by node.
+        actors: How many of them run at once.
+        task_cpus: CPUs that one node must keep for tasks beside them.
+        cuda: True if each has a GPU.
+        accelerator_type: The model of the GPUs; None for any.
     """
-    spare = [round(100 * (cpus - _TASK_CPUS)) for cpus in nodes if cpus >= _TASK_CPUS]
+    nodes = [number for name, number in available.items() if name.startswith(CPUS_OF)]
+    each = _largest_share(nodes or [available.get("CPU", 0.0)], actors, task_cpus)
+    return min(each, _share_beside_gpus(available, actors, accelerator_type)) if cuda else each
+
+
+def _largest_share(nodes: Sequence[float], actors: int, task_cpus: float) -> float:
+    """The most CPUs, up to one, at which some node has those of the tasks; 0 if there is no share.
+
+    That must hold for any placement of the actors. A node is full with one actor more than its
+    spare CPUs allow; there must be fewer actors than fill all.
+    """
+    spare = [round(100 * (cpus - task_cpus)) for cpus in nodes if cpus >= task_cpus]
     for hundredths in range(100, 0, -1):
         if sum(left // hundredths + 1 for left in spare) > actors:
             return hundredths / 100

@@ -1,7 +1,6 @@
 """Train with Ray: Ray Train runs the workers, Ray Data feeds them."""
 
 import logging
-import math
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,7 +17,9 @@ from ray.util.queue import Empty, Queue
 from models.errors import JobError
 from pipeline import storage
 from pipeline.cluster.executor import LOCAL, Executor
+from pipeline.cluster.resources import share_of_cpus
 from pipeline.config import ConfigError
+from pipeline.training.checkpoint import read_checkpoint
 from pipeline.training.config import TrainingPlace
 from pipeline.training.learner import DivergedError
 from pipeline.training.local import check_shares, prepare
@@ -45,6 +46,12 @@ def train_on_cluster(
         raise ConfigError(
             "--checkpoint-minutes: with Ray a training resumes from a whole epoch; leave it out, "
             "or add --no-ray"
+        )
+    state = read_checkpoint(place.out, recipe)
+    if state is not None and state["learner"]["done"] % recipe.order.steps:
+        raise ConfigError(
+            f"--out {place.out}: its checkpoint lies within an epoch, and with Ray a training "
+            "resumes from a whole one; add --no-ray, or start again with --overwrite"
         )
     # Ray Train's workers run in another directory.
     place = replace(place, out=storage.full_path(place.out))
@@ -81,7 +88,7 @@ def plan_workers(available: Mapping[str, float], place: TrainingPlace) -> Scalin
     if cuda and gpus and world > gpus:
         raise ConfigError(f"--workers {world}: the cluster has {gpus} GPUs; ask for fewer")
     # Less than a worker uses: Ray waits forever, without a message, if no CPU is left for tasks.
-    each = math.floor(min(1.0, (cpus - DECODE_CPUS) / world) * 100) / 100
+    each = share_of_cpus(available, world, DECODE_CPUS, cuda=cuda)
     if each <= 0:
         raise ConfigError(
             f"--workers {world}: on {cpus:g} CPUs none is left to decode images; ask for fewer"

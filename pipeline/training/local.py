@@ -13,7 +13,6 @@ from pipeline.runs.cpus import usable_cpus
 from pipeline.runs.numerics import pin_mkl
 from pipeline.training.config import TrainingPlace
 from pipeline.training.feed import MemoryFeed
-from pipeline.training.learner import DivergedError
 from pipeline.training.loop import Training
 from pipeline.training.recipe import Recipe
 from pipeline.training.reporting import Reporter, SilentReporter
@@ -42,20 +41,21 @@ def train_locally(recipe: Recipe, place: TrainingPlace, reporter: Reporter) -> s
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         group = _Group(world=world, port=probe.getsockname()[1], cuda=cuda)
-    others = None
+    others: ProcessContext | None = None
     if world > 1:
         others = start_processes(  # type: ignore[no-untyped-call]
             _other, (group, recipe, place), nprocs=world - 1, join=False
         )
     try:
         path = group.work(0, recipe, place, reporter)
-    except DivergedError:
-        raise  # as all workers do, at the same step
-    except RuntimeError:
-        # torch only says that the connection to the failed worker was closed.
         _join(others)
+    except RuntimeError as error:
+        if "onnection" in str(error):
+            _join(others)  # of the worker that failed, torch only says that it is gone
         raise
-    _join(others)
+    finally:
+        for process in others.processes if others is not None else ():
+            process.terminate()  # where this one failed, they would wait for it
     assert path is not None
     return path
 
@@ -75,10 +75,16 @@ def _join(others: ProcessContext | None) -> None:
 
 
 def check_shares(recipe: Recipe, world: int) -> None:
-    """Raise ConfigError unless ``world`` workers can share the batch evenly."""
+    """Raise ConfigError unless ``world`` workers can share the batch evenly, and the estimates."""
     batch = recipe.config.batch
     if batch % world:
         raise ConfigError(f"--batch {batch}: it must be a multiple of the {world} workers' number")
+    estimated = min(recipe.config.estimate, len(recipe.held_out))
+    if 0 < estimated < world:
+        raise ConfigError(
+            f"--estimate: each of the {world} workers votes on some of the held-out images, and "
+            f"there are {estimated}; hold more out (--validation, --estimate), or --estimate 0"
+        )
 
 
 def prepare(place: TrainingPlace, world: int) -> None:

@@ -1,5 +1,6 @@
 """Whole trainings by plain torch: they learn, they resume, they say what they cannot do."""
 
+import multiprocessing
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -124,6 +125,24 @@ def test_two_workers_learn_the_same(tmp_path):
     for key, value in alone.items():
         torch.testing.assert_close(shared[key], value, rtol=1e-4, atol=1e-6)
     assert told[1].epochs[0][1] == pytest.approx(told[0].epochs[0][1], rel=1e-5)
+
+
+def test_a_failure_of_the_first_worker_is_its_own_and_ends_the_others(tmp_path):
+    class Full(Told):
+        def epoch(self, epoch, figures):
+            raise RuntimeError("no room for the curves")
+
+    with pytest.raises(RuntimeError, match="no room for the curves"):
+        train_locally(toy_recipe(tmp_path), toy_place(tmp_path, workers=2), Full())
+    for process in multiprocessing.active_children():
+        process.join(20)
+    assert not multiprocessing.active_children()
+
+
+def test_fewer_held_out_images_than_workers_are_refused_at_once(tmp_path):
+    recipe, place = toy_recipe(tmp_path, estimate=1), toy_place(tmp_path, workers=2)
+    with pytest.raises(ConfigError, match="each of the 2 workers"):
+        train_locally(recipe, place, Told())
 
 
 def test_a_checkpoint_of_another_training_is_refused_naming_the_field(tmp_path):

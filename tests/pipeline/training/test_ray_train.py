@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from pipeline.config import ConfigError
 from pipeline.sources.base import SourceError
 from pipeline.training import order
+from pipeline.training.checkpoint import write_checkpoint
 from pipeline.training.cluster import _fit, _reason, plan_workers, train_on_cluster
 from pipeline.training.config import TrainingPlace
 from pipeline.training.feed import MemoryFeed
@@ -96,6 +97,23 @@ def test_gpus_make_workers():
     with pytest.raises(ConfigError, match="--workers 5: the cluster has 4 GPUs"):
         plan_workers({"CPU": 32, "GPU": 4}, TrainingPlace(workers=5))
     assert plan_workers({"CPU": 4}, TrainingPlace(device="cuda", workers=8)).num_workers == 8
+
+
+def test_workers_find_their_cpus_beside_the_gpus_and_leave_a_node_some():
+    found = {"CPU": 68.0, "CPU:a": 4.0, "CPU:b": 64.0}
+    found |= {"GPU": 8.0, "GPU:A": 8.0, "GPU@a:A": 8.0}
+    assert plan_workers(found, TrainingPlace()).resources_per_worker == {"CPU": 0.5}
+    found = {"CPU": 16.0, "CPU:a": 8.0, "CPU:b": 8.0}
+    found |= {"GPU": 16.0, "GPU:A": 16.0, "GPU@a:A": 8.0, "GPU@b:A": 8.0}
+    each = plan_workers(found, TrainingPlace()).resources_per_worker["CPU"]
+    assert 8 * each <= 7.5
+
+
+def test_a_checkpoint_within_an_epoch_is_not_for_ray(tmp_path):
+    recipe, place = toy_recipe(tmp_path), toy_place(tmp_path, no_ray=False)
+    write_checkpoint(place.out, recipe, {"learner": {"done": 1}})
+    with pytest.raises(ConfigError, match=r"lies within an epoch.*add --no-ray"):
+        train_on_cluster(recipe, place, None)
 
 
 def test_too_many_workers_for_the_cpus_are_refused():

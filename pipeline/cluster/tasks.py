@@ -14,11 +14,10 @@ from ray.data import DataContext
 
 from pipeline.cluster.connect import ray_cluster
 from pipeline.cluster.errors import in_words
+from pipeline.cluster.resources import BLOCK_BYTES
 
 # Reducing votes to certificates takes seconds a task.
 _TASK_SECONDS = 1800.0
-# A unit must stay one block; Ray splits blocks above this size.
-_BLOCK_BYTES = 2**31 - 1
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -29,7 +28,7 @@ def data_context(stall_seconds: float, *, verbose: bool) -> Iterator[None]:
     """Set Ray Data up for a job of this program, and put the settings back afterwards."""
     context = DataContext.get_current()
     settings = {
-        "target_max_block_size": _BLOCK_BYTES,
+        "target_max_block_size": BLOCK_BYTES,
         "enable_progress_bars": verbose,
         "execution_no_progress_timeout_s": stall_seconds,
         "print_on_execution_start": verbose,

@@ -63,8 +63,10 @@ class ListingCache:
 
 
 @contextmanager
-def cached_listing(out: str, data: str, options: SourceOptions) -> Iterator[ListingCache]:
-    """The cache of one source, kept for later jobs unless the block fails.
+def cached_listing(
+    out: str, data: str, options: SourceOptions, *, keep: bool = True
+) -> Iterator[ListingCache]:
+    """The cache of one source, kept for later jobs unless the block fails or ``keep`` is False.
 
     A cache that cannot be read or written costs time only.
     """
@@ -78,7 +80,7 @@ def cached_listing(out: str, data: str, options: SourceOptions) -> Iterator[List
         for file, found in cache.found.items()
         if file.changed_ns is None or file.changed_ns / 1e9 < started - _TICK_SECONDS
     }
-    if settled and settled != cache.known:
+    if keep and settled and settled != cache.known:
         with suppress(*storage.failures()):
             write_parquet(path, _to_table(settled))
 

@@ -1,11 +1,13 @@
 """The votes job: list images, work out which run they make, bring it to its end."""
 
+import math
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 from pipeline.cluster.executor import LOCAL, Executor
+from pipeline.cluster.resources import BLOCK_BYTES
 from pipeline.cluster.session import check_session
 from pipeline.config import ConfigError, OutputConfig, VotesConfig
 from pipeline.runs.defense import Defense
@@ -85,10 +87,7 @@ def plan_each(
     """
     requests = list(requests)
     options = source_options(*requests[0])
-    kept: AbstractContextManager[ListingCache] = nullcontext(ListingCache())
-    if keep:
-        kept = cached_listing(output.out, requests[0][0].data, options)
-    with kept as first:
+    with cached_listing(output.out, requests[0][0].data, options, keep=keep) as first:
         memory = first
         for config, defense in requests:
             yield plan_votes(config, defense, output, executor, memory)
@@ -124,6 +123,7 @@ def plan_votes(
     machine = executor.probe(config.device, config.accelerator_type)
     numerics = resolve_numerics(config, machine, defense)
     wanted = new_manifest(config, defense, numerics, listing)
+    _check_unit(wanted)
     return VotesPlan(
         config=config,
         defense=defense,
@@ -133,6 +133,18 @@ def plan_votes(
         store=VotesStore(output.out, wanted.run_id),
         executor=executor,
     )
+
+
+def _check_unit(wanted: Manifest) -> None:
+    """Raise ConfigError unless the pixels of a unit fit into one block, which Ray would split."""
+    unit_images = wanted.execution.unit_images
+    image_bytes = 3 * math.prod(wanted.defense.model_input.model_px)
+    if unit_images * image_bytes > BLOCK_BYTES:
+        gib = unit_images * image_bytes / 2**30
+        raise ConfigError(
+            f"--unit-images {unit_images}: their pixels take {gib:.1f} GiB, and a unit has at most "
+            f"2; give at most {BLOCK_BYTES // image_bytes}"
+        )
 
 
 def source_options(config: VotesConfig, defense: Defense) -> SourceOptions:
@@ -175,12 +187,12 @@ def open_plan(
     Raises:
         ConfigError, SourceError, WeightsError, UnknownModelError: The request is wrong.
     """
-    for plan in plan_each([(config, defense)], output, executor):
-        if config.overwrite or plan.store.read_manifest() is None:
-            # Weights that do not load should fail here, in words, before anything is written.
-            if not executor.in_process:
-                check_session()  # weights can take minutes, and Ray would fail after them
-            _try_weights(defense, plan.numerics)
+    (plan,) = plan_each([(config, defense)], output, executor)
+    if config.overwrite or plan.store.read_manifest() is None:
+        # Weights that do not load should fail here, in words, before a run is begun.
+        if not executor.in_process:
+            check_session()  # weights can take minutes, and Ray would fail after them
+        _try_weights(defense, plan.numerics)
     return plan
 
 

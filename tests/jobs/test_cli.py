@@ -257,7 +257,7 @@ def test_mistakes_get_one_message_and_code_2(more, message, shards, tiny_weights
     captured = capsys.readouterr()
     assert message in captured.err
     assert "Traceback" not in captured.err
-    assert not list(out.rglob("*.parquet"))
+    assert not (out / "votes").exists()
 
 
 @pytest.mark.parametrize(
@@ -299,6 +299,33 @@ def test_a_dry_run_reads_the_weights(shards, tiny_weights, tmp_path, capsys):
         captured = capsys.readouterr()
         assert message in captured.err
         assert captured.out == ""
+
+
+def test_what_was_listed_is_kept_though_the_weights_do_not_load(
+    shards, tiny_weights, tmp_path, capsys, monkeypatch
+):
+    """Files of terabytes must not be read again, for the next try or for a dry run."""
+    out = tmp_path / "out"
+    assert main(["votes", *flags(shards, tiny_weights, out, "--num-classes", "9")]) == 2
+    assert "do not fit" in capsys.readouterr().err
+    (kept,) = (out / "listings").iterdir()
+
+    def read_again(*_):
+        raise AssertionError
+
+    monkeypatch.setattr("pipeline.sources.listing._open", read_again)
+    assert main(["votes", *flags(shards, tiny_weights, out, "--dry-run")]) == 0
+    assert list((out / "listings").iterdir()) == [kept]
+
+
+def test_a_unit_that_ray_would_split_is_refused(shards, tiny_weights, tmp_path, capsys):
+    given = flags(shards, tiny_weights, tmp_path / "out")
+    given[given.index("--unit-images") + 1] = "40000"
+    for dry in ([], ["--dry-run"]):
+        assert main(["votes", *given, *dry]) == 2
+        said = capsys.readouterr().err
+        assert "--unit-images 40000" in said
+        assert f"give at most {(2**31 - 1) // (3 * 160 * 160)}" in said
 
 
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])

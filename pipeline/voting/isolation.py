@@ -113,7 +113,8 @@ def in_children(
     An image is given up at the second child that dies over it, since the first may have been killed
     by chance; or that is late with it, where others of the unit were in time. How fast the machine
     is never decides alone: late is ten times the slowest of the others, which also bounds how long
-    several images without end can hold up a unit. ``patience`` is all there is before the first.
+    several images without end can hold up a unit. ``patience`` is all there is before the first,
+    and for an image that is a unit by itself.
 
     Args:
         make: Makes the child's handler.
@@ -135,7 +136,8 @@ def in_children(
             raise RuntimeError(f"a child process for single images ended with code {end.exitcode}")
         suspect = pending[0]
         deaths[suspect] += 1
-        if end.late and not work.slowest and all(deaths[image] for image in pending):
+        alone = rows.num_rows == 1  # no other can tell how long an image takes here
+        if end.late and not work.slowest and not alone and all(deaths[at] for at in pending):
             raise RuntimeError(
                 f"no image of this unit was done in {patience:g} s, which is a fourth of "
                 "--stall-minutes: if that is how long they take, give more minutes"
@@ -145,7 +147,9 @@ def in_children(
                 pending.rotate(-1)
             continue
         reason = (
-            "has no end, while others of its unit came to theirs"
+            f"was not done in {patience:g} s, twice"
+            if end.late and alone
+            else "has no end, while others of its unit came to theirs"
             if end.late
             else f"kills the process that handles it ({signal.Signals(-end.exitcode).name})"
         )

@@ -67,6 +67,12 @@ def test_where_all_are_late_the_machine_is_slow():
         in_children(make, make(), ROWS, 0.1)
 
 
+def test_an_image_without_end_that_is_a_unit_by_itself_is_given_up():
+    make = partial(Doubling, endless=(0,))
+    table = in_children(make, make(), ROWS.slice(0, 1), 0.1)
+    assert table["error"].to_pylist() == ["was not done in 0.1 s, twice"]
+
+
 def test_a_child_that_dies_once_costs_no_image(tmp_path):
     make = partial(Doubling, once=str(tmp_path / "died"))
     assert in_children(make, make(), ROWS, 600)["x"].to_pylist() == [0, 2, 4, 6]

@@ -120,7 +120,10 @@ def download(into: Path, python: str, more: list[str]) -> None:
 
 def unpack(bundle: Path, to: Path) -> None:
     """Verify the parts in ``bundle`` and make the folder ``to`` of them, all of it or nothing."""
-    manifest = json.loads((bundle / "manifest.json").read_text())
+    try:
+        manifest = json.loads((bundle / "manifest.json").read_text())
+    except ValueError as error:
+        raise Refusal(f"{bundle}/manifest.json is no JSON: carry it over again") from error
     here = "{}.{}".format(*sys.version_info)
     if manifest["python"] != here:
         raise Refusal(
@@ -158,8 +161,9 @@ def machine(work: Path) -> dict[str, Any]:
     """Find what the code in ``work`` can compute with."""
     done = run([sys.executable, "-c", _MACHINE], cwd=work, env=surroundings(work), **KEPT)
     if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"Python ended with code {done.returncode}"]
         raise Refusal(
-            f"the code in {work} cannot start: {done.stderr.strip().splitlines()[-1]}\n"
+            f"the code in {work} cannot start: {said[-1]}\n"
             "torch must be on this machine; if torchvision is missing or does not fit it, pack "
             "again with --with torchvision==0.M.0, where M is 15 more than the N of torch 2.N"
         )

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from cyclopts import App, CycloptsError, Group, Parameter
 
 from jobs.config_file import check_whole_numbers, yaml_of
-from models.errors import exit_code_of
+from models.errors import exit_code_of, said_of
 from pipeline.runs.versions import program_version
 
 # By group, in the order of --help. The texts are those of the functions' docstrings.
@@ -138,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = exit_code_of(error)
         if code is None:
             raise
-        print(f"patchcert: {error}", file=sys.stderr)
+        print(f"patchcert: {said_of(error)}", file=sys.stderr)
         return code
     finally:
         app.config = ()  # this request's

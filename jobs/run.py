@@ -9,7 +9,7 @@ from rich.console import Console
 
 from jobs.certify import report, settle
 from jobs.votes import checked_votes, say_votes
-from models.errors import JobError, exit_code_of
+from models.errors import JobError, exit_code_of, said_of
 from pipeline.cluster.executor import Executor, find_executor
 from pipeline.config import ClaimsConfig, ConfigError, EstimateConfig, OutputConfig, VotesConfig
 from pipeline.config.flags import Advanced
@@ -102,7 +102,7 @@ def _run_slices(
             if exit_code_of(error) is None:
                 raise
             failed.append(number)
-            print(f"patchcert: {where}: {error}", file=sys.stderr, flush=True)
+            print(f"patchcert: {where}: {said_of(error)}", file=sys.stderr, flush=True)
         else:
             done.append(settled.certified)
     if failed:

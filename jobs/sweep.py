@@ -10,7 +10,7 @@ from rich.console import Console
 
 from jobs.certify import settle
 from jobs.votes import checked_votes, say_votes
-from models.errors import exit_code_of
+from models.errors import exit_code_of, said_of
 from pipeline.cluster.executor import Executor, find_executor
 from pipeline.config import ClaimsConfig, OutputConfig, VotesConfig
 from pipeline.preflight.checks import require_stores
@@ -119,10 +119,10 @@ def _brought_to_end(
         except Exception as error:
             if exit_code_of(error) is None:
                 raise
-            row, failure = row_of(answer, None, None), str(error)
+            row, failure = row_of(answer, None, None), said_of(error)
             if answer.stride is None:
                 failed.add(answer.run_id)
-            print(f"patchcert: {where}: {error}", file=sys.stderr, flush=True)
+            print(f"patchcert: {where}: {failure}", file=sys.stderr, flush=True)
         done[number] = row, failure
     rows, failures = zip(*(done[number] for number in range(len(found))), strict=True)
     return list(rows), list(failures)

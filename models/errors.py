@@ -35,6 +35,11 @@ class WrongSizeError(ValueError):
     """An image does not have the size that the preprocessing demands."""
 
 
+def said_of(error: BaseException) -> str:
+    """Return an error's message, or its name if it has none, as timeouts of S3 do."""
+    return str(error) or type(error).__name__
+
+
 def exit_code_of(error: Exception) -> int | None:
     """Return 2 for a wrong request, 1 for a failed job, None for a bug of this program."""
     if isinstance(error, RequestError):

@@ -77,6 +77,20 @@ def test_every_part_that_is_missing_or_other_is_named_and_nothing_made(script, b
     assert list((tmp_path / "new").iterdir()) == []
 
 
+def test_a_manifest_that_was_cut_is_refused(script, bundle, tmp_path):
+    manifest = bundle / "manifest.json"
+    manifest.write_text(manifest.read_text()[:40])
+    with pytest.raises(script.Refusal, match=r"manifest.json.*carry it over again"):
+        script.unpack(bundle, tmp_path / "work")
+
+
+def test_a_python_that_dies_without_a_word_is_refused(script, tmp_path, monkeypatch):
+    monkeypatch.setattr(script, "_MACHINE", "import os; os.abort()")
+    (tmp_path / "work").mkdir()
+    with pytest.raises(script.Refusal, match="ended with code -6"):
+        script.machine(tmp_path / "work")
+
+
 def test_wheels_of_another_python_are_refused(script, bundle, tmp_path):
     manifest = json.loads((bundle / "manifest.json").read_text())
     (bundle / "manifest.json").write_text(json.dumps(manifest | {"python": "3.99"}))

@@ -6,7 +6,7 @@ Shape suffixes: N images, S distinct sets of touched views.
 from abc import ABC, abstractmethod
 from typing import NamedTuple, Self
 
-from models.views.family import BoolArray, IntArray, ViewFamily
+from models.views.family import IntArray, ViewFamily
 from models.views.threats import Threat
 from pipeline.certificates.batch import VoteBatch
 from pipeline.certificates.touched import CountArray, Locations
@@ -149,13 +149,6 @@ class Rule(ABC):
         Returns:
             The margins, (S, N), and the rival of the prediction that attains each, (S, N), or None
             for a rule that knows no rivals; None where the rule has no margins of locations.
-        """
-        return None
-
-    def settled(self, batch: VoteBatch, threat: Threat) -> BoolArray | None:
-        """Tell the images whose answer no further vote can change, for early exit; bool (N,).
-
-        None: the rule needs every vote.
         """
         return None
 

@@ -113,12 +113,6 @@ class TouchedViews(NamedTuple):
         return len(self.ablation)
 
     @property
-    def numbers(self) -> int:
-        """Cells and sets: the numbers that ``votes`` handles for one image."""
-        rows, columns = self.ablation.grid.shape
-        return rows * columns + len(self.rows.first) * len(self.columns.first)
-
-    @property
     def sizes_l(self) -> IntArray:
         """|I|: the number of views in each set; int64 (L,)."""
         return self.votes(np.ones((self.views, 1), np.int64))[:, 0].astype(np.int64)

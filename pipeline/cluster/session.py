@@ -42,7 +42,7 @@ def check_session() -> str:
     Raises:
         JobError: Its name is too long, or nothing can be created in it.
     """
-    if os.environ.get("RAY_ADDRESS"):
+    if os.environ.get("RAY_ADDRESS") not in (None, "", "local"):
         return "Ray is started elsewhere"
     name = next((name for name in _FOLDERS if name in os.environ), None)
     folder = os.path.join(os.sep, "tmp") if name is None else os.environ[name]

@@ -120,6 +120,22 @@ def test_one_that_fails_does_not_stop_the_others(
     assert parent.info.status == "FAILED"
 
 
+def test_a_failure_without_words_is_one(shards, tiny_weights, tmp_path, capsys, monkeypatch):
+    """As timeouts of S3 are."""
+    stages_here(monkeypatch)
+
+    def stall(*_):
+        raise TimeoutError
+
+    monkeypatch.setattr(jobs.sweep, "checked_votes", stall)
+    more = ["--size", "24", "48", "--patch", "8", "--mlflow", "none"]
+    assert main(["sweep", *flags(shards, tiny_weights, tmp_path / "out", *more, "--json")]) == 1
+    assert {row["failure"] for row in json.loads(capsys.readouterr().out)} == {"TimeoutError"}
+    monkeypatch.setattr("jobs.votes.require_stores", stall)
+    assert main(["votes", *flags(shards, tiny_weights, tmp_path / "out")]) == 1
+    assert "patchcert: TimeoutError" in capsys.readouterr().err
+
+
 def test_what_cannot_be_swept_is_refused_before_anything(shards, tiny_weights, tmp_path, capsys):
     for more, said in (
         (["--size", "24", "500"], "500"),

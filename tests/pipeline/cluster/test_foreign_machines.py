@@ -76,6 +76,9 @@ def test_a_folder_that_nothing_can_be_created_in_is_named(name, monkeypatch):
     monkeypatch.setenv(name, "/absent-here/x")
     with pytest.raises(JobError, match=rf"{name}=/absent-here/x: .* created in /; set RAY_TMPDIR"):
         check_session()
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    with pytest.raises(JobError, match=name):
+        check_session()
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")  # its sockets lie on other machines
     check_session()
 

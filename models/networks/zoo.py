@@ -8,6 +8,7 @@ import timm
 import torch
 from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from models.errors import UnknownModelError, WeightsError
 from models.nearest import did_you_mean
@@ -16,6 +17,7 @@ from models.networks.weights import HUB
 from models.preprocess import Preprocess
 
 _MEAN_NORM = "fc_norm.weight"
+_RANDOM = (Tensor.normal_, nn.init.normal_, Tensor.erfinv_, Tensor.clamp_)
 
 
 def check_model_name(name: str) -> None:
@@ -188,9 +190,23 @@ def outline(name: str, num_classes: int | None = None) -> nn.Module:
     """
     check_model_name(name)
     given: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
-    with torch.device("meta"):
+    with torch.device("meta"), _NoRandomValues():
         network: nn.Module = timm.create_model(name, pretrained=False, **given)
     return network
+
+
+class _NoRandomValues(TorchFunctionMode):
+    """Leave out of initialization what memory without values can do without.
+
+    Parts of normal distributions have no kernel there, and torch imports its compiler, which takes
+    seconds, to do without.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        named = kwargs or {}
+        return (*args, *named.values())[0] if func in _RANDOM else func(*args, **named)
 
 
 def check_fit(network: nn.Module, state: Mapping[str, Tensor], what: str, remedy: str) -> None:

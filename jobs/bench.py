@@ -15,7 +15,7 @@ from pipeline.bench.table import print_bench
 from pipeline.config import ClaimsConfig, ConfigError, Device, Dtype, VotesConfig, at_least
 from pipeline.preflight.tracker import reach_tracker
 from pipeline.runs.cpus import usable_cpus
-from pipeline.runs.numerics import probe_machine, resolve_numerics
+from pipeline.runs.numerics import probe_machine
 from pipeline.runs.store import run_ids
 
 
@@ -33,7 +33,7 @@ class BenchConfig:
         saved_by: Folder of results: of its certified runs with early exit, the views left out.
         dtype: Arithmetic to compare [float32; on CUDA bfloat16 too].
         device: Where the networks run.
-        microbatch: Sequences a forward pass [64 on CPU, 512 on CUDA].
+        microbatch: Sequences a forward pass [as many as a run takes].
         images: Images a votes pass.
         rounds: How often each contender is timed; the least counts.
         pipeline: Images of a whole votes job on Ray beside the bare engine; 0 leaves it out.
@@ -60,6 +60,7 @@ class BenchConfig:
 
     def __post_init__(self) -> None:
         at_least(1, size=self.size, images=self.images, rounds=self.rounds)
+        VotesConfig(data="-", weights="-", microbatch=self.microbatch)  # within a run's bounds
         if not self.stride or min(self.stride) < 1:
             raise ConfigError("--stride: give one or more distances of at least 1 px")
         if not self.masks or min(self.masks) < 1:
@@ -81,7 +82,6 @@ def bench(*, config: BenchConfig = BenchConfig()) -> int:
 
     reach(config.mlflow, config.experiment)
     machine = probe_machine(config.device)
-    asked = VotesConfig(data="-", weights="-", microbatch=config.microbatch)
     torch.set_num_threads(usable_cpus())
     both: tuple[Dtype, ...] = ("float32", "bfloat16")
     settings = EngineSettings(
@@ -92,7 +92,7 @@ def bench(*, config: BenchConfig = BenchConfig()) -> int:
         covers=config.covers,
         dtypes=config.dtype or (both if machine.device == "cuda" else both[:1]),
         device=machine.device,
-        microbatch=resolve_numerics(asked, machine).microbatch,
+        microbatch=config.microbatch,
         images=config.images,
         rounds=config.rounds,
     )

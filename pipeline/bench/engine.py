@@ -6,6 +6,7 @@ published way of dropping, a CNN on black-masked images. Weights and pixels are 
 not depend on them.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -34,11 +35,12 @@ from pipeline.bench.operations import (
     operations_of_matmul,
 )
 from pipeline.bench.stages import stage_seconds
-from pipeline.runs.numerics import pin_mkl
+from pipeline.runs.numerics import MICROBATCH, microbatch_of, pin_mkl
 
 _LOOK = PRESETS["imagenet"]
 PLAIN, BLACK, PUBLISHED = "plain network", "black tokens", "published drop path"
 CNN_PLAIN, CNN_MASKED = "plain CNN", "CNN on masked images"
+_MOST_PADDING = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +56,7 @@ class EngineSettings:
         covers: Side of the largest patch that the masks cover, in pixels.
         dtypes: Types of arithmetic.
         device: Device of every contender.
-        microbatch: Sequences a forward pass.
+        microbatch: Sequences a forward pass; None for as many as a run takes.
         images: Images a votes pass.
         rounds: Times that each contender is timed.
     """
@@ -67,7 +69,7 @@ class EngineSettings:
     covers: int = 32
     dtypes: tuple[str, ...] = ("float32",)
     device: str = "cpu"
-    microbatch: int = 64
+    microbatch: int | None = None
     images: int = 16
     rounds: int = 3
 
@@ -166,6 +168,12 @@ def dropping(stride: int) -> str:
     return f"tokens dropped, stride {stride}"
 
 
+def _padding(classifier: TokenDropViT | BlackMasked, images: int, microbatch: int) -> float:
+    """Share of the sequences of a pass that only fill microbatches up."""
+    asked = [images * len(views) for _, views in classifier.groups()]
+    return 1 - sum(asked) / sum(math.ceil(count / microbatch) * microbatch for count in asked)
+
+
 def masking(most: int) -> str:
     """Name of the contender that drops the tokens of pairs of masks, at most so many an axis."""
     return f"pairs of masks, {most} an axis"
@@ -184,6 +192,7 @@ class _Contenders:
             0, 256, (settings.images, height, width, 3), dtype=np.uint8
         )
         self.pixels = pixels
+        self._microbatch = settings.microbatch or MICROBATCH[device.type]
         self.tasks: dict[str, Callable[[], object]] = {}
         self.images: dict[str, float] = {}
         self.ablations: dict[str, float] = {}
@@ -246,13 +255,19 @@ class _Contenders:
             views: Its views.
             images: Images of one pass.
             full_passes: Cost of an image for which that many images were meant: fewer are taken of
-                a family that costs more, so that the passes are alike in length.
+                a family that costs more, so that the passes are alike in length, but enough to
+                fill microbatches.
         """
         classifier = self._classifier("drop", views)
         counts = operations_an_image(classifier)
+        asked = self.settings.microbatch
+        microbatch = asked or microbatch_of(self.device.type, views, _LOOK.model_px)
         if full_passes is not None:
             images = max(1, round(images * full_passes / counts.full_passes))
-        smoothed = SmoothedClassifier(classifier, self.device, self.settings.microbatch)
+            # A unit of a run has many images: what fills up the last microbatch is next to nothing.
+            while _padding(classifier, images, microbatch) > _MOST_PADDING:
+                images += 1
+        smoothed = SmoothedClassifier(classifier, self.device, microbatch)
         pixels = np.resize(self.pixels, (images, *self.pixels.shape[1:]))
         self.tasks[name] = lambda: smoothed(pixels)
         self.images[name] = images
@@ -262,7 +277,7 @@ class _Contenders:
 
     def _add_dense(self, name: str, classifier: TokenDropViT | BlackMasked) -> None:
         """One microbatch of the many that a dense pass takes: all of them are alike."""
-        count = max(16, self.settings.microbatch // 4)
+        count = max(16, self._microbatch // 4)
         image_s = torch.arange(count, device=self.device) % len(self.pixels)
         view_s = torch.arange(count, device=self.device) % len(classifier.views)
         images = torch.from_numpy(self.pixels).to(self.device)
@@ -277,7 +292,7 @@ class _Contenders:
 
     def _batch(self) -> Tensor:
         """Whole images for a plain network."""
-        count = max(16, self.settings.microbatch // 4)
+        count = max(16, self._microbatch // 4)
         return torch.randn((count, 3, *_LOOK.model_px), device=self.device).to(self.dtype)
 
     def _add_plain_cnn(self) -> None:
@@ -304,7 +319,7 @@ class _Contenders:
         if not isinstance(classifier, TokenDropViT):
             return
         published = PublishedDrop(classifier)
-        count = max(16, self.settings.microbatch // 4)
+        count = max(16, self._microbatch // 4)
         pixels = np.concatenate([self.pixels] * (count // len(self.pixels) + 1))[:count]
         images = torch.from_numpy(pixels).to(self.device)
         self.tasks[PUBLISHED] = lambda: published(images)

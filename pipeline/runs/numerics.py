@@ -1,5 +1,6 @@
 """The arithmetic that votes are computed in: everything that decides the last bits of a logit."""
 
+import math
 import os
 import platform
 from dataclasses import asdict, dataclass, field
@@ -7,6 +8,7 @@ from importlib.metadata import version
 from typing import Any, NamedTuple
 
 from models import ENGINE
+from models.views.family import ViewFamily
 from pipeline.config import MICROBATCH_STEP, ConfigError, Device, VotesConfig
 from pipeline.runs.cpus import usable_cpus
 from pipeline.runs.defense import Defense
@@ -109,6 +111,16 @@ def require_one_gpu_model() -> None:
         )
 
 
+def microbatch_of(device: str, views: ViewFamily, model_px: tuple[int, int]) -> int:
+    """Return the sequences a forward pass of a run that does not say otherwise."""
+    if device != "cpu" or not views.hides:
+        return MICROBATCH[device]
+    # A view shows most of the image, and early exit asks a few of each shape at a time: as many as
+    # 16 of 224 px, so that the activations stay in the caches.
+    steps = _PIXELS // (MICROBATCH_STEP * math.prod(model_px))
+    return min(MICROBATCH[device], MICROBATCH_STEP * max(1, steps))
+
+
 def resolve_numerics(
     config: VotesConfig, machine: Machine, defense: Defense | None = None
 ) -> Numerics:
@@ -120,12 +132,8 @@ def resolve_numerics(
         defense: The defense; None for one of ablations.
     """
     microbatch = MICROBATCH[machine.device]
-    if machine.device == "cpu" and defense is not None and defense.views.hides:
-        # A view shows most of the image, and early exit asks a few of each shape at a time: as many
-        # as 16 of 224 px, so that the activations stay in the caches.
-        height, width = defense.model_input.model_px
-        steps = _PIXELS // (MICROBATCH_STEP * height * width)
-        microbatch = min(microbatch, MICROBATCH_STEP * max(1, steps))
+    if defense is not None:
+        microbatch = microbatch_of(machine.device, defense.views, defense.model_input.model_px)
     threads = config.threads or min(machine.cpus, _MOST_THREADS)
     return Numerics(
         dtype=config.dtype or ("bfloat16" if machine.device == "cuda" else "float32"),

@@ -55,7 +55,8 @@ def run(
         if before.dry_run:
             return say_estimate(parts, defense, output, before, executor)
         if len(parts) > 1:
-            return _run_slices(parts, defense, claims, output, executor)
+            with executor.join():  # one Ray for all slices
+                return _run_slices(parts, defense, claims, output, executor)
         outcome = checked_votes(what, defense, claims, output, executor)
         say_votes(outcome)
         store = VotesStore(output.out, outcome.run_id)

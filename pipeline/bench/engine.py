@@ -264,9 +264,9 @@ class _Contenders:
         microbatch = asked or microbatch_of(self.device.type, views, _LOOK.model_px)
         if full_passes is not None:
             images = max(1, round(images * full_passes / counts.full_passes))
-            # A unit of a run has many images: what fills up the last microbatch is next to nothing.
-            while _padding(classifier, images, microbatch) > _MOST_PADDING:
-                images += 1
+        # A unit of a run has many images: what fills up the last microbatch is next to nothing.
+        while _padding(classifier, images, microbatch) > _MOST_PADDING:
+            images += 1
         smoothed = SmoothedClassifier(classifier, self.device, microbatch)
         pixels = np.resize(self.pixels, (images, *self.pixels.shape[1:]))
         self.tasks[name] = lambda: smoothed(pixels)

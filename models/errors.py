@@ -37,7 +37,8 @@ class WrongSizeError(ValueError):
 
 def said_of(error: BaseException) -> str:
     """Return an error's message, or its name if it has none, as timeouts of S3 do."""
-    return str(error) or type(error).__name__
+    said = str(error)
+    return said if said.strip() else type(error).__name__
 
 
 def exit_code_of(error: Exception) -> int | None:

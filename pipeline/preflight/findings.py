@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from models.errors import JobError, exit_code_of
+from models.errors import JobError, exit_code_of, said_of
 from pipeline.runs.waiting import waiting
 
 
@@ -57,7 +57,7 @@ def look_at(checks: Iterable[Check]) -> Iterator[Finding]:
         except Exception as error:
             if exit_code_of(error) is None:
                 raise
-            yield Finding(name, False, " ".join(str(error).split()) or type(error).__name__)
+            yield Finding(name, False, " ".join(said_of(error).split()))
         else:
             yield Finding(name, True, said)
 

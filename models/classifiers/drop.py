@@ -43,6 +43,7 @@ class TokenDropViT(AblatedPixels):
     rows: Tensor
     columns: Tensor
     kept: Tensor
+    counts: Tensor
 
     def __init__(self, network: Droppable, views: ViewFamily, preprocess: Preprocess) -> None:
         super().__init__(droppable(network), views, preprocess)
@@ -66,6 +67,7 @@ class TokenDropViT(AblatedPixels):
         for view, tokens in enumerate(kept):
             table[view, : len(tokens)] = tokens
         self.register_buffer("kept", torch.from_numpy(table), persistent=False)
+        self.register_buffer("counts", torch.from_numpy(self.token_counts), persistent=False)
 
     def groups(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
         """Views that keep equally many tokens: (token count, view numbers), ascending."""
@@ -87,7 +89,31 @@ class TokenDropViT(AblatedPixels):
             view_s: View of each sequence, all keeping equally many tokens; int64 (S,).
         """
         count = int(self.token_counts[int(view_s[0])])
-        kept_sk = self.kept[view_s, :count]
+        return self._visible(tokens_bn, image_s, view_s, self.kept[view_s, :count])
+
+    def sampled(self, tokens_bn: Tensor, image_s: Tensor, view_s: Tensor, count: int) -> Tensor:
+        """Logits of ``count`` of each view's kept tokens, drawn without replacement; (S, C).
+
+        For training (PatchDropout, Liu et al., arXiv 2208.07220): views of any token count go
+        through the network in one piece. Draws from torch's generator of the device.
+
+        Args:
+            tokens_bn: Pixels from ``tokens``.
+            image_s: Image of each sequence; int64 (S,).
+            view_s: View of each sequence; int64 (S,).
+            count: Tokens of a sequence; no view keeps fewer.
+        """
+        draws_sk = torch.rand(len(view_s), self.kept.shape[1], device=view_s.device)
+        padding_sk = (
+            torch.arange(self.kept.shape[1], device=view_s.device) >= self.counts[view_s, None]
+        )
+        drawn_sk = draws_sk.masked_fill(padding_sk, -1.0).topk(count).indices
+        return self._visible(tokens_bn, image_s, view_s, self.kept[view_s].gather(1, drawn_sk))
+
+    def _visible(
+        self, tokens_bn: Tensor, image_s: Tensor, view_s: Tensor, kept_sk: Tensor
+    ) -> Tensor:
+        """Logits of tokens of the views, black where the view hides them; (S, C)."""
         pixels = tokens_bn[image_s[:, None], kept_sk]
         # Rows and columns of token k inside each of the view's rectangles; (S, K, rectangles, P).
         rows = self.rows[view_s[:, None], :, kept_sk // self.grid[1]]

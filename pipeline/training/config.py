@@ -56,6 +56,9 @@ class TrainConfig:
         epochs: Passes over the training images.
         batch: Images a step, over all workers.
         views_per_image: Views of each image a step, spread evenly over the family.
+        hardest_of: Views of each image that a pass without gradients looks at first, spread evenly
+            over the family: a step learns from those of the largest loss (after Greedy Cutout,
+            arXiv 2306.12610) [as many as --views-per-image: no such pass].
         optimizer: AdamW; SGD with momentum 0.9; or Muon, which steps matrices along the
             orthogonalized momentum of their gradients, and the rest by AdamW at half its rate.
         lr: Peak learning rate of a batch.
@@ -108,6 +111,7 @@ class TrainConfig:
     epochs: int = 30
     batch: int = 128
     views_per_image: int = 1
+    hardest_of: Advanced[int | None] = None
     optimizer: Advanced[OptimizerName] = "adamw"
     lr: float = 3e-4
     schedule: Advanced[Schedule] = "cosine"
@@ -145,6 +149,7 @@ class TrainConfig:
             epochs=self.epochs,
             batch=self.batch,
             views_per_image=self.views_per_image,
+            hardest_of=self.hardest_of,
         )
         at_least(2, num_classes=self.num_classes)
         below_one = ("drop_path", "token_dropout", "label_smoothing", "margin", "average")
@@ -162,6 +167,16 @@ class TrainConfig:
         if self.margin and self.views_per_image == 1:
             raise ConfigError(
                 "--margin: one view has no vote to lead; give --views-per-image 2 or more"
+            )
+        if self.hardest_of is not None and self.hardest_of <= self.views_per_image:
+            raise ConfigError(
+                f"--hardest-of {self.hardest_of}: all of them are in the step already; give more "
+                f"than --views-per-image {self.views_per_image}"
+            )
+        if self.hardest_of is not None and self.margin:
+            raise ConfigError(
+                "--margin: the hardest views of an image are no sample of its vote; leave "
+                "--hardest-of out"
             )
         if self.teacher == "self" and not self.average:
             raise ConfigError("--teacher self: the teacher is the average; give --average")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from models.classifiers.build import base_classifier
+from models.classifiers.drop import TokenDropViT
 from models.networks.systems import TokenMode
 from models.preprocess import Preprocess
 from models.views.family import ViewFamily
@@ -29,6 +30,7 @@ class AblationLogits(nn.Module):
     ) -> None:
         super().__init__()
         self.classifier = base_classifier(network, views, preprocess, tokens)
+        self.tokens_of_view: int | None = None
         group_v = torch.zeros(len(views), dtype=torch.int64)
         groups = [numbers for _, numbers in self.classifier.groups()]
         for group, numbers in enumerate(groups):
@@ -41,6 +43,21 @@ class AblationLogits(nn.Module):
         enlarged = grid.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
         # For each pixel that the classifier takes, the pixel of the grid that it copies.
         self.register_buffer("grid_pixel", self.classifier.arrange(enlarged)[0], persistent=False)
+
+    def drop_tokens(self, rate: float) -> None:
+        """Leave out this share of the mean view's tokens, at random, from now on; 0: none.
+
+        All views then have one token count, so that a step is one piece for the processor.
+
+        Args:
+            rate: From 0 to below 1; the base classifier is one that drops hidden tokens.
+        """
+        self.tokens_of_view = None
+        if rate:
+            assert isinstance(self.classifier, TokenDropViT)  # a recipe refuses any other
+            counts_v = self.classifier.token_counts
+            kept = min(int((1 - rate) * counts_v.mean()), int(counts_v.min()))
+            self.tokens_of_view = max(1, kept)
 
     def forward(self, images_bhwc: Tensor, views_bn: Tensor) -> Tensor:
         """Return logits (B, n, C).
@@ -55,6 +72,10 @@ class AblationLogits(nn.Module):
             views_bn.shape[1]
         )
         group_s = self.group_v[view_s]
+        if self.tokens_of_view is not None:
+            assert isinstance(self.classifier, TokenDropViT)
+            logits = self.classifier.sampled(tokens, image_s, view_s, self.tokens_of_view)
+            return logits.reshape(*views_bn.shape, -1)
         # Sequences of equal token count go together, as when voting.
         parts, places = [], []
         for group in range(self.groups):

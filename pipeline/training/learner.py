@@ -16,11 +16,10 @@ from pipeline.config import ConfigError
 from pipeline.training.forward import AblationLogits
 from pipeline.training.networks import (
     prefer_plain_attention,
-    set_token_dropout,
     starting_network,
     teacher_of,
 )
-from pipeline.training.objective import followed, loss_of, mixed, shortfall_of, target_of
+from pipeline.training.objective import followed, loss_of, losses_of, mixed, shortfall_of, target_of
 from pipeline.training.optimizer import optimizer_of, share_of_peak
 from pipeline.training.recipe import Recipe
 
@@ -100,7 +99,7 @@ class Learner:
         self.forward.train()
         if config.token_dropout:
             early = self.done < (1 - _WHOLE) * self.steps
-            set_token_dropout(self.network, config.token_dropout if early else 0.0)
+            self.forward.drop_tokens(config.token_dropout if early else 0.0)
         # All random numbers of a step follow from its number, so that a resumed step is the same.
         views_bn = self._views(len(images_bhwc))
         seed = int(_rng(config.seed, self.done, 1 + self.rank).integers(2**63))
@@ -110,6 +109,8 @@ class Learner:
         images, labels = images.to(self.device), labels.to(self.device)
         target_bc = target_of(labels, classes, config.label_smoothing)
         truth_b = target_bc.argmax(-1)
+        if config.hardest_of is not None:
+            views_bn = self._hardest(images, views_bn, target_bc)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             if self.teacher is not None:
                 with torch.no_grad():
@@ -186,6 +187,16 @@ class Learner:
         loss, right, self.metered = state["meters"]
         self.loss_sum, self.right_sum = loss.to(self.device), right.to(self.device)
 
+    def _hardest(self, images: Tensor, views_bn: Tensor, target_bc: Tensor) -> Tensor:
+        """Keep the views of the largest loss, as many of each image as a step learns from.
+
+        In an autocast of its own: weights that it casts without gradients would serve the step too.
+        """
+        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+            losses_bn = losses_of(self.forward(images, views_bn), target_bc)
+        kept_bn = losses_bn.topk(self.recipe.config.views_per_image).indices
+        return views_bn.gather(1, kept_bn)
+
     def _views(self, count: int) -> Tensor:
         """Draw ablations of this worker's images, evenly spread over the family; int64 (count, n).
 
@@ -195,7 +206,7 @@ class Learner:
         bfloat16 product, which otherwise took half of a step.
         """
         config, family = self.recipe.config, len(self.recipe.defense.views)
-        per_image = config.views_per_image
+        per_image = config.hardest_of or config.views_per_image
         spread_n = np.arange(per_image) * family // per_image
         views_vn = (np.arange(family)[:, None] + spread_n) % family
         sorted_v = np.lexsort(self.forward.group_v.cpu().numpy()[views_vn].T)

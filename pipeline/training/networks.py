@@ -3,7 +3,6 @@
 import math
 
 import torch
-from timm.layers.patch_dropout import PatchDropout
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
@@ -11,7 +10,6 @@ from torch import Tensor, nn
 from models.networks.checkpoint import read_state
 from models.networks.droppable import ABSOLUTE, Droppable
 from models.networks.zoo import built, check_fit, check_model_name, load_network, parameters_of
-from pipeline.config import ConfigError
 from pipeline.runs.weight_files import local_weights
 from pipeline.training.forward import AblationLogits
 from pipeline.training.recipe import Recipe
@@ -26,7 +24,6 @@ def starting_network(recipe: Recipe) -> nn.Module:
 
     Raises:
         WeightsError: The weights are not this network's, but for the head.
-        ConfigError: Dropout of tokens is asked for, and the network has none.
     """
     defense = recipe.defense
     check_model_name(defense.network.name)
@@ -39,12 +36,6 @@ def starting_network(recipe: Recipe) -> nn.Module:
         defense.model_input.model_px,
         drop_path_rate=recipe.config.drop_path,
     )
-    rate = recipe.config.token_dropout
-    if rate and type(network) not in ABSOLUTE:
-        raise ConfigError(
-            f"--token-dropout {rate:g}: {defense.network.name} has no dropout of tokens; choose a "
-            "ViT or DeiT model, or leave it out"
-        )
     own, of_head = network.state_dict(), parameters_of(network, "classifier")
     if any(key not in state or state[key].shape != own[key].shape for key in of_head):
         state |= {key: own[key] for key in of_head}
@@ -78,11 +69,6 @@ def prefer_plain_attention(network: nn.Module) -> None:
     for module in network.modules():
         if hasattr(module, "fused_attn"):
             setattr(module, "fused_attn", False)  # noqa: B010  (not declared by nn.Module)
-
-
-def set_token_dropout(network: Droppable, rate: float) -> None:
-    """Set timm's own dropout of tokens; only networks of absolute positions have it."""
-    network.patch_drop = PatchDropout(rate, num_prefix_tokens=network.num_prefix_tokens)
 
 
 def teacher_of(

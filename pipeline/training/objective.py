@@ -17,8 +17,13 @@ def target_of(labels_b: Tensor, num_classes: int, smoothing: float) -> Tensor:
 
 def loss_of(logits_bnc: Tensor, target_bc: Tensor) -> Tensor:
     """Return the mean cross-entropy over all ablations of all images."""
+    return losses_of(logits_bnc, target_bc).mean()
+
+
+def losses_of(logits_bnc: Tensor, target_bc: Tensor) -> Tensor:
+    """Return the cross-entropy of each ablation; float (B, n)."""
     log_p = functional.log_softmax(logits_bnc.float(), dim=-1)
-    return -(target_bc[:, None] * log_p).sum(-1).mean()
+    return -(target_bc[:, None] * log_p).sum(-1)
 
 
 def shortfall_of(logits_bnc: Tensor, truth_b: Tensor, margin: float) -> Tensor:

@@ -85,6 +85,9 @@ class Recipe:
             for field in fields(self.config)
             if field.name not in (*_BY_CONTENT, *_OF_INPUT, *_OF_VIEWS, "views_per_image")
         }
+        if self.config.hardest_of is None:
+            # Checkpoints from before there was this option have no such entry.
+            del settings["hardest_of"]
         return settings | {
             "data": {"fingerprint": self.listing.fingerprint, "images": len(self.listing)},
             "init": self.init["sha256"],
@@ -131,6 +134,7 @@ def resolve_recipe(config: TrainConfig) -> Recipe:
             tokens=config.tokens,
         )
     )
+    _check_views(config, defense)
     try:
         train, held_out = stratified_split(labels, config.validation, config.seed)
     except ValueError as error:
@@ -154,6 +158,19 @@ def resolve_recipe(config: TrainConfig) -> Recipe:
         train=train,
         held_out=held_out,
     )
+
+
+def _check_views(config: TrainConfig, defense: Defense) -> None:
+    family = len(defense.views)
+    if config.hardest_of is not None and config.hardest_of > family:
+        raise ConfigError(
+            f"--hardest-of {config.hardest_of}: the family has {family} views; give no more"
+        )
+    if config.token_dropout and defense.tokens != "drop":
+        raise ConfigError(
+            f"--token-dropout {config.token_dropout:g}: with --tokens {defense.tokens} the network "
+            "takes every token of the grid; leave one of the two out"
+        )
 
 
 def _family(views: ViewFamily) -> dict[str, Any]:

@@ -89,6 +89,36 @@ def test_hidden_pixels_enter_no_arithmetic(network):
                 assert torch.equal(clean, model(poisoned, torch.tensor([0]), torch.tensor([view])))
 
 
+def test_sampled_tokens_are_a_view_s_own_and_each_as_likely(network):
+    model = TokenDropViT(network, tiny_ablation("block", 40, 20), TINY_PREPROCESS)
+    images = model.tokens(torch.zeros(1, 160, 160, 3, dtype=torch.uint8))
+    rare, often = (int(f(model.token_counts)) for f in (np.argmin, np.argmax))
+    view_s = torch.tensor([rare, often]).repeat(2000)
+    places = []
+    model._classify = lambda pixels, kept: places.append(kept) or pixels.flatten(1)[:, :1]
+    count = int(model.token_counts.min())
+    torch.manual_seed(0)
+    model.sampled(images, torch.zeros_like(view_s), view_s, count - 1)
+    for view, drawn in ((rare, places[0][::2]), (often, places[0][1::2])):
+        assert all(len(set(row.tolist())) == count - 1 for row in drawn)
+        kept = model.kept[view, : model.token_counts[view]]
+        times = torch.bincount(drawn.flatten(), minlength=100)
+        assert times.sum() == times[kept].sum()
+        expected = 2000 * (count - 1) / len(kept)
+        assert (times[kept] - expected).abs().max() < 5 * expected**0.5
+
+
+def test_as_many_sampled_tokens_as_a_view_has_are_the_view(network):
+    model = TokenDropViT(network, tiny_ablation("column", 19, 7), TINY_PREPROCESS)
+    images = model.tokens(torch.from_numpy(random_images(2)))
+    count, views = next(model.groups())
+    view_s = torch.from_numpy(views[:2])
+    image_s = torch.arange(2)
+    with torch.no_grad():
+        found = model.sampled(images, image_s, view_s, count)
+        torch.testing.assert_close(found, model(images, image_s, view_s), atol=1e-5, rtol=1e-5)
+
+
 def test_pixel_scale_widens_the_bands():
     """32 bands of 4 px on the 32-px grid are bands of 28 model pixels every 7."""
     ablation = Ablation(kind="column", size=4, stride=1, height=32, width=32, pixel_scale=7)

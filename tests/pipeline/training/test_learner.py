@@ -11,6 +11,7 @@ from timm.models.vision_transformer import checkpoint_filter_fn
 from models.errors import WeightsError
 from pipeline.config import ConfigError
 from pipeline.training.learner import DivergedError, Learner, check_network, starting_network
+from pipeline.training.objective import losses_of, target_of
 from tests.conftest import TINY
 from tests.pipeline.training.toy import CLASSES, CPU, batch, toy_recipe, write_init
 
@@ -113,6 +114,7 @@ def test_lower_layers_learn_slower_with_layer_decay(tmp_path):
         {"drop_path": 0.2},
         {"token_dropout": 0.5, "teacher": "self"},
         {"margin": 0.9, "views_per_image": 3},
+        {"hardest_of": 3, "dtype": "bfloat16", "token_dropout": 0.5},
     ],
 )
 def test_every_option_learns_and_repeats(tmp_path, option):
@@ -185,12 +187,14 @@ def test_the_last_quarter_of_the_steps_sees_all_tokens(tmp_path):
     rates = []
     for _ in range(learner.steps):
         learner.step(*batch())
-        rates.append(learner.network.patch_drop.prob)
+        rates.append(learner.forward.tokens_of_view)
     quarter = learner.steps // 4
-    assert rates == [0.5] * (learner.steps - quarter) + [0.0] * quarter
+    half = int(learner.forward.classifier.token_counts.mean() / 2)
+    assert rates == [half] * (learner.steps - quarter) + [None] * quarter
 
 
 def test_half_of_the_tokens_of_an_ablation_are_left_out_of_training_and_of_nothing_else(tmp_path):
+    """Of the mean ablation's, so that all are one shape."""
     learners = [Learner(toy_recipe(tmp_path, token_dropout=rate), CPU) for rate in (0.0, 0.5)]
     seen: list[set[int]] = []
     for learner in learners:
@@ -200,23 +204,56 @@ def test_half_of_the_tokens_of_an_ablation_are_left_out_of_training_and_of_nothi
         )
         learner.step(*batch())
         seen.append(lengths)
-    counts = set(learners[0].forward.classifier.token_counts.tolist())
-    assert seen == [counts, {count // 2 for count in counts}]
+    counts = learners[0].forward.classifier.token_counts
+    assert len(set(counts.tolist())) == 2
+    assert seen == [set(counts.tolist()), {int(counts.mean() / 2)}]
 
     plain, dropping = learners
     dropping.network.load_state_dict(plain.network.state_dict())
     images, views = batch()[0], torch.zeros(12, 1, dtype=torch.int64)
     for learner in learners:
         learner.forward.eval()
+        learner.forward.drop_tokens(0.0)
     torch.testing.assert_close(plain.forward(images, views), dropping.forward(images, views))
 
 
-def test_a_network_without_dropout_of_tokens_is_refused(tmp_path):
-    init = write_init(tmp_path / "o.safetensors", model="test_efficientnet")
-    request = {"model": "test_efficientnet", "tokens": "black", "init": str(init)}
-    check_network(toy_recipe(tmp_path, **request))
-    with pytest.raises(ConfigError, match=r"--token-dropout 0.5: test_efficientnet has no dropout"):
-        check_network(toy_recipe(tmp_path, **request, token_dropout=0.5))
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_step_learns_from_the_views_of_the_largest_loss_and_as_from_any(tmp_path, dtype):
+    """The same views given to a plain step make the same weights, bit for bit."""
+    options = {"dtype": dtype, "views_per_image": 2}
+    learner = Learner(toy_recipe(tmp_path, **options, hardest_of=5), CPU)
+    plain = Learner(toy_recipe(tmp_path, **options), CPU)
+    before = weights(learner.network)
+    asked = []
+    learner.forward.register_forward_pre_hook(lambda _, given: asked.append(given[1]))
+    images, labels = batch()
+    learner.step(images, labels)
+    candidates, hardest = asked
+    assert [tuple(views.shape) for views in asked] == [(12, 5), (12, 2)]
+
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+        logits = plain.forward(images, candidates)
+    losses = losses_of(logits, target_of(labels, CLASSES, plain.recipe.config.label_smoothing))
+    for row in range(12):
+        worst = np.argsort(losses[row].numpy())[-2:]
+        assert set(candidates[row, worst].tolist()) == set(hardest[row].tolist())
+
+    plain._views = lambda _: hardest
+    plain.step(images, labels)
+    after, expected = weights(learner.network), weights(plain.network)
+    assert all(torch.equal(after[key], expected[key]) for key in after)
+    assert not any(torch.equal(before[key], after[key]) for key in after if "weight" in key)
+
+
+def test_dropout_of_tokens_that_do_not_drop_is_refused(tmp_path):
+    message = r"--token-dropout 0.5: with --tokens black the network takes every token"
+    with pytest.raises(ConfigError, match=message):
+        toy_recipe(tmp_path, tokens="black", token_dropout=0.5)
+
+
+def test_more_candidates_than_views_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"--hardest-of 21: the family has 20 views"):
+        toy_recipe(tmp_path, hardest_of=21)
 
 
 def test_a_teacher_file_advises_on_whole_images(tmp_path):

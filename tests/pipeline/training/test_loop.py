@@ -270,6 +270,8 @@ def test_too_many_held_out_or_in_a_batch_are_refused(tmp_path):
         ({"layer_decay": 1.5}, "--layer-decay 1.5: it must be at most 1"),
         ({"teacher": "self", "average": 0.0}, "--teacher self"),
         ({"select": "best", "validation": 0}, "--select best"),
+        ({"hardest_of": 2, "views_per_image": 2}, "--hardest-of 2: .*than --views-per-image 2"),
+        ({"hardest_of": 4, "views_per_image": 2, "margin": 0.1}, "--margin: .*leave --hardest-of"),
     ],
 )
 def test_nonsense_is_refused(tmp_path, option, message):

@@ -43,7 +43,7 @@ def run(
         slices: Cut --data along its number range, such as {000000..000999}, into so many runs, one
             after another, with one summary: for more images than one run should hold.
     """
-    executor = find_executor(verbose=output.verbose)
+    executor = find_executor(verbose=output.verbose, no_ray=what.no_ray)
     parts = [what] if slices is None else _cut(what, slices)
     require_stores(what, output)
     defense = resolve_defense(what)
@@ -55,8 +55,7 @@ def run(
         if before.dry_run:
             return say_estimate(parts, defense, output, before, executor)
         if len(parts) > 1:
-            with executor.join():  # one Ray for all slices
-                return _run_slices(parts, defense, claims, output, executor)
+            return _run_slices(parts, defense, claims, output, executor)
         outcome = checked_votes(what, defense, claims, output, executor)
         say_votes(outcome)
         store = VotesStore(output.out, outcome.run_id)

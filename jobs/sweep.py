@@ -50,7 +50,7 @@ def sweep(
         ConfigError, SourceError, WeightsError, UnknownModelError: A point's request is wrong;
             nothing was computed.
     """
-    executor = find_executor(verbose=output.verbose)
+    executor = find_executor(verbose=output.verbose, no_ray=fixed.no_ray)
     configs = configs_of(axes, fixed)
     for weights in dict.fromkeys(config.weights for config in configs):
         require_stores(next(one for one in configs if one.weights == weights), output)
@@ -61,8 +61,6 @@ def sweep(
             plan = forecast(found, output.out)
             print(json.dumps(plan, indent=2) if output.json else "\n".join(forecast_lines(plan)))
             return 0
-        if not all(answer.there for answer in found):
-            stack.enter_context(executor.join())  # one Ray for all points
         asked = {name: values for name, values in vars(axes).items() if values is not None}
         tracked = stack.enter_context(
             TrackedSweep(found[0].combination.wanted, asked, claims, output.out)

@@ -22,7 +22,7 @@ def votes(
     before: EstimateConfig = EstimateConfig(),
 ) -> int:
     """Vote on every image and store the votes; resumes what is unfinished."""
-    executor = find_executor(verbose=output.verbose)
+    executor = find_executor(verbose=output.verbose, no_ray=what.no_ray)
     require_stores(what, output)
     defense = resolve_defense(what)
     say_defense(what, defense)

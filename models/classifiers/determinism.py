@@ -39,11 +39,16 @@ def exact_products() -> None:
 
 @contextmanager
 def kept_settings() -> Iterator[None]:
-    """Give the program its settings of torch back that computing votes changes."""
+    """Compute votes whatever the program has set of torch, and give it its settings back."""
     threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
     precisions = [products.fp32_precision for products in _PRODUCTS]
     try:
-        yield
+        with (
+            torch.autocast("cpu", enabled=False),
+            torch.autocast("cuda", enabled=False),
+            torch.device("cpu"),
+        ):
+            yield
     finally:
         torch.set_num_threads(threads)
         torch.backends.cudnn.benchmark = benchmark

@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, TextIO
 from urllib.parse import urlsplit
@@ -24,7 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from models.errors import JobError
 from pipeline.cluster.errors import in_words
 from pipeline.cluster.resources import CPUS_OF, DECODE_CPUS, GPUS_OF, GPUS_ON, check_accelerators
-from pipeline.cluster.session import own_ray
+from pipeline.cluster.session import end_of_job, own_ray
 from pipeline.cluster.token import authentication
 from pipeline.config import ConfigError, Device
 from pipeline.runs.numerics import Machine, probe_machine
@@ -47,22 +47,25 @@ _joined_here = False
 def ray_cluster(address: str | None, *, verbose: bool) -> Iterator[Mapping[str, float]]:
     """Join the cluster at an address, or start a local one for None; yields its resources.
 
-    A cluster that was already joined is left as it was.
+    A cluster that was already joined is left as it was; within ``session.one_ray`` what is joined
+    or started is left at the end of that block.
 
     Raises:
         JobError: The cluster does not answer, or a local one does not start.
     """
     global _joined_here  # noqa: PLW0603  (Ray's connection is the process's, too)
-    started = not ray.is_initialized()
-    if started:
-        _join(address, verbose=verbose)
-        _joined_here = True
-    try:
+    with ExitStack() as block:
+        if not ray.is_initialized():
+            _join(address, verbose=verbose)
+            _joined_here = True
+            (end_of_job() or block).callback(_leave)
         yield _resources()
-    finally:
-        if started:
-            _joined_here = False
-            ray.shutdown()
+
+
+def _leave() -> None:
+    global _joined_here  # noqa: PLW0603
+    _joined_here = False
+    ray.shutdown()
 
 
 def rejoin(address: str | None, *, verbose: bool) -> None:

@@ -4,12 +4,13 @@ Ray takes a second to import, and is imported when it is first needed.
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import urlsplit
 
+from pipeline.cluster.session import one_ray
 from pipeline.config import ConfigError, Device
 from pipeline.runs.numerics import Machine, probe_machine, require_one_gpu_model
 from pipeline.runs.waiting import say_stages
@@ -41,12 +42,14 @@ class Executor:
 
         return ray_cluster(self.address, verbose=self.verbose)
 
-    def join_for_job(self) -> AbstractContextManager[Any]:
-        """Join a cluster for all of a job, since each time it starts other workers.
+    @contextmanager
+    def join_for_job(self) -> Iterator[None]:
+        """Use one Ray for all of a job: a cluster starts other workers each time it is joined.
 
-        A local Ray is started once votes are missing, and a job may find that none are.
+        A local one is started when it is first needed: a job may find that no votes are missing.
         """
-        return self.join() if self.address else nullcontext()
+        with one_ray(), self.join() if self.address else nullcontext():
+            yield
 
     def rejoin(self) -> None:
         """Leave and join again, so that nothing of a pass that failed lives on."""
@@ -89,13 +92,22 @@ IN_PROCESS = Executor(in_process=True)
 _ONE_ACTOR = {"CPU": 2.0, "GPU": 1.0}
 
 
-def find_executor(*, verbose: bool) -> Executor:
+def find_executor(*, verbose: bool, no_ray: bool = False) -> Executor:
     """Decide on the executor from RAY_ADDRESS, which Ray sets for submitted jobs.
 
+    Args:
+        verbose: Show Ray's own log, and say how long each stage took.
+        no_ray: Compute in this process.
+
     Raises:
-        ConfigError: That is no address which a job can join.
+        ConfigError: RAY_ADDRESS is no address which a job can join, or is not to be joined.
     """
     address = os.environ.get("RAY_ADDRESS")
+    if no_ray and address not in (None, "", "local"):
+        raise ConfigError(
+            f"--no-ray: RAY_ADDRESS={redact(address)} names a cluster; leave --no-ray out to "
+            "compute there, or unset RAY_ADDRESS"
+        )
     if address not in (None, "local", "auto") and not _is_address(address):
         raise ConfigError(
             f"RAY_ADDRESS={redact(address)}: give HOST:PORT of the cluster to join (Ray's own "
@@ -104,7 +116,8 @@ def find_executor(*, verbose: bool) -> Executor:
         )
     if verbose:
         say_stages()
-    return Executor(address=None if address == "local" else address, verbose=verbose)
+    address = None if address == "local" else address
+    return Executor(address=address, verbose=verbose, in_process=no_ray)
 
 
 def _is_address(address: str) -> bool:

@@ -1,8 +1,13 @@
-"""The Ray that a job starts for itself: where its sockets lie, its CPUs, its token."""
+"""The Ray that a job starts for itself: its life, its sockets, its CPUs, its token.
+
+Imports no Ray: a job that has nothing to compute starts none.
+"""
 
 import os
 import secrets
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any
 
 from models.errors import JobError
@@ -13,6 +18,28 @@ _FOLDERS = ("RAY_TMPDIR", "TMPDIR")
 _LONGEST_SOCKET = 107
 # As long as the longest socket that Ray makes below its folder, before the process's number.
 _SOCKET = "/ray/session_2026-01-01_00-00-00_000000_/sockets/plasma_store"
+
+
+_end: ContextVar[ExitStack | None] = ContextVar("end of the job", default=None)
+
+
+@contextmanager
+def one_ray() -> Iterator[None]:
+    """Keep a Ray that is joined or started within the block until the block's end.
+
+    Starting one takes ten seconds and more of two cores.
+    """
+    with ExitStack() as end:
+        before = _end.set(end)
+        try:
+            yield
+        finally:
+            _end.reset(before)
+
+
+def end_of_job() -> ExitStack | None:
+    """Return what ends with the block of ``one_ray``; None outside of one."""
+    return _end.get()
 
 
 def own_ray() -> dict[str, Any]:

@@ -94,6 +94,8 @@ class VotesConfig:
         threads: CPU threads an actor [at most 4].
         accelerator_type: Ray's name of the GPU model to vote on (L4, A100, H100, ...); needed
             where a cluster has several, since a run's votes are those of one.
+        no_ray: Compute in this process, by one copy of the network: votes begin sooner, and an
+            image that hangs holds the job up.
         actors: Copies of the network [one a GPU, or as many as the CPUs bear].
         unit_images: Images committed at once [a 16th of all, from 16 to 256].
         overwrite: Compute again what this very run has already written.
@@ -143,6 +145,7 @@ class VotesConfig:
     microbatch: Advanced[int | None] = None
     threads: Advanced[int | None] = None
     accelerator_type: Advanced[str | None] = None
+    no_ray: Advanced[bool] = False
     actors: Advanced[int | None] = None
     unit_images: Advanced[int | None] = None
     overwrite: bool = False
@@ -170,6 +173,11 @@ class VotesConfig:
             raise ConfigError(
                 f"--microbatch {self.microbatch}: it must be a multiple of {MICROBATCH_STEP}; "
                 "other shapes are not known to treat every place in the batch alike"
+            )
+        if self.no_ray and (self.actors or 1) > 1:
+            raise ConfigError(
+                f"--no-ray: this process has one copy of the network, not --actors {self.actors}; "
+                "leave one of them out"
             )
         if not 0 < self.stall_minutes < math.inf:
             raise ConfigError(f"--stall-minutes {self.stall_minutes}: it must be above 0")

@@ -96,6 +96,7 @@ class FixedConfig:
     microbatch: Advanced[int | None] = None
     threads: Advanced[int | None] = None
     accelerator_type: Advanced[str | None] = None
+    no_ray: Advanced[bool] = False
     actors: Advanced[int | None] = None
     unit_images: Advanced[int | None] = None
     overwrite: bool = False

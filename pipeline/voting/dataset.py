@@ -2,6 +2,8 @@
 
 import warnings
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -12,13 +14,35 @@ from pipeline.cluster.errors import in_words
 from pipeline.cluster.resources import COMMIT_CPUS, DECODE_CPUS, Resources
 from pipeline.cluster.tasks import data_context
 from pipeline.voting.commit import CommitUnit
-from pipeline.voting.isolation import Deaths, Guarded, Handler
+from pipeline.voting.isolation import IMAGE_SHARE, Deaths, Guarded, Handler
 
 # Actors die over images (``isolation`` sees to these) and with their nodes. Without a bound
 # an actor that cannot live at all would be restarted without end.
 _BOUNDED: dict[str, Any] = {"max_restarts": 3, "max_task_retries": 3}
-# A child that handles single images gives one up before the stage that waits for it is given up.
-_IMAGE_SHARE = 0.25
+
+
+class InOneThread:
+    """A handler that is made and called in one thread, whichever thread asks.
+
+    OpenMP keeps a pool of threads, and their number, for each thread that calls it, and Ray
+    constructs in one and calls from another. Two pools are more threads than cores, which then
+    sleep where they wait for each other instead of spinning: a third of the time.
+
+    Args:
+        make: Makes the handler.
+    """
+
+    def __init__(self, make: Callable[[], Handler]) -> None:
+        self.thread = ThreadPoolExecutor(1)
+        self.handler = self.thread.submit(make).result()
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """As the handler."""
+        return self.thread.submit(self.handler, rows).result()
+
+    def failed(self, rows: pa.Table, reason: str) -> pa.Table:
+        """As the handler."""
+        return self.thread.submit(self.handler.failed, rows, reason).result()
 
 
 def run_units(
@@ -51,7 +75,7 @@ def run_units(
     pinned: dict[str, Any] = (
         {"accelerator_type": share.accelerator_type} if share.accelerator_type else {}
     )
-    patience = _IMAGE_SHARE * stall_seconds
+    patience = IMAGE_SHARE * stall_seconds
     with data_context(stall_seconds, verbose=verbose), warnings.catch_warnings():
         # Bounded restarts have no other name yet (Ray 2.60); they go with these in 2.64.
         warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
@@ -65,7 +89,7 @@ def run_units(
             )
             .map_batches(
                 Guarded,
-                fn_constructor_args=(vote, vote_deaths, patience),
+                fn_constructor_args=(partial(InOneThread, vote), vote_deaths, patience),
                 batch_size=None,
                 batch_format="pyarrow",
                 compute=ActorPoolStrategy(size=share.actors),

@@ -27,6 +27,9 @@ Stage = Literal["decode", "vote"]
 _DEATHS_BEFORE_ISOLATION = 2
 # How many times longer than the slowest of the others an image may take, and what is never late.
 _LATE, _LEAST_LIMIT = 10.0, 30.0
+# Share of the time without a finished unit, after which a stage is given up, that a child has for
+# an image: it is given up before the stage that waits for it.
+IMAGE_SHARE = 0.25
 # Beyond this it is not the images: even children for single images do not help.
 _MOST_DEATHS = 8
 
@@ -72,10 +75,18 @@ class Guarded:
         make: Makes the stage's handler; must be picklable, since children call it too.
         deaths: The stage's notes.
         patience: Seconds a child may take for an image.
+        no_death: What may end the handler's work on a unit without a death.
     """
 
-    def __init__(self, make: Callable[[], Handler], deaths: Deaths, patience: float) -> None:
+    def __init__(
+        self,
+        make: Callable[[], Handler],
+        deaths: Deaths,
+        patience: float,
+        no_death: tuple[type[BaseException], ...] = (Exception,),
+    ) -> None:
         self.make, self.deaths, self.patience = make, deaths, patience
+        self.no_death = no_death
         self.handler = make()
 
     def __call__(self, rows: pa.Table) -> pa.Table:
@@ -97,8 +108,8 @@ class Guarded:
                 done = in_children(self.make, self.handler, rows, self.patience)
             else:
                 done = self.handler(rows)
-        except Exception:
-            # No death: it fails the job, in words. An exit is one, when what hangs is given up.
+        except self.no_death:
+            # It fails the job, in words. An exit is a death, when what hangs is given up.
             self.deaths.end(unit)
             raise
         self.deaths.end(unit)

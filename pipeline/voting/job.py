@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import time
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -29,7 +30,7 @@ from pipeline.sources.base import SourceOptions
 from pipeline.sources.listing import Listing
 from pipeline.voting.commit import CommitUnit
 from pipeline.voting.decode import DecodeUnit
-from pipeline.voting.isolation import Handler
+from pipeline.voting.isolation import IMAGE_SHARE, Deaths, Guarded, Handler
 
 # Passes without a unit after which what hangs had its chance to be isolated.
 _BARREN_STALLS = 2
@@ -185,11 +186,23 @@ def _units_here(
     vote: Callable[[], Handler],
     commit: CommitUnit,
     *_: object,
-    **__: object,
+    stall_seconds: float,
+    verbose: bool,
 ) -> Generator[pa.Table, None, None]:
-    decoding, voting = decode(), vote()
-    for unit in units:
-        yield commit(voting(decoding(unit)))
+    """Decode a unit while the one before it is voted on."""
+    # A user who stops the job does so for no image's sake.
+    guard = partial(
+        Guarded, patience=IMAGE_SHARE * stall_seconds, no_death=(Exception, KeyboardInterrupt)
+    )
+    decoding = guard(decode, Deaths(commit.store, "decode"))
+    voting = guard(vote, Deaths(commit.store, "vote"))
+    with ThreadPoolExecutor(1) as ahead:
+        coming = ahead.submit(decoding, units[0])
+        for following in (*units[1:], None):
+            decoded = coming.result()
+            if following is not None:
+                coming = ahead.submit(decoding, following)
+            yield commit(voting(decoded))
 
 
 def plan_units(table: pa.Table, unit_images: int) -> list[pa.Table]:

@@ -8,7 +8,6 @@ Units are the grain of progress, of retries and of resuming.
 import copy
 import platform
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -41,11 +40,8 @@ class VoteOnUnit:
 
     def __init__(self, defense: Defense, numerics: Numerics, schema: pa.Schema) -> None:
         check_worker(defense, numerics)
-        # OpenMP keeps a pool of threads, and their number, for each thread that calls it, and Ray
-        # constructs in one and calls from another. Two pools are more threads than cores, which
-        # then sleep where they wait for each other instead of spinning: a third of the time.
-        self.thread = ThreadPoolExecutor(1)
-        self.classifier = self.thread.submit(_checked_classifier, defense, numerics).result()
+        self.classifier = build_classifier(defense, numerics)
+        check_bits(self.classifier)
         self.defense, self.schema = defense, schema
         self.asking = None
         if defense.voting.early_exit:
@@ -54,9 +50,6 @@ class VoteOnUnit:
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         """Decoded rows to votes, in order, addressed to their unit."""
-        return self.thread.submit(self._vote, decoded).result()
-
-    def _vote(self, decoded: pa.Table) -> pa.Table:
         start = time.monotonic()
         decoded = decoded.combine_chunks()
         readable = np.flatnonzero(decoded["pixels"].is_valid().to_numpy())
@@ -146,12 +139,6 @@ def check_bits(classifier: SmoothedClassifier, *, thorough: bool = False) -> Non
             "or other versions of torch and its libraries; patchcert doctor --bits tells which "
             "are sound"
         )
-
-
-def _checked_classifier(defense: Defense, numerics: Numerics) -> SmoothedClassifier:
-    classifier = build_classifier(defense, numerics)
-    check_bits(classifier)
-    return classifier
 
 
 def _found_sha256(network: Network) -> str:

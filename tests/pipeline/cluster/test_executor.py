@@ -53,6 +53,31 @@ def test_a_start_that_is_too_slow_is_made_again_and_said(starts, capfd):
     assert "again, 3 of 4" in said
 
 
+@pytest.mark.parametrize("job", [LOCAL, Executor(address="auto")])
+def test_a_job_has_one_ray_however_often_it_needs_one(starts, monkeypatch, job):
+    """A local one from when it is first needed, if it ever is; a cluster from the beginning."""
+    joined, left = [False], []
+    monkeypatch.setattr(ray, "is_initialized", lambda: joined[0])
+    monkeypatch.setattr(ray, "init", lambda *_, **__: joined.__setitem__(0, True))
+    monkeypatch.setattr(ray, "shutdown", lambda: left.append(joined.__setitem__(0, False)))
+    with job.join_for_job():
+        assert joined == [job is not LOCAL]
+        for _ in range(2):
+            with job.join():
+                assert joined == [True]
+            assert joined == [True]
+        assert not left
+    assert (joined, len(left)) == ([False], 1)
+    with pytest.raises(JobError), job.join_for_job(), job.join():
+        raise JobError("the job fails")
+    assert (joined, len(left)) == ([False], 2)
+    with LOCAL.join_for_job():
+        pass
+    with job.join():
+        assert joined == [True]
+    assert (joined, len(left)) == ([False], 3)
+
+
 def test_a_start_that_never_succeeds_ends_in_words(starts):
     starts += [SLOW] * 9
     with (

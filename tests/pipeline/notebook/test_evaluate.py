@@ -280,6 +280,24 @@ def test_votes_are_of_float32_whatever_the_program_allows(tmp_path):
     assert _SEEN[-1] == "ieee"
 
 
+def test_votes_are_of_float32_inside_a_program_s_own_contexts(tmp_path):
+    """Autocast would compute them in bfloat16, and tensors would be made where no data are."""
+    found = []
+
+    class Seeing(_Asked):
+        def forward(self, pixels):
+            logits = super().forward(pixels)
+            found.append((logits.dtype, torch.zeros(1).device.type))
+            return logits
+
+    module = Seeing()
+    with torch.autocast("cpu", torch.bfloat16), torch.device("meta"):
+        evaluate(module, small(), patch=2, masks=2, preprocess=SMALL, out=tmp_path)
+        assert module.head(torch.zeros(1, 3, device="cpu")).dtype == torch.bfloat16
+    assert found
+    assert set(found) == {(torch.float32, "cpu")}
+
+
 @mark.parametrize(
     ("changes", "says"),
     [

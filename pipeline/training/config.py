@@ -69,9 +69,9 @@ class TrainConfig:
         layer_decay: Learning rate of a layer, relative to the one above it; 1: all alike.
         clip: Largest norm of a step's gradient.
         drop_path: Rate of stochastic depth.
-        token_dropout: Share of the tokens of each view left out at random in the first three
-            quarters of the steps, which makes these as much cheaper (PatchDropout, arXiv
-            2208.07220); the last quarter sees all, as the votes do.
+        token_dropout: Share of the tokens of the mean view left out of every view at random in the
+            first three quarters of the steps, which makes these as much cheaper (after
+            PatchDropout, arXiv 2208.07220); the last quarter sees all, as the votes do.
         label_smoothing: Share of the target spread over all classes.
         margin: Lead of the true class over the next, as a share of the votes, that the views of
             an image in a step are to reach together; what is missing adds to the loss (0: nothing

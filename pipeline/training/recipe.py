@@ -88,6 +88,9 @@ class Recipe:
         if self.config.hardest_of is None:
             # Checkpoints from before there was this option have no such entry.
             del settings["hardest_of"]
+        if self.config.token_dropout:
+            # Of each view's own tokens, once: a checkpoint from then does not resume as if it were.
+            settings["token_dropout_of"] = "mean view"
         return settings | {
             "data": {"fingerprint": self.listing.fingerprint, "images": len(self.listing)},
             "init": self.init["sha256"],

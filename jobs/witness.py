@@ -3,6 +3,7 @@
 import json
 import sys
 
+from models.views.threats import Threat
 from pipeline.analysis import open_run
 from pipeline.attack import MEANING
 from pipeline.attack.config import WitnessConfig
@@ -22,7 +23,8 @@ def witness(*, what: WitnessConfig = WitnessConfig(), output: OutputConfig = Out
     replayed = replay_witnesses(store, what)
     summary = {
         "run_id": store.run_id,
-        "patch_px": replayed.patch.width,
+        "threat": str(Threat(replayed.patch)),
+        "patch_px": Threat(replayed.patch).side,
         "rule": replayed.rule,
         "images": replayed.images,
         "certified": replayed.certified,

@@ -47,5 +47,5 @@ def exit_code_of(error: Exception) -> int | None:
         return 2
     # Storage of s3:// raises botocore's errors; they can only come from a module in memory.
     botocore = sys.modules.get("botocore.exceptions")
-    foreign = (OSError,) if botocore is None else (OSError, botocore.BotoCoreError)
-    return 1 if isinstance(error, (JobError, *foreign)) else None
+    foreign = () if botocore is None else (botocore.BotoCoreError,)
+    return 1 if isinstance(error, (JobError, OSError, MemoryError, *foreign)) else None

@@ -21,6 +21,7 @@ from pipeline.runs.manifest import Manifest
 from pipeline.runs.schema import LOCATIONS, Summary
 from pipeline.runs.store import VotesStore
 from pipeline.scoring.claims import Claim
+from pipeline.scoring.words import assumption
 from pipeline.storage.tables import write_parquet
 
 _BATCH_VOTES = 1 << 21
@@ -42,7 +43,7 @@ class BreakingMap:
     Attributes:
         run: The run.
         patch: Height and width of the patch.
-        rule: The rule.
+        assumes: The largest patch, for a decision that is built for one; else None.
         right: Counts over the images that its answer classifies correctly.
         wrong: Counts over the others that could be voted on, unlabelled ones too.
         labelled: Images with a known label among them all.
@@ -50,10 +51,17 @@ class BreakingMap:
 
     run: Run
     patch: Patch
-    rule: Rule
+    assumes: Threat | None
     right: Breaking
     wrong: Breaking
     labelled: int
+
+    @property
+    def label(self) -> str:
+        """The patch in words, and the one that the decision assumes where it is another."""
+        if self.assumes in (None, Threat(self.patch)):
+            return str(self.patch)
+        return f"{self.patch}{assumption({'assumes': str(self.assumes)}, ', {}')}"
 
     @property
     def shown(self) -> Breaking:
@@ -111,13 +119,15 @@ def breaking_maps(run: Run, threats: Sequence[Threat]) -> list[BreakingMap]:
 
     Raises:
         ConfigError: A threat is no single rectangle or does not fit the image, the run's positions
-            were drawn at random, its votes do not tell places apart, or none of its images could
-            be voted on.
+            were drawn at random, not all of its views were asked, its votes do not tell places
+            apart, or none of its images could be voted on.
         ManifestError, StoreError: The votes are absent, incomplete or contradictory.
     """
     run.check_fixed()
+    threats = list(dict.fromkeys(threat.on(run.views) for threat in threats))
     patches = [_patch(threat, run) for threat in threats]
-    rules = [_rule(threat, run) for threat in threats]
+    assumed = [_assumed(threat, run) for threat in threats]
+    rules = [_rule(*asked, run) for asked in zip(threats, assumed, strict=True)]
     found: list[list[Breaking | None]] = [[None, None] for _ in patches]
     labelled = 0
     classes = run.manifest.defense.network.voted_classes
@@ -143,8 +153,10 @@ def breaking_maps(run: Run, threats: Sequence[Threat]) -> list[BreakingMap]:
                 part = breaking(broken, run.views, patch, run.num_classes, rule)
                 sums[number] = _added(sums[number], part._replace(images=int(chosen.sum())))
     maps = [
-        BreakingMap(run=run, patch=patch, rule=rule, right=right, wrong=wrong, labelled=labelled)
-        for patch, rule, (right, wrong) in zip(patches, rules, found, strict=True)
+        BreakingMap(
+            run=run, patch=patch, assumes=assumes, right=right, wrong=wrong, labelled=labelled
+        )
+        for patch, assumes, (right, wrong) in zip(patches, assumed, found, strict=True)
         if right is not None and wrong is not None
     ]
     if not maps:
@@ -153,7 +165,6 @@ def breaking_maps(run: Run, threats: Sequence[Threat]) -> list[BreakingMap]:
 
 
 def _patch(threat: Threat, run: Run) -> Patch:
-    threat = threat.on(run.views)
     if threat.source:
         raise ConfigError(
             f"--patch {threat}: where it lies on the grid depends on the size of each picture; "
@@ -171,19 +182,30 @@ def _patch(threat: Threat, run: Run) -> Patch:
     return threat.patch
 
 
-def _rule(threat: Threat, run: Run) -> Rule:
-    """The rule of places for a threat, as the run's certificates ask it: of what it assumes."""
-    defense = run.manifest.defense
+def _assumed(threat: Threat, run: Run) -> Threat | None:
+    """The patch that the run's certificates against a threat assume; None where they need none."""
     rule = rule_of_locations(run.views)
-    if rule.knows_patch:
-        entries = [] if run.summary is None else run.summary["certified_accuracy"]
-        claims = [Claim.from_dict(entry) for entry in entries if entry["rule"] == rule.name]
-        assumed = [claim.assumes for claim in claims if claim.threat == threat]
-        rule = rule.at(Terms(assumed=threat if threat in assumed or not assumed else assumed[0]))
+    if not rule.knows_patch:
+        return None
+    entries = [] if run.summary is None else run.summary["certified_accuracy"]
+    claims = [Claim.from_dict(entry) for entry in entries if entry["rule"] == rule.name]
+    assumed = [claim.assumes for claim in claims if claim.threat == threat]
+    return threat if threat in assumed or not assumed else assumed[0]
+
+
+def _rule(threat: Threat, assumed: Threat | None, run: Run) -> Rule:
+    """The rule of places for a threat, if the run's votes answer it."""
+    defense = run.manifest.defense
+    rule = rule_of_locations(run.views).at(Terms(assumed=assumed))
+    if defense.voting.early_exit:
+        # A set with a view outside it that was not asked is no witness, whatever the view says.
+        raise ConfigError(
+            f"run {run.run_id}: its views were asked only as far as the certificate of the image "
+            "as a whole needs them, so it is not known what a patch at one place does; vote with "
+            "--all-views, which is another run"
+        )
     try:
         rule.check(run.views, threat, run.num_classes)
-        if defense.voting.early_exit:
-            rule.check_early(run.views, threat)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return rule
@@ -205,10 +227,11 @@ def threats_to_draw(manifest: Manifest, summary: Summary) -> list[Threat]:
     Of masks, those of the rule that speaks of places: others are about the image as a whole.
 
     None where it is not known what a patch at one place does (positions were drawn for each image,
-    or there are no votes), and none of a run that would take minutes: it can be asked for.
+    not all views were asked, or there are no votes), and none of a run that would take minutes: it
+    can be asked for.
     """
-    voted = summary["images"] - summary["images_with_error"]
-    if manifest.defense.voting.draws is not None or not 0 < voted <= _MOST_IMAGES:
+    voted, voting = summary["images"] - summary["images_with_error"], manifest.defense.voting
+    if voting.draws is not None or voting.early_exit or not 0 < voted <= _MOST_IMAGES:
         return []
     views = manifest.defense.views
     claims = [
@@ -225,6 +248,15 @@ def threats_to_draw(manifest: Manifest, summary: Summary) -> list[Threat]:
     if len(ordered) <= _MOST_DRAWN:
         return ordered
     return [ordered[place] for place in np.linspace(0, len(ordered) - 1, _MOST_DRAWN).astype(int)]
+
+
+def images_shown(maps: Sequence[BreakingMap]) -> str:
+    """The images that maps of a run show, in words; by patch where they differ."""
+    which = [f"{found.shown.images:,} {found.which}" for found in maps]
+    if len(set(which)) == 1:
+        return which[0]
+    # A decision that knows the patch answers anew for each of them.
+    return ", ".join(f"{of} ({found.patch})" for of, found in zip(which, maps, strict=True))
 
 
 def picture_path(store: VotesStore, maps: Sequence[BreakingMap] = ()) -> str:

@@ -18,7 +18,7 @@ from pipeline import storage
 from pipeline.analysis.stored import DATASETS, dataset
 from pipeline.certificates.locations import LocationMargins, location_margins
 from pipeline.certificates.randomized import CONFIDENCE
-from pipeline.certificates.rules import margins
+from pipeline.certificates.rules import margins, rule_for
 from pipeline.certificates.votes import VoteArray, renumbered
 from pipeline.certificates.witness import Witnesses, witnesses
 from pipeline.config import ConfigError
@@ -237,11 +237,16 @@ class Run:
             >>> open_run(OUT).margins("exact", "10x3").tolist()
             [1, -3, -6, -4, 1]
         """
+        threat = (threat if isinstance(threat, Threat) else Threat.parse(threat)).on(self.views)
+        if self.manifest.defense.voting.early_exit:
+            asked = rule_for(rule, randomized=False)
+            asked.check(self.views, threat, self.num_classes)  # it says more where both refuse
+            asked.check_early(self.views, threat)
         return margins(
             rule,
             self.renumbered(self.votes.votes),
             self.views,
-            (threat if isinstance(threat, Threat) else Threat.parse(threat)).on(self.views),
+            threat,
             self.num_classes,
             randomized=self.manifest.defense.voting.draws is not None,
             confidence=confidence,

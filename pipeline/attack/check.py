@@ -3,7 +3,7 @@
 Four things can never happen while the certificates are sound: the unpatched copy of an image votes
 otherwise than before; a pixel of the grid changes outside the rectangle that the patch is said to
 reach, or that rectangle is larger than the certified one; a view that shows no pixel of it votes
-otherwise or has other logits; the prediction of a certified image changes.
+otherwise or has other logits; the prediction of a certified image changes, or is lost to an error.
 
 Shapes: N images, P patches, R images voted on, V views.
 """
@@ -27,7 +27,7 @@ from pipeline.attack.patches import Patches
 from pipeline.attack.placements import Attempt
 from pipeline.attack.rerun import encode
 from pipeline.attack.selection import Selected
-from pipeline.attack.target import UNDECIDED, Target
+from pipeline.attack.target import ERROR, UNDECIDED, Target
 from pipeline.certificates.rule import ALERT
 from pipeline.certificates.votes import VoteArray
 from pipeline.runs.labels import Labels
@@ -43,13 +43,15 @@ class AttackVotes:
 
     Attributes:
         votes: Votes (R, V), -1 where a view was not asked, or sets (R, V, T).
-        predictions_r: Answers, ``ALERT`` for an alert; int (R,).
+        predictions_r: Answers, ``ALERT`` for an alert, ``ERROR`` for an error; int (R,).
         logits_rv: Digests of logits; uint64 (R, V).
+        errors: R reasons why an image has no votes; None where it has them.
     """
 
     votes: VoteArray
     predictions_r: IntArray
     logits_rv: NDArray[np.uint64]
+    errors: Sequence[str | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +89,8 @@ def check_attacks(
     touched_pv: BoolArray = np.stack([attempt.touched_v for attempt in attempts])
     stored = selected.votes[image_p]
     changed_pv = changed_votes(stored, attacked.votes)
-    if stored.ndim == 2:  # what was not asked once cannot be compared; its logits are
+    changed_pv[attacked.predictions_r == ERROR] = False  # no votes to compare; its logits are
+    if stored.ndim == 2:  # what was not asked once cannot be compared either
         changed_pv &= (stored >= 0) & (attacked.votes >= 0)
     logits_pv = clean.logits_rv[image_p] != attacked.logits_rv
     before_p, after_p = selected.predictions_n[image_p], attacked.predictions_r
@@ -113,8 +116,8 @@ def check_attacks(
         "rival": [attempt.rival for attempt in attempts],
         "success": success_p,
         "prediction_before": pa.array(before_p, mask=before_p == ALERT),
-        "prediction_after": pa.array(after_p, mask=after_p == ALERT),
-        # An alert is no wrong answer.
+        "prediction_after": pa.array(after_p, mask=after_p < 0),
+        # An alert is no wrong answer; an error is one.
         "right_after": pa.array(right_p | (after_p == ALERT), mask=~selected.labels.known[image_p]),
         "touched": touched_pv.sum(axis=1),
         "flipped": (changed_pv & touched_pv).sum(axis=1),
@@ -143,9 +146,11 @@ def check_attacks(
         if not (wrong_v.any() or refuted):
             continue
         if refuted:
+            error = attacked.errors[number]
             text = (
                 f"{who} is certified (margin {selected.margins_n[attempt.image]}), but {what} "
-                f"changed its prediction from {before_p[number]} to {after_p[number]}"
+                f"changed its prediction from {before_p[number]} to "
+                f"{after_p[number] if error is None else f'an error: {error}'}"
             )
         else:
             text = (
@@ -203,15 +208,16 @@ def _unpatched(selected: Selected, clean: AttackVotes) -> list[Failure]:
     return [
         Failure(
             kind="unpatched",
-            image=int(image),
+            image=image,
             attempt=None,
             views=np.flatnonzero(changed_nv[image]),
             text=(
                 f"image_id={selected.image_ids[image]}: without any patch, "
                 f"{int(changed_nv[image].sum())} ablations vote otherwise than the stored ones"
+                f"{'' if clean.errors[image] is None else f', none at all: {clean.errors[image]}'}"
             ),
         )
-        for image in np.flatnonzero(changed_n)
+        for image in np.flatnonzero(changed_n).tolist()
     ]
 
 
@@ -257,6 +263,7 @@ def save_counterexamples(
                 "x": attempt.x,
                 "ablations_that_see_the_patch": np.flatnonzero(attempt.touched_v).tolist(),
                 "prediction_after": int(attacked.predictions_r[failure.attempt]),
+                "error_after": attacked.errors[failure.attempt],
                 "votes_after": attacked.votes[failure.attempt].tolist(),
             }
             images["attacked.png"] = patches.attacked(failure.attempt)

@@ -22,7 +22,8 @@ class AttackConfig:
         label_map: The same as in the run, if it had one.
         patch: Side of the square patch in pixels, or 2% or 16x48 (height x width); source:50,
             source:40x60 or source:2% to paste it into the picture as it is delivered, before the
-            resize [the smallest square that the run was certified for].
+            resize [the patch that the masks cover; of ablations the smallest square that the run
+            was certified for].
         images: Images to attack: half of them certified, half right but not certified.
         steps: Gradient steps for each patch.
         locations: Locations on each image: the exact rule's worst; every fourth is random.
@@ -64,20 +65,7 @@ class AttackConfig:
         Raises:
             ConfigError: The text means nothing, or not one rectangle of a given shape.
         """
-        if self.patch is None:
-            return None
-        if isinstance(self.patch, int):
-            at_least(1, patch=self.patch)
-        try:
-            threat = Threat.parse(self.patch)
-        except ValueError as error:
-            raise ConfigError(f"--{error}") from error
-        if threat.count > 1 or threat.area is not None:
-            raise ConfigError(
-                f"--patch {threat}: an attack writes into one rectangle of a given shape; give "
-                "one, such as 32, 16x48 or source:50"
-            )
-        return threat
+        return _one_rectangle(self.patch)
 
     def settings(self) -> dict[str, Any]:
         """Return all that decides the patches, except the run, as plain JSON."""
@@ -92,11 +80,50 @@ class WitnessConfig:
 
     Attributes:
         run_id: The run; may be left out where --out holds one only.
-        patch: Side of the square patch in pixels [the smallest that the run was certified for].
+        patch: Side of the square patch in pixels, or 2% or 16x48 (height x width) [the patch that
+            the masks cover; of ablations the smallest square that the run was certified for].
     """
 
     run_id: str | None = None
-    patch: int | None = None
+    patch: int | str | None = None
 
     def __post_init__(self) -> None:
-        at_least(1, patch=self.patch)
+        _ = self.threat  # fails where a text means nothing
+
+    @property
+    def threat(self) -> Threat | None:
+        """The threat that ``patch`` names; None where it was left out.
+
+        Raises:
+            ConfigError: The text means nothing, or not one rectangle of the grid.
+        """
+        threat = _one_rectangle(self.patch)
+        if threat is not None and threat.source:
+            raise ConfigError(
+                f"--patch {threat}: which votes it touches depends on the size of each picture, "
+                "and only votes are rewritten; give a patch on the grid, such as 32, or try this "
+                "one with `patchcert attack`"
+            )
+        return threat
+
+
+def _one_rectangle(patch: int | str | None) -> Threat | None:
+    """The threat that a patch names; None where it was left out.
+
+    Raises:
+        ConfigError: The text means nothing, or not one rectangle of a given shape.
+    """
+    if patch is None:
+        return None
+    if isinstance(patch, int):
+        at_least(1, patch=patch)
+    try:
+        threat = Threat.parse(patch)
+    except ValueError as error:
+        raise ConfigError(f"--{error}") from error
+    if threat.count > 1 or threat.area is not None:
+        raise ConfigError(
+            f"--patch {threat}: one rectangle of a given shape is tried at a time; give one, such "
+            "as 32 or 16x48"
+        )
+    return threat

@@ -99,6 +99,8 @@ class PatchDescent:
             active = active[going]
             if step == self.steps or not len(active):
                 break
+            # A logit that is not finite has no gradient.
+            by_grid = np.nan_to_num(by_grid, nan=0.0, posinf=0.0, neginf=0.0)
             gradient = np.stack(
                 [
                     canvases[chosen[place]].pulled_back(by_grid[place], corners[place])

@@ -35,11 +35,13 @@ from pipeline.attack.selection import (
     threat_of,
 )
 from pipeline.attack.summary import summarise
+from pipeline.attack.target import ERROR
+from pipeline.certificates.votes import EMPTY
 from pipeline.cluster.executor import LOCAL, Executor
 from pipeline.runs.images import read_encoded, read_images
 from pipeline.runs.manifest import Manifest, canonical
 from pipeline.runs.rows import votes_array
-from pipeline.runs.store import VotesStore
+from pipeline.runs.store import StoreError, VotesStore
 from pipeline.scoring.source import check_source
 from pipeline.sources.base import SourceOptions
 from pipeline.sources.decode import decode
@@ -81,7 +83,7 @@ def attack_run(store: VotesStore, config: AttackConfig, executor: Executor = LOC
     start = time.monotonic()
     manifest = store.manifest()
     check_attackable(manifest)
-    threat = threat_of(config, store, manifest)
+    threat = threat_of(config.threat, store, manifest)
     rerun = load_rerun(manifest, config)
     if threat.source:
         check_source(manifest.defense, threat)
@@ -185,17 +187,28 @@ def _vote(
     )
     check_round_trip(path, rerun.defense.model_input, grids)
     rows = vote_again(path, out, rerun, executor)
-    votes = votes_array(rows, rerun.defense)
+    voted = rows["error"].is_null().to_numpy()
+    cast = votes_array(rows, rerun.defense)
+    if not len(cast):
+        raise StoreError(f"{path}: none of its images could be voted on: {rows['error'][0]}")
+    votes = np.full((len(voted), *cast.shape[1:]), EMPTY, np.int64)
+    votes[voted] = cast
     plain, counted = (
-        rows[name].to_numpy().astype(np.int64) for name in ("plain_prediction", "prediction")
+        rows[name].fill_null(ERROR).to_numpy().astype(np.int64)
+        for name in ("plain_prediction", "prediction")
     )
-    predictions = np.empty(len(votes), np.int64)
+    predictions = np.full(len(votes), ERROR, np.int64)
     for target, images in patches.selected.asked:
-        own = np.flatnonzero(np.isin(owners, images))
+        own = np.flatnonzero(np.isin(owners, images) & voted)
         predictions[own] = target.answers(votes[own], plain[own], counted[own])
-    digests = logit_digests(smoothed, grids)
+    digests, errors = logit_digests(smoothed, grids), rows["error"].to_pylist()
     clean, attacked = (
-        AttackVotes(votes=votes[part], predictions_r=predictions[part], logits_rv=digests[part])
+        AttackVotes(
+            votes=votes[part],
+            predictions_r=predictions[part],
+            logits_rv=digests[part],
+            errors=errors[part],
+        )
         for part in (slice(count), slice(count, None))
     )
     return clean, attacked

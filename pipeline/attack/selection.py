@@ -9,17 +9,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.views.family import BoolArray, IntArray, Patch
+from models.views.family import BoolArray, IntArray
 from models.views.masks import Masks
 from models.views.threats import Threat
-from pipeline.attack.config import AttackConfig
 from pipeline.attack.target import Asked, targets_of
 from pipeline.certificates.votes import VoteArray
 from pipeline.config import ConfigError
 from pipeline.runs.labels import Labels
 from pipeline.runs.manifest import Manifest
 from pipeline.runs.reading import VoteRows, batches, tables, vote_columns
-from pipeline.runs.resolve import default_patches
+from pipeline.runs.resolve import default_patches, default_threats
 from pipeline.runs.store import VotesStore
 from pipeline.scoring.source import SIZE_COLUMNS
 
@@ -93,44 +92,41 @@ def check_attackable(manifest: Manifest) -> None:
         )
 
 
-def patch_of(side: int | None, store: VotesStore, manifest: Manifest) -> Patch:
-    """Return the square patch that was asked for, or the smallest the run was certified for.
+def threat_of(asked: Threat | None, store: VotesStore, manifest: Manifest) -> Threat:
+    """Return the rectangle that was asked for, in pixels, or the default one.
 
-    Of masks it is the one that they are cut for.
-
-    Raises:
-        ConfigError: It does not fit the image.
-    """
-    if side is None:
-        summary = store.read_summary()
-        claims = summary["certified_accuracy"] if summary else []
-        sides = [side for claim in claims if (side := claim.get("patch_px"))]
-        views = manifest.defense.views
-        if isinstance(views, Masks):  # the patch that they are cut for
-            sides = [min(views.covers[0])]
-        side = min(sides or default_patches(views) or (1,))
-    try:
-        manifest.defense.views.check_patch(Patch.square(side))
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    return Patch.square(side)
-
-
-def threat_of(config: AttackConfig, store: VotesStore, manifest: Manifest) -> Threat:
-    """Return the threat that was asked for, in pixels, or the square of ``patch_of``.
+    Of masks that is the patch that they are cut for, of ablations the smallest square that the run
+    was certified for.
 
     Raises:
-        ConfigError: It does not fit the image.
+        ConfigError: It does not fit the image, or the masks are cut for several.
     """
-    if config.threat is None:
-        return Threat(patch_of(None, store, manifest))
-    threat, views = config.threat.on(manifest.defense.views), manifest.defense.views
+    views = manifest.defense.views
+    threat = _default_threat(store, manifest) if asked is None else asked.on(views)
     if threat.patch is not None and not threat.source:
         try:
             views.check_patch(threat.patch)
         except ValueError as error:
             raise ConfigError(str(error)) from error
     return threat
+
+
+def _default_threat(store: VotesStore, manifest: Manifest) -> Threat:
+    views = manifest.defense.views
+    if not isinstance(views, Masks):
+        summary = store.read_summary()
+        claims = summary["certified_accuracy"] if summary else []
+        sides = [side for claim in claims if (side := claim.get("patch_px"))]
+        return Threat.square(min(sides or default_patches(views) or (1,)))
+    if len(views.covers) == 1:
+        return Threat(views.covers[0])
+    remedy = f"give one, such as --patch {Threat(views.covers[len(views.covers) // 2])}"
+    if manifest.defense.voting.early_exit:
+        remedy = "votes cast with early exit answer for none alone: vote with --all-views"
+    raise ConfigError(
+        f"run_id={manifest.run_id}: its masks cover {default_threats(views)[0]}, and one rectangle "
+        f"of a given shape is tried at a time; {remedy}"
+    )
 
 
 def read_margins(store: VotesStore, manifest: Manifest, threat: Threat) -> Margins:

@@ -29,6 +29,9 @@ from pipeline.scoring.source import certifiable, on_grids, stand_in
 UNDECIDED = np.iinfo(np.int32).min
 """Stands for the margin of an image for whose rectangle the rule has no decision."""
 
+ERROR = -3
+"""Stands for the answer to an image that got an error in place of votes; ``ALERT`` is another."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
@@ -152,7 +155,7 @@ class Target:
 
     @staticmethod
     def changed(before: IntArray, after: IntArray) -> BoolArray:
-        """Tell where another class is answered, without an alert."""
+        """Tell where another class is answered, or none for an error, without an alert."""
         return np.asarray((before != after) & (after != ALERT))
 
     def _places(self, votes: VoteArray) -> VoteArray:

@@ -28,7 +28,7 @@ from pipeline.attack.independent import (
     two_location_answers,
     votes_for,
 )
-from pipeline.attack.selection import check_attackable, patch_of
+from pipeline.attack.selection import check_attackable, threat_of
 from pipeline.attack.target import Target
 from pipeline.certificates.witness import witnesses
 from pipeline.config import ConfigError
@@ -77,7 +77,8 @@ def replay_witnesses(store: VotesStore, config: WitnessConfig) -> WitnessResult:
     """
     manifest = store.manifest()
     check_attackable(manifest)
-    patch = patch_of(config.patch, store, manifest)
+    threat = threat_of(config.threat, store, manifest)
+    (patch,) = threat.patches(manifest.defense.views)
     target = Target.of(manifest.defense, patch)
     if target.rule.alerts:
         raise ConfigError(
@@ -88,8 +89,10 @@ def replay_witnesses(store: VotesStore, config: WitnessConfig) -> WitnessResult:
     result = WitnessResult(patch, target.rule.name)
     touched: dict[tuple[int, int], BoolArray] = {}
     sets = None if target.counts_votes else largest_touched(manifest.defense.views, patch)
+    # A square is named as it was before there were other patches.
+    name = f"{threat.side}px" if threat.side else str(threat)
     result.rows_path = storage.join(
-        store.out, "witnesses", f"run_id={store.run_id}", f"{patch.width}px.parquet"
+        store.out, "witnesses", f"run_id={store.run_id}", f"{name}.parquet"
     )
     bond = store.proof(manifest).bond
     with parquet_writer(result.rows_path, WITNESSES.with_metadata(bond)) as writer:

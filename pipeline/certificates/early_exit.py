@@ -1,6 +1,6 @@
 """Early exit: the order in which the views of an image are asked, and the moment to stop.
 
-Shapes: V views, S largest sets of touched views.
+Shapes: N images, V views, S largest sets of touched views.
 """
 
 from functools import cached_property
@@ -70,6 +70,20 @@ class EarlyExit:
         if _one_label(labels_v[self.critical_sv.any(axis=0) & ~unknown_v]):
             return self._least_sure(labels_v, gaps_v)[:_AT_ONCE]
         return self._towards_witness(labels_v, plain)
+
+    def lacking(self, labels_nv: IntArray, plain_n: IntArray) -> tuple[int, int] | None:
+        """The first image of which the decision needs more labels, and a view that it needs.
+
+        Args:
+            labels_nv: Labels of images, -1 where a view was not asked; int (N, V).
+            plain_n: Predictions of the whole images; int (N,).
+        """
+        no_gaps_v = np.zeros(len(self.views))
+        for image, (labels_v, plain) in enumerate(zip(labels_nv, plain_n.tolist(), strict=True)):
+            needed_v = self.next(labels_v, no_gaps_v, plain)
+            if needed_v is not None:
+                return image, int(needed_v[labels_v[needed_v] < 0][0])
+        return None
 
     def _least_sure(self, labels_v: IntArray, gaps_v: NDArray[np.floating]) -> IntArray:
         """Views that were not asked, those outside the sets of the least sure masks first."""

@@ -20,8 +20,9 @@ class ExportConfig:
         to: Folder to write, local or s3://; it must not be there yet.
         patch: What the attacker may do, as in certify: 32, 16x48, area:1024, 2of32 [what the run
             was certified for, else 23 32 39, or 2 4 5 on the CIFAR-10 grid].
-        rule: Certificates, as in certify [exact and uniform; of masks two-location and
-            one-location; of a --randomized run randomized].
+        rule: Certificates, as in certify [where --patch is left out, those that the run was
+            certified by, as they assume it; else exact and uniform, of masks two-location and
+            one-location, of a --randomized run randomized].
         votes: Write the votes too, in a file that `patchcert import` reads.
         overwrite: Replace an earlier export; a folder that holds anything else is refused.
         out: Folder of all results, local or s3://.

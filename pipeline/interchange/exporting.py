@@ -4,6 +4,8 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping
+from functools import reduce
+from operator import or_
 from typing import Any
 
 import pyarrow as pa
@@ -54,7 +56,7 @@ def export_run(run: Run, config: ExportConfig) -> dict[str, str]:
         ManifestError, StoreError: The votes are absent, incomplete or contradictory.
     """
     manifest = run.manifest
-    questions = resolve_claims(manifest.defense, _claims(run, config))
+    questions = _questions(run, config)
     spec = None if config.votes is None else Spec.of(manifest)
     run.store.units(manifest)
     totals, parts, written = Totals(), [], dict[str, dict[str, Any]]()
@@ -64,7 +66,8 @@ def export_run(run: Run, config: ExportConfig) -> dict[str, str]:
             put(name, data)
             written[name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
 
-        columns = vote_columns(manifest, "plain_prediction", "counts")
+        gaps = ["gaps"] if questions.need_gaps else []
+        columns = vote_columns(manifest, "plain_prediction", "counts", *gaps)
         for table in tables(run.store, columns, images=_BATCH_IMAGES):
             scored = score_votes(table, manifest, questions)
             totals.add(scored.totals)
@@ -84,8 +87,14 @@ def export_run(run: Run, config: ExportConfig) -> dict[str, str]:
     return {name: storage.join(config.to, name) for name in (SIGN, *written)}
 
 
-def _claims(run: Run, config: ExportConfig) -> ClaimsConfig:
-    """Return the claims asked for; by default those that the run was certified for."""
+def _questions(run: Run, config: ExportConfig) -> Claims:
+    """Return the claims asked for: where no patch is named, those that the run was certified for.
+
+    A rule that is named, and by which the run was not certified, is asked about the same patches.
+
+    Raises:
+        ConfigError: These votes cannot answer a claim.
+    """
     try:
         earlier = Claims.from_summary(run.summary or {}).claims
     except (ValueError, KeyError, TypeError):
@@ -101,12 +110,31 @@ def _claims(run: Run, config: ExportConfig) -> ClaimsConfig:
             "--patch source:...: an export can be checked without the pictures' sizes, which such "
             "certificates depend on; name patches on the grid, such as 32"
         )
-    threats = sorted({claim.threat for claim in known}, key=lambda threat: threat.order)
     confidences = [claim.confidence for claim in known if claim.confidence is not None]
+    confidence = max(confidences, default=CONFIDENCE)
+    asked = []
+    patch, rules = config.patch, config.rule
+    if patch is None and known:
+        certified = {claim.rule for claim in known}
+        asked = [
+            _again(claim, confidence) for claim in known if rules is None or claim.rule in rules
+        ]
+        patch = tuple({str(claim.threat) for claim in known})
+        rules = tuple(rule for rule in rules or () if rule not in certified)
+    if rules is None or rules:
+        asked.append(ClaimsConfig(patch=patch, rule=rules, confidence=confidence))
+    questions = (resolve_claims(run.manifest.defense, one) for one in asked)
+    return reduce(or_, questions, Claims())
+
+
+def _again(claim: Claim, confidence: float) -> ClaimsConfig:
+    """The request that leads to a claim."""
     return ClaimsConfig(
-        patch=config.patch or tuple(map(str, threats)) or None,
-        rule=config.rule,
-        confidence=max(confidences, default=CONFIDENCE),
+        patch=(str(claim.threat),),
+        rule=(claim.rule,),
+        assume=None if claim.assumes in (None, claim.threat) else str(claim.assumes),
+        tau=None if claim.tau is None else (claim.tau,),
+        confidence=confidence,
     )
 
 
@@ -158,8 +186,13 @@ def image_rows(table: pa.Table, scored: Scored, questions: Claims) -> pa.Table:
 
 
 def threat_slug(claim: Claim) -> str:
-    """Write the threat as part of a column's name: 32x32, area_1024, 2_of_32x32."""
-    return str(claim.threat).replace("<=", "_").replace(" ", "_")
+    """Write threat and terms as part of a column's name: 32x32, area_1024, 16x16_assumes_32x32."""
+    text = str(claim.threat)
+    if claim.assumes not in (None, claim.threat):
+        text += f" assumes {claim.assumes}"
+    if claim.tau is not None:
+        text += f" tau {claim.tau}"
+    return text.replace("<=", "_").replace(" ", "_")
 
 
 def _by_claim(
@@ -276,17 +309,21 @@ def _clean_figure(entry: CertifiedEntry) -> list[dict[str, Any]]:
         return []
     without = ", without an alert" if rule.alerts else ""
     claim = (
-        f"the answer of {rule.name} to the clean image is right{without}{_assumption(entry)}; "
+        f"the answer of {rule.name} to the clean image is right{without}{_terms(entry)}; "
         f"share {_OF}"
     )
-    of = {"rule": entry["rule"], "threat": entry["threat"], "assumes": entry["assumes"]}
+    of = {name: entry[name] for name in ("rule", "threat", "assumes", "tau")}
     return [_figure("clean_accuracy", {**of, **entry["clean_accuracy"]}, claim)]
 
 
-def _assumption(entry: Mapping[str, Any]) -> str:
-    if entry["assumes"] is None:
-        return ""
-    return f", by a decision that assumes a patch of at most {size(entry['assumes'])}"
+def _terms(entry: Mapping[str, Any]) -> str:
+    """State what a decision assumes, and which views it leaves out."""
+    said = ""
+    if entry["assumes"] is not None:
+        said = f", by a decision that assumes a patch of at most {size(entry['assumes'])}"
+    if entry["tau"] is not None:
+        said += f" and counts views whose two largest logits are more than {entry['tau']:g} apart"
+    return said
 
 
 def _claim(entry: Mapping[str, Any], manifest: Manifest) -> str:
@@ -316,4 +353,4 @@ def _claim(entry: Mapping[str, Any], manifest: Manifest) -> str:
         what = f"the answer of {rule.name} is right and stays so {written}"
     else:
         what = f"the smoothed prediction is right and stays so {written}{sure}"
-    return f"{what}{_assumption(entry)}; share {_OF}"
+    return f"{what}{_terms(entry)}; share {_OF}"

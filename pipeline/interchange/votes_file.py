@@ -139,8 +139,7 @@ def check_votes_file(file: VotesFile, spec: Spec) -> None:
             f"{file.path}, image {file.ids[int(contradictory_n.argmax())]}: it has an error and "
             "votes; the votes of an image with an error are -1 (null in Parquet)"
         )
-    every = range(spec.num_classes)
-    classes = spec.classes or every
+    classes = spec.classes or range(spec.num_classes)
     if _all_are_needless(file, spec.views):
         votes_nv = np.where(file.unasked_nv, classes[0], votes_nv)
     _require_allowed(file, "vote", votes_nv, classes, voted_n)
@@ -149,7 +148,8 @@ def check_votes_file(file: VotesFile, spec: Spec) -> None:
     all_n = np.ones(len(file), bool)
     _require_allowed(file, "label", labels_nk, range(-1, spec.num_classes), all_n)
     if file.columns.plain_n is not None:
-        _require_allowed(file, "plain prediction", file.columns.plain_n[:, None], every, voted_n)
+        # As a run's own: a decision falls back on it, and a class without votes is no answer.
+        _require_allowed(file, "plain prediction", file.columns.plain_n[:, None], classes, voted_n)
 
 
 def _require_all_views(path: str, votes: int, views: ViewFamily) -> None:
@@ -213,17 +213,14 @@ def _all_are_needless(file: VotesFile, views: ViewFamily) -> bool:
             f"{file.path}, image {file.ids[images[0]]}: views without a vote (-1, or null in "
             "Parquet), and no plain predictions, which the decision then needs; give either"
         )
-    exits = EarlyExit(views)
-    no_gaps_v = np.zeros(len(views))
-    for image in images:
-        labels_v = file.columns.votes_nv[image].astype(np.int64)
-        needed_v = exits.next(labels_v, no_gaps_v, int(file.columns.plain_n[image]))
-        if needed_v is not None:
-            view = needed_v[labels_v[needed_v] < 0][0]
-            raise ConfigError(
-                f"{file.path}, image {file.ids[image]}: view {view} has no vote (-1, or null in "
-                f"Parquet), and the two-location decision needs it; give it"
-            )
+    votes_nv = file.columns.votes_nv[images].astype(np.int64)
+    lacking = EarlyExit(views).lacking(votes_nv, file.columns.plain_n[images])
+    if lacking is not None:
+        place, view = lacking
+        raise ConfigError(
+            f"{file.path}, image {file.ids[images[place]]}: view {view} has no vote (-1, or null "
+            "in Parquet), and the two-location decision needs it; give it"
+        )
     return True
 
 

@@ -12,10 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 from models.networks.weights import WeightsCard
 from models.preprocess import Preprocess
 from models.views.family import BoolArray, IntArray, ViewFamily, ViewsKind
+from models.views.masks import Masks
 from models.views.threats import Threat
 from pipeline.certificates.batch import vote_batches
+from pipeline.certificates.early_exit import EarlyExit
 from pipeline.certificates.rules import default_rules, rule_for, uncovered
-from pipeline.certificates.votes import check_votes
+from pipeline.certificates.votes import VoteArray, check_votes
 from pipeline.config import ConfigError, VotesConfig
 from pipeline.runs.resolve import resolve_views
 from pipeline.scoring.intervals import Proportion
@@ -83,14 +85,14 @@ def certify(
 
     Args:
         labels: The class of every view of every image, in the family's order, integers (N, V); -1
-            for a view that hides and was not asked.
+            for a view that hides a pair of masks and that early exit does not ask.
         views: The views: a family, or its kind (column, row, block, mask, mask-pair), with
             ``image`` and ``family``. They must be the views that were asked, in the family's order
             (``family.visible(number)`` draws one): of others the certificate is false.
         patch: What the attacker may do: 32, 2%, 16x48, area:1024 or 2of32.
         truth: The right class of each image, -1 where unknown; integers (N,).
         plain: The class of each whole image, which a decision over masks answers where it finds
-            none; integers (N,). None takes the class of most views.
+            none; integers (N,). None takes the class of most views, and needs every label.
         rule: Name of the rule; None takes two-location for pairs of masks, one-location for
             single masks, exact for ablations.
         num_classes: Number of classes; None takes the largest that is named, and at least 2.
@@ -145,6 +147,7 @@ def certify(
     asked.check(views, threat, num_classes)
     if labels_nv.ndim == 2 and (labels_nv < 0).any():
         asked.check_early(views, threat)
+        _check_needless(labels_nv, views, plain_n)
     prediction_n, margin_n = np.empty((2, len(labels_nv)), np.int64)
     for images, batch in vote_batches(labels_nv, views, num_classes, plain_n=plain_n):
         prediction_n[images] = asked.predict(batch, threat)
@@ -157,6 +160,29 @@ def certify(
         margin=margin_n,
         truth=truth_n,
     )
+
+
+def _check_needless(labels_nv: VoteArray, views: ViewFamily, plain_n: IntArray | None) -> None:
+    """Raise ConfigError unless early exit would ask for none of the labels that are missing."""
+    if not isinstance(views, Masks) or not views.pairs or not views.covers:
+        raise ConfigError(
+            "labels: views without one (-1) may only be of pairs of masks that cover a patch; give "
+            "every label"
+        )
+    images = np.flatnonzero((labels_nv < 0).any(axis=1))
+    unknown = images if plain_n is None else images[plain_n[images] < 0]
+    if plain_n is None or len(unknown):
+        raise ConfigError(
+            f"labels of image {unknown[0]}: views without one (-1), and no plain prediction, which "
+            "the decision then needs; give plain=, or every label"
+        )
+    lacking = EarlyExit(views).lacking(labels_nv[images].astype(np.int64), plain_n[images])
+    if lacking is not None:
+        place, view = lacking
+        raise ConfigError(
+            f"labels of image {images[place]}: view {view} has none (-1), and the two-location "
+            "decision needs it; give it"
+        )
 
 
 def _classes(given: ArrayLike | None) -> NDArray[np.int64] | None:

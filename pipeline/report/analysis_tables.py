@@ -10,7 +10,7 @@ from rich.table import Table
 from pipeline.analysis.audit import Audit
 from pipeline.analysis.classes import ClassRow
 from pipeline.analysis.comparison import Comparison
-from pipeline.analysis.heatmap import BreakingMap
+from pipeline.analysis.heatmap import BreakingMap, images_shown
 from pipeline.analysis.outcomes import Measure
 from pipeline.analysis.run import Run
 from pipeline.report import words
@@ -121,11 +121,9 @@ def _classes(
     if errors:
         table.add_column("errors", justify="right", no_wrap=True)
     for question in questions:
-        header = words.patch(question) if question.claim else question.what
-        if question.what == "clean":
-            header = f"clean, {header}"
+        header = words.column(question)
         if not between:
-            header = header.removesuffix(" px")
+            header = header.replace(" px", "")
         table.add_column(header, justify="right", no_wrap=True)
     for row in rows:
         name = names[row.label] if row.label < len(names) else ""
@@ -138,9 +136,7 @@ def _classes(
 
 def print_maps(maps: Sequence[BreakingMap], console: Console) -> None:
     """Print the worst and the mildest place of each patch."""
-    shown = maps[0].shown
-    title = f"{shown.images} {maps[0].which}, uncertified because of a place"
-    table = Table(title=title, **_STYLE)
+    table = Table(title=f"{images_shown(maps)}, uncertified because of a place", **_STYLE)
     table.add_column("patch", justify="right")
     table.add_column("worst place")
     for name in ("uncertified there", "at the mildest", "over all places"):
@@ -149,9 +145,9 @@ def print_maps(maps: Sequence[BreakingMap], console: Console) -> None:
         counts, y, x = found.shown.counts_yx, *found.worst
         numbers = (counts.max(), counts.min(), found.shown.anywhere)
         table.add_row(
-            str(found.patch),
+            found.label,
             location(*found.run.views.coordinates(y, x)),
-            *(f"{n} ({percent(n / max(1, shown.images))})" for n in map(int, numbers)),
+            *(f"{n} ({percent(n / max(1, found.shown.images))})" for n in map(int, numbers)),
         )
     console.print(table)
 

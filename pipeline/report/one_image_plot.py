@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from models.views.ablations import Ablation
 from models.views.masks import Masks
 from pipeline.report.one_image import Scene
+from pipeline.report.pixels import kept, visible
 from pipeline.report.style import SERIES, integers, png
 from pipeline.scoring.words import location
 
@@ -80,7 +81,7 @@ def explained(scene: Scene, views: list[int]) -> list[str]:
         ]
         others = cast - {scene.worst.prediction, scene.worst.rival}
         notes.append(f"Votes {', '.join([*words, *(['others grey'] if others else [])])}.")
-    hidden = (_entering(scene, view) & ~_visible(scene, view) for view in views)
+    hidden = (_entering(scene, view) & ~visible(scene.views, view) for view in views)
     if scene.drops and any(pixels.any() for pixels in hidden):
         which = "view" if scene.views.hides else "ablation"
         notes.append(f"Black in a kept token: pixels that the {which} hides.")
@@ -89,18 +90,9 @@ def explained(scene: Scene, views: list[int]) -> list[str]:
 
 def _entering(scene: Scene, view: int) -> NDArray[np.bool_]:
     """Pixels of the tokens that enter; bool (model height, model width)."""
-    if scene.token_px is None:
-        return np.zeros(scene.pixels.shape[:2], bool)
-    height, width = scene.token_px
-    rows, columns = scene.pixels.shape[0] // height, scene.pixels.shape[1] // width
-    enters = np.full(rows * columns, not scene.drops)
-    enters[scene.views.kept_tokens(view, scene.token_px)] = True
-    return enters.reshape(rows, columns).repeat(height, axis=0).repeat(width, axis=1)
-
-
-def _visible(scene: Scene, view: int) -> NDArray[np.bool_]:
-    scale = scene.views.pixel_scale
-    return scene.views.visible(view).repeat(scale, axis=0).repeat(scale, axis=1)
+    if scene.token_px is None or not scene.drops:
+        return np.full(scene.pixels.shape[:2], scene.token_px is not None)
+    return kept(scene.views, view, scene.token_px)
 
 
 def _place(axes: Axes, scene: Scene, pixels: NDArray[Any]) -> None:
@@ -191,8 +183,8 @@ def _named(scene: Scene, view: int) -> str:
 
 
 def _draw_ablation(axes: Axes, scene: Scene, view: int) -> None:
-    visible = _visible(scene, view)
-    _place(axes, scene, np.where(visible[:, :, None], scene.pixels, 0))
+    shown = visible(scene.views, view)
+    _place(axes, scene, np.where(shown[:, :, None], scene.pixels, 0))
     touched = _touches(scene, view)
     if touched or scene.views.hides:
         _outline(axes, scene)
@@ -219,7 +211,7 @@ def _draw_tokens(axes: Axes, scene: Scene, view: int) -> None:
     assert scene.token_px is not None
     height, width = scene.pixels.shape[:2]
     rows, columns = height // scene.token_px[0], width // scene.token_px[1]
-    shown = np.where(_visible(scene, view)[:, :, None], scene.pixels / 255.0, 0.0)
+    shown = np.where(visible(scene.views, view)[:, :, None], scene.pixels / 255.0, 0.0)
     _place(axes, scene, np.where(_entering(scene, view)[:, :, None], shown, _DROPPED))
     step_y, step_x = scene.views.height / rows, scene.views.width / columns
     axes.hlines(np.arange(rows + 1) * step_y, 0, scene.views.width, "#999999", linewidth=0.4)

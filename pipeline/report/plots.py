@@ -1,7 +1,7 @@
 """Certified accuracy, alerts and breaking places as pictures, and parts of these for the page."""
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +11,13 @@ from matplotlib.lines import Line2D
 
 from models.views.threats import Threat
 from pipeline import storage
-from pipeline.analysis.heatmap import BreakingMap, breaking_maps, picture_path, write_maps
+from pipeline.analysis.heatmap import (
+    BreakingMap,
+    breaking_maps,
+    images_shown,
+    picture_path,
+    write_maps,
+)
 from pipeline.analysis.run import Run
 from pipeline.certificates.rules import drawing_order, largest_rules, rule_named
 from pipeline.report.style import (
@@ -29,7 +35,7 @@ from pipeline.scoring.intervals import Proportion
 from pipeline.scoring.words import percent, series, threat
 from pipeline.scoring.words import run as run_words
 
-_MARKERS = ("o", "s", "^", "D")
+MARKERS = ("o", "s", "^", "D")
 _INK = "#555555"
 _PANEL_INCHES = 3.7
 _LETTERS_AN_INCH = 11
@@ -100,6 +106,12 @@ def points_of(entries: Iterable[CertifiedEntry]) -> list[tuple[int, Proportion]]
         for entry in entries
         if entry["patch_px"] is not None and entry["of"]
     ]
+
+
+def looks(series_: Mapping[str, Sequence[CertifiedEntry]]) -> list[tuple[str, int]]:
+    """The rule of each series, and how many of the same rule come before it."""
+    rules = [entries[0]["rule"] for entries in series_.values()]
+    return [(rule, rules[:place].count(rule)) for place, rule in enumerate(rules)]
 
 
 def draw_points(axes: Axes, points: Points, **style: Any) -> None:
@@ -226,13 +238,14 @@ def _draw_sizes(axes: Axes, summary: Summary) -> None:
         words = series(entry, stride=entry["stride"] in coarser)
         drawn.setdefault(words, []).append(entry)
     for place, (words, entries) in enumerate(drawn.items()):
-        rule, plain = entries[0]["rule"], "top" not in words and "stride" not in words
+        rule, more = looks(drawn)[place]
+        plain = "top" not in words and "stride" not in words
         number = number_of(rule)
         draw_points(
             axes,
             points_of(entries),
             color=SERIES[number % len(SERIES)] if plain else SERIES[3 + place % 3],
-            marker=_MARKERS[number % len(_MARKERS)],
+            marker=MARKERS[(number + more) % len(MARKERS)],
             zorder=4,
             # Where rules say the same, all of them are to be seen.
             markerfacecolor="none" if rule in CURVES[1:] else None,
@@ -334,7 +347,7 @@ def draw_maps(maps: Sequence[BreakingMap]) -> bytes:
         maps: Of one run, a patch each, at least one.
     """
     figure = _blocks(maps) if all(maps[0].run.views.varies) else _bands(maps)
-    figure.suptitle(_wrapped(_title(maps[0]), figure), fontsize="medium")
+    figure.suptitle(_wrapped(_title(maps), figure), fontsize="medium")
     return png(figure)
 
 
@@ -344,17 +357,17 @@ def _wrapped(title: str, figure: Figure) -> str:
     return "\n".join(textwrap.fill(line, width) for line in title.splitlines())
 
 
-def _title(found: BreakingMap) -> str:
+def _title(maps: Sequence[BreakingMap]) -> str:
     return (
-        f"Breaking places: {run_words(found.run.manifest)}\n"
-        f"share of {found.shown.images:,} {found.which} that a patch"
+        f"Breaking places: {run_words(maps[0].run.manifest)}\n"
+        f"share of {images_shown(maps)} that a patch"
         " at each place leaves uncertified (dot: the worst)"
     )
 
 
 def _label(found: BreakingMap) -> str:
     anywhere = found.shown.anywhere / max(1, found.shown.images)
-    return f"{found.patch} (over all places: {percent(anywhere)})"
+    return f"{found.label} (over all places: {percent(anywhere)})"
 
 
 def _bands(maps: Sequence[BreakingMap]) -> Figure:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from models.views.threats import Threat
-from pipeline.certificates.rules import uncovered
+from pipeline.certificates.rules import rule_named, uncovered
 from pipeline.runs.schema import DetectionCurve, Summary
 from pipeline.scoring.claims import Alert, Claim, Claims
 from pipeline.scoring.intervals import Proportion
@@ -184,7 +184,10 @@ def _accuracies(summary: dict[str, Any]) -> Table:
     table.add_column("accuracy")
     for heading in ("value", "95 % interval", "images"):
         table.add_column(heading, justify="right")
-    for name, label in (("smoothed", "no patch"), ("certified", f"certified, {summary['rule']}")):
+    certified = f"certified, {summary['rule']}"
+    if rule_named(summary["rule"]).knows_patch:
+        certified += ", assumes a patch of at most that size"
+    for name, label in (("smoothed", "no patch"), ("certified", certified)):
         table.add_row(label, *_cells(summary[f"{name}_accuracy"]))
     table.add_row("<= true under the worst patch <=", "", "", "")
     if empirical is None:

@@ -68,6 +68,14 @@ def heading(entry: ClaimEntry, own_stride: int | None) -> str:
     return ", ".join(parts)
 
 
+def column(of: Measure) -> str:
+    """Head the column of a question among others of the same rule."""
+    if of.claim is None:
+        return of.what
+    kind = "clean, " if of.what == "clean" else ""
+    return kind + heading(of.claim.to_dict(), of.claim.stride)
+
+
 def paired_cells(paired: Paired) -> tuple[str, ...]:
     """Format both shares, the difference with its interval, discordant images, McNemar's p."""
     ends = paired.interval()

@@ -27,6 +27,7 @@ TIME_TO_LIVE = 120.0
 _BEATS = 4  # heartbeats in that time
 _SETTLE_SECONDS = 0.5  # two that take over at once write within this
 _POLL_SECONDS = 2.0
+_HIDDEN = "unknown"  # in place of the birth of a process that is there
 
 
 class LeaseError(StoreError):
@@ -59,7 +60,7 @@ class Holder:
         if time.time() > self.until:
             return True
         same_host = self.birth is not None and self.birth.split()[:2] == _host()
-        return same_host and _birth(self.pid) != self.birth
+        return same_host and _birth(self.pid) not in (self.birth, _HIDDEN)
 
     def __str__(self) -> str:
         since, until = (
@@ -186,10 +187,17 @@ def _host() -> list[str]:
 
 
 def _birth(pid: int) -> str | None:
-    """Identity of the process of this number; None if there is none, or it is unknown."""
+    """Identity of the process of this number; None if there is none; or ``_HIDDEN``."""
     with suppress(OSError), open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stream:
         # The name, in parentheses, may hold spaces; the start time is field 22.
         fields = stream.read().rpartition(")")[2].split()
         if fields[0] not in "ZX":
             return " ".join([*_host(), fields[19]])
+        return None
+    try:
+        os.kill(pid, 0)
+    except PermissionError:  # another user's, which /proc may hide (hidepid)
+        return _HIDDEN
+    except OSError:
+        pass
     return None

@@ -101,7 +101,8 @@ class Execution:
         cpus: CPUs that the driver may use.
         started: Time at which the run was begun, UTC.
         finished: Time at which it was finished; None before.
-        voting_seconds: Time of voting, over all calls that resumed the run.
+        voting_seconds: Time of voting; None where it took several calls, of which those that were
+            ended early could not write theirs.
         error_images: Images without votes, once the run is finished.
         files: Files of imported votes.
         imported_by: Program that imported the votes.
@@ -338,15 +339,15 @@ def utc_now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
-def finish_manifest(manifest: Manifest, seconds: float, errors: ErrorImages) -> Manifest:
+def finish_manifest(manifest: Manifest, seconds: float | None, errors: ErrorImages) -> Manifest:
     """Add what is known at the end of a run; its identity, and so its id, stays.
 
     Args:
         manifest: Of the run.
-        seconds: Time of this call's voting, added to that of the calls before.
+        seconds: Time of voting; None where earlier calls did a part of it.
         errors: Images without votes.
     """
-    spent = round((manifest.execution.voting_seconds or 0.0) + seconds, 1)
+    spent = None if seconds is None else round(seconds, 1)
     facts = replace(
         manifest.execution, finished=utc_now(), voting_seconds=spent, error_images=errors
     )

@@ -149,7 +149,7 @@ ATTACKS = pa.schema(
         pa.field("rival", pa.int32(), nullable=False),
         # Another class was answered, without an alert.
         pa.field("success", pa.bool_(), nullable=False),
-        # The answers; null for an alert, which masks of one location can raise.
+        # The answers; null for an alert, which masks of one location can raise, or an error.
         pa.field("prediction_before", pa.int32()),
         pa.field("prediction_after", pa.int32()),
         # Null where no label is known.

@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -84,12 +84,16 @@ class VotesStore:
                 incomplete or not the run's own.
         """
         manifest = self.read_manifest()
-        if manifest is None or not storage.exists(self.summary_path):
+        if manifest is None:
+            return None
+        try:
+            written = storage.read_bytes(self.summary_path)
+        except FileNotFoundError:
             return None
         self.units(manifest)
         again = f"run `patchcert certify --run-id {self.run_id}` again"
         try:
-            summary: Summary = json.loads(storage.read_bytes(self.summary_path))
+            summary: Summary = json.loads(written)
             # Earlier versions bound their summaries to nothing.
             sealed, votes = summary.get("sha256"), summary.get("votes_sha256")
             summary["certified_accuracy"]
@@ -127,7 +131,10 @@ class VotesStore:
         Raises:
             ManifestError: It contradicts its id.
         """
-        return self._load_manifest() if storage.exists(self.manifest_path) else None
+        try:
+            return self._load_manifest()
+        except FileNotFoundError:
+            return None
 
     def _load_manifest(self) -> Manifest:
         data = storage.read_bytes(self.manifest_path)
@@ -226,6 +233,22 @@ class VotesStore:
             note = _NOTE.search(path)
             if _HALF_WRITTEN.search(path) or (note and int(note[1]) in committed):
                 storage.remove(path)
+
+    def notes(self) -> dict[str, bytes]:
+        """Read the notes on units that were begun, by path: how many processes died over each."""
+        found = {}
+        for path in filter(_NOTE.search, storage.list_files(self.folder)):
+            with suppress(FileNotFoundError):  # the unit is done by now
+                found[path] = storage.read_bytes(path)
+        return found
+
+    def take_back(self, notes: Mapping[str, bytes]) -> None:
+        """Make the notes again what they were: what was begun since ended over no image."""
+        for path, now in self.notes().items():
+            if path not in notes:
+                storage.remove(path)
+            elif now != notes[path]:
+                storage.write_atomically(path, notes[path])
 
     def commit(
         self, unit: int, table: pa.Table, schema: pa.Schema, votes: int, *, plain: bool = True

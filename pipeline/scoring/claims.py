@@ -196,6 +196,12 @@ def resolve_claims(defense: Defense, claims: ClaimsConfig, stride: int | None = 
 
 def _taus(defense: Defense, claims: ClaimsConfig) -> tuple[float | None, ...]:
     """The gaps that are asked about, after None, which lets every view speak."""
+    if claims.tau and defense.voting.vote_sets:
+        raise ConfigError(
+            "--tau: it is about views of one label each, and these votes are sets of classes "
+            "(--voting threshold); leave it out, or vote with --voting argmax --gaps, which is "
+            "another run"
+        )
     if claims.tau and not defense.voting.gaps:
         raise ConfigError(
             "--tau: these votes were cast without gaps; vote with --gaps, which is another run"

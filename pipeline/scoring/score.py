@@ -22,8 +22,8 @@ from pipeline.certificates.detection import Leads, detection
 from pipeline.certificates.largest import largest
 from pipeline.certificates.rule import ALERT, Rule
 from pipeline.certificates.rules import largest_rules, rule_named
-from pipeline.certificates.subsets import coarser
-from pipeline.certificates.votes import VoteArray, renumbered
+from pipeline.certificates.subsets import coarser_places
+from pipeline.certificates.votes import renumbered
 from pipeline.runs.labels import Labels
 from pipeline.runs.manifest import Manifest
 from pipeline.runs.rows import gaps_array, plain_array, votes_array
@@ -227,18 +227,18 @@ def _ask(
     gaps_nv = gaps_array(voted) if "gaps" in voted.column_names else None
     slots = manifest.defense.voting.most_votes
     for stride, predictions_n in answers.predictions.items():
-        counted: VoteArray = votes
+        places: IntArray | slice = slice(None)
         views = manifest.defense.views
         if stride != manifest.defense.own_stride and stride is not None:
-            counted, views = coarser(votes, manifest.defense.ablation, stride)
+            places, views = coarser_places(manifest.defense.ablation, stride)
         for images, batch in vote_batches(
-            counted,
+            votes[:, places],
             views,
             len(classes),
             slots=slots,
             drawn=manifest.defense.voting.draws is not None,
             plain_n=plain_n,
-            gaps_nv=gaps_nv if views is manifest.defense.views else None,
+            gaps_nv=None if gaps_nv is None else gaps_nv[:, places],
         ):
             predictions_n[images] = classes[batch.ranked.predictions]
             for claim, margins_n in answers.margins.items():

@@ -36,10 +36,16 @@ def threat(entry: Mapping[str, Any], *, stride: bool = False, share: bool = True
         stride: Name the stride of the views, too.
         share: Name the share, which beside another share would be taken for it.
     """
-    # Of a patch on the source, the share of the grid would be taken for one of the picture.
-    of = entry.get("image_share") if share and "source:" not in entry["threat"] else None
-    of_image = "" if of is None else f", {percent(of)}"
+    of_image = image_share(entry, ", {}") if share else ""
     return f"{size(entry['threat'])}{of_image}" + _stride(entry, named=stride)
+
+
+def image_share(entry: Mapping[str, Any], within: str = "{}") -> str:
+    """Name the share of the image that a threat has, within other words; empty where unknown."""
+    share = entry.get("image_share")
+    # Of a patch on the source, the share of the grid would be taken for one of the picture.
+    known = share is not None and "source:" not in entry["threat"]
+    return within.format(percent(share)) if known else ""
 
 
 def claim(entry: Mapping[str, Any], *, stride: bool = False, what: str = "certified") -> str:

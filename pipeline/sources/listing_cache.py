@@ -29,6 +29,7 @@ _REVISION = 2
 # A file may change twice within one tick of its clock, which its times would not show.
 _TICK_SECONDS = 2.0
 _FILES = b"patchcert.files"
+_LONGEST_TEXT = 2**31 - 1
 # Stored once a file.
 _PATHS = "file"
 _PLACE = RAW_LISTING.get_field_index(_PATHS)
@@ -102,7 +103,10 @@ def _to_table(found: Mapping[StoredFile, CachedFile]) -> pa.Table:
 
 def _load(path: str) -> dict[StoredFile, CachedFile]:
     try:
-        table = pq.read_table(io.BytesIO(storage.read_bytes(path)))
+        # Parquet's own limit on a text would refuse the files' descriptions of a million files.
+        table = pq.read_table(
+            io.BytesIO(storage.read_bytes(path)), thrift_string_size_limit=_LONGEST_TEXT
+        )
         entries = json.loads(table.schema.metadata[_FILES])
         stored = RAW_LISTING.remove(_PLACE)
         images, start = table.replace_schema_metadata(None).cast(stored), 0

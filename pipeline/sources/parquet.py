@@ -27,6 +27,7 @@ _IMAGE_COLUMNS = ("image", "img", "jpg", "png", "bytes")
 LABEL_COLUMNS = ("label", "labels", "cls")
 _LABEL_TYPES = (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string)
 _BATCH_ROWS = 256  # rows decoded at a time, to bound memory
+_BUFFER_BYTES = 1 << 20
 
 
 class ParquetSource:
@@ -108,11 +109,13 @@ def _read_group(
 def _open(path: str, size: int | None = None) -> Iterator[pq.ParquetFile]:
     with storage.open_read(path, size) as stream:
         try:
-            # The pages are not read ahead: one row group of images may be gigabytes.
-            yield pq.ParquetFile(stream, pre_buffer=False)
+            # Neither read ahead nor, by the buffer, whole: a row group of images may be gigabytes.
+            yield pq.ParquetFile(stream, pre_buffer=False, buffer_size=_BUFFER_BYTES)
         except (pa.ArrowException, OSError) as error:
             # Arrow reports damage as OSError too; the store's own failures keep their type.
             if isinstance(error, OSError) and (type(error) is not OSError or error.errno):
+                raise
+            if isinstance(error, MemoryError):
                 raise
             if "crypt" in str(error).lower():
                 raise SourceError(

@@ -4,12 +4,14 @@ Botocore and s3fs each retry a handful of times, within seconds; two such layers
 server is down and still give up before it is back. Here one layer retries, by the clock.
 """
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import s3fs
+from aiohttp import ClientPayloadError
 from botocore import exceptions as botocore
 from fsspec.asyn import sync_wrapper
 from tenacity import (
@@ -18,6 +20,9 @@ from tenacity import (
     stop_after_delay,
     wait_random_exponential,
 )
+from urllib3.exceptions import IncompleteRead
+
+from models.errors import RequestError
 
 PATIENCE = "PATCHCERT_S3_PATIENCE"
 """Environment variable: seconds for which a request is repeated before the job fails."""
@@ -42,6 +47,32 @@ _TRANSIENT_CODES = (
 )
 
 
+_LOST = (
+    botocore.ConnectionError,
+    botocore.HTTPClientError,
+    ClientPayloadError,
+    IncompleteRead,
+    TimeoutError,
+)
+
+
+class _Received:
+    """The bytes of an answer, which s3fs reads as a whole."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    async def read(self) -> bytes:
+        return self.data
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class NoAnswerError(OSError):
+    """The server did not recover in time; of a type of its own, since Arrow's damage is OSError."""
+
+
 class _Override:
     """Shorter patience for a while; for all threads, since requests run in fsspec's own."""
 
@@ -59,10 +90,20 @@ def patience(seconds: float) -> Iterator[None]:
 
 
 def _seconds() -> float:
-    """Seconds for which requests are repeated at present."""
+    """Seconds for which requests are repeated at present.
+
+    Raises:
+        RequestError: The environment says no number of seconds.
+    """
     if _Override.seconds is not None:
         return _Override.seconds
-    return float(os.environ.get(PATIENCE, _PATIENCE_SECONDS))
+    text = os.environ.get(PATIENCE, str(_PATIENCE_SECONDS))
+    try:
+        if 0 <= (seconds := float(text)) < math.inf:
+            return seconds
+    except ValueError:
+        pass
+    raise RequestError(f"{PATIENCE}={text}: give seconds, such as 180")
 
 
 def is_transient(error: BaseException) -> bool:
@@ -70,7 +111,7 @@ def is_transient(error: BaseException) -> bool:
     if (answer := _answer(error)) is not None:
         status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
         return status in _TRANSIENT_STATUS or _code_of(error) in _TRANSIENT_CODES
-    return isinstance(error, (botocore.ConnectionError, botocore.HTTPClientError, TimeoutError))
+    return isinstance(error, _LOST)
 
 
 def _answer(error: BaseException) -> dict[str, Any] | None:
@@ -95,7 +136,8 @@ class PatientS3FileSystem(s3fs.S3FileSystem):  # type: ignore[misc]  # (s3fs has
 
         Raises:
             PermissionError: The credentials are refused, or may not do this.
-            OSError: The server did not recover in time, or refuses for another reason.
+            NoAnswerError: The server did not recover in time.
+            OSError: It refuses for another reason.
         """
         attempts = AsyncRetrying(
             retry=retry_if_exception(is_transient),
@@ -104,7 +146,7 @@ class PatientS3FileSystem(s3fs.S3FileSystem):  # type: ignore[misc]  # (s3fs has
             reraise=True,
         )
         try:
-            return await attempts(super()._call_s3, method, *akwarglist, **kwargs)
+            return await attempts(self._whole_answer, method, *akwarglist, **kwargs)
         except botocore.NoCredentialsError as error:
             raise PermissionError(
                 f"s3://{_place(kwargs)}: no credentials are found: set AWS_ACCESS_KEY_ID and "
@@ -123,10 +165,21 @@ class PatientS3FileSystem(s3fs.S3FileSystem):  # type: ignore[misc]  # (s3fs has
             if not is_transient(error):
                 raise
             # An OSError, which no layer above repeats.
-            raise OSError(
+            raise NoAnswerError(
                 f"s3://{_place(kwargs)} does not answer, for {_seconds():g} s now ({error}): check "
                 f"AWS_ENDPOINT_URL and the server, then run again ({PATIENCE} sets the seconds)"
             ) from error
+
+    async def _whole_answer(self, method: str, *akwarglist: Any, **kwargs: Any) -> Any:
+        """One request with the bytes of an object: a connection may be lost as they come."""
+        answer = await super()._call_s3(method, *akwarglist, **kwargs)
+        if method == "get_object":
+            body = answer["Body"]
+            try:
+                answer["Body"] = _Received(await body.read())
+            finally:
+                body.close()
+        return answer
 
     call_s3 = sync_wrapper(_call_s3)  # open files that are written use it
 

@@ -8,6 +8,7 @@ from models.views.masks import Masks
 from pipeline.runs.manifest import Manifest
 from pipeline.runs.resolve import default_threats
 from pipeline.runs.schema import CertifiedEntry, DetectionCurve, Summary
+from pipeline.scoring.words import other_size
 from pipeline.sweep.grid import Origin
 
 _Entry = TypeVar("_Entry", CertifiedEntry, DetectionCurve)
@@ -101,8 +102,17 @@ def row_of(origin: Origin, manifest: Manifest | None, summary: Summary | None) -
 
 
 def _claim(entry: Mapping[str, Any]) -> str:
-    places = "" if entry["top_k"] == 1 else f" top {entry['top_k']}"
-    return f"{entry['rule']}{places} {entry['threat']}"
+    """Name a claim by all that sets it apart from the others of a run."""
+    words = entry["rule"]
+    if entry["top_k"] != 1:
+        words += f" top {entry['top_k']}"
+    words += f" {entry['threat']}"
+    if entry["confidence"] is not None:
+        words += f" confidence {entry['confidence']:g}"
+    if entry["tau"] is not None:
+        words += f" tau {entry['tau']:g}"
+    assumed = other_size(entry)
+    return words if assumed is None else f"{words} assumes {assumed}"
 
 
 def flat(row: Mapping[str, Any], claims: Sequence[str]) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def log_summary(tracker: Tracker, run: str, manifest: Manifest, summary: Summary
 
 
 def pace_of(manifest: Manifest) -> list[Point]:
-    """Time and resources of the votes, over all calls; none where they were not recorded."""
+    """Time of the votes; none where it was not recorded."""
     seconds = manifest.execution.voting_seconds
     if not seconds:
         return []

@@ -90,7 +90,7 @@ class Recipe:
             del settings["hardest_of"]
         if self.config.token_dropout:
             # Of each view's own tokens, once: a checkpoint from then does not resume as if it were.
-            settings["token_dropout_of"] = "mean view"
+            settings["dropout_of"] = "mean view"
         return settings | {
             "data": {"fingerprint": self.listing.fingerprint, "images": len(self.listing)},
             "init": self.init["sha256"],

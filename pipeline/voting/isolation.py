@@ -19,6 +19,7 @@ from typing import Literal, NamedTuple, Protocol
 
 import pyarrow as pa
 
+from models.errors import JobError
 from pipeline import storage
 from pipeline.runs.store import VotesStore
 
@@ -75,31 +76,23 @@ class Guarded:
         make: Makes the stage's handler; must be picklable, since children call it too.
         deaths: The stage's notes.
         patience: Seconds a child may take for an image.
-        no_death: What may end the handler's work on a unit without a death.
     """
 
-    def __init__(
-        self,
-        make: Callable[[], Handler],
-        deaths: Deaths,
-        patience: float,
-        no_death: tuple[type[BaseException], ...] = (Exception,),
-    ) -> None:
+    def __init__(self, make: Callable[[], Handler], deaths: Deaths, patience: float) -> None:
         self.make, self.deaths, self.patience = make, deaths, patience
-        self.no_death = no_death
         self.handler = make()
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """The handler's output for one unit.
 
         Raises:
-            RuntimeError: Processes keep dying over the unit whatever is done.
+            JobError: Processes keep dying over the unit whatever is done.
         """
         unit = rows["unit"][0].as_py()
         before = self.deaths.begin(unit)
         if before >= _MOST_DEATHS:
             self.deaths.end(unit)
-            raise RuntimeError(
+            raise JobError(
                 f"unit {unit}: {before} processes died over it, though its images were taken one "
                 "at a time; see the log of the cluster (out of memory?), then run again to resume"
             )
@@ -108,8 +101,8 @@ class Guarded:
                 done = in_children(self.make, self.handler, rows, self.patience)
             else:
                 done = self.handler(rows)
-        except self.no_death:
-            # It fails the job, in words. An exit is a death, when what hangs is given up.
+        except Exception:
+            # No death: it fails the job, in words. An exit is one, when what hangs is given up.
             self.deaths.end(unit)
             raise
         self.deaths.end(unit)
@@ -122,7 +115,8 @@ def in_children(
     """The output for ``rows``, each handled alone by a child process that may die over it.
 
     An image is given up at the second child that dies over it, since the first may have been killed
-    by chance; or that is late with it, where others of the unit were in time. How fast the machine
+    by chance; or that is late with it, where others of the unit were in time. Where no child can be
+    begun at all, the unit is handled whole, as before. How fast the machine
     is never decides alone: late is ten times the slowest of the others, which also bounds how long
     several images without end can hold up a unit. ``patience`` is all there is before the first,
     and for an image that is a unit by itself.
@@ -134,7 +128,7 @@ def in_children(
         patience: Seconds a child may take for an image.
 
     Raises:
-        RuntimeError: A child fails before its first image, or in words, or all images are late.
+        JobError: A child fails in words, or all images are late.
     """
     work = _Work(patience)
     pending = deque(range(rows.num_rows))
@@ -143,13 +137,17 @@ def in_children(
         end = _work_through(make, rows, pending, work)
         if not pending:
             break
-        if not end.ready or end.exitcode >= 0:
-            raise RuntimeError(f"a child process for single images ended with code {end.exitcode}")
+        if not end.ready:
+            # A second network has no room beside the first, or the program cannot be begun again:
+            # a module of its own, or a script without a guard.
+            return handler(rows)
+        if end.exitcode >= 0:
+            raise JobError(f"a child process for single images ended with code {end.exitcode}")
         suspect = pending[0]
         deaths[suspect] += 1
         alone = rows.num_rows == 1  # no other can tell how long an image takes here
         if end.late and not work.slowest and not alone and all(deaths[at] for at in pending):
-            raise RuntimeError(
+            raise JobError(
                 f"no image of this unit was done in {patience:g} s, which is a fourth of "
                 "--stall-minutes: if that is how long they take, give more minutes"
             )
@@ -205,7 +203,10 @@ def _work_through(
     ours, theirs = multiprocessing.Pipe()
     # Not forked: the parent has threads, and perhaps a GPU.
     child = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs, make))
-    child.start()
+    try:
+        child.start()
+    except Exception:  # what is handled with cannot be sent
+        return _End(1, ready=False, late=False)
     theirs.close()
     ready = late = False
     with suppress(EOFError, OSError):

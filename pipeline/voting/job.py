@@ -9,9 +9,10 @@ import contextlib
 import itertools
 import time
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
+from threading import Thread
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -103,7 +104,13 @@ def finish_run(job: VotesJob, wanted: Manifest, listing: Listing) -> Finished:
     missing = store.missing(manifest)
     while missing:
         pending = [units[number] for number in missing]
-        took, died = _vote_on(job, manifest, units, pending)
+        notes = store.notes()
+        try:
+            took, died = _vote_on(job, manifest, units, pending)
+        except KeyboardInterrupt:
+            # Who stops a job does so for no image's sake.
+            store.take_back(notes)
+            raise
         seconds += took
         before, missing = missing, store.missing(manifest)
         voted += sum(units[number].num_rows for number in set(before) - set(missing))
@@ -122,7 +129,8 @@ def finish_run(job: VotesJob, wanted: Manifest, listing: Listing) -> Finished:
     store.clean_up()
     errors = store.error_images(manifest)
     job.lease.check()  # the manifest is no longer ours to write if another job has taken the run
-    done = finish_manifest(manifest, seconds, errors)
+    whole = voted == manifest.execution.images
+    done = finish_manifest(manifest, seconds if whole else None, errors)
     store.write_manifest(done)
     return Finished(done, voted, seconds)
 
@@ -190,19 +198,29 @@ def _units_here(
     verbose: bool,
 ) -> Generator[pa.Table, None, None]:
     """Decode a unit while the one before it is voted on."""
-    # A user who stops the job does so for no image's sake.
-    guard = partial(
-        Guarded, patience=IMAGE_SHARE * stall_seconds, no_death=(Exception, KeyboardInterrupt)
-    )
-    decoding = guard(decode, Deaths(commit.store, "decode"))
-    voting = guard(vote, Deaths(commit.store, "vote"))
-    with ThreadPoolExecutor(1) as ahead:
-        coming = ahead.submit(decoding, units[0])
-        for following in (*units[1:], None):
-            decoded = coming.result()
-            if following is not None:
-                coming = ahead.submit(decoding, following)
-            yield commit(voting(decoded))
+    patience = IMAGE_SHARE * stall_seconds
+    decoding = Guarded(decode, Deaths(commit.store, "decode"), patience)
+    voting = Guarded(vote, Deaths(commit.store, "vote"), patience)
+    coming = _meanwhile(decoding, units[0])
+    for following in (*units[1:], None):
+        decoded = coming.result()
+        if following is not None:
+            coming = _meanwhile(decoding, following)
+        yield commit(voting(decoded))
+
+
+def _meanwhile(handler: Callable[[pa.Table], pa.Table], rows: pa.Table) -> "Future[pa.Table]":
+    """Handle a unit in a daemon thread: a pool's would hold up the exit if it hung."""
+    done: Future[pa.Table] = Future()
+
+    def work() -> None:
+        try:
+            done.set_result(handler(rows))
+        except BaseException as error:  # the caller's, whatever it is
+            done.set_exception(error)
+
+    Thread(target=work, daemon=True).start()
+    return done
 
 
 def plan_units(table: pa.Table, unit_images: int) -> list[pa.Table]:

@@ -20,6 +20,7 @@ from models.classifiers.build import ClassSubset, base_classifier
 from models.classifiers.determinism import exact_products
 from models.classifiers.smoothed import SmoothedClassifier
 from models.classifiers.votes import ThresholdVoting
+from models.errors import JobError
 from models.networks.weights import sha256_of
 from models.networks.zoo import load_network
 from models.views.family import IntArray
@@ -70,11 +71,17 @@ class VoteOnUnit:
                     for image_id in rows["image_id"].to_pylist()
                 ]
             )
-        ballot = (
-            self.classifier(images, views_bv)
-            if self.asking is None
-            else self.classifier.ask(images, self.asking)
-        )
+        try:
+            ballot = (
+                self.classifier(images, views_bv)
+                if self.asking is None
+                else self.classifier.ask(images, self.asking)
+            )
+        except torch.OutOfMemoryError as error:
+            raise WorkerError(
+                f"the GPU of {platform.node()} has no memory for a microbatch ({error}): vote with "
+                "a smaller --microbatch, which is another run, or with nothing else on it"
+            ) from error
         if ballot.finite_b is not None:
             decoded = _with_error(decoded, readable[~ballot.finite_b], _NOT_FINITE)
             views_bv = None if views_bv is None else views_bv[ballot.finite_b]
@@ -101,8 +108,8 @@ def _with_error(decoded: pa.Table, lost: IntArray, reason: str) -> pa.Table:
     return decoded
 
 
-class WorkerError(RuntimeError):
-    """A worker would cast other votes than the run's identity says."""
+class WorkerError(JobError):
+    """A worker would cast other votes than the run's identity says, or none."""
 
 
 def check_worker(defense: Defense, numerics: Numerics) -> None:

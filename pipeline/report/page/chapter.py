@@ -17,6 +17,7 @@ from pipeline.report.plots import CURVES, curve_of
 from pipeline.runs.manifest import Manifest, flatten
 from pipeline.runs.schema import CertifiedEntry, DetectionCurve, Summary
 from pipeline.scoring.claims import Claim, Claims
+from pipeline.scoring.source import notes
 from pipeline.scoring.words import other_size
 from pipeline.sources.base import SourceError
 
@@ -203,6 +204,17 @@ class Chapter:
         return certified_table(self.summary)
 
     @property
+    def on_grid(self) -> list[str]:
+        """What patches on the source picture come to on the grid, in sentences."""
+        views = self.run.views
+        return notes(self.summary["certified_accuracy"], (), (views.height, views.width))
+
+    @property
+    def early_exit(self) -> bool:
+        """True where only some views were asked of some images."""
+        return self.manifest.defense.voting.early_exit
+
+    @property
     def curve_table(self) -> CurveTable | None:
         """The numbers of its curves; None where there are none."""
         curves = {rule: curve_of(self.summary, rule) for rule in CURVES}
@@ -352,7 +364,9 @@ def focus_of(manifest: Manifest, summary: Summary) -> Focus:
         )
     # A later claim of the same square, at another confidence, says it again.
     asked = [claim for claim in squares if claim.rule == rule]
-    of_rule = {claim.threat: claim for claim in asked if _kind(claim) == _kind(asked[-1])}
+    # The decision in which every view has a say, where it was asked.
+    kind = _kind(max(reversed(asked), key=lambda claim: claim.tau is None))
+    of_rule = {claim.threat: claim for claim in asked if _kind(claim) == kind}
     ordered = [of_rule[threat] for threat in sorted(of_rule, key=lambda threat: threat.order)]
     middle = len(ordered) // 2
     shown = sorted({0, middle, len(ordered) - 1})

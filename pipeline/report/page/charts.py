@@ -1,5 +1,6 @@
 """The figures of the page, each with a sentence that says what it shows."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from pipeline.report.page.margins import GROUPS, MarginCounts
 from pipeline.report.page.svg import FAINT, INK, PAPER, drawing, inline_svg
 from pipeline.report.plots import (
     CURVES,
+    MARKERS,
     Points,
     curve_of,
     draw_alert,
@@ -26,15 +28,18 @@ from pipeline.report.plots import (
     draw_points,
     draw_rules,
     draw_unattacked,
+    looks,
     points_of,
     tightest_curve,
 )
 from pipeline.report.style import LINES, PERCENT, SERIES, integers, number_of
 from pipeline.runs.schema import AlertName, CertifiedEntry, DetectionCurve
-from pipeline.scoring.words import percent, threat
+from pipeline.scoring.words import claim, other_size, percent, threat
 
 _MOST_BARS = 48
 _SHOWN_VIEWS = 6
+# Letters that fit side by side in a legend, and above all maps together.
+_LONG_LABEL, _TITLE = 30, 48
 _NOT_CERTIFIED = "← not certified", "right", -0.6
 
 
@@ -71,29 +76,36 @@ def _runs(taken: BoolArray) -> list[tuple[int, int]]:
 
 
 def series_of(chapter: Chapter) -> Mapping[str, Sequence[CertifiedEntry]]:
-    """Entries of labelled images for squares, by rule, of the run's own views."""
+    """Entries of labelled images for squares, of the run's own views, by all but the patch.
+
+    A decision that assumes no other patch than that of its claim is named without it.
+    """
     found: dict[str, list[CertifiedEntry]] = {}
     for entry in chapter.summary["certified_accuracy"]:
         own = entry["top_k"] == 1 and entry["stride"] == chapter.own_stride
         if own and entry["patch_px"] is not None and entry["of"]:
-            found.setdefault(entry["rule"], []).append(entry)
+            words = claim({**entry, "assumes": other_size(entry)})
+            found.setdefault(words.removeprefix("certified, "), []).append(entry)
     return found
 
 
 def accuracy_chart(chapter: Chapter) -> Markup | None:
     """Certified accuracy against patch size, by rule; None where there is nothing to draw."""
     sides = [side for rule in CURVES for side, _ in curve_of(chapter.summary, rule)]
-    series = {
-        rule: one for rule, one in series_of(chapter).items() if not curve_of(chapter.summary, rule)
+    asked = {
+        name: entries
+        for name, entries in series_of(chapter).items()
+        if not curve_of(chapter.summary, entries[0]["rule"])
     }
-    if not series and not sides:
+    if not asked and not sides:
         return None
-    with drawing(3.3) as figure:
+    # Several series of a rule have long names, each in a line of its own.
+    with drawing(3.3 + 0.2 * max(0, len(asked) - 2)) as figure:
         axes = figure.subplots()
         draw_rules(axes, chapter.summary, labelled=True)
-        for rule, entries in series.items():
-            _draw_points(axes, points_of(entries), number_of(rule), rule)
-        draw_clean(axes, [entry for entries in series.values() for entry in entries])
+        for (rule, more), (name, entries) in zip(looks(asked), asked.items(), strict=True):
+            _draw_points(axes, points_of(entries), number_of(rule), name, more)
+        draw_clean(axes, [entry for entries in asked.values() for entry in entries])
         draw_unattacked(axes, chapter.summary, INK)
         _finish_accuracy(axes, figure)
         alt = "Certified accuracy against the side of the patch. " + "; ".join(
@@ -141,10 +153,12 @@ def _points(chapter: Chapter) -> Points:
     return points_of(chapter.squares)
 
 
-def _draw_points(axes: Axes, points: Points, number: int, label: str) -> None:
+def _draw_points(axes: Axes, points: Points, number: int, label: str, more: int = 0) -> None:
+    """Draw shares one by one; ``more``: series of the same rule that are drawn already."""
     if points:
-        colour, line = SERIES[number % len(SERIES)], LINES[number % len(LINES)]
-        draw_points(axes, points, marker="o", color=colour, linestyle=line, label=label)
+        colour, line = SERIES[number % len(SERIES)], LINES[(number + more) % len(LINES)]
+        marker = MARKERS[more % len(MARKERS)]
+        draw_points(axes, points, marker=marker, color=colour, linestyle=line, label=label)
 
 
 def _finish_accuracy(axes: Axes, figure: Figure) -> None:
@@ -153,7 +167,15 @@ def _finish_accuracy(axes: Axes, figure: Figure) -> None:
     axes.set_xlim(0, None)
     integers(axes.xaxis)
     axes.yaxis.set_major_formatter(PERCENT)
-    figure.legend(loc="outside lower center", ncols=2)
+    _legend(figure, 2)
+
+
+def _legend(figure: Figure, columns: int) -> None:
+    """Draw a legend below; one column where labels are long."""
+    labels = [str(text) for axes in figure.axes for text in axes.get_legend_handles_labels()[1]]
+    long = max(map(len, labels), default=0) > _LONG_LABEL
+    size = "small" if long else None
+    figure.legend(loc="outside lower center", ncols=1 if long else columns, fontsize=size)
 
 
 def margin_chart(counts: MarginCounts, name: str) -> Markup:
@@ -241,10 +263,10 @@ def places_chart(maps: Sequence[BreakingMap], name: str) -> Markup:
         if plane:
             _draw_maps(figure, maps)
         else:
-            draw_bands(figure.subplots(), maps, [str(found.patch) for found in maps], PAPER)
-            figure.legend(loc="outside lower center", ncols=3)
+            draw_bands(figure.subplots(), maps, [found.label for found in maps], PAPER)
+            _legend(figure, 3)
         alt = "Share of images uncertified because of each place. " + " ".join(
-            f"{found.patch}: at worst {percent(float(found.share_yx.max()))}, at best "
+            f"{found.label}: at worst {percent(float(found.share_yx.max()))}, at best "
             f"{percent(float(found.share_yx.min()))}."
             for found in maps
         )
@@ -255,7 +277,7 @@ def _draw_maps(figure: Figure, maps: Sequence[BreakingMap]) -> None:
     panels = figure.subplots(1, len(maps), squeeze=False)[0]
     for axes, found in zip(panels, maps, strict=True):
         draw_map(axes, found, maps, PAPER, interpolation="none")
-        axes.set_title(str(found.patch))
+        axes.set_title(textwrap.fill(found.label, _TITLE // len(maps)))
         axes.set(xlabel="left edge (px)", ylabel="upper edge (px)" if axes is panels[0] else "")
         axes.grid(visible=False)
         integers(axes.xaxis, axes.yaxis, bins=3)

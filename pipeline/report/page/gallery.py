@@ -21,6 +21,7 @@ from pipeline.certificates.rules import rule_named, rule_of_locations
 from pipeline.certificates.two_location import closest_pair
 from pipeline.certificates.witness import touched_at, witnesses
 from pipeline.config import ConfigError
+from pipeline.report.pixels import enlarged, kept, visible
 from pipeline.runs.images import read_images
 from pipeline.runs.manifest import Manifest
 from pipeline.runs.reading import columns_of
@@ -220,10 +221,11 @@ def pictured(run: Run, gallery: Gallery, pixels: NDArray[np.uint8]) -> Gallery:
         pixels: Its images; uint8 (N, H, W, 3).
     """
     token_px = token_px_of(run.manifest) if run.views.hides else None
+    scale = run.views.pixel_scale if run.views.hides else 1
     return replace(
         gallery,
         images=tuple(
-            replace(shown, source=data_uri(hidden(run.views, shown.view, one, token_px)))
+            replace(shown, source=data_uri(hidden(run.views, shown.view, one, token_px), scale))
             for shown, one in zip(gallery.images, pixels, strict=True)
         ),
     )
@@ -235,16 +237,15 @@ def hidden(
     image: NDArray[np.uint8],
     token_px: tuple[int, int] | None,
 ) -> NDArray[np.uint8]:
-    """An image (H, W, 3): black where a view hides it, and pale where tokens are left out."""
+    """An image (H, W, 3), in model pixels: black where a view hides it, pale where tokens go."""
     if view is None:
         return image
+    # A token need not be a whole number of the attacker's pixels.
+    image = enlarged(image, (views.pixel_scale, views.pixel_scale))
     faint = image * _FAINT
-    seen = np.where(views.visible(view)[..., None], image, faint)
+    seen = np.where(visible(views, view)[..., None], image, faint)
     if token_px is not None:
-        high, wide = (length // views.pixel_scale for length in token_px)
-        kept = np.zeros((views.height // high) * (views.width // wide), bool)
-        kept[views.kept_tokens(view, token_px)] = True
-        kept_yx = kept.reshape(-1, views.width // wide).repeat(high, 0).repeat(wide, 1)
+        kept_yx = kept(views, view, token_px)
         seen = np.where(kept_yx[..., None], seen, 255 * (1 - _FAINT) + faint)
     pale: NDArray[np.uint8] = seen.astype(np.uint8)
     return pale
@@ -292,9 +293,9 @@ def pixels_of(run: Run, image_ids: Sequence[str], data: str | None) -> NDArray[n
         raise ConfigError(f"{error}; {_REMEDY}") from error
 
 
-def data_uri(pixels: NDArray[np.uint8]) -> str:
-    """An image (H, W, 3) as an address that holds it."""
-    sink, small = io.BytesIO(), max(pixels.shape[:2]) <= _SMALL_PX
+def data_uri(pixels: NDArray[np.uint8], scale: int = 1) -> str:
+    """An image (H, W, 3), enlarged by a scale, as an address that holds it."""
+    sink, small = io.BytesIO(), max(pixels.shape[:2]) <= _SMALL_PX * scale
     kind = "png" if small else "webp"
     Image.fromarray(np.ascontiguousarray(pixels)).save(sink, kind, quality=80)
     return f"data:image/{kind};base64,{b64encode(sink.getvalue()).decode()}"

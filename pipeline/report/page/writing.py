@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.analysis.comparison import Comparison, compare
+from pipeline.analysis.heatmap import images_shown
 from pipeline.analysis.run import Run
 from pipeline.certificates.rules import rule_named
 from pipeline.config import ConfigError
@@ -17,7 +18,15 @@ from pipeline.report import words
 from pipeline.report.page import charts
 from pipeline.report.page.chapter import Chapter, Missing, chapter_of, unless_refused
 from pipeline.report.style import SERIES
-from pipeline.scoring.words import alerts, assumption, interval, percent, views_asked
+from pipeline.scoring.words import (
+    alerts,
+    assumption,
+    image_share,
+    interval,
+    percent,
+    size,
+    views_asked,
+)
 
 _LETTERS = "ABCDEF"
 _TEMPLATES = "template"
@@ -100,6 +109,9 @@ def _environment() -> Environment:
         "alerts": alerts,
         "assuming": _assuming,
         "assumption": assumption,
+        "image_share": image_share,
+        "images_shown": images_shown,
+        "size": size,
         "views_asked": views_asked,
         "owns_answer": lambda rule: rule_named(rule).owns_answer,
     }

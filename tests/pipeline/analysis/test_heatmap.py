@@ -12,11 +12,16 @@ from models.views.family import Patch
 from models.views.masks import Masks, Placement
 from models.views.threats import Threat
 from pipeline.analysis import heatmap, open_run
-from pipeline.analysis.heatmap import breaking_maps, threats_to_draw, write_maps
+from pipeline.analysis.heatmap import (
+    breaking_maps,
+    images_shown,
+    threats_to_draw,
+    write_maps,
+)
 from pipeline.certificates import exact_margins
 from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.report.analysis_tables import print_maps
-from pipeline.report.plots import draw_maps
+from pipeline.report.plots import _label, _title, draw_maps
 from pipeline.scoring.certify import certify_votes
 from tests.pipeline.analysis.stored_runs import write_run
 
@@ -161,6 +166,63 @@ def test_masks_alone_have_no_places(tmp_path):
     assert threats_to_draw(run.manifest, certify_votes(run.store, ClaimsConfig()).summary) == []
     with pytest.raises(ConfigError, match="vote on --views mask-pair"):
         breaking_maps(run, [Threat.square(2)])
+
+
+def test_places_are_refused_where_not_all_views_were_asked(tmp_path):
+    """A set with a view outside it that was not asked is no witness: places would be counted so."""
+    run, _ = masked(tmp_path, voting={"theta": None, "gaps": False, "early_exit": True})
+    summary = certify_votes(run.store, ClaimsConfig(patch=(2,), mlflow="none")).summary
+    assert threats_to_draw(run.manifest, summary) == []
+    with pytest.raises(ConfigError, match=rf"{run.run_id}.*vote with --all-views"):
+        breaking_maps(run, [Threat.square(2)])
+
+
+def test_each_patch_is_a_share_of_its_own_right_answers(tmp_path):
+    """A decision that knows the patch answers anew for each of them."""
+    # No place of the narrow patch is hidden by the middle mask alone, and one of the wide one is.
+    masks = Masks.placed(
+        height=8,
+        width=9,
+        placements=[(Placement(5, (0, 3)), Placement(5, (0, 2, 4)))],
+        pairs=True,
+        covers=[Patch(2, 3)],
+    )
+    rng = np.random.default_rng(1)
+    noise = rng.random((24, len(masks))) < 0.5 * rng.random((24, 1))
+    votes = np.where(noise, rng.integers(0, 3, noise.shape), 1)
+    run_id = write_run(tmp_path, votes, [1] * 24, ablation=masks, plain=[0] * 24)
+    maps = breaking_maps(open_run(tmp_path, run_id), [Threat(Patch(1, 1)), Threat(Patch(1, 3))])
+    narrow, wide = maps
+    assert narrow.right.images != wide.right.images
+    of = " correctly classified images"
+    shown = f"{narrow.right.images}{of} (1x1 px), {wide.right.images}{of} (1x3 px)"
+    assert images_shown(maps) == shown
+    assert shown in _title(maps)
+    console = Console(file=io.StringIO(), width=200)
+    print_maps(maps, console)
+    lines = console.file.getvalue().splitlines()
+    assert f"{shown}, uncertified because of a place" in " ".join(" ".join(lines).split())
+    for found in maps:
+        count = int(found.right.counts_yx.max())
+        (line,) = [line for line in lines if line.strip().startswith(f"{found.patch} ")]
+        assert f" {count} ({100 * count / found.right.images:.1f} %) " in line
+
+
+def test_the_decision_is_that_of_the_certificates_however_the_patch_is_written(tmp_path):
+    run, _ = masked(tmp_path)
+    certify_votes(run.store, ClaimsConfig(patch=("1%",), assume="2", mlflow="none"))
+    run = open_run(tmp_path, run.run_id)
+    (found,) = breaking_maps(run, [Threat.parse("1%"), Threat.square(1)])
+    assert found.assumes == Threat.square(2)
+    (entry,) = [one for one in run.summary["certified_accuracy"] if one["rule"] == "two-location"]
+    assert entry["hits"] == found.right.images - found.right.anywhere
+    assert found.label == "1x1 px, assumes a patch of at most 2x2 px"
+    assert _label(found).startswith(found.label)
+    console = Console(file=io.StringIO(), width=200)
+    print_maps([found], console)
+    assert found.label in console.file.getvalue()
+    (own,) = breaking_maps(run, [Threat.square(2)])
+    assert own.label == "2x2 px"
 
 
 def test_without_labels_all_images_count(tmp_path):

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from models.views.family import Patch
+from models.views.masks import Masks, Placement
 from pipeline.analysis import open_run
 from pipeline.analysis import run as run_module
 from pipeline.certificates import exact_margins, uniform_margins
@@ -118,6 +119,26 @@ def test_a_run_of_errors_alone(tmp_path):
     run = open_run(tmp_path)
     assert run.votes.votes.shape == (0, 10)
     assert run.margins("exact", 2).shape == (0,)
+
+
+def test_votes_of_early_exit_answer_for_the_covered_patch_alone(tmp_path):
+    axis = Placement.covering(10, 2, 3)
+    masks = Masks.placed(
+        height=10, width=10, placements=[(axis, axis)], pairs=True, covers=(Patch.square(2),)
+    )
+    votes = np.ones((2, len(masks)), int)
+    write_run(tmp_path, votes, [1, 2], ablation=masks, voting={"theta": None, "early_exit": True})
+    run = open_run(tmp_path)
+    assert run.certified("two-location", 2).all()
+    for ask in (run.margins, run.certified):
+        with pytest.raises(
+            ValueError, match=r"patch 1x1: .* ask about that patch, or .*--all-views"
+        ):
+            ask("two-location", 1)
+        with pytest.raises(ValueError, match=r"double-masking.*vote with --all-views"):
+            ask("double-masking", 2)
+        with pytest.raises(ValueError, match="does not speak of masks"):
+            ask("exact", 2)
 
 
 def test_missing_units_are_an_error(out):

@@ -10,13 +10,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from models.preprocess import Preprocess
+from models.views.family import Patch
 from pipeline.analysis.sql import Answer, connect
 from pipeline.attack import placements, rerun
 from pipeline.attack.flow import attack_run
-from pipeline.attack.selection import patch_of
 from pipeline.certificates import rules
 from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.runs.schema import ATTACKS
@@ -62,9 +63,7 @@ def test_the_summary_is_a_count_of_the_rows(copied):
     assert summary["smoothed_accuracy"]["hits"] == len(right) == 20
     stored = np.array([row["votes"] for row in votes])
     manifest = copied.manifest()
-    margins = rules.margins(
-        "exact", stored, manifest.defense.views, patch_of(8, copied, manifest), 7
-    )
+    margins = rules.margins("exact", stored, manifest.defense.views, Patch.square(8), 7)
     is_right = np.array([row["label"] == row["prediction"] for row in votes])
     certified, opened = (
         int((is_right & (margins >= 0)).sum()),
@@ -130,14 +129,27 @@ class Leaky:
         return logits
 
 
-def leak(monkeypatch, module, name, strength):
+def leak(monkeypatch, module, name, strength, faulty=Leaky):
     """Whatever ``module.name`` makes of a classifier, it makes of a leaky one."""
     honest = getattr(module, name)
 
     def leaking(classifier, *given, **options):
-        return honest(Leaky(classifier, strength), *given, **options)
+        return honest(faulty(classifier, strength), *given, **options)
 
     monkeypatch.setattr(module, name, leaking)
+
+
+def white_patches(monkeypatch):
+    """All patches are white, whatever the gradient."""
+    monkeypatch.setattr(
+        "pipeline.attack.patches.PatchDescent",
+        lambda *_, **__: (
+            lambda canvases, attempts: (
+                np.full((len(attempts), 8, 8, 3), 255, np.uint8),
+                np.zeros(len(attempts), bool),
+            )
+        ),
+    )
 
 
 def corner(monkeypatch):
@@ -174,20 +186,48 @@ def test_votes_that_read_a_hidden_pixel_are_caught(labelled, tiny_weights, tmp_p
     # An actor's own look is at slots and neighbours, and this leak is within an image.
     monkeypatch.setattr(voting, "check_bits", lambda _: None)
     store = finished_run(tmp_path, labelled, tiny_weights)
-    # Patches at random: the gradient does not know of the leak.
-    monkeypatch.setattr(
-        "pipeline.attack.patches.PatchDescent",
-        lambda *_, **__: (
-            lambda canvases, attempts: (
-                np.full((len(attempts), 8, 8, 3), 255, np.uint8),
-                np.zeros(len(attempts), bool),
-            )
-        ),
-    )
+    white_patches(monkeypatch)  # the gradient does not know of the leak
     corner(monkeypatch)
     attacked = attack_run(store, quick())
     assert attacked.failures
     assert max(pq.read_table(attacked.rows_path)["untouched_changed"].to_pylist()) > 0
+
+
+class Divides(Leaky):
+    """A classifier whose logits are not finite where a view shows a white corner."""
+
+    def __call__(self, tokens, image_s, view_s):
+        logits = self.classifier(tokens[0], image_s, view_s).clone()
+        shows = torch.tensor([self.views.visible(view)[0, 0].item() for view in view_s.tolist()])
+        logits[shows & (tokens[1][image_s] == 255)] = torch.nan
+        return logits
+
+
+@pytest.mark.parametrize("changes", [{}, {"voting": "threshold", "theta": 0.3}], ids=str)
+def test_an_error_in_place_of_an_answer_is_a_failure(
+    changes, labelled, tiny_weights, tmp_path, monkeypatch
+):
+    """A certificate promises an answer; an image without one may lose it."""
+    leak(monkeypatch, voting, "SmoothedClassifier", 0, Divides)
+    monkeypatch.setattr(voting, "check_bits", lambda _: None)  # it is within an image
+    store = finished_run(tmp_path, labelled, tiny_weights, **changes)
+    white_patches(monkeypatch)
+    corner(monkeypatch)
+    attacked = attack_run(store, quick())
+    rows = pq.read_table(attacked.rows_path).to_pylist()
+    assert all(row["success"] and row["prediction_after"] is None for row in rows)
+    assert not any(row["right_after"] for row in rows)
+    assert {row["flipped"] + row["untouched_changed"] for row in rows} == {0}
+    certified = [row["image_id"] for row in rows if row["certified"]]
+    assert 0 < len(certified) < len(rows)
+    assert len(attacked.failures) == len(certified)
+    for failure, image_id in zip(attacked.failures, certified, strict=True):
+        assert f"image_id={image_id} is certified" in failure
+        assert "to an error: the network's logits are not finite" in failure
+    facts = json.loads((Path(attacked.counterexamples[0]) / "counterexample.json").read_text())
+    assert facts["kind"] == "certified"
+    assert "not finite" in facts["error_after"]
+    assert attacked.summary["attacked"]["uncertified"]["images_wrong"] == len(rows) - len(certified)
 
 
 def test_a_rule_that_certifies_too_much_is_caught(copied, monkeypatch):

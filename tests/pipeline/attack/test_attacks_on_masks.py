@@ -19,7 +19,7 @@ from pipeline.attack.independent import (
     shows_patch,
     two_location_answers,
 )
-from pipeline.attack.selection import patch_of
+from pipeline.attack.selection import threat_of
 from pipeline.attack.target import Target
 from pipeline.attack.witness import replay_witnesses
 from pipeline.certificates.batch import VoteBatch
@@ -117,7 +117,7 @@ def test_places_are_no_witnesses(runs):
     rows = pq.read_table(attack(store, locations=3).rows_path).to_pylist()
     manifest = store.manifest()
     votes = {r["image_id"]: r for table in store.read() for r in table.to_pylist()}
-    target = Target.of(manifest.defense, patch_of(None, store, manifest))
+    target = Target.of(manifest.defense, threat_of(None, store, manifest).patch)
     for row in rows:
         stored = votes[row["image_id"]]
         labels, plain = np.array([stored["votes"]]), np.array([stored["plain_prediction"]])
@@ -152,7 +152,7 @@ def test_witnesses_change_the_answer_by_every_account(runs, family):
     manifest = store.manifest()
     views = manifest.defense.views
     votes = {r["image_id"]: r for table in store.read() for r in table.to_pylist()}
-    target = Target.of(manifest.defense, patch_of(None, store, manifest))
+    target = Target.of(manifest.defense, threat_of(None, store, manifest).patch)
     for row in table.to_pylist():
         stored = votes[row["image_id"]]["votes"]
         before = np.array([-1 if vote is None else vote for vote in stored])
@@ -228,7 +228,47 @@ def test_another_patch_needs_every_vote(runs):
 
 def test_the_patch_is_the_one_that_the_masks_cover(runs):
     manifest = runs["early exit"].manifest()
-    patch = patch_of(None, runs["early exit"], manifest)
-    assert Threat(patch) == Threat.square(PX)
-    assert patch_of(8, runs["early exit"], manifest).width == 8
+    assert threat_of(None, runs["early exit"], manifest) == Threat.square(PX)
+    assert threat_of(Threat.square(8), runs["early exit"], manifest) == Threat.square(8)
     assert quick(patch=None).patch is None
+
+
+def test_a_covered_patch_need_be_no_square(half_sure, tmp_path):
+    shard, weights = half_sure
+    store = finished_run(tmp_path, shard, weights, **PAIRS | {"covers": "16x48"})
+    attacked = attack(store, images=4, steps=1, locations=1)
+    assert not attacked.failures
+    rows = pq.read_table(attacked.rows_path).to_pylist()
+    assert {(row["threat"], row["height"], row["width"]) for row in rows} == {("16x48", 16, 48)}
+    for config in (WitnessConfig(), WitnessConfig(patch="16x48")):
+        replayed = replay_witnesses(store, config)
+        assert not replayed.failures
+        assert replayed.patch == Patch(16, 48)
+        assert replayed.rows_path.endswith("/16x48.parquet")
+    with pytest.raises(ConfigError, match="--all-views"):
+        replay_witnesses(store, WitnessConfig(patch=16))
+
+
+@pytest.mark.parametrize("early", [True, False], ids=["early exit", "all views"])
+def test_of_several_covered_patches_one_must_be_named(early, half_sure, tmp_path):
+    shard, weights = half_sure
+    several = PAIRS | {"covers": "area:4", "masks": "1x2", "all_views": not early}
+    store = finished_run(tmp_path, shard, weights, **several)
+    remedy = "early exit answer for none alone: vote with --all-views" if early else "--patch 2x2"
+    for ask in (attack, lambda store: replay_witnesses(store, WitnessConfig())):
+        with pytest.raises(ConfigError, match=rf"its masks cover area<=4, .*{remedy}"):
+            ask(store)
+    if not early:
+        assert not replay_witnesses(store, WitnessConfig(patch="2x2")).failures
+
+
+def test_a_witness_is_one_rectangle_of_the_grid():
+    for patch, said in (
+        ("source:8", "give a patch on the grid"),
+        ("2of8", "one rectangle of a given shape"),
+        ("area:8", "one rectangle of a given shape"),
+        ("8y8", "write 32"),
+        (0, "--patch 0"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            WitnessConfig(patch=patch)

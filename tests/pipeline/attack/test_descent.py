@@ -1,5 +1,7 @@
 """Gradients against differences, and what the descent promises of its patches."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -194,3 +196,20 @@ def test_the_settings_of_torch_are_put_back():
     with reproducible_gradients():
         assert torch.are_deterministic_algorithms_enabled()
     assert torch.are_deterministic_algorithms_enabled() == before
+
+
+def test_a_gradient_that_is_not_finite_moves_no_pixel(smoothed, monkeypatch):
+    honest = VoteGradient.__call__
+
+    def broken(*given):
+        found = honest(*given)
+        found.gradient_ahwc[0] = np.nan
+        return found
+
+    monkeypatch.setattr(VoteGradient, "__call__", broken)
+    attempts = attempts_on(smoothed, 1)
+    first = np.random.default_rng(attempts[0].seed).integers(0, 256, (8, 12, 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of a number that no pixel can be
+        (patch,), _ = PatchDescent(smoothed, TARGET, steps=3, views=128)(CANVASES[:1], attempts)
+    np.testing.assert_array_equal(patch, first)

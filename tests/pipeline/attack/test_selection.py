@@ -11,9 +11,9 @@ from pipeline.attack.placements import place_attempts
 from pipeline.attack.selection import (
     Margins,
     choose,
-    patch_of,
     read_margins,
     read_selected,
+    threat_of,
 )
 from pipeline.certificates import rules
 from pipeline.certificates.locations import location_margins
@@ -98,12 +98,12 @@ def test_stored_votes_are_those_of_the_chosen(weak, margins):
 
 def test_the_patch_is_the_smallest_certified_else_the_papers(weak, copied):
     manifest = weak.manifest()
-    assert patch_of(5, weak, manifest) == Patch.square(5)
-    assert patch_of(None, copied, manifest) == Patch.square(
+    assert threat_of(Threat.square(5), weak, manifest).patch == Patch.square(5)
+    assert threat_of(None, copied, manifest).patch == Patch.square(
         min(default_patches(manifest.defense.views))
     )
     certify_votes(copied, ClaimsConfig(patch=(16, 12, "4x9")))
-    assert patch_of(None, copied, manifest) == Patch.square(12)
+    assert threat_of(None, copied, manifest).patch == Patch.square(12)
 
 
 def test_places_are_the_worst_ones_and_random_ones(weak, margins):

@@ -191,6 +191,65 @@ def test_it_answers_what_was_certified_unless_told(tmp_path):
     assert not (tmp_path / "d").exists()
 
 
+def certified(
+    run: tuple[Path, str], to: Path
+) -> dict[tuple[str, str, str | None, float | None], int]:
+    """The counts of certified images that an export of a run states, by claim."""
+    exported(run, to)
+    figures = json.loads((to / "summary.json").read_text())["figures"]
+    return {
+        (one["rule"], one["threat"], one["assumes"], one["tau"]): one["images_certified"]
+        for one in figures
+        if one["figure"] == "certified_accuracy"
+    }
+
+
+def test_it_answers_by_the_rules_that_certified_and_as_they_assume(tmp_path):
+    votes, truth = wavering(40, len(COARSE))
+    out, gaps = tmp_path / "out", np.random.default_rng(0).random((40, len(COARSE)))
+    of = {"voting": {"theta": None, "gaps": True}, "gaps": gaps}
+    run = out, write_run(out, votes, truth.tolist(), ablation=COARSE, classes=5, **of)
+    store = VotesStore(str(out), run[1])
+    certify_votes(store, ClaimsConfig(patch=(1, 2), rule=("two-location",), assume="2"))
+    certify_votes(store, ClaimsConfig(patch=(1,), rule=("two-location",)))
+    certify_votes(store, ClaimsConfig(patch=(1,), rule=("one-location",), tau=(0.25,)))
+    stated = store.read_summary()["certified_accuracy"]
+    names = ("rule", "threat", "assumes", "tau")
+    expected = {tuple(e[name] for name in names): e["images_certified"] for e in stated}
+    assert len(expected) == 5
+    assert certified(run, tmp_path / "all") == expected
+    columns = set(pq.read_schema(tmp_path / "all/images.parquet").names)
+    assert {
+        "certified_two-location_1x1_assumes_2x2",
+        "certified_two-location_1x1",
+        "certified_two-location_2x2",
+        "certified_one-location_1x1",
+        "certified_one-location_1x1_tau_0.25",
+    } == {name for name in columns if name.startswith("certified_")}
+    claims = [
+        f["claim"] for f in json.loads((tmp_path / "all/summary.json").read_text())["figures"]
+    ]
+    assert sum("two largest logits are more than 0.25 apart" in claim for claim in claims) == 2
+    exported(run, tmp_path / "some", rule=("exact", "one-location"))
+    columns = set(pq.read_schema(tmp_path / "some/images.parquet").names)
+    assert {
+        "certified_exact_1x1",
+        "certified_exact_2x2",
+        "certified_one-location_1x1",
+        "certified_one-location_1x1_tau_0.25",
+    } == {name for name in columns if name.startswith("certified_")}
+
+
+def test_a_run_that_one_rule_alone_can_answer_for(tmp_path):
+    """Of blocks the exact rule knows no two patches."""
+    blocks = Ablation(kind="block", size=4, stride=4, height=16, width=16)
+    votes, truth = wavering(20, len(blocks))
+    run = tmp_path, write_run(tmp_path, votes, truth.tolist(), ablation=blocks, classes=5)
+    asked = ClaimsConfig(patch=("2of2",), rule=("uniform",))
+    certify_votes(VotesStore(str(tmp_path), run[1]), asked)
+    assert list(certified(run, tmp_path / "to")) == [("uniform", "2 of 2x2", None, None)]
+
+
 @pytest.mark.parametrize("several", [False, True], ids=["one-label", "several-labels"])
 @pytest.mark.parametrize("restricted", [None, (0, 2, 3)], ids=["all", "some"])
 def test_a_round_trip_is_exact(several, restricted, tmp_path, monkeypatch):

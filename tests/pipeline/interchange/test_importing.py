@@ -399,6 +399,19 @@ def test_a_mistake_in_parquet_is_named_and_nothing_is_written(columns, message, 
     assert not (tmp_path / "out").exists()
 
 
+def test_a_plain_prediction_is_one_of_the_classes_that_could_be_voted_for(tmp_path):
+    """A label need not be: the picture may show something else."""
+    asked = replace(COLUMNS, classes="0,2,3")
+    both = {"votes": [[0] * 8, [2] * 8], "labels": [1, 4]}
+    good = write_npz(tmp_path / "good.npz", plain=[3, 2], **both)
+    assert import_votes([good], asked, str(tmp_path / "out")).images == 2
+    bad = write_npz(tmp_path / "bad.npz", plain=[3, 1], **both)
+    with pytest.raises(
+        ConfigError, match=r"bad/1: plain prediction 1: it is none of the 3 classes"
+    ):
+        import_votes([bad], asked, str(tmp_path / "out"))
+
+
 def test_a_column_twice_and_text_that_is_none_are_named(tmp_path):
     label = pa.array(LABELS)
     twice = pa.table([pa.array(VOTES.tolist()), label, label], names=["votes", "label", "label"])

@@ -7,9 +7,11 @@ import numpy as np
 from pytest import mark, raises
 
 import pipeline.notebook.labels
+from models.views.family import Patch
 from models.views.masks import Masks, Placement
 from models.views.threats import Threat
 from pipeline.certificates import RULES, VoteBatch, margins
+from pipeline.certificates.early_exit import EarlyExit
 from pipeline.notebook import certify
 from tests.conftest import tiny_ablation
 
@@ -81,14 +83,43 @@ def _count(kind, every):
     return len(family)
 
 
+def asked_early(masks: Masks) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All labels of some images, those that early exit asks, and plain ones."""
+    labels = (np.random.default_rng(0).random((200, len(masks))) < 0.2).astype(int)
+    plain, some = labels[:, 1], np.full(labels.shape, -1)
+    exits, no_gaps = EarlyExit(masks), np.zeros(len(masks))
+    for image, labels_v in enumerate(labels):
+        while (more := exits.next(some[image], no_gaps, plain[image])) is not None:
+            some[image, more] = labels_v[more]
+    return labels, some, plain
+
+
 def test_views_that_were_not_asked_answer_for_the_covered_patch_alone():
-    masks = tiny_masks()
-    labels = np.zeros((1, len(masks)), int)
-    labels[0, -1] = -1
-    found = certify(labels, masks, patch=1)
-    assert found.prediction.tolist() == [0]
+    axes = (Placement.at_stride(1, 1, 1), Placement.covering(25, 1, 5))
+    masks = Masks.placed(height=1, width=25, placements=[axes], pairs=True, covers=(Patch(1, 1),))
+    labels, some, plain = asked_early(masks)
+    assert (some < 0).any()
+    for rule in ("two-location", "one-location"):
+        every, early = (
+            certify(given, masks, patch=1, plain=plain, rule=rule) for given in (labels, some)
+        )
+        assert (early.prediction == every.prediction).all()
+        assert (early.certified == every.certified).all()
     with raises(ValueError, match="all-views"):
-        certify(labels, masks, patch=1, rule="double-masking")
+        certify(some, masks, patch=1, plain=plain, rule="double-masking")
+    partial = int((some < 0).any(axis=1).argmax())
+    for unknown in (None, np.where(np.arange(len(plain)) == partial, -1, plain)):
+        with raises(ValueError, match=rf"image {partial}: .* no plain prediction, which .* plain="):
+            certify(some, masks, patch=1, plain=unknown)
+    complete = int((some >= 0).all(axis=1).argmax())
+    some[complete, -2] = -1
+    with raises(ValueError, match=rf"image {complete}: view {len(masks) - 2} has none .* give it"):
+        certify(some, masks, patch=1, plain=plain)
+
+
+def test_of_single_masks_every_view_must_have_its_label():
+    with raises(ValueError, match="may only be of pairs of masks that cover a patch; give every"):
+        certify([[0, 0, -1]], "mask", image=(1, 5), covers=1, masks=3, patch=1, plain=[0])
 
 
 @mark.parametrize(

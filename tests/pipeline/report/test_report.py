@@ -10,7 +10,7 @@ from rich.console import Console
 from models.views.ablations import Ablation
 from pipeline.certificates import Leads, Threat
 from pipeline.report.plots import _shown, draw_certified_accuracy
-from pipeline.report.tables import print_summary
+from pipeline.report.tables import print_attack, print_summary
 from pipeline.runs.manifest import Manifest
 from pipeline.scoring.claims import Alert, Claim
 from pipeline.scoring.summary import Totals, leads_by_tau
@@ -84,6 +84,25 @@ def test_alerts_are_shown_where_answers_remain(summary):
     }
     # tau = 3: three leads of four reach it, one is kept, and of two the attack stays below.
     assert shown[3] == ["6.0 %", "2.0 %", "4.0 %"]
+
+
+@mark.parametrize("rule", ["exact", "two-location"])
+def test_an_attacked_decision_that_knows_the_patch_says_so(rule):
+    share = {"value": 0.5, "low": 0.4, "high": 0.6, "hits": 5, "of": 10}
+    attack = {
+        "threat": "2x2",
+        "rule": rule,
+        "images": 10,
+        "smoothed_accuracy": share,
+        "certified_accuracy": share,
+        "empirical_accuracy": None,
+        "attacked": {},
+    }
+    console = Console(file=io.StringIO(), width=160)
+    print_attack(attack, console)
+    said = console.file.getvalue()
+    assert f"certified, {rule}" in said
+    assert ("assumes a patch of at most that size" in said) == (rule == "two-location")
 
 
 def test_curves_are_what_their_words_say():

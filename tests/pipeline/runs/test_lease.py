@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import threading
 import time
+from contextlib import nullcontext
 
 import pytest
 
@@ -91,6 +92,23 @@ def test_what_has_run_out_or_lost_its_process_is_taken_over(path, changes):
             assert json.loads(path.read_text())["token"] == second._mine.token
         assert not path.exists()
         first.check()
+
+
+@pytest.mark.parametrize(("answer", "gone"), [(PermissionError, False), (ProcessLookupError, True)])
+def test_a_process_that_the_system_hides_is_not_thought_dead(path, monkeypatch, answer, gone):
+    """Where /proc shows nobody another user's processes (hidepid)."""
+
+    def refuse(pid, signal):
+        assert signal == 0
+        raise answer
+
+    monkeypatch.setattr(os, "kill", refuse)
+    with hold(path):
+        found = json.loads(path.read_text())
+        rewrite(path, token="other", pid=2**22 + 1)
+        with nullcontext() if gone else pytest.raises(LeaseError), hold(path):
+            pass
+        path.write_text(json.dumps(found))
 
 
 def test_another_hosts_process_is_never_thought_dead(path):

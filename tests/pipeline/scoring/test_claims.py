@@ -13,13 +13,13 @@ from pipeline.scoring.claims import Alert, Claim, Claims, resolve_claims
 SHAPE = {"size": 4, "stride": 2, "height": 32, "width": 32}
 
 
-def voted(kind="column", draws=None, **changes):
+def voted(kind="column", draws=None, theta=None, gaps=False, **changes):
     return Defense(
         preprocess=None,
         network=Network(name="x", num_classes=10),
         views=Ablation(**{"kind": kind, **SHAPE, **changes}),
         tokens="drop",
-        voting=Voting(draws=draws),
+        voting=Voting(draws=draws, theta=theta, gaps=gaps),
     )
 
 
@@ -79,6 +79,8 @@ def test_random_positions_have_no_stride():
         (voted(stride=1, draws=50), {"detect": True}, None, "--randomized drew some"),
         (voted(stride=1, draws=50), {"top_k": (2,)}, None, "choose top_k=1"),
         (voted(stride=1, draws=50), {"rule": ("exact",)}, None, "choose randomized"),
+        (voted(), {"tau": (0.5,)}, None, "vote with --gaps"),
+        (voted(theta=0.3, gaps=True), {"tau": (0.5,)}, None, "sets of classes .--voting threshold"),
     ],
 )
 def test_what_cannot_be_answered_is_refused(of, claims, stride, message):

@@ -8,7 +8,9 @@ from pytest import mark, raises
 
 from models.views.ablations import Ablation
 from models.views.family import Patch
-from pipeline.certificates import Threat, smoothed_predictions, top_k_margins
+from pipeline.certificates import Threat, VoteBatch, smoothed_predictions, top_k_margins
+from pipeline.certificates.one_location import one_location
+from pipeline.certificates.rule import ALERT
 from pipeline.runs.manifest import Manifest
 from pipeline.runs.rows import votes_table
 from pipeline.runs.store import StoreError
@@ -19,7 +21,7 @@ SHAPE = {"kind": "column", "size": 1, "stride": 1, "height": 8, "width": 8}
 TOP_2 = Claim("exact", Threat.square(1), 2, 1)
 
 
-def manifest_of(num_classes=4, classes=None, theta=None, labels=False):
+def manifest_of(num_classes=4, classes=None, theta=None, labels=False, gaps=False):
     identity = {
         "model": {"name": "vit", "num_classes": num_classes},
         "ablation": SHAPE,
@@ -29,10 +31,12 @@ def manifest_of(num_classes=4, classes=None, theta=None, labels=False):
         identity["model"]["classes"] = classes
     if theta is not None:
         identity["voting"] = {"theta": theta}
+    if gaps:
+        identity["voting"] = {"theta": None, "gaps": True}
     return Manifest(identity=identity)
 
 
-def rows_of(manifest, votes, labels, errors=0):
+def rows_of(manifest, votes, labels, errors=0, gaps=None):
     """Rows of the votes dataset; the last ``errors`` of them could not be read."""
     count = len(votes) + errors
     several = manifest.data.several_labels
@@ -49,15 +53,15 @@ def rows_of(manifest, votes, labels, errors=0):
         votes_bv=None if sets else votes,
         vote_sets=votes if sets else None,
         plain_b=np.zeros(len(votes), int),
-        gaps_bv=None,
+        gaps_bv=gaps,
     )
     lowest = (manifest.defense.network.classes or (0,))[0]
     readable = np.arange(len(votes))
     return votes_table(rows, readable, ballot, manifest.schema, lowest_class=lowest)
 
 
-def judged(manifest, votes, labels, *claims, errors=0):
-    table = rows_of(manifest, votes, labels, errors)
+def judged(manifest, votes, labels, *claims, errors=0, gaps=None):
+    table = rows_of(manifest, votes, labels, errors, gaps)
     return score_votes(table, manifest, Claims(frozenset(claims)))
 
 
@@ -110,6 +114,28 @@ def test_the_attacker_may_vote_for_as_many_classes_as_theta_allows(theta, slots)
         sets, 4, np.array([2]), slots=slots
     )
     assert found.certificates["margin"].to_pylist() != one
+
+
+def test_views_of_a_coarser_stride_speak_by_their_own_gaps():
+    rng = np.random.default_rng(0)
+    votes = np.where(rng.random((40, 8)) < 0.8, 2, rng.integers(0, 4, (40, 8)))
+    gaps = rng.integers(1, 4, (40, 8)).astype(np.float16)
+    threat = Threat.square(1)
+    claims = {
+        stride: Claim("one-location", threat, 1, stride, assumes=threat, tau=1.0)
+        for stride in (1, 2)
+    }
+    manifest = manifest_of(gaps=True)
+    rows = judged(manifest, votes, [2] * 40, *claims.values(), gaps=gaps).certificates.to_pylist()
+    for stride in claims:
+        part, views = np.s_[:, ::stride], Ablation(**SHAPE | {"stride": stride})
+        batch = VoteBatch(votes[part], views, 4, gaps_nv=gaps[part])
+        expected = one_location(batch, threat, 1.0)
+        found = [row for row in rows if row["stride"] == stride]
+        assert [row["margin"] for row in found] == expected.margins_n.tolist()
+        answers = [ALERT if row["prediction"] is None else row["prediction"] for row in found]
+        assert answers == expected.answers_n.tolist()
+        assert len({*answers}) > 1
 
 
 def test_a_batch_of_nothing_but_errors():

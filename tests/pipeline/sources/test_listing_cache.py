@@ -135,6 +135,14 @@ def test_a_damaged_memory_costs_time_only(two, listed, tmp_path, damage):
     assert listed(two) == ["s-10.tar", "s-2.tar"]
 
 
+def test_a_memory_may_be_longer_than_parquet_lets_texts_be(two, listed, monkeypatch):
+    """Its limit of 100 MB is reached by the descriptions of some 230,000 files."""
+    assert memory._LONGEST_TEXT > 10**9
+    listed(two)
+    monkeypatch.setattr(memory, "_LONGEST_TEXT", 1000)
+    assert listed(two) == ["s-10.tar", "s-2.tar"]
+
+
 def test_a_job_that_fails_leaves_no_memory(two, tmp_path):
     def fail():
         with cached_listing(str(tmp_path / "out"), str(two), NO) as known:

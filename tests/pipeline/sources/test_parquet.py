@@ -1,9 +1,14 @@
+import io
+import os
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline import storage
+from pipeline.sources import parquet
 from pipeline.sources.base import SourceOptions
 from pipeline.sources.decode import decode
 from pipeline.sources.listing import list_images
@@ -44,6 +49,26 @@ def test_rows_of_flat_and_hugging_face_layouts(tmp_path, encode, make, name):
         cells[0],
         cells[4],
     ]
+
+
+def test_a_row_of_a_large_row_group_is_read_by_its_pages(tmp_path, monkeypatch):
+    """Where the whole group would be read, a task would hold gigabytes."""
+    noise = np.random.default_rng(0)
+    table = pa.table({"image": [noise.bytes(20_000) for _ in range(300)]})
+    path = str(tmp_path / "val.parquet")
+    pq.write_table(table, path, data_page_size=100_000, use_dictionary=False, write_batch_size=5)
+    listing = list_images(path, NO, None)
+    taken = []
+
+    class Counted(io.FileIO):
+        def read(self, size=-1):
+            taken.append(super().read(size))
+            return taken[-1]
+
+    monkeypatch.setattr(storage, "open_read", lambda path, *_: Counted(path))
+    monkeypatch.setattr(parquet, "_BATCH_ROWS", 8)
+    assert read_bytes_of(listing.table.slice(3, 2), NO) == table["image"][3:5].to_pylist()
+    assert sum(map(len, taken)) < os.path.getsize(path) / 2
 
 
 def test_directory_and_named_columns(tmp_path, encode):

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from models.views.ablations import Ablation
-from pipeline.config import ConfigError, VotesConfig
+from pipeline.config import ClaimsConfig, ConfigError, VotesConfig
 from pipeline.runs.error_images import ErrorImages
 from pipeline.runs.manifest import Execution, Manifest
 from pipeline.runs.store import VotesStore
+from pipeline.scoring.certify import certify_votes
 from pipeline.sweep.config import NAMES, Axes, FixedConfig, configs_of
 from pipeline.sweep.grid import Combination, Origin, forecast, forecast_lines, origins
+from pipeline.sweep.table import row_of
 from tests.pipeline.analysis.stored_runs import identity, write_run
 
 EVERY = Ablation(kind="column", size=2, stride=1, height=12, width=12)
@@ -90,6 +92,33 @@ def test_the_forecast_counts_only_what_is_missing(tmp_path):
     assert [one["sequences"] for one in plan] == [0, 0, 0, 6 * (4 + 1)]
     assert plan[1]["run_id"] == four
     assert "30 sequences in all" in forecast_lines(plan)[-1]
+
+
+def test_no_claim_takes_the_column_of_another(tmp_path):
+    """Neither by a gap, nor by what is assumed, nor by a confidence."""
+    of_gaps = {"voting": {"theta": None, "gaps": True}}
+    votes = np.random.default_rng(0).integers(0, 4, (6, len(EVERY)))
+    store = VotesStore(
+        str(tmp_path), write_run(tmp_path, votes, [1] * 6, ablation=EVERY, **of_gaps)
+    )
+    one = {"patch": (2,), "rule": ("one-location",)}
+    certify_votes(store, ClaimsConfig(**one, tau=(0.25, 0.75)))
+    summary = certify_votes(store, ClaimsConfig(**one, assume="3")).summary
+    (entry, *_) = summary["certified_accuracy"]
+    drawn = {"rule": "randomized", "assumes": None}
+    randomized = [{**entry, **drawn, "confidence": sure} for sure in (0.99, 0.999)]
+    entries = [*summary["certified_accuracy"], *randomized]
+    (origin,) = origins([point(1, **of_gaps)], str(tmp_path))
+    row = row_of(origin, store.manifest(), {**summary, "certified_accuracy": entries})
+    assert list(row["certified"]) == [
+        "one-location 2x2",
+        "one-location 2x2 tau 0.25",
+        "one-location 2x2 tau 0.75",
+        "one-location 2x2 assumes 3x3",
+        "randomized 2x2 confidence 0.99",
+        "randomized 2x2 confidence 0.999",
+    ]
+    assert list(row["clean"]) == list(row["certified"])[:4]
 
 
 def fixed(**more) -> FixedConfig:

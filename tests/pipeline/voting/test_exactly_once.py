@@ -24,6 +24,7 @@ from pipeline.runs.error_images import ErrorRateError
 from pipeline.runs.lease import LeaseError, hold_lease
 from pipeline.runs.resolve import resolve_defense
 from pipeline.runs.store import VotesStore
+from pipeline.voting.isolation import Deaths
 from pipeline.voting.plan import count_votes
 from tests.in_process import stages_here
 
@@ -63,6 +64,46 @@ def test_deaths_cost_passes_while_units_are_committed(config, stages, tmp_path):
     assert stages.units == [0, 1, 2, 3]
     assert outcome.voted == calm.voted == 23
     assert rows_of(tmp_path / "out") == rows_of(tmp_path / "calm")
+
+
+def test_the_time_of_votes_is_that_of_all_or_not_known(config, stages, tmp_path):
+    """A call that was killed could not write its own."""
+
+    def seconds(out):
+        (folder,) = (out / "votes").glob("run_id=*")
+        return VotesStore(str(out), folder.name.removeprefix("run_id=")).manifest().execution
+
+    stages.dies_after = [2]
+    vote(config, tmp_path / "one")  # two passes of one call
+    assert seconds(tmp_path / "one").voting_seconds is not None
+    stages.dies_after = [2, 0]
+    with pytest.raises(WorkersDiedError):
+        vote(config, tmp_path / "two")
+    vote(config, tmp_path / "two")
+    assert seconds(tmp_path / "two").finished
+    assert seconds(tmp_path / "two").voting_seconds is None
+
+
+def test_a_stop_is_no_death_over_any_image(config, stages, tmp_path, monkeypatch):
+    """Notes are again what processes left that died before."""
+    stages.died = KeyboardInterrupt()
+    store = []
+
+    def begin(units, decode, vote, commit, share, **how):
+        store.append(commit.store)
+        for stage, unit in (("vote", 2), ("vote", 2), ("decode", 3)):
+            Deaths(commit.store, stage).begin(unit)
+        return stages(units, decode, vote, commit, share, **how)
+
+    monkeypatch.setattr(pipeline.voting.dataset, "run_units", begin)
+    for before in ({}, {("vote", 2): b"1"}):
+        if before:
+            Deaths(store[0], "vote").begin(2)
+        stages.dies_after = [0]
+        with pytest.raises(KeyboardInterrupt):
+            vote(config, tmp_path)
+        found = {store[0].note_path(unit, stage): text for (stage, unit), text in before.items()}
+        assert store[0].notes() == found
 
 
 def test_deaths_without_a_unit_in_between_end_the_job(config, stages, tmp_path):

@@ -79,9 +79,10 @@ def test_a_child_that_dies_once_costs_no_image(tmp_path):
     assert (tmp_path / "died").exists()
 
 
-def test_a_child_that_cannot_begin_is_no_images_fault():
-    with pytest.raises(RuntimeError, match="code 1"):
-        in_children(partial(Doubling, unborn=True), Doubling(), ROWS, 600)
+@pytest.mark.parametrize("make", [partial(Doubling, unborn=True), lambda: Doubling(deadly=())])
+def test_where_no_child_can_begin_the_unit_is_handled_whole(make):
+    """A network that has no room a second time; a program's own module that cannot be sent."""
+    assert in_children(make, Doubling(), ROWS, 600)["x"].to_pylist() == [0, 2, 4, 6]
 
 
 @pytest.fixture

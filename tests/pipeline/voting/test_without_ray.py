@@ -1,15 +1,19 @@
 """``--no-ray``: the same runs, computed in the command's own process."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from pytest import fixture, mark, raises
 
 import pipeline.voting.isolation
+import pipeline.voting.vote
 from jobs.cli import main
 from pipeline.cluster.executor import IN_PROCESS
 from pipeline.runs.store import VotesStore
@@ -107,17 +111,54 @@ def test_a_unit_is_decoded_while_the_one_before_it_is_voted_on(commit):
     assert done == [0, 1, 2, 3]
 
 
-def test_who_stops_the_job_does_so_for_no_image_s_sake(commit):
-    """Where a process that is killed leaves a note, and the third takes images one by one."""
-    notes = [commit.store.note_path(0, stage) for stage in ("decode", "vote")]
+def test_an_image_that_hangs_does_not_keep_a_job_from_being_stopped(commit):
+    """Nor the process from its end, which threads of a pool would."""
+    begun, end = threading.Event(), threading.Event()
 
-    def stopped(rows):
-        assert os.path.exists(notes[1])
-        raise KeyboardInterrupt
+    def decode(rows):
+        begun.set()
+        end.wait(60)
+        return rows
 
+    def stop():
+        begun.wait(60)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=stop).start()
+    start = time.monotonic()
     with raises(KeyboardInterrupt):
-        list(send(2, lambda rows: rows, stopped, commit))
-    assert not any(map(os.path.exists, notes))
+        list(send(1, decode, lambda rows: rows, commit))
+    assert time.monotonic() - start < 30
+    assert all(thread.daemon for thread in threading.enumerate() if thread.name.endswith("(work)"))
+    end.set()
+
+
+def test_what_fails_at_work_fails_in_words(shards, tiny_weights, tmp_path, monkeypatch, capsys):
+    """As Ray's errors do, and the other slices and points of a sweep go on."""
+    job = votes_command(shards, tiny_weights, tmp_path)
+
+    def leak(classifier, *, thorough=False):
+        return "slot 3 computes other bits"
+
+    monkeypatch.setattr(pipeline.voting.vote, "find_leak", leak)
+    assert main([*job, "--no-ray"]) == 1
+    said = capsys.readouterr().err
+    assert "slot 3 computes other bits: a patch could reach views" in said
+    assert "Traceback" not in said
+
+
+@mark.parametrize("error", [MemoryError("malloc"), torch.OutOfMemoryError("CUDA out of memory")])
+def test_no_memory_is_a_machine_s_bad_day(
+    shards, tiny_weights, tmp_path, monkeypatch, capsys, error
+):
+    def full(*_):
+        raise error
+
+    monkeypatch.setattr(pipeline.voting.vote.SmoothedClassifier, "__call__", full)
+    assert main([*votes_command(shards, tiny_weights, tmp_path), "--no-ray"]) == 1
+    said = capsys.readouterr().err
+    assert str(error) in said
+    assert "Traceback" not in said
 
 
 def test_the_third_process_that_meets_a_unit_takes_its_images_one_by_one(commit, monkeypatch):

@@ -69,7 +69,9 @@ def certified_run(
     return run
 
 
-def masked_run(out: Path, **more) -> Run:
+def masked_run(
+    out: Path, *, patch: tuple[int | str, ...] = (2,), rule: tuple[str, ...] | None = None, **more
+) -> Run:
     """A certified run of mask pairs whose plain predictions are right; image 5 has an error."""
     rng, labels = np.random.default_rng(3), made_up_votes(1)[1]
     noise = rng.random((IMAGES, len(MASKS))) < 0.3 * rng.random((IMAGES, 1)) ** 2
@@ -83,7 +85,7 @@ def masked_run(out: Path, **more) -> Run:
         **{"ablation": MASKS, "errors": (5,), "classes": CLASSES, "plain": labels} | more,
     )
     run = open_run(out, run_id)
-    certify_votes(run.store, ClaimsConfig(patch=(2,)))
+    certify_votes(run.store, ClaimsConfig(patch=patch, rule=rule))
     return run
 
 

@@ -2,6 +2,8 @@
 
 import base64
 import io
+import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -10,17 +12,20 @@ from PIL import Image
 
 from models.preprocess import Preprocess
 from models.views.family import Patch
+from models.views.masks import Masks, Placement
 from models.views.threats import Threat
 from pipeline.analysis import open_run
 from pipeline.analysis.outcomes import outcomes_of
 from pipeline.config import ClaimsConfig, ConfigError
 from pipeline.report.page.chapter import Missing, chapter_of, cost_of, focus_of
+from pipeline.report.page.charts import series_of
 from pipeline.report.page.gallery import data_uri, gallery_of, hidden
 from pipeline.report.page.margins import detection_curve, margin_counts
 from pipeline.report.page.writing import page_of
 from pipeline.runs.manifest import Execution, Manifest
 from pipeline.scoring.certify import certify_votes
 from pipeline.scoring.claims import Claim
+from pipeline.scoring.source import notes
 from pipeline.sources.base import SourceOptions
 from pipeline.sources.listing import list_images
 from tests.conftest import png, random_images, write_shard
@@ -34,6 +39,8 @@ from tests.pipeline.report.page.page_runs import (
     made_up_votes,
     masked_run,
 )
+
+LOOK = Preprocess(resize=None, crop=12, interpolation="nearest", mean=(0,) * 3, std=(1,) * 3)
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +166,110 @@ def test_a_mask_run_never_speaks_of_a_vote(tmp_path):
     assert "Assumes a patch of at most a size" in page.text
 
 
+EARLY = {"theta": None, "gaps": False, "early_exit": True}
+
+
+def test_views_that_were_not_asked_break_no_place(tmp_path):
+    page, every = (
+        Page(page_of([masked_run(tmp_path / name, **more)]))
+        for name, more in (("early", {"voting": EARLY}), ("all", {}))
+    )
+    places = "Not shown: run .*: its views were asked only as far as .* vote with --all-views"
+    said = ("A margin below 0 says only that", "outside which all views were asked")
+    assert re.search(places, page.text)
+    assert not any("uncertified because of each place" in svg for svg in page.svgs)
+    assert all(words in page.text for words in said)
+    assert not any(words in every.text for words in said)
+    assert any("uncertified because of each place" in svg for svg in every.svgs)
+
+
+def test_places_name_the_images_of_each_patch(tmp_path):
+    places = Placement(8, (0, 2, 4))
+    masks = Masks.placed(
+        height=12,
+        width=12,
+        placements=[(places, places)],
+        pairs=True,
+        covers=[Patch.square(6)],
+    )
+    run = masked_run(tmp_path, patch=(1, 6), ablation=masks, plain=[0] * IMAGES)
+    maps = chapter_of(run, "A").places
+    counts = [found.right.images for found in maps]
+    assert len(set(counts)) == 2
+    page = Page(page_of([run]))
+    shown = [
+        f"{count} correctly classified images ({found.patch})"
+        for count, found in zip(counts, maps, strict=True)
+    ]
+    assert f"Share of {', '.join(shown)} that a patch at each place" in page.text
+
+
+@pytest.fixture(scope="module")
+def of_gaps(tmp_path_factory):
+    """One rule, in three ways: every view speaks, those of some gap, or for a larger patch."""
+    out = tmp_path_factory.mktemp("gaps")
+    run = masked_run(out, rule=("one-location",), voting={"theta": None, "gaps": True})
+    asked = {"patch": (2,), "rule": ("one-location",)}
+    certify_votes(run.store, ClaimsConfig(**asked, tau=(0.25, 0.75)))
+    certify_votes(run.store, ClaimsConfig(patch=(1,), rule=("one-location",), assume="2"))
+    return open_run(out)
+
+
+def test_the_focus_is_on_the_decision_of_all_views(of_gaps):
+    entries = of_gaps.summary["certified_accuracy"]
+    assert {entry["tau"] for entry in entries} == {None, 0.25, 0.75}
+    found = focus_of(of_gaps.manifest, of_gaps.summary)
+    assert (found.claim.tau, found.claim.assumes) == (None, Threat.square(2))
+    only = [entry for entry in entries if entry["tau"]]
+    assert focus_of(of_gaps.manifest, {"certified_accuracy": only}).claim.tau == 0.75
+
+
+def test_claims_of_other_gaps_and_assumptions_keep_apart(of_gaps):
+    names = list(series_of(chapter_of(of_gaps, "A")))
+    assert set(names) == {
+        "one-location",
+        "one-location, assumes a patch of at most 2x2 px",
+        "one-location, tau 0.25",
+        "one-location, tau 0.75",
+    }
+    page = page_of([of_gaps])
+    for name in names:
+        assert name in page.decode()
+    (head,) = [row for row in Page(page).rows if row[0].strip() == "class"]
+    assert len(head) == len(set(head))
+    assert {"clean, 2x2 px", "2x2 px, tau 0.75"} <= set(head)
+
+
+def test_the_lead_names_the_gap_of_its_claim(of_gaps, tmp_path):
+    said = ", and views of a gap up to tau 0.75 have no say"
+    assert said not in Page(page_of([of_gaps])).text
+    shutil.copytree(of_gaps.out, tmp_path / "out")
+    run = open_run(tmp_path / "out")
+    entries = [entry for entry in run.summary["certified_accuracy"] if entry["tau"]]
+    run.store.write_summary(
+        {**run.summary, "certified_accuracy": entries}, run.store.proof(run.manifest)
+    )
+    assert f"assumes a patch of at most 2x2 px{said}." in Page(page_of([open_run(run.out)])).text
+
+
+def test_patches_on_the_source_are_explained(tmp_path):
+    """Their share of the grid is no share of the picture, and per cent are no pixels."""
+    run = masked_run(
+        tmp_path,
+        patch=("source:2%", "source:50"),
+        preprocess=LOOK.to_dict(),
+        sizes=[(40, 48)] * IMAGES,
+    )
+    text = Page(page_of([run])).text
+    assert "no patch of source:2% gets another answer" in text
+    assert "no patch of source:50 px gets another answer" in text
+    assert "% px" not in text
+    for note in notes(run.summary["certified_accuracy"], (), (12, 12)):
+        assert f"{note}." in text
+    assert "images are not certified because the views leave no decision" in text
+    assert "unless it is named source:" in text
+
+
 def test_what_a_view_hides_is_seen_in_its_picture():
     image = np.full((12, 12, 3), 200, np.uint8)
     picture = hidden(MASKS, 1, image, (4, 4))
@@ -169,6 +280,36 @@ def test_what_a_view_hides_is_seen_in_its_picture():
     assert (picture[dropped] > 200).all()
     assert (picture[~visible & ~dropped] < 50).all()
     assert hidden(MASKS, None, image, None) is image
+
+
+@pytest.mark.parametrize(("scale", "token"), [(3, 4), (3, 2), (7, 4)])
+def test_a_token_need_not_be_whole_pixels_of_the_attacker(scale, token):
+    views = replace(MASKS, pixel_scale=scale)
+    picture = hidden(views, 1, np.full((12, 12, 3), 200, np.uint8), (token, token))
+    side = 12 * scale
+    assert picture.shape == (side, side, 3)
+    visible = views.visible(1)
+    for y, x in np.ndindex(side, side):
+        if visible[y // scale, x // scale]:
+            expected = 200
+        else:
+            top, left = y // token * token, x // token * token
+            shown = any(
+                visible[row // scale, column // scale]
+                for row in range(top, top + token)
+                for column in range(left, left + token)
+            )
+            # Black where a kept token is hidden; pale where the token is left out.
+            expected = 40 if shown else 244
+        assert (picture[y, x] == expected).all()
+
+
+def test_enlarged_pixels_of_small_pictures_stay_what_they_are():
+    enlarged = random_images(1, 32)[0].repeat(7, axis=0).repeat(7, axis=1)
+    header, data = data_uri(enlarged, 7).split(",")
+    assert header == "data:image/png;base64"
+    found = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+    np.testing.assert_array_equal(found, enlarged)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 Where there is a network, in the repository, on a machine of the same architecture:
 
     python examples/bare_gpu.py pack --out bundle/ --with torchvision==0.26.0 \
-        cifar10_train.parquet deit_tiny.safetensors
+        cifar10_train.parquet deit_tiny_patch16_224.safetensors
 
 packs the code, the wheels that training and the bench need (exact versions and hashes of
 requirements.txt, through pip as it is set up), this script and the data and weight files into
@@ -13,8 +13,8 @@ torchvision is if asked for, since its version must fit the torch over there (to
 
     python bundle/bare_gpu.py unpack bundle/ --to work/
     python bundle/bare_gpu.py check work/ --to gpu.json
-    python bundle/bare_gpu.py train work/ --config examples/cifar10/train-masks.yaml \
-        --data data/cifar10_train.parquet --init data/deit_tiny.safetensors --out trained/
+    python bundle/bare_gpu.py train work/ --config examples/cifar10/train-masks.yaml --out trained/ \
+        --data data/cifar10_train.parquet --init data/deit_tiny_patch16_224.safetensors
 
 ``unpack`` verifies every part and installs the wheels into ``work/site``, never over the machine's
 own packages. ``train`` is ``patchcert train --no-ray`` in ``work/``: paths are relative to it, and

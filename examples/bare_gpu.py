@@ -13,8 +13,9 @@ torchvision is if asked for, since its version must fit the torch over there (to
 
     python bundle/bare_gpu.py unpack bundle/ --to work/
     python bundle/bare_gpu.py check work/ --to gpu.json
-    python bundle/bare_gpu.py train work/ --config examples/cifar10/train-masks.yaml --out trained/ \
-        --data data/cifar10_train.parquet --init data/deit_tiny_patch16_224.safetensors
+    python bundle/bare_gpu.py train work/ --config examples/cifar10/train-masks.yaml \
+        --data data/cifar10_train.parquet --init data/deit_tiny_patch16_224.safetensors \
+        --out trained/
 
 ``unpack`` verifies every part and installs the wheels into ``work/site``, never over the machine's
 own packages. ``train`` is ``patchcert train --no-ray`` in ``work/``: paths are relative to it, and

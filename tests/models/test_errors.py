@@ -34,7 +34,8 @@ REQUEST = (ConfigError, PathError, SourceError, WeightsError, UnknownModelError)
 REQUEST += (UnsupportedModelError, QueryError)
 JOB = (ManifestError, StoreError, ErrorRateError, LeaseError, JobError, WorkersDiedError)
 JOB += (StalledError, TrackingError, RoundTripError, CheckError, PreflightError, SubmitError)
-BUG = (WrongSizeError, UndecodableError, AuditError, WorkerError, ValueError, RuntimeError)
+JOB += (WorkerError, MemoryError)
+BUG = (WrongSizeError, UndecodableError, AuditError, ValueError, RuntimeError)
 
 
 @pytest.mark.parametrize(

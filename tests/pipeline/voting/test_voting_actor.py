@@ -15,6 +15,7 @@ from pipeline.runs.resolve import resolve_defense
 from pipeline.runs.schema import VOTES, votes_schema
 from pipeline.sources.base import SourceOptions
 from pipeline.sources.listing import list_images
+from pipeline.voting.dataset import InOneThread
 from pipeline.voting.decode import DecodeUnit
 from pipeline.voting.job import plan_units
 
@@ -36,7 +37,7 @@ def test_one_thread_builds_and_uses_the_network_whoever_calls(shards, tiny_weigh
     monkeypatch.setattr(pipeline.voting.vote, "build_classifier", partial(noted, build))
     monkeypatch.setattr(SmoothedClassifier, "__call__", lambda *given: noted(cast, *given))
 
-    vote = pipeline.voting.vote.VoteOnUnit(defense, numerics, VOTES)
+    vote = InOneThread(partial(pipeline.voting.vote.VoteOnUnit, defense, numerics, VOTES))
     first = vote(decoded)
     answers = []
     caller = threading.Thread(target=lambda: answers.append(vote(decoded)))

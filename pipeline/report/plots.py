@@ -237,8 +237,9 @@ def _draw_sizes(axes: Axes, summary: Summary) -> None:
             continue
         words = series(entry, stride=entry["stride"] in coarser)
         drawn.setdefault(words, []).append(entry)
-    for place, (words, entries) in enumerate(drawn.items()):
-        rule, more = looks(drawn)[place]
+    for place, ((rule, more), (words, entries)) in enumerate(
+        zip(looks(drawn), drawn.items(), strict=True)
+    ):
         plain = "top" not in words and "stride" not in words
         number = number_of(rule)
         draw_points(

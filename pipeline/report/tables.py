@@ -12,7 +12,16 @@ from pipeline.certificates.rules import rule_named, uncovered
 from pipeline.runs.schema import DetectionCurve, Summary
 from pipeline.scoring.claims import Alert, Claim, Claims
 from pipeline.scoring.intervals import Proportion
-from pipeline.scoring.words import alerts, claim, interval, percent, threat, views, views_asked
+from pipeline.scoring.words import (
+    OF_ITS_PATCH,
+    alerts,
+    claim,
+    interval,
+    percent,
+    threat,
+    views,
+    views_asked,
+)
 
 # Of the images right without any alert, the shares that detection is shown at.
 _ANSWERED = (1.0, 0.95, 0.9, 0.8, 0.6)
@@ -186,7 +195,7 @@ def _accuracies(summary: dict[str, Any]) -> Table:
         table.add_column(heading, justify="right")
     certified = f"certified, {summary['rule']}"
     if rule_named(summary["rule"]).knows_patch:
-        certified += ", assumes a patch of at most that size"
+        certified += OF_ITS_PATCH
     for name, label in (("smoothed", "no patch"), ("certified", certified)):
         table.add_row(label, *_cells(summary[f"{name}_accuracy"]))
     table.add_row("<= true under the worst patch <=", "", "", "")

@@ -67,13 +67,15 @@ def claim(entry: Mapping[str, Any], *, stride: bool = False, what: str = "certif
     return words + _stride(entry, named=stride) + assumption(entry, ", {}")
 
 
+OF_ITS_PATCH = ", assumes a patch of at most that size"
+"""What a decision assumes, after the name of claims for several patches."""
+
+
 def series(entry: Mapping[str, Any], *, stride: bool = False) -> str:
     """Name what entries for several patches have in common, as ``claim``."""
     if entry["assumes"] is None or other_size(entry):
         return claim(entry, stride=stride)
-    return (
-        f"{claim({**entry, 'assumes': None}, stride=stride)}, assumes a patch of at most that size"
-    )
+    return f"{claim({**entry, 'assumes': None}, stride=stride)}{OF_ITS_PATCH}"
 
 
 def other_size(entry: Mapping[str, Any]) -> str | None:

@@ -113,9 +113,8 @@ def _open(path: str, size: int | None = None) -> Iterator[pq.ParquetFile]:
             yield pq.ParquetFile(stream, pre_buffer=False, buffer_size=_BUFFER_BYTES)
         except (pa.ArrowException, OSError) as error:
             # Arrow reports damage as OSError too; the store's own failures keep their type.
-            if isinstance(error, OSError) and (type(error) is not OSError or error.errno):
-                raise
-            if isinstance(error, MemoryError):
+            own = isinstance(error, OSError) and (type(error) is not OSError or error.errno)
+            if own or isinstance(error, MemoryError):
                 raise
             if "crypt" in str(error).lower():
                 raise SourceError(

@@ -204,6 +204,12 @@ def certified(
     }
 
 
+def certified_columns(to: Path) -> set[str]:
+    """Columns of an export that say whether an image is certified."""
+    names = pq.read_schema(to / "images.parquet").names
+    return {name for name in names if name.startswith("certified_")}
+
+
 def test_it_answers_by_the_rules_that_certified_and_as_they_assume(tmp_path):
     votes, truth = wavering(40, len(COARSE))
     out, gaps = tmp_path / "out", np.random.default_rng(0).random((40, len(COARSE)))
@@ -218,26 +224,24 @@ def test_it_answers_by_the_rules_that_certified_and_as_they_assume(tmp_path):
     expected = {tuple(e[name] for name in names): e["images_certified"] for e in stated}
     assert len(expected) == 5
     assert certified(run, tmp_path / "all") == expected
-    columns = set(pq.read_schema(tmp_path / "all/images.parquet").names)
     assert {
         "certified_two-location_1x1_assumes_2x2",
         "certified_two-location_1x1",
         "certified_two-location_2x2",
         "certified_one-location_1x1",
         "certified_one-location_1x1_tau_0.25",
-    } == {name for name in columns if name.startswith("certified_")}
+    } == certified_columns(tmp_path / "all")
     claims = [
         f["claim"] for f in json.loads((tmp_path / "all/summary.json").read_text())["figures"]
     ]
     assert sum("two largest logits are more than 0.25 apart" in claim for claim in claims) == 2
     exported(run, tmp_path / "some", rule=("exact", "one-location"))
-    columns = set(pq.read_schema(tmp_path / "some/images.parquet").names)
     assert {
         "certified_exact_1x1",
         "certified_exact_2x2",
         "certified_one-location_1x1",
         "certified_one-location_1x1_tau_0.25",
-    } == {name for name in columns if name.startswith("certified_")}
+    } == certified_columns(tmp_path / "some")
 
 
 def test_a_run_that_one_rule_alone_can_answer_for(tmp_path):

@@ -131,7 +131,8 @@ def _list_shard(file: StoredFile) -> tuple[pa.Table, FileNotes]:
     stem = posixpath.basename(file.path)[: -len(".tar")]
     samples: dict[str, _Sample] = {}
     others: Counter[str] = Counter()
-    with storage.open_read(file.path, file.size) as stream:
+    with storage.open_read(file.path, file.size) as opened:
+        stream = _Placed(opened)
         for member in _scan(stream, file):
             if not _add(samples, member, stream, file):
                 others[posixpath.splitext(member.name)[1].lower()] += 1
@@ -151,6 +152,29 @@ def _list_shard(file: StoredFile) -> tuple[pa.Table, FileNotes]:
     rows.sort(key=lambda row: row[3])
     table = raw_listing(list(zip(*rows, strict=True)) if rows else [[]] * 5)
     return table, FileNotes(passed_over=dict(others))
+
+
+class _Placed:
+    """A stream that remembers its place.
+
+    A file of Python asks the kernel for it, several times a member, and lets another thread go on
+    meanwhile: sixteen threads listed local shards more slowly than one.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._place = stream, 0
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, place: int) -> int:
+        self._place = self._stream.seek(place)
+        return self._place
+
+    def read(self, size: int) -> bytes:
+        data: bytes = self._stream.read(size)
+        self._place += len(data)
+        return data
 
 
 def _add(samples: dict[str, _Sample], member: _Member, stream: Any, file: StoredFile) -> bool:

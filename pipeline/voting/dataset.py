@@ -1,18 +1,19 @@
 """The three stages as a Ray Data job: decode, vote, commit."""
 
+import logging
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy
+from ray.data import ActorPoolStrategy, DataContext
 
 from pipeline.cluster.errors import in_words
-from pipeline.cluster.resources import COMMIT_CPUS, DECODE_CPUS, Resources
-from pipeline.cluster.tasks import data_context
+from pipeline.cluster.resources import BLOCK_BYTES, COMMIT_CPUS, DECODE_CPUS, Resources
 from pipeline.voting.commit import CommitUnit
 from pipeline.voting.isolation import IMAGE_SHARE, Deaths, Guarded, Handler
 
@@ -76,7 +77,7 @@ def run_units(
         {"accelerator_type": share.accelerator_type} if share.accelerator_type else {}
     )
     patience = IMAGE_SHARE * stall_seconds
-    with data_context(stall_seconds, verbose=verbose), warnings.catch_warnings():
+    with _settings(stall_seconds, verbose=verbose), warnings.catch_warnings():
         # Bounded restarts have no other name yet (Ray 2.60); they go with these in 2.64.
         warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
         dataset = (
@@ -114,3 +115,32 @@ def run_units(
             yield from dataset.iter_batches(
                 batch_size=None, batch_format="pyarrow", prefetch_batches=0
             )
+
+
+@contextmanager
+def _settings(stall_seconds: float, *, verbose: bool) -> Iterator[None]:
+    """Set Ray Data up for a job of this program, and put the settings back afterwards.
+
+    These settings have no stable name in Ray's interface.
+    """
+    context = DataContext.get_current()
+    settings = {
+        "target_max_block_size": BLOCK_BYTES,
+        "enable_progress_bars": verbose,
+        "execution_no_progress_timeout_s": stall_seconds,
+        "print_on_execution_start": verbose,
+    }
+    # Names differ between Ray releases; setting one that does not exist would be silent.
+    known = {name: getattr(context, name) for name in settings if hasattr(context, name)}
+    logger = logging.getLogger("ray.data")
+    level = logger.level
+    try:
+        for name in known:
+            setattr(context, name, settings[name])
+        if not verbose:
+            logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        logger.setLevel(level)
+        for name, value in known.items():
+            setattr(context, name, value)

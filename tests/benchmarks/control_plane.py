@@ -1,7 +1,7 @@
 """Cost of a votes job without pixels and network, at several numbers of images; printed as JSON.
 
 ``make bench-control-plane``, or ``python -m tests.benchmarks.control_plane IMAGES ...``; and with
-``listing`` in place of the numbers, the cost of listing in tasks of one and of two workers, with
+``listing`` in place of the numbers, the cost of listing in tasks on one and on two raylets, with
 ``memory`` the driver's memory for a listing.
 Listing, planning, Ray, reading, committing, counting and resuming are the job's own code; images
 are read and not decoded, and votes are made up from their ids. Each job is a process of its own, so
@@ -12,13 +12,15 @@ import hashlib
 import io
 import json
 import os
+import secrets
 import subprocess
 import sys
 import tarfile
 import tempfile
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +33,7 @@ from models.classifiers.smoothed import BatchVotes
 from models.preprocess import PRESETS
 from models.views.ablations import Ablation
 from pipeline.bench.hardware import hardware
-from pipeline.cluster.executor import LOCAL, Executor
+from pipeline.cluster.executor import Executor
 from pipeline.config import OutputConfig, VotesConfig
 from pipeline.runs.defense import Defense, Network
 from pipeline.runs.lease import hold_lease
@@ -176,13 +178,22 @@ def peak_mib() -> float:
     return int(line.split()[1]) / 1024
 
 
-def measure_listing(folder: Path, shards: int, per_shard: int) -> dict[str, Any]:
-    """Seconds to list tars: by this process's threads, and by tasks of one and of two workers.
+def measure_listing(
+    folder: Path, shards: int, per_shard: int, executor: Executor
+) -> dict[str, Any]:
+    """Seconds to list tars: by this process's threads, and by tasks on one and on two raylets.
 
     Tasks list all shards but the first. Workers have listed before, as those have that list many.
     Each figure is the least of three, since other work disturbs them, taken in turn.
+
+    Args:
+        folder: Empty; the shards are written there.
+        shards: Tar files; they are links to one, since only their names must differ.
+        per_shard: Images in each.
+        executor: On two raylets of one CPU each.
     """
     import ray
+    from ray.util import placement_group, remove_placement_group
 
     _write_shards(folder / _DATA, shards, per_shard)
     seconds: dict[str, list[float]] = {}
@@ -194,23 +205,38 @@ def measure_listing(folder: Path, shards: int, per_shard: int) -> dict[str, Any]
         return listing
 
     defaults = {name: getattr(parallel, name) for name in _TASKS_AT_ONCE}
-    with LOCAL.join() as available:
+    with executor.join():
         expected = measure("driver", None)
         for turn in range(1 + _REPEATS):
             if turn == 1:
                 seconds.clear()
             measure("driver", None)
             vars(parallel).update(_TASKS_AT_ONCE)
-            for workers in (1, 2):
-                # What the job reserves besides is not there for tasks.
-                idle = ray.remote(_Idle).options(num_cpus=available["CPU"] - workers).remote()
-                ray.get(idle.__ray_ready__.remote())
-                listing = measure(f"{workers} workers", LOCAL.map)
-                ray.kill(idle)
-                assert listing == expected, "tasks list what threads list"
+            assert measure("2 raylets", executor.map) == expected, "tasks list what threads list"
+            # A reservation is no process: an actor would take a worker that has listed.
+            reserved = placement_group([{"CPU": 1}])
+            ray.get(reserved.ready())
+            assert measure("1 raylet", executor.map) == expected, "tasks list what threads list"
+            remove_placement_group(reserved)
             vars(parallel).update(defaults)
     best = {name: min(several) for name, several in seconds.items()}
     return {"shards": shards, "images": shards * per_shard, "seconds": best}
+
+
+@contextmanager
+def two_raylets() -> Iterator[Executor]:
+    """A cluster of two raylets of one CPU each, for the block."""
+    # A job refuses clusters that anyone may use.
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    from ray.cluster_utils import Cluster  # reads the token as it is imported
+
+    node = {"num_cpus": 1, "object_store_memory": 200 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    try:
+        cluster.add_node(**node)
+        yield Executor(address=cluster.address)
+    finally:
+        cluster.shutdown()
 
 
 def measure_memory(folder: Path, shards: int) -> dict[str, Any]:
@@ -243,10 +269,6 @@ def _made_up_file(kind: Kind, options: SourceOptions, file: StoredFile) -> Cache
     ]
     digest = hashlib.sha256(file.path.encode()).hexdigest()
     return CachedFile(digest, raw_listing(list(zip(*rows, strict=True))), FileNotes())
-
-
-class _Idle:
-    """Holds CPUs of the cluster."""
 
 
 def _write_shards(folder: Path, shards: int, per_shard: int) -> None:
@@ -342,9 +364,9 @@ def main() -> None:
         print(json.dumps({"listings": found, "grown_bytes_an_image": grown}, indent=2))
         return
     if sys.argv[1:] == ["listing"]:
-        with tempfile.TemporaryDirectory() as folder:
+        with two_raylets() as executor, tempfile.TemporaryDirectory() as folder:
             found = [
-                measure_listing(Path(folder, str(shards)), shards, _PER_SHARD)
+                measure_listing(Path(folder, str(shards)), shards, _PER_SHARD, executor)
                 for shards in _LISTED_SHARDS
             ]
         print(json.dumps({"listing": found, "hardware": hardware()}, indent=2))

@@ -5,7 +5,7 @@ classes.
 """
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -82,6 +82,13 @@ class AblatedPixels(nn.Module):
             images_bhwc: uint8 pixels as the preprocessing gives them, on this module's device.
         """
         return self.arrange(self.normalize(images_bhwc))
+
+    def pack(self) -> Self:
+        """Make calls in inference mode fast at the price of copies of weights; return this.
+
+        To be called on the device and in the type of the votes, and again when the weights change.
+        """
+        return self
 
     def arrange(self, pixels_bchw: Tensor) -> Tensor:
         """Pixels (B, 3, H, W) in the order in which ``forward`` takes them: here as they lie."""

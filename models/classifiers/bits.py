@@ -14,22 +14,23 @@ from torch import Tensor
 from models.classifiers.base import BaseClassifier
 from models.classifiers.smoothed import SmoothedClassifier
 
-_NEIGHBOURS = ("NaN", "infinity", "noise", "another image")
+_BESIDE = ("copies of itself", "NaN", "infinity", "noise", "another image")
+_NEIGHBOURS = _BESIDE[1:]
 
 
 @torch.inference_mode()
 def find_leak(smoothed: SmoothedClassifier, *, thorough: bool) -> str | None:
     """Compare the logits of one view over slots and beside neighbours, bit for bit.
 
-    One image stands in about half of the slots, what could disturb it in the others. Of a thorough
-    look every slot meets a neighbour of every kind in every other slot: two slots differ in a
-    binary digit of their numbers, and there is a pass for each value of each digit, each kind of
-    neighbour and each token count. A quick look is two passes, the even and the odd slots beside
-    NaN, at the token count that most views have.
+    One image stands in about half of the slots, what could disturb it in the others; it is held
+    against itself in all of them. Of a thorough look every slot meets a neighbour of every kind in
+    every other slot: two slots differ in a binary digit of their numbers, and there is a pass for
+    each value of each digit, each kind of neighbour and each token count. A quick look is the even
+    and the odd slots beside NaN, at the token count that most views have.
 
     Args:
         smoothed: The classifier that votes, with its device and microbatch.
-        thorough: All passes, instead of two.
+        thorough: All passes, instead of three.
 
     Returns:
         The place where bits differ, in words; None if all are equal.
@@ -37,31 +38,29 @@ def find_leak(smoothed: SmoothedClassifier, *, thorough: bool) -> str | None:
     classifier, size = smoothed.classifier, smoothed.microbatch
     tokens = _tokens(smoothed)
     groups = sorted(classifier.groups(), key=lambda group: -len(group[1]))
-    digits = _digits(size) if thorough else 1
-    kinds = _NEIGHBOURS if thorough else _NEIGHBOURS[:1]
+    digits, kinds = (_digits(size), len(_NEIGHBOURS)) if thorough else (1, 1)
     slot_s = torch.arange(size, device=smoothed.device)
     for count, views in groups if thorough else groups[:1]:
         view_g = torch.from_numpy(views).to(smoothed.device)
         expected: Tensor | None = None
-        for number, kind in enumerate(kinds, start=1):
-            for quiet_s in _halves(slot_s, digits):
-                image_s = torch.where(quiet_s, 0, number)
-                view_s = torch.where(quiet_s, view_g[0], view_g[slot_s % len(view_g)])
-                logits = classifier(tokens, image_s, view_s)[quiet_s]
-                expected = logits[:1] if expected is None else expected
-                same = _bits(logits).eq(_bits(expected)).all(dim=1)
-                if not bool(same.all()):
-                    slot = int(slot_s[quiet_s][~same][0])
-                    return (
-                        f"the logits of a view differ at slot {slot} of {size}, beside "
-                        f"{kind}, in sequences of {count} tokens"
-                    )
+        for number, quiet_s in _cases(slot_s, kinds, digits):
+            image_s = torch.where(quiet_s, 0, number)
+            view_s = torch.where(quiet_s, view_g[0], view_g[slot_s % len(view_g)])
+            logits = classifier(tokens, image_s, view_s)[quiet_s]
+            expected = logits[:1] if expected is None else expected
+            same = _bits(logits).eq(_bits(expected)).all(dim=1)
+            if not bool(same.all()):
+                slot = int(slot_s[quiet_s][~same][0])
+                return (
+                    f"the logits of a view differ at slot {slot} of {size}, beside "
+                    f"{_BESIDE[number]}, in sequences of {count} tokens"
+                )
     return None
 
 
 def passes(classifier: BaseClassifier, microbatch: int) -> int:
     """Count the passes of a thorough look."""
-    return len(list(classifier.groups())) * len(_NEIGHBOURS) * 2 * _digits(microbatch)
+    return len(list(classifier.groups())) * (1 + len(_NEIGHBOURS) * 2 * _digits(microbatch))
 
 
 def _digits(microbatch: int) -> int:
@@ -69,13 +68,19 @@ def _digits(microbatch: int) -> int:
     return max(1, (microbatch - 1).bit_length())
 
 
-def _halves(slot_s: Tensor, digits: int) -> Iterator[Tensor]:
-    """Yield the slots whose number has a 0, and those that have a 1, at each binary digit."""
-    for digit in range(digits):
-        ones = (slot_s >> digit) % 2 == 1
-        for half in (~ones, ones):
-            if bool(half.any()):
-                yield half
+def _cases(slot_s: Tensor, kinds: int, digits: int) -> Iterator[tuple[int, Tensor]]:
+    """Yield what stands beside a view, by its number, and the slots in which the view stands.
+
+    First nothing stands beside it: NaN that reached every slot would make all of them equal. Then
+    each kind stands in the slots whose number has a 1, and those that have a 0, at each digit.
+    """
+    yield 0, slot_s >= 0
+    for number in range(1, kinds + 1):
+        for digit in range(digits):
+            ones = (slot_s >> digit) % 2 == 1
+            for half in (~ones, ones):
+                if bool(half.any()):
+                    yield number, half
 
 
 def _tokens(smoothed: SmoothedClassifier) -> Tensor:

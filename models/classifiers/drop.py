@@ -5,6 +5,7 @@ P x P pixels of a token, D channels, C classes.
 """
 
 from collections.abc import Iterator
+from typing import Self
 
 import numpy as np
 import torch
@@ -68,6 +69,11 @@ class TokenDropViT(AblatedPixels):
             table[view, : len(tokens)] = tokens
         self.register_buffer("kept", torch.from_numpy(table), persistent=False)
         self.register_buffer("counts", torch.from_numpy(self.token_counts), persistent=False)
+
+    def pack(self) -> Self:
+        """Pack the encoder, on a CPU."""
+        self.encoder.pack()
+        return self
 
     def groups(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
         """Views that keep equally many tokens: (token count, view numbers), ascending."""

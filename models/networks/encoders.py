@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.networks.droppable import RELATIVE, Droppable
+from models.networks.packed import PackedBlocks, can_pack
 
 
 class Encoder(Protocol):
@@ -40,6 +41,12 @@ class Encoder(Protocol):
             kept: Grid places of the K, int64 (S, K), or (K,) if alike for all.
         """
 
+    def pack(self) -> None:
+        """Take copies of weights that make calls in inference mode fast, where there is such a way.
+
+        To be done again when the weights change.
+        """
+
 
 def encoder_of(network: Droppable) -> Encoder:
     """The encoder of a network that ``droppable`` admits."""
@@ -53,6 +60,13 @@ class AbsoluteEncoder:
         self.network = network
         # Where the head reads prefix tokens alone, the last block need compute no others.
         self.last = PrefixBlock.of(network.blocks[-1]) if reads_prefix_only(network) else None
+        self.packed: PackedBlocks | None = None
+
+    def pack(self) -> None:
+        """Pack all blocks that compute every token, on a CPU."""
+        weight = next(self.network.parameters())
+        if can_pack(weight.device, weight.dtype):
+            self.packed = PackedBlocks(self._of_all_tokens())
 
     def placed(self, zeros: Tensor) -> Tensor:
         """Prefix tokens, and the positions of zero tokens; (1, P + N, D).
@@ -74,12 +88,18 @@ class AbsoluteEncoder:
         """
         network = self.network
         x = network.norm_pre(network.patch_drop(network.pos_drop(x)))
-        if self.last is None:
-            x = network.blocks(x)
-        else:
-            x = self.last(network.blocks[:-1](x), network.num_prefix_tokens)
+        # Gradients, of an attack, need the weights themselves.
+        packed = self.packed if torch.is_inference_mode_enabled() else None
+        x = (packed or self._of_all_tokens())(x)
+        if self.last is not None:
+            x = self.last(x, network.num_prefix_tokens)
         features: Tensor = network.norm(x)
         return features
+
+    def _of_all_tokens(self) -> nn.Sequential:
+        """The blocks that compute every token."""
+        blocks: nn.Sequential = self.network.blocks
+        return blocks if self.last is None else blocks[:-1]
 
 
 def reads_prefix_only(network: Droppable) -> bool:
@@ -154,6 +174,9 @@ class RelativeEncoder(nn.Module):
         table = "relative_position_bias_table" if isinstance(network, Beit) else "rel_pos"
         for block in self.blocks:
             setattr(block.attn, table, None)
+
+    def pack(self) -> None:
+        """Leave the weights as they are."""
 
     def placed(self, zeros: Tensor) -> Tensor:
         """Class token, if any, and an absolute position embedding, if any."""

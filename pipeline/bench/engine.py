@@ -267,7 +267,7 @@ class _Contenders:
         # A unit of a run has many images: what fills up the last microbatch is next to nothing.
         while _padding(classifier, images, microbatch) > _MOST_PADDING:
             images += 1
-        smoothed = SmoothedClassifier(classifier, self.device, microbatch)
+        smoothed = SmoothedClassifier(classifier.pack(), self.device, microbatch)
         pixels = np.resize(self.pixels, (images, *self.pixels.shape[1:]))
         self.tasks[name] = lambda: smoothed(pixels)
         self.images[name] = images

@@ -4,10 +4,11 @@ Stages that run on the device are timed inside one votes pass, waiting for it at
 decoding and writing, which the job does beside it, by themselves.
 """
 
+import itertools
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -93,8 +94,10 @@ def _watched(
         (network, "forward_head", "head"),
         (smoothed, "_count", "vote"),
     ]
-    parts += [(module, "forward", "attention") for module in _named(network, ".attn")]
-    parts += [(module, "forward", "MLP") for module in _named(network, ".mlp")]
+    packed = getattr(classifier.encoder, "packed", None)
+    modules = {network, *(packed.blocks if packed else ())}
+    parts += [(part, "forward", "attention") for part in _named(modules, "attn")]
+    parts += [(part, "forward", "MLP") for part in _named(modules, "mlp")]
     last = getattr(classifier.encoder, "last", None)
     if last is not None:  # it uses the block's weights without calling the block
         parts.append((last, "_attend", "attention"))
@@ -120,8 +123,10 @@ def _set(owner: object, attribute: str, value: object) -> Iterator[None]:
             vars(owner)[attribute] = before
 
 
-def _named(network: nn.Module, ending: str) -> list[nn.Module]:
-    return [module for name, module in network.named_modules() if name.endswith(ending)]
+def _named(modules: Iterable[nn.Module], name: str) -> set[nn.Module]:
+    """The parts of modules that have a name."""
+    parts = itertools.chain.from_iterable(module.named_modules() for module in modules)
+    return {part for path, part in parts if path.split(".")[-1] == name}
 
 
 def _decode_seconds(images: int) -> float:

@@ -81,7 +81,9 @@ def estimate(
     Every worker calls it with its share of the images and gets the figures of all.
     """
     classifier = base_classifier(network, defense.views, defense.model_input, defense.tokens)
-    smoothed = SmoothedClassifier(classifier.to(device).eval(), device, MICROBATCH[device.type])
+    smoothed = SmoothedClassifier(
+        classifier.to(device).eval().pack(), device, MICROBATCH[device.type]
+    )
     parts = [
         smoothed(held_out.images[start : start + _CHUNK])
         for start in range(0, len(held_out.images), _CHUNK)

@@ -172,7 +172,7 @@ def build_classifier(defense: Defense, numerics: Numerics) -> SmoothedClassifier
     network = network.to(device=device, dtype=getattr(torch, numerics.dtype))
     classifier = base_classifier(network, defense.views, defense.model_input, defense.tokens)
     return SmoothedClassifier(
-        ClassSubset.of(classifier.to(device).eval(), defense.network.classes, device),
+        ClassSubset.of(classifier.to(device).eval().pack(), defense.network.classes, device),
         device,
         numerics.microbatch,
         voting=None if defense.voting.theta is None else ThresholdVoting(defense.voting.theta),

@@ -127,8 +127,7 @@ def leaks(
     dtype: torch.dtype = torch.float32,
 ) -> bool:
     """Tell whether any slot, or a neighbour of any sort, changes a bit of a view's logits."""
-    model.to(device, dtype)
-    smoothed = SmoothedClassifier(model, torch.device(device), microbatch)
+    smoothed = SmoothedClassifier(model.to(device, dtype).pack(), torch.device(device), microbatch)
     return find_leak(smoothed, thorough=True) is not None
 
 
@@ -156,7 +155,7 @@ def digest(neighbours: int) -> str:
     sha = hashlib.sha256()
     for dtype in (torch.float32, torch.bfloat16):
         for model in (masked_model("ResNet"), masked_model("ViT black"), _dropping()):
-            model.to(dtype)
+            model.to(dtype).pack()
             side = model.model_px[0]
             images = torch.from_numpy(random_images(1 + neighbours, side))
             with torch.inference_mode():

@@ -67,7 +67,7 @@ def large(tokens):
 @pytest.mark.parametrize("slot", [1, 8, 15])
 def test_a_slot_that_computes_otherwise_is_named(sound, slot):
     broken = SmoothedClassifier(Broken(sound, at_slot(slot)), CPU, MICROBATCH)
-    assert f"slot {slot} of 16, beside NaN" in find_leak(broken, thorough=True)
+    assert f"slot {slot} of 16, beside copies of itself" in find_leak(broken, thorough=True)
 
 
 def test_a_neighbour_that_leaks_is_named(sound):
@@ -90,7 +90,7 @@ class Flat(Broken):
         return self.change(torch.zeros(MICROBATCH, 3), tokens[image_s])
 
 
-def test_a_quick_look_is_two_passes_and_finds_what_every_slot_suffers(sound):
+def test_a_quick_look_is_three_passes_and_finds_what_every_slot_suffers(sound):
     calls = []
 
     def counting(logits, tokens_s):
@@ -99,7 +99,17 @@ def test_a_quick_look_is_two_passes_and_finds_what_every_slot_suffers(sound):
 
     broken = SmoothedClassifier(Broken(sound, counting), CPU, MICROBATCH)
     assert "beside NaN" in find_leak(broken, thorough=False)
-    assert calls == [MICROBATCH] * 2
+    assert calls == [MICROBATCH] * 3
+
+
+def test_nan_that_reaches_every_slot_is_found(sound):
+    """All logits are then NaN, and equal."""
+
+    def mixing(logits, tokens_s):
+        return logits + tokens_s.mean() * 0
+
+    broken = SmoothedClassifier(Broken(sound, mixing), CPU, MICROBATCH)
+    assert "beside NaN" in find_leak(broken, thorough=False)
 
 
 @pytest.mark.parametrize("thorough", [False, True], ids=["quick", "thorough"])
@@ -107,4 +117,4 @@ def test_a_sound_classifier_passes(sound, thorough):
     calls = []
     counted = Broken(sound, lambda logits, _: (calls.append(0), logits)[1])
     assert find_leak(SmoothedClassifier(counted, CPU, MICROBATCH), thorough=thorough) is None
-    assert len(calls) == (passes(sound, MICROBATCH) if thorough else 2)
+    assert len(calls) == (passes(sound, MICROBATCH) if thorough else 3)

@@ -25,7 +25,7 @@ def test_no_vote_is_cast_where_slots_differ(shards, tiny_weights, tmp_path, leak
     """Ray's actors raise the same."""
     assert main([*votes_command(shards, tiny_weights, tmp_path), "--no-ray"]) == 1
     said = capsys.readouterr().err
-    assert "slot 1 of 16, beside NaN" in said
+    assert "slot 1 of 16, beside copies of itself" in said
     assert "--dtype float32, another" in said
     assert not [*tmp_path.glob("votes/**/*.parquet")]
 

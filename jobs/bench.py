@@ -36,7 +36,8 @@ class BenchConfig:
         microbatch: Sequences a forward pass [as many as a run takes].
         images: Images a votes pass.
         rounds: How often each contender is timed; the least counts.
-        pipeline: Images of a whole votes job on Ray beside the bare engine; 0 leaves it out.
+        pipeline: Images of a whole votes job, on Ray and without, beside the bare engine; 0 leaves
+            it out.
         json: Print JSON instead of a table.
         mlflow: Tracking server to log to as well [none].
         experiment: MLflow experiment.

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 
 from models.preprocess import PRESETS
 from pipeline.bench.clock import seconds_of
+from pipeline.cluster.executor import IN_PROCESS, LOCAL
 from pipeline.config import Device, OutputConfig, VotesConfig
 from pipeline.runs.numerics import probe_machine, resolve_numerics
 from pipeline.runs.resolve import resolve_defense
@@ -40,8 +41,9 @@ def pipeline_over_engine(
     """Images a second of a votes job in its steady state, of the bare engine, and their ratio.
 
     The job reads synthetic photographs from tar shards, votes with random weights and commits
-    Parquet, on a local Ray. Its pace is taken between the first and the last committed unit, so
-    that starting is left out; the engine votes on the same pixels, before and after it.
+    Parquet, on a local Ray and again without Ray. Its pace is taken between the first and the last
+    committed unit, so that starting is left out; the engine votes on the same pixels, before and
+    after each.
     """
     with tempfile.TemporaryDirectory(prefix="patchcert-bench-") as folder:
         config = VotesConfig(
@@ -66,15 +68,17 @@ def pipeline_over_engine(
             return unit_images / seconds_of(lambda: classifier(pixels), classifier.device)
 
         bare()
-        before = bare()
-        count_votes(config, defense, OutputConfig(out=str(Path(folder) / "out")))
-        after = bare()
-        job = _steady_pace(Path(folder) / "out", images, unit_images)
+        engine, jobs = [bare()], {}
+        for name, executor in (("pipeline", LOCAL), ("no_ray", IN_PROCESS)):
+            out = Path(folder) / name
+            count_votes(config, defense, OutputConfig(out=str(out)), executor)
+            jobs[name] = _steady_pace(out, images, unit_images)
+            engine.append(bare())
     return {
         "images": images,
-        "pipeline_images_a_second": job,
-        "engine_images_a_second": max(before, after),
-        "pipeline_over_engine": job / max(before, after),
+        "engine_images_a_second": max(engine),
+        **{f"{name}_images_a_second": pace for name, pace in jobs.items()},
+        **{f"{name}_over_engine": pace / max(engine) for name, pace in jobs.items()},
     }
 
 

@@ -51,7 +51,9 @@ def print_bench(result: dict[str, Any], console: Console) -> None:
         pipeline = result["pipeline"]
         console.print(
             f"pipeline {pipeline['pipeline_images_a_second']:.3g} images/s, bare engine "
-            f"{pipeline['engine_images_a_second']:.3g}: {pipeline['pipeline_over_engine']:.2f}x"
+            f"{pipeline['engine_images_a_second']:.3g}: {pipeline['pipeline_over_engine']:.2f}x; "
+            f"without Ray {pipeline['no_ray_images_a_second']:.3g}: "
+            f"{pipeline['no_ray_over_engine']:.2f}x"
         )
     console.print(
         f"peak memory of the process, in which all of them ran: {result['peak_memory_mib']:.0f} MiB"

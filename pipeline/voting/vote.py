@@ -144,7 +144,7 @@ def check_bits(classifier: SmoothedClassifier, *, thorough: bool = False) -> Non
             f"on worker {platform.node()} {leak}: a patch could reach views that do not show it, "
             "so that nothing could be certified. Vote with --dtype float32, another --microbatch "
             "or other versions of torch and its libraries; patchcert doctor --bits tells which "
-            "are sound"
+            "are sound. In a program of your own set MKL_CBWR=AUTO before it begins"
         )
 
 

@@ -64,14 +64,14 @@ def main(
     rounds: int = 3,
     scale: Annotated[tuple[int, ...], cyclopts.Parameter(consume_multiple=True)] = (),
 ) -> None:
-    """Certify columns, blocks and pairs of masks, and columns of several numbers as a Ray Data job.
+    """Certify columns, blocks and pairs of masks, and columns of several numbers in tasks of Ray.
 
     Args:
         images: Images of each family; with ``scale`` a multiple of 256.
         num_classes: Classes that are voted for, 33 at least.
         loop: Images a CPU that the plain loop certifies; its time is scaled up to all.
         rounds: Number of times that each is timed; the least counts.
-        scale: Multiples of ``images`` to certify as a Ray Data job as well, such as 1 4 16.
+        scale: Multiples of ``images`` to certify in tasks of Ray as well, such as 1 4 16.
     """
     with tempfile.TemporaryDirectory() as folder:
         found = measure(Path(folder), images, num_classes, loop, rounds, scale)

@@ -79,7 +79,8 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
 
 def _packed(block: Any) -> Any:
     """A copy with packed weights of a block of the one kind that is known here; else the block."""
-    if [type(part) for part in (block, block.attn, block.mlp)] != [Block, Attention, Mlp]:
+    kinds = type(block), type(getattr(block, "attn", None)), type(getattr(block, "mlp", None))
+    if kinds != (Block, Attention, Mlp):
         return block
     parts: Iterable[Any] = block.modules()
     replaced: dict[int, Any] = {

@@ -50,7 +50,9 @@ def error_text(error: RayError) -> str:
     if isinstance(cause, UserCodeException) and isinstance(error, RayTaskError):
         return _raised_in_stage(error)
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return f"{type(cause).__name__}: {lines[-1] if lines else 'no message'}"
+    if isinstance(cause, RayError):  # the lines before are Ray's traceback
+        lines = lines[-1:]
+    return f"{type(cause).__name__}: {' '.join(lines) or 'no message'}"
 
 
 def _raised_in_stage(error: RayTaskError) -> str:

@@ -41,8 +41,9 @@ def map_on_ray(
                     )
                 yield from ray.get(ended)
         finally:
-            for left in running:  # of a job that fails, or is done with
-                ray.cancel(left)
+            # Of a job that fails, or is done with. A call that hangs sees no mere interrupt.
+            for left in running:
+                ray.cancel(left, force=True)
 
 
 @ray.remote(num_cpus=1)

@@ -65,8 +65,8 @@ class AbsoluteEncoder:
     def pack(self) -> None:
         """Pack all blocks that compute every token, on a CPU."""
         weight = next(self.network.parameters())
-        if can_pack(weight.device, weight.dtype):
-            self.packed = PackedBlocks(self._of_all_tokens())
+        able = can_pack(weight.device, weight.dtype)
+        self.packed = PackedBlocks(self._of_all_tokens()) if able else None
 
     def placed(self, zeros: Tensor) -> Tensor:
         """Prefix tokens, and the positions of zero tokens; (1, P + N, D).

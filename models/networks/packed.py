@@ -71,20 +71,22 @@ class PackedLinear(nn.Module):
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
     """True where oneDNN multiplies packed weights of the type, and that is what votes run on."""
-    mkldnn: Any = torch.backends.mkldnn  # its stubs leave types open
-    if device.type != "cpu" or dtype not in _FEW_TOKENS or not mkldnn.is_available():
+    backends: Any = torch.backends  # its stubs leave types open
+    if device.type != "cpu" or dtype not in _FEW_TOKENS:
+        return False
+    # MKL stands for x86: elsewhere oneDNN cannot have GELU inside a fast product.
+    if not (backends.mkldnn.is_available() and backends.mkl.is_available()):
         return False
     return dtype is torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _packed(block: Any) -> Any:
     """A copy with packed weights of a block of the one kind that is known here; else the block."""
-    kinds = type(block), type(getattr(block, "attn", None)), type(getattr(block, "mlp", None))
-    if kinds != (Block, Attention, Mlp):
+    parts = block, getattr(block, "attn", None), getattr(block, "mlp", None)
+    if not all(map(_is_plain, parts, (Block, Attention, Mlp))):
         return block
-    parts: Iterable[Any] = block.modules()
     replaced: dict[int, Any] = {
-        id(part): PackedLinear(part) for part in parts if _is_plain(part, nn.Linear)
+        id(part): PackedLinear(part) for part in block.modules() if _is_plain(part, nn.Linear)
     }
     mlp = block.mlp
     if id(mlp.fc1) in replaced and _is_plain(mlp.act, nn.GELU):
@@ -92,10 +94,12 @@ def _packed(block: Any) -> Any:
     return _copied(block, replaced)
 
 
-def _is_plain(part: nn.Module, kind: type[nn.Module]) -> bool:
-    """True for a part of exactly this kind, with ordinary weights and without hooks."""
+def _is_plain(part: Any, kind: type[nn.Module]) -> bool:
+    """True for a part of exactly this kind, with ordinary weights, that nobody has changed."""
+    if type(part) is not kind or "forward" in vars(part):
+        return False
     ordinary = all(type(weight) is nn.Parameter for weight in part.parameters(recurse=False))
-    return type(part) is kind and ordinary and not (part._forward_hooks or part._forward_pre_hooks)
+    return ordinary and not (part._forward_hooks or part._forward_pre_hooks)
 
 
 def _with_plain_attention(block: Any) -> Any:

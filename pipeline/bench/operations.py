@@ -63,16 +63,19 @@ def operations_an_image(classifier: TokenDropViT | BlackMasked) -> Operations:
             total += len(views) * counted(partial(classifier, tokens, image_s, view_s))
         return total
 
-    done = executed()
     encoder: Any = getattr(classifier, "encoder", None)
-    last = getattr(encoder, "last", None)
-    if last is None:
-        return Operations(done, done, whole())
+    last, packed = getattr(encoder, "last", None), getattr(encoder, "packed", None)
+    if packed is not None:
+        encoder.packed = None  # the counter does not know its products
     try:
+        done = executed()
+        if last is None:
+            return Operations(done, done, whole())
         encoder.last = None
         return Operations(executed(), done, whole())
     finally:
-        encoder.last = last
+        if encoder is not None:
+            encoder.last, encoder.packed = last, packed
 
 
 def counted(task: Callable[[], object]) -> float:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import ray
+from ray import cloudpickle
 
 from models.errors import StalledError
 from pipeline.cluster.connect import ray_cluster
@@ -29,9 +30,10 @@ def map_on_ray(
         JobError: The function failed.
     """
     with ray_cluster(address, verbose=verbose), in_words():
-        shared = ray.put(task)
-        running: list[ray.ObjectRef[Any]] = [_apply.remote(shared, item) for item in items]
+        running: list[ray.ObjectRef[bytes]] = []
         try:
+            shared = ray.put(task)
+            running.extend(_apply.remote(shared, item) for item in items)
             while running:
                 ended, running = ray.wait(running, timeout=_TASK_SECONDS)
                 if not ended:
@@ -39,13 +41,16 @@ def map_on_ray(
                         f"no task came to an end for {_TASK_SECONDS / 60:g} minutes: a worker "
                         "hangs, or the cluster has no room; run again to resume"
                     )
-                yield from ray.get(ended)
+                yield from map(cloudpickle.loads, ray.get(ended))
         finally:
             # Of a job that fails, or is done with. A call that hangs sees no mere interrupt.
-            for left in running:
+            for left in running if ray.is_initialized() else ():
                 ray.cancel(left, force=True)
 
 
-@ray.remote(num_cpus=1)
-def _apply(task: Any, item: Any) -> Any:
-    return task(item)
+# Nodes may go, but an item that ends its process shall not do so for ever. The result is bytes,
+# which the driver copies: tables would lie in a store that it may leave before it uses them.
+@ray.remote(num_cpus=1, max_retries=10)
+def _apply(task: Any, item: Any) -> bytes:
+    packed: bytes = cloudpickle.dumps(task(item))  # type: ignore[no-untyped-call]
+    return packed

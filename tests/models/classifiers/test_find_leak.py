@@ -1,5 +1,6 @@
 """The look at the bits finds what it is for: each of these classifiers breaks its assumption."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -90,7 +91,7 @@ class Flat(Broken):
         return self.change(torch.zeros(MICROBATCH, 3), tokens[image_s])
 
 
-def test_a_quick_look_is_three_passes_and_finds_what_every_slot_suffers(sound):
+def test_a_quick_look_is_a_few_passes_and_finds_what_every_slot_suffers(sound):
     calls = []
 
     def counting(logits, tokens_s):
@@ -100,6 +101,27 @@ def test_a_quick_look_is_three_passes_and_finds_what_every_slot_suffers(sound):
     broken = SmoothedClassifier(Broken(sound, counting), CPU, MICROBATCH)
     assert "beside NaN" in find_leak(broken, thorough=False)
     assert calls == [MICROBATCH] * 3
+
+
+class ThreeLengths(Flat):
+    """Views of three token counts, of which one computes otherwise at a slot."""
+
+    def __init__(self, inner, broken):
+        super().__init__(inner, None)
+        self.broken = broken
+
+    def groups(self):
+        yield from [(5, np.array([0])), (9, np.array([1, 2])), (12, np.array([3]))]
+
+    def __call__(self, tokens, image_s, view_s):
+        logits = torch.zeros(MICROBATCH, 3)
+        return last_bit(logits, torch.tensor([3])) if int(view_s[0]) == self.broken else logits
+
+
+@pytest.mark.parametrize(("view", "count"), [(0, 5), (1, 9), (3, 12)])
+def test_a_quick_look_is_at_the_shortest_and_the_longest_sequences(sound, view, count):
+    broken = SmoothedClassifier(ThreeLengths(sound, view), CPU, MICROBATCH)
+    assert f"sequences of {count} tokens" in find_leak(broken, thorough=False)
 
 
 def test_nan_that_reaches_every_slot_is_found(sound):
@@ -117,4 +139,4 @@ def test_a_sound_classifier_passes(sound, thorough):
     calls = []
     counted = Broken(sound, lambda logits, _: (calls.append(0), logits)[1])
     assert find_leak(SmoothedClassifier(counted, CPU, MICROBATCH), thorough=thorough) is None
-    assert len(calls) == (passes(sound, MICROBATCH) if thorough else 3)
+    assert len(calls) == (passes(sound, MICROBATCH) if thorough else 3 * len(list(sound.groups())))

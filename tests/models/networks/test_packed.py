@@ -13,6 +13,7 @@ from models.classifiers.drop import TokenDropViT
 from models.classifiers.smoothed import SmoothedClassifier
 from models.networks import packed
 from models.networks.packed import PackedBlocks, PackedLinear, can_pack
+from pipeline.bench.operations import operations_an_image
 from tests.conftest import random_images
 from tests.models.classifiers.families import ablation_of, lively, one_thread, preprocess_of
 
@@ -83,8 +84,11 @@ def test_a_block_or_part_that_is_not_known_is_called_as_it_is():
     (hooked,) = blocks_of()[:1]
     hooked.mlp.fc1.register_forward_hook(lambda module, given, found: found * 2)
     hooked.attn.proj.register_forward_pre_hook(lambda module, given: (given[0] * 3,))
+    own = hooked.attn.qkv.forward
+    hooked.attn.qkv.forward = lambda x: own(x) * 0.5
     (block,) = PackedBlocks([hooked]).many
-    assert type(block.mlp.fc1) is type(block.attn.proj) is nn.Linear
+    kinds = [type(part) for part in (block.mlp.fc1, block.attn.proj, block.attn.qkv)]
+    assert kinds == [nn.Linear] * 3
     assert type(block.mlp.act) is nn.GELU
     x = torch.randn(2, 5, 32)
     with torch.inference_mode():
@@ -98,6 +102,9 @@ def test_nothing_is_packed_where_it_cannot_be(monkeypatch):
     assert not can_pack(CPU, torch.float32)
     model = model_of(64).pack()
     assert model.encoder.packed is None
+    monkeypatch.undo()
+    assert model.pack().encoder.packed is not None
+    assert model.double().pack().encoder.packed is None
 
 
 def model_of(side: int, band: int = 19) -> TokenDropViT:
@@ -128,6 +135,13 @@ def test_long_sequences_do_not_leak(dtype):
     model = model_of(160, band=128).to(dtype).pack()
     assert model.token_counts.min() > packed._FEW_TOKENS[torch.float32]
     assert find_leak(SmoothedClassifier(model, CPU, 16), thorough=True) is None
+
+
+def test_operations_are_those_of_the_network_packed_or_not():
+    model = model_of(64)
+    expected = operations_an_image(model)
+    assert operations_an_image(model.pack()) == expected
+    assert model.encoder.packed is not None
 
 
 def test_a_leak_of_packed_blocks_is_found():

@@ -4,6 +4,7 @@ import os
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from models.errors import JobError, StalledError
@@ -34,17 +35,22 @@ def test_every_item_has_a_result_and_all_cpus_work(meet):
     assert list(LOCAL.map(meet, [])) == []
 
 
+def test_results_do_not_lie_in_a_store_that_the_driver_may_leave():
+    (found,) = LOCAL.map(np.zeros, [10**6])
+    assert found.flags.writeable  # what lies in Ray's shared memory is not
+
+
 @pytest.mark.parametrize(
     ("kind", "raised", "said"),
     [
         (ValueError, JobError, "ValueError: no good; do better"),
-        (ConfigError, ConfigError, "no good; do better"),
+        (ConfigError, ConfigError, "no good;\ndo better"),
     ],
 )
 def test_an_error_ends_the_others_and_is_said_in_words(tmp_path, kind, raised, said):
     def fail(number):
         if number == 0:
-            raise kind("no good; do better")
+            raise kind("no good;\ndo better")
         time.sleep(0.5)
         Path(tmp_path, str(number)).touch()
 

@@ -85,12 +85,13 @@ def _packed(block: Any) -> Any:
     parts = block, getattr(block, "attn", None), getattr(block, "mlp", None)
     if not all(map(_is_plain, parts, (Block, Attention, Mlp))):
         return block
-    replaced: dict[int, Any] = {
-        id(part): PackedLinear(part) for part in block.modules() if _is_plain(part, nn.Linear)
-    }
     mlp = block.mlp
-    if id(mlp.fc1) in replaced and _is_plain(mlp.act, nn.GELU):
-        replaced |= {id(mlp.fc1): PackedLinear(mlp.fc1, mlp.act), id(mlp.act): nn.Identity()}
+    followed = _is_plain(mlp.fc1, nn.Linear) and _is_plain(mlp.act, nn.GELU)
+    after = {mlp.fc1: mlp.act} if followed else {}
+    replaced: dict[int, Any] = {id(activation): nn.Identity() for activation in after.values()}
+    for part in block.modules():
+        if _is_plain(part, nn.Linear):
+            replaced[id(part)] = PackedLinear(part, after.get(part))
     return _copied(block, replaced)
 
 

@@ -63,25 +63,25 @@ def operations_an_image(classifier: TokenDropViT | BlackMasked) -> Operations:
             total += len(views) * counted(partial(classifier, tokens, image_s, view_s))
         return total
 
+    done = executed()
     encoder: Any = getattr(classifier, "encoder", None)
-    last, packed = getattr(encoder, "last", None), getattr(encoder, "packed", None)
-    if packed is not None:
-        encoder.packed = None  # the counter does not know its products
+    last = getattr(encoder, "last", None)
+    if last is None:
+        return Operations(done, done, whole())
     try:
-        done = executed()
-        if last is None:
-            return Operations(done, done, whole())
         encoder.last = None
         return Operations(executed(), done, whole())
     finally:
-        if encoder is not None:
-            encoder.last, encoder.packed = last, packed
+        encoder.last = last
 
 
 def counted(task: Callable[[], object]) -> float:
-    """Operations of one call, in inference mode."""
+    """Operations of one call.
+
+    Not in inference mode, whose packed products the counter does not know.
+    """
     counter = FlopCounterMode(display=False, custom_mapping={_CPU_ATTENTION: _attention})
-    with torch.inference_mode(), counter:
+    with torch.no_grad(), counter:
         task()
     return float(counter.get_total_flops())
 

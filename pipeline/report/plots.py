@@ -237,14 +237,12 @@ def _draw_sizes(axes: Axes, summary: Summary) -> None:
             continue
         words = series(entry, stride=entry["stride"] in coarser)
         drawn.setdefault(words, []).append(entry)
-    for place, ((rule, more), (words, entries)) in enumerate(
-        zip(looks(drawn), drawn.items(), strict=True)
-    ):
+    for place, (words, (rule, more)) in enumerate(zip(drawn, looks(drawn), strict=True)):
         plain = "top" not in words and "stride" not in words
         number = number_of(rule)
         draw_points(
             axes,
-            points_of(entries),
+            points_of(drawn[words]),
             color=SERIES[number % len(SERIES)] if plain else SERIES[3 + place % 3],
             marker=MARKERS[(number + more) % len(MARKERS)],
             zorder=4,
